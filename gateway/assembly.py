@@ -39,12 +39,14 @@ from gateway.pipeline.task_methods import TaskObjects
 from gateway.pipeline.tasks import Tasks
 from gateway.wiring import (
     HttpServer,
+    InheritedSockets,
     Quota,
     StoreTransport,
     Upstream,
     Upstreams,
     XenstorePublisher,
     backend,
+    bound_before,
     buses,
     client_codec,
     codec,
@@ -69,9 +71,14 @@ _log = structlog.get_logger("gateway")
 
 
 class Assembly:
-    """The objects of a gateway, made from config and table. Nothing runs until `start_sides` and `start_publishers`."""
+    """The objects of a gateway, made from config and table. Nothing runs until `start_sides` and `start_publishers`.
 
-    def __init__(self, settings: Config, table: Table) -> None:
+    `sockets`: those of the listeners, in place of bound ones. `leads`: whether this process serves the xenstores.
+    """
+
+    def __init__(self, settings: Config, table: Table, sockets: InheritedSockets | None = None) -> None:
+        self.leads = sockets is None
+        self._is_given = sockets is not None
         self.settings = settings
         self.table = table
         self.backend = backend(settings)
@@ -110,8 +117,8 @@ class Assembly:
         )
         self.dispatcher.events = self.event_methods.answer
         self.endpoints = Endpoints(self._endpoints(settings, table))
-        self._inherited = inherited()
-        self._aborted = dict.fromkeys(settings.listener, 0)
+        self._inherited = sockets or inherited()
+        self.aborted = dict.fromkeys(settings.listener, 0)
         self.transports = {name: self._transport(name, section) for name, section in settings.listener.items()}
         self.publishers = {
             store.name: XenstorePublisher(store.store, self.dispatcher.answer, self._rung) for store in self.stores
@@ -161,10 +168,13 @@ class Assembly:
         self.settings = settings
         await self.expose()
         await self.events.follow(table)
-        await self.hub.follow(table)
+        if self.leads:
+            await self.hub.follow(table)
 
     def warn(self, settings: Config) -> None:
-        """Log doubtful settings; open listeners with their real addresses and modes."""
+        """Log doubtful settings; open listeners with their real addresses and modes. Of several processes one does."""
+        if not self.leads:
+            return
         for place, doubt in config.doubts(settings):
             if place[2:3] != ("bind",):
                 _log.warning(doubt, at=format_place(place))
@@ -175,6 +185,10 @@ class Assembly:
                     _log.warning(
                         f"{who} can reach this listener; every client that connects may call", listener=name, at=address
                     )
+
+    def end_session(self, session: str) -> None:
+        """A session has been closed: its calls that wait for events end."""
+        self.event_methods.end_session(session)
 
     def live_routes(self) -> Sequence[Route]:
         """Each mapped route of the live table."""
@@ -210,7 +224,7 @@ class Assembly:
             tasks=self.tasks,
             trusts_root=listener.trust_root,
             tracer=self.tracer,
-            on_logout=self.event_methods.end_session,
+            on_logout=self.end_session,
             describe=described.describe,
             servers=partial(self._urls, table.key),
             further=subscription_routes() if streams else {},
@@ -227,6 +241,11 @@ class Assembly:
         """The listeners that are a xenstore."""
         return [each for each in self.transports.values() if isinstance(each, StoreTransport)]
 
+    @property
+    def served_stores(self) -> list[StoreTransport]:
+        """Those that this process serves."""
+        return self.stores if self.leads else []
+
     async def expose(self) -> None:
         """Serve in each xenstore the endpoints that the mappings expose there."""
         for store in self.stores:
@@ -240,13 +259,14 @@ class Assembly:
             )
 
         def on_aborted(why: str) -> None:
-            self._aborted[name] += 1
+            self.aborted[name] += 1
             _log.info("connection aborted", listener=name, why=why)
 
         resolve = partial(self.endpoints.resolve, name)
         streams = self._streams(name, listener) if listener.websocket or listener.server_sent_events else None
         passthrough = self._passthrough(listener)
-        return transport(name, listener, resolve, self.quota, self._inherited, on_aborted, passthrough, streams)
+        section = bound_before(name, listener) if self._is_given else listener
+        return transport(name, section, resolve, self.quota, self._inherited, on_aborted, passthrough, streams)
 
     def _streams(self, name: str, listener: ListenerConfig) -> ResolveStream:
         """The streams of events of a listener: WebSockets at the path of a JSON-RPC endpoint, GET at PATH/events."""

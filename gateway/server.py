@@ -11,16 +11,16 @@ import asyncio
 import gc
 import signal
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
-from gateway import __version__, config, descriptors, wiring
+from gateway import config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
 from gateway.admin.api import CallBody
 from gateway.admin.http_server import AdminServer
@@ -31,22 +31,18 @@ from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
 from gateway.core.admin.access import Caller
-from gateway.core.admin.records import EVERYTHING
-from gateway.core.migration.modes import Mode
-from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.last_good import LastGood
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import EndpointTable, Table, changes, describe_routes, ungoverned
+from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.worker import SWITCH_INTERVAL
 from gateway.ops import metrics, process
-from gateway.ops.log import lines_lost
-from gateway.ops.metrics import Samples
 from gateway.pipeline import trace
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.replay import Replayer
+from gateway.readings import Readings
 from gateway.state import clock
 
 THREADS = 4  # of the pool for work beside the event loop: large messages, mapping files, metrics
@@ -62,15 +58,36 @@ class MappingError(Exception):
         self.problems = problems
 
 
-class Gateway(Assembly):
-    """A gateway, made from its config file; `async with gateway:` runs it."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a gateway is made of. `refused`: the problems of newer files, in place of which these are used."""
 
-    def __init__(self, path: Path) -> None:
+    settings: Config
+    table: Table
+    refused: list[str]
+
+
+def start_from_files(path: Path, text: str | None = None) -> Start:
+    """The files, or those that were live last where mapping files are refused; `text` replaces the config's content.
+
+    Raises ConfigError or MappingError.
+    """
+    settings = wiring.load_config(path, text)
+    return Start(settings, *_first_table(settings, LastGood(settings.state_path(), path)))
+
+
+class Gateway(Assembly):
+    """A gateway, made from its config file; `async with gateway:` runs it.
+
+    `start` is used in place of the files, `sockets` in place of bound ones (see workers/).
+    """
+
+    def __init__(self, path: Path, start: Start | None = None, sockets: wiring.InheritedSockets | None = None) -> None:
         self._path = path
-        settings = wiring.load_config(path)
+        start = start or start_from_files(path)
+        settings, self._refused = start.settings, start.refused
         self._last_good = LastGood(settings.state_path(), path)
-        table, self._refused = _first_table(settings, self._last_good)
-        super().__init__(descriptors.fitted(settings), table)
+        super().__init__(descriptors.fitted(settings), start.table, sockets)
         self._started = settings  # for sections that a reload does not apply
         self.manager = process.from_environment()
         rollouts = RolloutCommands(self.migration.state, self.live_routes, steady=clock.steady)
@@ -81,8 +98,9 @@ class Gateway(Assembly):
             rollouts,
             lambda: self.table.digests,
             steady=clock.steady,
-            flush=self.migration.flush,
+            flush=self.flush,
         )
+        self.readings = Readings(self, rollouts, lambda: self._refused)
         socket = Path(self.settings.admin.socket)
         replayer = Replayer(
             self.endpoints, self.dispatcher.observe, self.migration.evidence.compare, self.shadow.worker
@@ -118,29 +136,34 @@ class Gateway(Assembly):
                 process.become(self.settings.user, self._socket_files())
             await self.start_sides(stack)
             await asyncio.gather(self._wait_for_buses(), self._probe_upstreams())
-            await self._admin.start()
-            stack.push_async_callback(self._admin.stop)
-            stack.callback(self.recorder.stop)
-            if self._operators is not None:
-                await self._operators.start()
-                stack.push_async_callback(self._operators.stop)
-            if self._monitoring is not None:
-                await self._monitoring.start()
-                stack.push_async_callback(self._monitoring.stop)
-            if self._web is not None:
-                await self._web.start()
-                stack.push_async_callback(self._web.stop)
-            stack.push_async_callback(self._drain)
-            await self.expose()
-            for transport in self.transports.values():
-                await transport.start()
-            await self.start_publishers(stack)
+            await self._open(stack)
             self._stack = stack.pop_all()
         if not self._refused:
             await self._store_table()
-        _log.info("ready", revision=self.table.revision, methods=len(self.table.routes()), listening=self.addresses())
-        self.manager.ready(self._summary())
+        self._announce()
         return self
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Let operators in, then clients."""
+        await self._serve_operators(stack)
+        stack.callback(self.recorder.stop)
+        stack.push_async_callback(self._drain)
+        await self.expose()
+        for transport in self.transports.values():
+            await transport.start()
+        await self.start_publishers(stack)
+
+    async def _serve_operators(self, stack: AsyncExitStack) -> None:
+        await self._admin.start()
+        stack.push_async_callback(self._admin.stop)
+        for server in (self._operators, self._monitoring, self._web):
+            if server is not None:
+                await server.start()
+                stack.push_async_callback(server.stop)
+
+    def _announce(self) -> None:
+        _log.info("ready", revision=self.table.revision, methods=len(self.table.routes()), listening=self.addresses())
+        self.manager.ready(self.readings.summary())
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
@@ -174,7 +197,7 @@ class Gateway(Assembly):
             await asyncio.sleep(self.manager.watchdog / 2)
             try:
                 if await self._is_alive(self.manager.watchdog):
-                    self.manager.alive(self._summary())
+                    self.manager.alive(self.readings.summary())
             except Exception:  # noqa: BLE001 - a bug skips one notification, and costs no client's call
                 _log.exception("a bug skipped a watchdog notification")
 
@@ -182,13 +205,8 @@ class Gateway(Assembly):
         """Probe each bus. A connection that did not answer has been replaced, so the second probe uses another one."""
         alive = await self.backend.is_alive(watchdog / 4) or await self.backend.is_alive(watchdog / 8)
         if not alive:
-            _log.error("watchdog not notified: a bus connection does not answer", status=self._summary())
+            _log.error("watchdog not notified: a bus connection does not answer", status=self.readings.summary())
         return alive
-
-    def _summary(self) -> str:
-        """One line for `systemctl status`."""
-        buses = ", ".join(f"{bus.name} {'connected' if bus.connected else 'down'}" for bus in self.backend.status())
-        return f"revision {self.table.revision}, {self.dispatcher.in_flight} calls in flight, buses: {buses}"
 
     async def _wait_for_buses(self) -> None:
         """Wait a little for the buses before clients come. The gateway starts without a bus that is down."""
@@ -206,32 +224,31 @@ class Gateway(Assembly):
                 )
 
     async def _drain(self) -> None:
-        grace = self.settings.grace
-        self.events.release()
-        stops = (transport.stop(grace) for transport in self.transports.values())
-        cut = sum(await asyncio.gather(*stops))
+        cut = await self._stop_transports()
         if cut:
-            _log.warning(f"stopped after {grace:g} s, {cut} calls cut off")
+            _log.warning(f"stopped after {self.settings.grace:g} s, {cut} calls cut off")
         else:
             _log.info("stopped, nothing in flight")
+
+    async def _stop_transports(self) -> int:
+        """Let calls in flight finish; returns how many were cut off."""
+        self.events.release()
+        stops = (transport.stop(self.settings.grace) for transport in self.transports.values())
+        return sum(await asyncio.gather(*stops))
 
     # The operator's view (admin.handlers.Operations)
 
     async def unready(self) -> list[str]:
         """The reasons why some mapped methods cannot be called; empty when the gateway is ready."""
-        services = await health.services(self.table, self.backend, self._asks_bus)
-        return health.reasons(self.backend.status(), services, [store.status() for store in self.stores])
+        return await self.readings.unready()
 
     def warnings(self) -> list[str]:
         """What an operator has to repair, although calls are answered."""
-        trouble = self.migration.state.trouble
-        breached = (f"rollout of {name}: {why}" for name, why in self.migration.rollouts.breached().items())
-        warnings = [*([trouble] if trouble else []), *breached]
-        if not self._refused:
-            return warnings
-        wrong = f"{len(self._refused)} problem{'s' if len(self._refused) > 1 else ''}, the first: {self._refused[0]}"
-        stays = f"revision {self.table.revision}, which was live before, stays"
-        return [f"config or mapping files are refused, {stays} ({wrong})", *warnings]
+        return self.readings.warnings()
+
+    async def flush(self) -> None:
+        """Write down what was counted until now."""
+        await self.migration.flush()
 
     async def _store_table(self) -> None:
         """Store the live mapping files, for a start with files that are refused."""
@@ -244,82 +261,16 @@ class Gateway(Assembly):
 
     async def status(self) -> Mapping[str, object]:
         """The state of buses, services, listeners and calls in flight."""
-        services, upstreams = await asyncio.gather(
-            health.services(self.table, self.backend, self._asks_bus), self.upstreams.probed(health.PROBE_TIMEOUT)
-        )
-        buses = self.backend.status()
-        reasons = health.reasons(buses, services, [store.status() for store in self.stores])
         return {
-            "ready": not reasons,
-            "reasons": reasons,
-            "warnings": self.warnings(),
-            "revision": self.table.revision,
-            "version": __version__,
-            "listening": self.addresses(),
+            **await self.readings.status(),
             "metrics": None if self._monitoring is None else self._monitoring.address,
-            "in_flight": self.dispatcher.in_flight,
-            "tasks": len(asyncio.all_tasks()),
-            "buffered": self.quota.buffered,
-            "buses": buses,
-            "upstreams": upstreams,
-            "stores": [store.status() for store in self.stores],
             "operators": None if self._operators is None else self._operators.status(),
-            "state": {"place": self.migration.state.place, "trouble": self.migration.state.trouble},
-            "ungoverned": ungoverned(self.table, wiring.passing(self.settings)),
-            "services": health.rows(self.table, services, self.calls, self._asks_bus),
+            "workers": [],
         }
 
     async def metrics(self) -> bytes:
         """All series as text. The text is long, so a thread renders it while calls go on."""
-        services, upstreams = await asyncio.gather(
-            health.services(self.table, self.backend, self._asks_bus), self.upstreams.probed(health.PROBE_TIMEOUT)
-        )
-        gauges = {
-            "xcp_gateway_calls_in_flight": self.dispatcher.in_flight,
-            "xcp_gateway_tunnels_open": sum(
-                each.tunnels for each in self.transports.values() if isinstance(each, wiring.HttpServer)
-            ),
-            "xcp_gateway_buffered_bytes": self.quota.buffered,
-            "xcp_gateway_log_lines_lost_total": lines_lost(),
-            "xcp_gateway_spans_lost_total": self.tracer.lost if self.tracer is not None else 0,
-            "xcp_gateway_mapping_refused": bool(self._refused),
-        }
-        stores = [store.status() for store in self.stores]
-        published = {name: publisher.written for name, publisher in self.publishers.items()}
-        buses = self.backend.status()
-        readings = health.readings(self.table, buses, services, gauges, self._aborted, stores, published, upstreams)
-        readings = {**readings, **self._streamed(), **self.migration.readings(), **self._rollouts()}
-        return await asyncio.to_thread(metrics.render, self.calls, readings)
-
-    def _rollouts(self) -> Mapping[str, Samples]:
-        """Samples of the rollouts by state, and of a rollback of everything."""
-        states = Counter(self.admin_service.rollouts.states().values())
-        overrides = self.migration.toggles.overrides
-        back = any(each.pattern == EVERYTHING and each.setting.mode is Mode.LEGACY for each in overrides)
-        return {
-            "xcp_gateway_rollouts": [((state.value,), states[state.value]) for state in RolloutState],
-            "xcp_gateway_rollback_in_force": [((), back)],
-        }
-
-    def _streamed(self) -> Mapping[str, Samples]:
-        """Samples of the bytes and tunnels that listeners have streamed."""
-        listeners = {name: each for name, each in self.transports.items() if isinstance(each, wiring.HttpServer)}
-        return {
-            "xcp_gateway_tunnels_total": [
-                ((name,), sum(totals.opened for totals in each.streamed.values())) for name, each in listeners.items()
-            ],
-            "xcp_gateway_streamed_bytes_total": [
-                ((name, protocol, direction), bytes_)
-                for name, each in listeners.items()
-                for protocol, totals in each.streamed.items()
-                for direction, bytes_ in (("received", totals.received), ("sent", totals.sent))
-            ],
-        }
-
-    def _asks_bus(self, route: Route) -> bool:
-        """Whether a call of this method may go to the bus in its current mode."""
-        setting = self.migration.toggles.setting(route)
-        return setting.mode is not Mode.OFF and (setting.mode is not Mode.LEGACY or setting.observe)
+        return await asyncio.to_thread(metrics.render, await self.readings.snapshot())
 
     def routes(self) -> list[Mapping[str, object]]:
         """Each mapped method at each endpoint."""
@@ -339,21 +290,32 @@ class Gateway(Assembly):
             try:
                 return await self._reload()
             finally:
-                self.manager.ready(self._summary())
+                self.manager.ready(self.readings.summary())
 
     async def _reload(self) -> Mapping[str, object]:
         try:
-            settings = wiring.load_config(self._path)
+            text = config.read_text(self._path)
+            settings = wiring.load_config(self._path, text)
             table, problems = await asyncio.to_thread(wiring.compile_mappings, settings)
             wrong = [str(problem) for problem in problems]
             upstreams = wiring.upstreams(settings, self.quota)
         except config.ConfigError as error:
             wrong = [str(problem) for problem in error.problems]
+        if not wrong:
+            wrong, notes = await self._agree(text, table)
         if wrong:
             _log.error("reload refused, the old mapping stays", revision=self.table.revision, problems=wrong)
-            self._refused = wrong
+            self._refuse(wrong)
             return {"revision": self.table.revision, "problems": wrong}
-        return await self._replace(settings, table, upstreams)
+        return {**await self._replace(settings, table, upstreams), "notes": notes}
+
+    async def _agree(self, text: str, table: Table) -> tuple[list[str], list[str]]:  # noqa: ARG002
+        """Have other processes serve these files too: problems, for which nothing changes, and notes."""
+        return [], []
+
+    def _refuse(self, wrong: list[str]) -> None:
+        """Remember the problems of newer files."""
+        self._refused = wrong
 
     async def _replace(
         self, settings: Config, table: Table, upstreams: Mapping[str, wiring.Upstream]
@@ -378,7 +340,7 @@ class Gateway(Assembly):
             "needs_restart": restart,
         }
 
-    def totals(self) -> tuple[int, int]:
+    async def totals(self) -> tuple[int, int]:
         """The finished calls since start, and those with a fault."""
         return self.calls.totals()
 
@@ -476,6 +438,7 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
         "state": before.state != after.state,
         "traces": before.traces != after.traces,
         "user": before.user != after.user,
+        "workers": before.workers != after.workers,
     }
     return [name for name, changed in sections.items() if changed]
 
@@ -495,11 +458,23 @@ async def run(path: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, first_signal)
+    await run_until(stop, reload, lambda: Gateway(path))
+
+
+async def run_until(
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+    make: Callable[[], Gateway],
+    *also: Callable[[Gateway], Coroutine[Any, Any, None]],
+) -> None:
+    """Run a gateway until `stop` is set; `also` runs beside it. Reload whenever `reload` is set."""
+    loop = asyncio.get_running_loop()
     sys.setswitchinterval(SWITCH_INTERVAL)  # large messages are read and written in threads beside the loop
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside-the-loop"))
-    async with Gateway(path) as gateway, asyncio.TaskGroup() as tasks:
+    async with make() as gateway, asyncio.TaskGroup() as tasks:
         _freeze_heap()
-        owned = [tasks.create_task(reload_when_signalled(reload, gateway)), tasks.create_task(gateway.watch())]
+        work = [reload_when_signalled(reload, gateway), gateway.watch(), *(each(gateway) for each in also)]
+        owned = [tasks.create_task(each) for each in work]
         await stop.wait()
         _log.info("stopping", in_flight=gateway.dispatcher.in_flight)
         gateway.manager.stopping()

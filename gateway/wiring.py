@@ -19,6 +19,7 @@ from adapters.codecs import CODECS, UPSTREAM_CODECS, xmlrpc_writer
 from adapters.dbus.backend import Backend, BusSettings, BusStatus
 from adapters.dialects import DIALECTS
 from adapters.dialects.xenapi import value as xenapi_value
+from adapters.http.addresses import Bound, bind_shared
 from adapters.http.client.request import parse_url
 from adapters.http.client.upstream import ConnectionPoolLimits, HttpUpstreamConnection
 from adapters.http.server import HttpLimits, HttpServer
@@ -60,6 +61,7 @@ __all__ = [
     "CODECS",
     "DIALECTS",
     "Backend",
+    "Bound",
     "BusSettings",
     "BusStatus",
     "ExposedEndpoint",
@@ -72,6 +74,7 @@ __all__ = [
     "Upstream",
     "Upstreams",
     "XenstorePublisher",
+    "bind_shared",
     "inherited",
     "open_websocket",
 ]
@@ -87,9 +90,12 @@ SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
 _ANSWERS = MessageLimits(body=2**30, elements=2**30)
 
 
-def load_config(path: Path) -> Config:
-    """Read a config file and check all that can be checked without a bus; raises ConfigError with all problems."""
-    return config.load(path, upstream_problems, peer_credentials.unknown_names)
+def load_config(path: Path, text: str | None = None) -> Config:
+    """Read a config file and check all that can be checked without a bus; raises ConfigError with all problems.
+
+    `text` replaces the content of the file.
+    """
+    return config.load(path, upstream_problems, peer_credentials.unknown_names, text=text)
 
 
 def compile_mappings(
@@ -110,7 +116,7 @@ def compile_mappings(
         contents=contents,
         spellings=SPELLINGS,
     )
-    return table, sorted([*problems, *_on_no_bus(settings, table)])
+    return table, sorted([*problems, *_on_no_bus(settings, table), *_bound_to_a_worker(settings, table)])
 
 
 def _on_no_bus(settings: Config, table: Table) -> list[Problem]:
@@ -123,6 +129,35 @@ def _on_no_bus(settings: Config, table: Table) -> list[Problem]:
             place = (each.file, each.line, each.column, each.place)
             found.setdefault((each.file, each.bus_name), Problem(*place, text, "idl"))
     return list(found.values())
+
+
+def compile_contents(
+    settings: Config, mappings: Mapping[str, bytes], idl: Mapping[str, bytes]
+) -> tuple[Table, list[Problem]]:
+    """Compile mapping files from their content, by path, whatever is on the disk."""
+    contents = {Path(name): content for name, content in (*mappings.items(), *idl.items())}
+    return compile_mappings(settings, tuple(map(Path, mappings)), contents)
+
+
+def given_name(listener: str, index: int) -> str:
+    """The name of the sockets of one address of a listener, where another process has bound them."""
+    return f"{listener}/{index}"
+
+
+def bound_before(name: str, listener: ListenerConfig) -> ListenerConfig:
+    """A listener that takes its sockets from another process of the gateway."""
+    binds = tuple(f"systemd:{given_name(name, index)}" for index in range(len(listener.bind)))
+    return msgspec.structs.replace(listener, bind=binds)
+
+
+def _bound_to_a_worker(settings: Config, table: Table) -> Iterator[Problem]:
+    """Methods that need one worker: those with a bus connection for each session, whose calls reach any worker."""
+    for route in table.routes() if settings.workers > 1 else ():
+        if route.connection is not None and route.connection.of == "session":
+            file, _, line = route.source.rpartition(":")
+            text = f"a bus connection for each session needs workers = 1 in {settings.file}: the calls of a session"
+            place = f"methods.{route.method}"
+            yield Problem(file, int(line), 1, place, f"{text} reach any of {settings.workers} workers", "config")
 
 
 def forwards(settings: Config) -> bool:

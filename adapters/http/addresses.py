@@ -22,6 +22,7 @@ from gateway.core.rpc import model
 from gateway.core.rpc.model import Peer
 
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
+_ATTEMPTS = 5  # to share a port; another program may take the one that the kernel has chosen
 
 _TCP = re.compile(r"tcp:(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})", re.ASCII)
 _UNIX = "unix:"
@@ -89,6 +90,41 @@ async def bind(address: str, socket_mode: int, inherited: InheritedSockets) -> B
         return Bound(address, await _tcp_sockets(address))
 
 
+async def bind_shared(address: str, socket_mode: int, inherited: InheritedSockets, processes: int) -> list[Bound]:
+    """Bind an address for several processes; raises as `bind` does.
+
+    Over TCP each process has sockets of its own, among which the kernel spreads connections (SO_REUSEPORT). A Unix
+    socket and one of systemd is one for all: the list has one item.
+    """
+    if address.startswith((_UNIX, _SYSTEMD)):
+        shared = await bind(address, socket_mode, inherited)
+        for each in shared.sockets:
+            each.listen(BACKLOG)  # connections wait while no process accepts them
+        return [shared]
+    with _naming(address):
+        for attempt in range(_ATTEMPTS):
+            found = await _tcp_sockets(address)  # without sharing: refused where another program listens
+            names = [(each.family, each.getsockname()) for each in found]
+            for each in found:
+                each.close()
+            try:
+                return _tcp_shared(address, names, processes)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or attempt == _ATTEMPTS - 1:
+                    raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _tcp_shared(address: str, names: Sequence[tuple[int, Any]], processes: int) -> list[Bound]:
+    with ExitStack() as unless_all:
+        bound = []
+        for _ in range(processes):
+            own = [unless_all.enter_context(_tcp_socket(family, name, shared=True)) for family, name in names]
+            bound.append(Bound(address, own))
+        unless_all.pop_all()
+    return bound
+
+
 @contextmanager
 def _naming(address: str) -> Iterator[None]:
     try:
@@ -121,10 +157,12 @@ async def _tcp_sockets(address: str) -> list[socket.socket]:
     return sockets
 
 
-def _tcp_socket(family: int, name: tuple[Any, ...]) -> socket.socket:
+def _tcp_socket(family: int, name: tuple[Any, ...], *, shared: bool = False) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for level, option, number in _ALIVE:  # accepted sockets inherit them
             listening.setsockopt(level, option, number)
         if family == socket.AF_INET6:

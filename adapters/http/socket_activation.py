@@ -1,4 +1,4 @@
-"""The listening sockets that systemd has opened for this process, by name (sd_listen_fds(3))."""
+"""The sockets that this process was given, by name: by systemd (sd_listen_fds(3)), or by its supervisor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 class InheritedSockets:
-    """Descriptors by FileDescriptorName=. A name may have several sockets, and is taken once."""
+    """Descriptors by name. A name may have several sockets, and is taken once.
 
-    def __init__(self, descriptors: Mapping[str, Sequence[int]]) -> None:
+    `listening`: the sockets listen already, as those of systemd do.
+    """
+
+    def __init__(self, descriptors: Mapping[str, Sequence[int]], *, listening: bool = True) -> None:
         self._descriptors = dict(descriptors)
+        self._listening = listening
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -28,7 +32,7 @@ class InheritedSockets:
         if name not in self._descriptors:
             there = ", ".join(map(repr, self._descriptors)) or "none"
             raise OSError(f"systemd passed no socket named {name!r}; left to take: {there}")
-        return [_adopt(descriptor, name) for descriptor in self._descriptors.pop(name)]
+        return [_adopt(descriptor, name, listening=self._listening) for descriptor in self._descriptors.pop(name)]
 
 
 def inherited(environment: MutableMapping[str, str] = os.environ) -> InheritedSockets:
@@ -49,10 +53,10 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> InheritedSo
     return InheritedSockets(descriptors)
 
 
-def _adopt(descriptor: int, name: str) -> socket.socket:
-    """A descriptor as a socket; raises OSError when it is not a listening stream socket."""
+def _adopt(descriptor: int, name: str, *, listening: bool) -> socket.socket:
+    """A descriptor as a socket; raises OSError when it is not a stream socket, or does not listen as it should."""
     adopted = socket.socket(fileno=descriptor)
-    listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or not listening
     if adopted.type != socket.SOCK_STREAM or adopted.family not in FAMILIES or not listens:
         adopted.close()
         raise OSError(f"the socket named {name!r} is not a listening stream socket (ListenStream=, Accept=no)")

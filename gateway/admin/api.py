@@ -152,6 +152,16 @@ class OperatorBus(TypedDict):
     last_error: str
 
 
+class WorkerStatus(TypedDict):
+    """One of several processes that serve. `state`: starting, joined, serving, stopping, ended."""
+
+    number: int
+    pid: int
+    state: str
+    leads: bool
+    restarts: int
+
+
 class StateHealth(TypedDict):
     """Where the state is kept, and what is wrong with it (empty: nothing)."""
 
@@ -160,7 +170,10 @@ class StateHealth(TypedDict):
 
 
 class Status(TypedDict):
-    """The state of the gateway. `ungoverned`: calls that a legacy service may execute in every mode."""
+    """The state of the gateway. `ungoverned`: calls that a legacy service may execute in every mode.
+
+    `workers`: the processes, where there are several; all else is about all of them together.
+    """
 
     ready: bool
     reasons: list[str]
@@ -179,6 +192,7 @@ class Status(TypedDict):
     state: StateHealth
     ungoverned: list[str]
     services: list[ServiceRow]
+    workers: list[WorkerStatus]
 
 
 class RouteRow(TypedDict):
@@ -224,7 +238,10 @@ class MappingFiles(TypedDict):
 
 
 class Reloaded(TypedDict):
-    """The mapping that is live now, and what changed: methods, and sections of the config that a reload applies."""
+    """The mapping that is live now, and what changed: methods, and sections of the config that a reload applies.
+
+    `notes`: workers that are replaced, since they did not answer.
+    """
 
     revision: str
     before: str
@@ -234,6 +251,7 @@ class Reloaded(TypedDict):
     buses: Changed
     upstreams: Changed
     needs_restart: list[str]
+    notes: list[str]
 
 
 class NotReloaded(TypedDict):

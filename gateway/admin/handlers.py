@@ -40,7 +40,7 @@ class Operations(MonitoredGateway, Protocol):
     async def reload(self) -> Mapping[str, object]:
         """Load config and mapping files: {"revision": live, "problems": [...], ...}; problems: nothing has changed."""
 
-    def totals(self) -> tuple[int, int]:
+    async def totals(self) -> tuple[int, int]:
         """Return the number of finished calls since start, and of those with a fault."""
 
     def invite(self, caller: Caller) -> str:

@@ -38,6 +38,10 @@ class SocketServer:
         """Bind the address; connections wait until `start`."""
         raise NotImplementedError
 
+    def adopt(self, bound: socket.socket) -> None:
+        """Use a socket that another process has bound, and whose file it removes."""
+        self._socket = bound
+
     async def start(self) -> None:
         """Accept connections; bind first if that is not done."""
         if self._socket is None:
@@ -81,11 +85,16 @@ class TcpServer(SocketServer):
 
     def bind(self) -> None:
         """Bind the address; raise OSError that names it."""
-        host, _, port = self._address.removeprefix("tcp:").rpartition(":")
-        try:
-            self._socket = _listening(host.strip("[]"), int(port))
-        except OSError as error:
-            raise OSError(f"cannot listen on {self._address}: {error.strerror or error}") from error
+        self._socket = listening_at(self._address)
+
+
+def listening_at(address: str) -> socket.socket:
+    """A socket that listens on "tcp:HOST:PORT"; raises OSError that names the address."""
+    host, _, port = address.removeprefix("tcp:").rpartition(":")
+    try:
+        return _listening(host.strip("[]"), int(port))
+    except OSError as error:
+        raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -21,6 +21,46 @@ from gateway.admin.traffic import Traffic, traffic_handlers
 from gateway.core.admin.access import AccessRules, Caller, Right
 
 
+class AdminSocket:
+    """The file of the admin socket. `shared`: its group may open it; `group`: another group than the owner's."""
+
+    def __init__(self, path: FilePath, group: int | None = None, *, shared: bool = False) -> None:
+        self.path = path
+        self.made: tuple[FilePath, ...] = ()  # files and folders that `bind` has created
+        self._group = group
+        self._mode = 0o660 if shared or group is not None else 0o600
+        self._inode: tuple[int, int] | None = None  # of our socket file
+
+    def bind(self) -> socket.socket:
+        """Bind the socket; raises OSError that names it when another process uses it."""
+        folders = [folder for folder in self.path.parents if not folder.exists()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(self.path)
+        bound = socket.socket(socket.AF_UNIX)
+        before = os.umask(0o177)
+        try:
+            bound.bind(str(self.path))
+            bound.listen(BACKLOG)  # at once: a socket that refuses connections looks stale
+            self._inode = _inode(self.path)
+            if self._group is not None:
+                os.chown(self.path, -1, self._group, follow_symlinks=False)
+            self.path.chmod(self._mode)
+        except OSError as error:
+            bound.close()
+            self.unlink()
+            raise OSError(error.errno, f"cannot listen on {self.path}: {error.strerror or error}") from error
+        finally:
+            os.umask(before)
+        self.made = (*folders, self.path)
+        return bound
+
+    def unlink(self) -> None:
+        """Remove the socket file if `bind` created it."""
+        if self._inode is not None and self._inode == _inode(self.path):
+            self.path.unlink(missing_ok=True)
+        self._inode = None
+
+
 class AdminServer(SocketServer):
     """Serves the API on a Unix socket. Only its owner and root can open it, and its group once the config names others.
 
@@ -39,45 +79,21 @@ class AdminServer(SocketServer):
     ) -> None:
         served = handlers_by_name(operations, service, clients)
         super().__init__("admin", _application(served, operations, rights), limits)
-        self._path = path
-        self._group = group
-        self._mode = 0o660 if rights.shared or group is not None else 0o600
-        self.made: tuple[FilePath, ...] = ()  # files and folders that this server created
-        self._inode: tuple[int, int] | None = None  # of our socket file
+        self._file = AdminSocket(path, group, shared=rights.shared)
+
+    @property
+    def made(self) -> tuple[FilePath, ...]:
+        """Files and folders that this server created."""
+        return self._file.made
 
     def bind(self) -> None:
         """Bind the socket; raises OSError that names it when another process uses it."""
-        folders = [folder for folder in self._path.parents if not folder.exists()]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(self._path)
-        self._socket = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
-        try:
-            self._socket.bind(str(self._path))
-            self._socket.listen(BACKLOG)  # at once: a socket that refuses connections looks stale
-            self._inode = _inode(self._path)
-            if self._group is not None:
-                os.chown(self._path, -1, self._group, follow_symlinks=False)
-            self._path.chmod(self._mode)
-        except OSError as error:
-            self._socket.close()
-            self._socket = None
-            self._unlink()
-            raise OSError(error.errno, f"cannot listen on {self._path}: {error.strerror or error}") from error
-        finally:
-            os.umask(before)
-        self.made = (*folders, self._path)
+        self._socket = self._file.bind()
 
     async def stop(self) -> None:
         """Close the socket and remove its file."""
         await super().stop()
-        self._unlink()
-
-    def _unlink(self) -> None:
-        """Remove the socket file if this server created it."""
-        if self._inode is not None and self._inode == _inode(self._path):
-            self._path.unlink(missing_ok=True)
-        self._inode = None
+        self._file.unlink()
 
 
 def _inode(path: FilePath) -> tuple[int, int] | None:

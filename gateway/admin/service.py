@@ -36,7 +36,7 @@ from gateway.migration.active_overrides import ActiveOverrides, EffectiveSetting
 from gateway.migration.promote import PromotionPlanner
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.rollout_storage import subject_of
-from gateway.state.store import StateStore
+from gateway.state.store import StateStore, noted
 
 _IsSeparate: TypeAlias = Callable[[Override], bool]
 
@@ -166,7 +166,8 @@ class AdminService(AdminOperations):
     async def rollback_all(self, who: str, why: str = "") -> ModeResult | StateRefused:
         """Set every method to legacy and end all rollouts. It needs no bus and no file; `off` set by a person stays."""
         before, overrides = self._settings(EVERYTHING), self._toggles.overrides
-        ended = await self.rollouts.rollback_all(who, why)
+        with noted() as notes:
+            ended = await self.rollouts.rollback_all(who, why)
         if isinstance(ended, StateRefused):
             return ended
         self._toggles.replace(self._state.overrides)
@@ -175,7 +176,8 @@ class AdminService(AdminOperations):
                 who, MODES_BEFORE, EVERYTHING, {each.pattern: _override_json(each) for each in reversed(overrides)}
             )
         moved = self._moved(before, EVERYTHING, lambda override: override.setting.mode is Mode.OFF)
-        return ModeResult(EVERYTHING, "legacy", moved, ended.why if isinstance(ended, PendingDecision) else "")
+        held = ended.why if isinstance(ended, PendingDecision) else ""
+        return ModeResult(EVERYTHING, "legacy", moved, held, notes)
 
     async def undo_rollback(self, who: str, why: str = "") -> ModeResult | StateRefused:
         """Restore the modes that were set before the rollback of everything in force. Rollouts stay ended."""
@@ -192,11 +194,13 @@ class AdminService(AdminOperations):
         numbers: dict[str, Json] = {each.pattern: str(each.setting) for each in put}
         entry = AuditEntry(self._now(), who, "undo rollback", EVERYTHING, why, numbers)
         before = self._settings(EVERYTHING)
-        refused = await self._state.decide(Change((entry,), put, self._of_person(made)))
+        with noted() as notes:
+            refused = await self._state.decide(Change((entry,), put, self._of_person(made)))
         if refused is not None:
             return refused
         self._toggles.replace(self._state.overrides)
-        return ModeResult(EVERYTHING, "before the rollback", self._moved(before, EVERYTHING, lambda _: False))
+        moved = self._moved(before, EVERYTHING, lambda _: False)
+        return ModeResult(EVERYTHING, "before the rollback", moved, notes=notes)
 
     def _kept(self, made: Sequence[Override]) -> Iterable[Override]:
         """Modes that persons have set or kept since a rollback, which has made these."""
@@ -251,11 +255,13 @@ class AdminService(AdminOperations):
 
     async def _decided(self, pattern: str, mode: str, change: Change) -> ModeResult | StateRefused:
         before = self._settings(pattern)
-        refused = await self._state.decide(change)
+        with noted() as notes:
+            refused = await self._state.decide(change)
         if refused is not None:
             return refused
         self._toggles.replace(self._state.overrides)
-        return ModeResult(pattern, mode, self._moved(before, pattern, lambda override: override.pattern != pattern))
+        moved = self._moved(before, pattern, lambda override: override.pattern != pattern)
+        return ModeResult(pattern, mode, moved, notes=notes)
 
     def _spelled(self, pattern: str) -> Sequence[Override]:
         """The overrides of a canonical pattern, in whatever spelling they were set."""

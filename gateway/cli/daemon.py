@@ -43,8 +43,14 @@ INTERRUPTED = 130
 
 
 @app.command(rich_help_panel=GATEWAY)
-def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    *,
+    worker: Annotated[int | None, typer.Option(hidden=True, help="The descriptor of the supervisor's link.")] = None,
+) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; SIGHUP loads config and mapping files again.
+
+    With `workers` in the config, this process starts so many others, which serve, and replaces those that end.
 
     Example: `xcp-gateway run --config /etc/xcp-gateway/gateway.toml`
     """
@@ -52,12 +58,24 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     from gateway import server as application
     from gateway import wiring
-    from gateway.config import ConfigError
+    from gateway.config import ConfigError, read_text
     from gateway.ops import log
 
     try:
-        settings = wiring.load_config(config)
+        if worker is not None:
+            from gateway.workers import worker as one
+
+            uvloop.run(one.run(config, worker))
+            return
+        text = read_text(config)
+        settings = wiring.load_config(config, text)
         log.configure(settings.log.format, settings.log.level)
+        if settings.workers > 1:
+            import asyncio
+
+            from gateway.workers import supervisor
+
+            raise typer.Exit(asyncio.run(supervisor.run(config, text, settings)))
         uvloop.run(application.run(config))
     except (ConfigError, application.MappingError) as error:
         report_problems(error.problems)
@@ -327,6 +345,8 @@ def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False
     lines = [*_changes("", answer), *_changes("bus ", answer["buses"]), *_changes("upstream ", answer["upstreams"])]
     for line in lines:
         out.print(f"  {line}")
+    for note in answer["notes"]:
+        out.print(f"  {note}", style="yellow")
     if not lines and not answer["needs_restart"]:
         out.print("  nothing has changed")
     if answer["needs_restart"]:

@@ -334,6 +334,8 @@ def _show_changed(
         out.print("nothing has changed", style="yellow")
     for note in notes:
         out.print(note, style="yellow", markup=False, soft_wrap=True)
+    for note in changed["notes"]:
+        out.print(note, style="yellow")
     if changed["held"]:
         out.print(f"applies to this gateway only until the state can be written: {changed['held']}", style="red")
     raise typer.Exit(status)

@@ -46,10 +46,23 @@ def print_status(answer: Mapping[str, Any]) -> None:
         with table("STORE", "STATE", "ADDRESS", "WATCHES", "WAITING", "LAST ERROR") as shown:
             for store in answer["stores"]:
                 shown.add_row(*_store_cells(store))
+    _print_workers(answer["workers"])
     out.print()
     with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
         for service in answer["services"]:
             shown.add_row(*_service_cells(service))
+
+
+def _print_workers(workers: Sequence[Mapping[str, Any]]) -> None:
+    """Print the processes, where there are several."""
+    if not workers:
+        return
+    out.print()
+    with table("WORKER", "PID", "STATE", "LEADS", "RESTARTS") as shown:
+        for each in workers:
+            state = Text(each["state"], "green" if each["state"] == "serving" else "red")
+            leads = "yes" if each["leads"] else ""
+            shown.add_row(str(each["number"]), str(each["pid"]), state, leads, str(each["restarts"]))
 
 
 def print_troubles(answer: Mapping[str, Any]) -> None:

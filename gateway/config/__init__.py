@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.config.doubts import doubts, reached_by_others
-from gateway.config.schema import schema, validator
+from gateway.config.schema import MAX_WORKERS, schema, validator
 from gateway.config.settings import (
     AdminConfig,
     BusConfig,
@@ -25,6 +25,7 @@ from gateway.config.settings import (
     Seconds,
     Size,
     UpstreamConfig,
+    WorkerCount,
 )
 from gateway.config.toml import TomlDocument
 from gateway.config.toml import parse as parse_toml
@@ -32,6 +33,7 @@ from gateway.core.rpc import units
 from gateway.mapping.problem import Path as Steps
 from gateway.mapping.problem import Positioned, Problem, format_place, unknown
 from gateway.mapping.schema import explain
+from gateway.ops.process import cores
 
 __all__ = [
     "AdminConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "notes",
     "parse",
     "reached_by_others",
+    "read_text",
     "schema",
 ]
 
@@ -78,9 +81,12 @@ class _Data:
         return Problem(str(self.path), 1, 1, format_place(path), message, "config")
 
 
-def load(path: Path, *checks: Check) -> Config:
-    """Read and check a config file; raises ConfigError with all of its problems, those of `checks` included."""
-    return _checked(_read(path), checks)
+def load(path: Path, *checks: Check, text: str | None = None) -> Config:
+    """Read and check a config file; raises ConfigError with all of its problems, those of `checks` included.
+
+    `text` replaces the content of the file.
+    """
+    return _checked(_read(path) if text is None else _parsed(path, text), checks)
 
 
 def parse(data: Mapping[str, Any], path: Path, *checks: Check) -> Config:
@@ -102,9 +108,10 @@ def notes(settings: Config) -> list[str]:
     return [str(around.problem(*doubt)) for doubt in doubts(settings)]
 
 
-def _read(path: Path) -> TomlDocument:
+def read_text(path: Path) -> str:
+    """The text of a config file; raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         text = f"cannot be read: {error.strerror}; `--config` names another file"
         raise ConfigError([Problem(str(path), 1, 1, "", text, "config")]) from error
@@ -112,6 +119,13 @@ def _read(path: Path) -> TomlDocument:
         before = error.object[: error.start]
         mark = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         raise ConfigError([Problem(str(path), *mark, "", "invalid UTF-8", "config")]) from error
+
+
+def _read(path: Path) -> TomlDocument:
+    return _parsed(path, read_text(path))
+
+
+def _parsed(path: Path, text: str) -> TomlDocument:
     document = parse_toml(path, text)
     if isinstance(document, Problem):
         raise ConfigError([document])
@@ -184,7 +198,9 @@ _VALID: Mapping[str | int, Any] = {
 
 
 def _with_unit(wanted: type, written: object) -> object:
-    """Read Seconds and Size, which msgspec does not know."""
+    """Read Seconds, Size and WorkerCount, which msgspec does not know."""
+    if wanted is WorkerCount:
+        return WorkerCount(min(cores(), MAX_WORKERS) if written == "auto" else int(str(written)))
     if not isinstance(written, str):
         raise TypeError(f"expected a string with a unit, such as '30s' or '32MiB', got {written!r}")
     return Seconds(units.seconds(written)) if wanted is Seconds else Size(units.size(written))
@@ -234,7 +250,15 @@ def _web_page(settings: Config) -> Iterator[Finding]:
         yield ("admin", "web"), f"expected a loopback address such as tcp:127.0.0.1:8081, got {address}"
 
 
-_CHECKS: tuple[Check, ...] = (_services, _listeners, _admin_bus, _web_page)
+def _workers(settings: Config) -> Iterator[Finding]:
+    if settings.workers > MAX_WORKERS:
+        yield ("workers",), f'got {settings.workers}, expected: a whole number from 1 to {MAX_WORKERS}, or "auto"'
+    if settings.workers > 1 and settings.state.file is None:
+        text = f"{settings.workers} workers need a state file, through which they share modes, sessions and tasks: set"
+        yield ("workers",), f"{text} `file` in [state], or workers = 1"
+
+
+_CHECKS: tuple[Check, ...] = (_services, _listeners, _admin_bus, _web_page, _workers)
 
 
 def base_url(address: str) -> str:

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from gateway.config.settings import BusConfig, Config
 from gateway.mapping.problem import Path as Steps
+from gateway.ops.process import cores
 
 
 def doubts(settings: Config) -> list[tuple[Steps, str]]:
@@ -17,6 +18,7 @@ def doubts(settings: Config) -> list[tuple[Steps, str]]:
         *_open_listeners(settings),
         *_trusted_root(settings),
         *_unverified(settings),
+        *_workers(settings),
     ]
 
 
@@ -99,6 +101,13 @@ def _trusted_root(settings: Config) -> Iterator[tuple[Steps, str]]:
                 ("listener", name, "trust_root"),
                 f"it has no effect on {', '.join(others)}: only a Unix socket shows that its peer is root",
             )
+
+
+def _workers(settings: Config) -> Iterator[tuple[Steps, str]]:
+    if settings.workers > 1 and all(each.is_store for each in settings.listener.values()):
+        yield ("workers",), "only sockets are shared: one worker serves the xenstore, and the others nothing"
+    if settings.workers > max(1, cores()):
+        yield ("workers",), f"{settings.workers} workers on {cores()} cores: more than one a core brings no speed here"
 
 
 def _unverified(settings: Config) -> Iterator[tuple[Steps, str]]:

@@ -10,14 +10,22 @@ import msgspec
 from jsonschema import Draft202012Validator
 from msgspec import inspect
 
-from gateway.config.settings import INTERNAL, Config, Seconds, Size
+from gateway.config.settings import INTERNAL, Config, Seconds, Size, WorkerCount
 from gateway.core.rpc import units
+
+MAX_WORKERS = 64
 
 _UNITS: Mapping[type, Mapping[str, Any]] = {
     Seconds: {
         "type": "string",
         "pattern": f"^{units.DURATION.pattern}$",
         "title": "a duration such as 500ms, 30s, 10m or 1h",
+    },
+    WorkerCount: {
+        "type": ["integer", "string"],
+        "minimum": 1,
+        "pattern": "^auto$",
+        "title": f'a whole number from 1 to {MAX_WORKERS}, or "auto"',
     },
     Size: {"type": "string", "pattern": f"^{units.SIZE.pattern}$", "title": "a size such as 512B, 300KiB or 32MiB"},
 }
@@ -62,6 +70,8 @@ def _default(field: inspect.Field) -> dict[str, Any]:
         return {}
     if isinstance(value, Seconds | Size):
         return {"default": units.written(value, units.SECONDS if isinstance(value, Seconds) else units.BYTES)}
+    if isinstance(value, WorkerCount):
+        return {"default": int(value)}
     return {"default": list(value) if isinstance(value, tuple) else value}
 
 

@@ -21,6 +21,10 @@ class Size(int):
     """A number of bytes, written with its unit: "300KiB"."""
 
 
+class WorkerCount(int):
+    """A number of worker processes; in the file it may be "auto": the cores that the process may use."""
+
+
 Count = Annotated[int, Meta(ge=1, title="a whole number, at least 1")]
 BusAddress = Annotated[
     str,
@@ -352,6 +356,10 @@ class Config(_Section, frozen=True):
         Text | None, Meta(description="Started as root: the user to change to once the sockets are bound.")
     ] = None
     grace: Annotated[Seconds, Meta(description="Time for calls in flight at stop.")] = Seconds(10)
+    workers: Annotated[
+        WorkerCount,
+        Meta(description="Processes that serve; they share the sockets and need a state file. `auto`: one a core."),
+    ] = WorkerCount(1)
     file: str = ""  # where this was read; not a key of the file
 
     def state_path(self) -> Path | None:

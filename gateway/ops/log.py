@@ -11,8 +11,10 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import partial
+from select import PIPE_BUF
 from typing import Annotated, Any, Literal, TextIO
 
 import msgspec
@@ -40,6 +42,9 @@ _LEVELS: Mapping[str, int] = {
 }
 
 
+_worker = 0  # the number of this process, where there are several
+
+
 class _Lines:
     """Writes lines to a stream and counts lines that are lost because the stream is closed or full."""
 
@@ -65,8 +70,10 @@ class _Lines:
         """Write the waiting lines, and `count` more."""
         lines, self._waiting = self._waiting, []
         try:
-            self._stream.write(b"".join(map(self._encoded, lines)).decode() + last if lines else last)
-            self._stream.flush()
+            text = b"".join(map(self._encoded, lines)).decode() + last if lines else last
+            for piece in _whole_lines(text) if _worker else (text,):
+                self._stream.write(piece)
+                self._stream.flush()
         except (OSError, ValueError):
             self.lost += len(lines) + count
 
@@ -81,6 +88,17 @@ class _Lines:
         return b'{"timestamp":"%b.%06dZ%b%b%b\n' % (self._date, micro, known.before, repr(ms).encode(), known.after)
 
 
+def _whole_lines(text: str) -> Iterator[str]:
+    """Pieces of whole lines that several processes can write to one pipe without mixing them (PIPE_BUF, pipe(7))."""
+    piece = ""
+    for line in text.splitlines(keepends=True):
+        if piece and len(piece.encode()) + len(line.encode()) > PIPE_BUF:
+            yield piece
+            piece = ""
+        piece += line
+    yield piece
+
+
 class _Forward(logging.Handler):
     """Passes records of the logging module (adapters, libraries) to structlog."""
 
@@ -91,8 +109,8 @@ class _Forward(logging.Handler):
         )
 
 
-def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info") -> None:
-    """Set up the log in one of its two forms."""
+def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info", *, worker: int = 0) -> None:
+    """Set up the log in one of its two forms. `worker`: the number of this process, if it is one of several."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
@@ -103,13 +121,21 @@ def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "i
         if console
         else [structlog.processors.format_exc_info, _json]
     )
+    global _worker  # noqa: PLW0603 - one for the process, as its standard error is
+    _worker = worker
     lines = _Lines(sys.stderr)
     structlog.configure(
-        processors=[*processors, *renderer],
+        processors=[*processors, *([partial(_with_worker, worker)] if worker else []), *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: lines,
     )
     _forward(_LEVELS[level])
+
+
+def _with_worker(worker: int, _logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Say which of several processes writes a line."""
+    event["worker"] = worker
+    return event
 
 
 def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -160,6 +186,7 @@ class CallLine(msgspec.Struct, omit_defaults=True):
         str, Meta(description="X-Request-Id, else the trace of `traceparent`, at most 100 characters.")
     ] = ""
     error: Annotated[str, Meta(description="The name of the error of a fault, if it is a name.")] = ""
+    worker: Annotated[int, Meta(description="The number of the process, where there are several workers.")] = 0
 
 
 class KnownLine(msgspec.Struct, frozen=True, eq=False):
@@ -259,6 +286,7 @@ def _line(finished: CallFinished) -> CallLine:
         str(known("agent", ""))[:LONGEST],
         str(known("request_id", ""))[:LONGEST],
         "" if isinstance(outcome, Reply) else _error(outcome),
+        _worker,
     )
 
 

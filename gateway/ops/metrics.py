@@ -5,9 +5,10 @@ A call only increments counters. Families, labels and text are made for a scrape
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeAlias
@@ -30,11 +31,15 @@ Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]  # values of the la
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series. A label value comes from the config or the mapping, never from a client."""
+    """One series. A label value comes from the config or the mapping, never from a client.
+
+    `over`: what a gauge of several workers is. Counters and histograms are added.
+    """
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
+    over: Literal["sum", "max", "min"] = "sum"
 
 
 CALLS = "xcp_gateway_calls_total"
@@ -43,11 +48,13 @@ SECONDS = "xcp_gateway_call_seconds"
 
 SERIES: Mapping[str, Series] = {
     "xcp_gateway_build_info": Series(
-        "gauge", "1, labelled with the versions of the gateway and of Python.", ("version", "python")
+        "gauge", "1, labelled with the versions of the gateway and of Python.", ("version", "python"), over="max"
     ),
-    "xcp_gateway_mapping_info": Series("gauge", "1, labelled with the revision of the live mapping.", ("revision",)),
+    "xcp_gateway_mapping_info": Series(
+        "gauge", "1, labelled with the revision of the live mapping.", ("revision",), over="max"
+    ),
     "xcp_gateway_mapping_refused": Series(
-        "gauge", "1 while the mapping files have problems and an earlier revision stays live."
+        "gauge", "1 while the mapping files have problems and an earlier revision stays live.", over="max"
     ),
     CALLS: Series(
         "counter",
@@ -80,11 +87,15 @@ SERIES: Mapping[str, Series] = {
     "xcp_gateway_not_compared_total": Series(
         "counter", "Calls that could have been compared and were not, by reason.", ("service", "method", "reason")
     ),
-    "xcp_gateway_state_trouble": Series("gauge", "1 while the state file cannot be used."),
-    "xcp_gateway_rollouts_breached": Series("gauge", "Rollouts with a breach while a mode that a person set holds."),
-    "xcp_gateway_rollouts": Series("gauge", "Rollouts by state, ended ones too.", ("state",)),
-    "xcp_gateway_rollback_in_force": Series("gauge", "1 while a rollback of everything holds."),
-    "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",)),
+    "xcp_gateway_workers": Series("gauge", "Worker processes that serve.", over="max"),
+    "xcp_gateway_worker_restarts_total": Series("counter", "Worker processes that were started again."),
+    "xcp_gateway_state_trouble": Series("gauge", "1 while the state file cannot be used.", over="max"),
+    "xcp_gateway_rollouts_breached": Series(
+        "gauge", "Rollouts with a breach while a mode that a person set holds.", over="max"
+    ),
+    "xcp_gateway_rollouts": Series("gauge", "Rollouts by state, ended ones too.", ("state",), over="max"),
+    "xcp_gateway_rollback_in_force": Series("gauge", "1 while a rollback of everything holds.", over="max"),
+    "xcp_gateway_bus_connected": Series("gauge", "1 while the bus is connected.", ("bus",), over="min"),
     "xcp_gateway_bus_connections": Series("gauge", "Connections to the bus that are up.", ("bus",)),
     "xcp_gateway_bus_calls_in_flight": Series("gauge", "D-Bus calls that wait for their reply.", ("bus",)),
     "xcp_gateway_late_replies_total": Series(
@@ -95,7 +106,10 @@ SERIES: Mapping[str, Series] = {
         "counter", "Times that signals arrived too fast, and the state was read instead.", ("bus",)
     ),
     "xcp_gateway_upstream_reachable": Series(
-        "gauge", "1 if the legacy service has accepted a connection within 30 s; a scrape tries.", ("upstream",)
+        "gauge",
+        "1 if the legacy service has accepted a connection within 30 s; a scrape tries.",
+        ("upstream",),
+        over="min",
     ),
     "xcp_gateway_upstream_calls_in_flight": Series(
         "gauge", "Calls of the legacy service that are in flight or wait for a connection.", ("upstream",)
@@ -104,7 +118,9 @@ SERIES: Mapping[str, Series] = {
         "gauge", "Calls of the legacy service that wait for a connection.", ("upstream",)
     ),
     "xcp_gateway_upstream_connections_idle": Series("gauge", "Idle connections to the legacy service.", ("upstream",)),
-    "xcp_gateway_store_connected": Series("gauge", "1 while the listener's xenstore is connected.", ("listener",)),
+    "xcp_gateway_store_connected": Series(
+        "gauge", "1 while the listener's xenstore is connected.", ("listener",), over="max"
+    ),
     "xcp_gateway_store_requests_waiting": Series(
         "gauge", "Requests in the listener's xenstore that wait for their response.", ("listener",)
     ),
@@ -112,10 +128,10 @@ SERIES: Mapping[str, Series] = {
         "counter", "Nodes in the listener's xenstore that were written to publish state of services.", ("listener",)
     ),
     "xcp_gateway_service_available": Series(
-        "gauge", "1 if the bus name is owned or can be started on demand.", ("bus", "bus_name")
+        "gauge", "1 if the bus name is owned or can be started on demand.", ("bus", "bus_name"), over="min"
     ),
     "xcp_gateway_breaker_open": Series(
-        "gauge", "1 while the circuit breaker of the bus name rejects calls.", ("bus", "bus_name")
+        "gauge", "1 while the circuit breaker of the bus name rejects calls.", ("bus", "bus_name"), over="max"
     ),
 }
 
@@ -189,41 +205,103 @@ class Calls:
         """Samples of REFUSED."""
         return [((code.value,), count) for code, count in list(self._refused.items())]
 
-    def histogram(self) -> HistogramMetricFamily:
-        """The family of SECONDS."""
-        series = SERIES[SECONDS]
-        family = HistogramMetricFamily(SECONDS, series.help, labels=series.labels)
-        for labels, tally in list(self._tallies.items()):
-            family.add_metric(labels, _cumulative(tally.buckets), tally.seconds)
-        return family
+    def seconds(self) -> dict[tuple[str, ...], Spread]:
+        """Samples of SECONDS."""
+        return {labels: (list(tally.buckets), tally.seconds) for labels, tally in list(self._tallies.items())}
 
 
-def render(calls: Calls, readings: Mapping[str, Samples]) -> bytes:
-    """Return all series as text. `readings`: samples taken for this scrape, by name in SERIES."""
-    return generate_latest(_Scrape(calls, readings))
+# Calls by bucket of BUCKETS, not cumulative, and the sum of their seconds.
+Spread: TypeAlias = tuple[list[int], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All samples of one process, or of several together: by series, then by the values of the labels."""
+
+    samples: Mapping[str, Mapping[tuple[str, ...], float]]
+    seconds: Mapping[tuple[str, ...], Spread]
+    process: Mapping[str, tuple[str, str, float]]  # kind, help and value of process_*: memory, CPU, descriptors
+
+    def counters(self) -> Snapshot:
+        """What stays when its process has ended."""
+        kept = {name: values for name, values in self.samples.items() if SERIES[name].kind == "counter"}
+        process = {name: each for name, each in self.process.items() if each[0] == "counter"}
+        return Snapshot(kept, self.seconds, process)
+
+
+_PROCESS = ProcessCollector(registry=CollectorRegistry())
+_LEAST = frozenset({"process_start_time_seconds", "process_max_fds"})  # of several processes; the others are added
+
+
+def snapshot(calls: Calls, readings: Mapping[str, Samples]) -> Snapshot:
+    """The samples of this process now. `readings`: samples taken for this scrape, by name in SERIES."""
+    samples = {**readings, CALLS: calls.outcomes(), REFUSED: calls.refused()}
+    samples = {name: samples[name] for name, series in SERIES.items() if series.kind != "histogram"}
+    process = {
+        family.name: (family.type, family.documentation, sample.value)
+        for family in _PROCESS.collect()
+        for sample in family.samples
+    }
+    return Snapshot({name: dict(values) for name, values in samples.items()}, calls.seconds(), process)
+
+
+def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """The samples of several processes as those of one: counters are added, gauges by `over` of their series."""
+    samples: dict[str, dict[tuple[str, ...], float]] = {}
+    seconds: dict[tuple[str, ...], Spread] = {}
+    process: dict[str, tuple[str, str, float]] = {}
+    for each in snapshots:
+        for name, values in each.samples.items():
+            together = samples.setdefault(name, {})
+            for labels, value in values.items():
+                known = together.get(labels)
+                together[labels] = value if known is None else _OVER[SERIES[name].over](known, value)
+        for labels, (buckets, total) in each.seconds.items():
+            before, sum_before = seconds.get(labels, ([0] * len(buckets), 0.0))
+            seconds[labels] = [a + b for a, b in zip(before, buckets, strict=True)], sum_before + total
+        for name, (kind, text, value) in each.process.items():
+            add = min if name in _LEAST else operator.add
+            process[name] = (kind, text, add(process[name][2], value) if name in process else value)
+    return Snapshot(samples, seconds, process)
+
+
+_OVER: Mapping[str, Callable[[float, float], float]] = {"sum": operator.add, "max": max, "min": min}
+
+
+def render(taken: Snapshot) -> bytes:
+    """Return all series as text."""
+    return generate_latest(_Scrape(taken))
 
 
 class _Scrape(Collector):
     """The collector of one scrape."""
 
-    _process = ProcessCollector(registry=CollectorRegistry())  # process_*: memory, CPU seconds, descriptors
-
-    def __init__(self, calls: Calls, readings: Mapping[str, Samples]) -> None:
-        self._samples = {**readings, CALLS: calls.outcomes(), REFUSED: calls.refused()}
-        self._histogram = calls.histogram()
+    def __init__(self, taken: Snapshot) -> None:
+        self._taken = taken
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, empty ones too."""
         for name, series in SERIES.items():
-            yield self._histogram if series.kind == "histogram" else _family(name, series, self._samples[name])
-        yield from self._process.collect()
+            if series.kind == "histogram":
+                yield _histogram(name, series, self._taken.seconds)
+            else:
+                yield _family(name, series, self._taken.samples.get(name, {}))
+        for name, (kind, text, value) in self._taken.process.items():
+            yield (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, value=value)
 
 
-def _family(name: str, series: Series, samples: Samples) -> Metric:
+def _family(name: str, series: Series, samples: Mapping[tuple[str, ...], float]) -> Metric:
     kind = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
     family = kind(name, series.help, labels=series.labels)
-    for labels, value in samples:
+    for labels, value in samples.items():
         family.add_metric(labels, value)
+    return family
+
+
+def _histogram(name: str, series: Series, samples: Mapping[tuple[str, ...], Spread]) -> Metric:
+    family = HistogramMetricFamily(name, series.help, labels=series.labels)
+    for labels, (buckets, total) in samples.items():
+        family.add_metric(labels, _cumulative(buckets), total)
     return family
 
 

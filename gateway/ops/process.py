@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # in a container: microseconds of each period, or "max"
+
 _log = structlog.get_logger("gateway")
 
 
@@ -42,6 +44,10 @@ class ServiceManager:
         self._notify("STOPPING=1", "STATUS=finishing the calls in flight")
         self._stopping = True
 
+    def relay(self, *lines: str) -> None:
+        """Pass on what another process of the gateway notifies."""
+        self._notify(*lines)
+
     def _notify(self, *lines: str) -> None:
         if not self._address or self._stopping:
             return
@@ -68,6 +74,16 @@ def _watchdog(environment: Mapping[str, str]) -> float | None:
     if not (written.isascii() and written.isdigit() and int(written)):
         raise OSError(f"WATCHDOG_USEC: expected a number above 0, got {written!r}")
     return int(written) / 1_000_000
+
+
+def cores() -> int:
+    """The cores that this process may use: those of its affinity, and no more than its control group gives it."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_MAX.read_text(encoding="ascii").split()
+        return allowed if quota == "max" else max(1, min(allowed, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # another version of control groups, or none
+        return allowed
 
 
 def become(name: str, files: Sequence[Path]) -> None:

@@ -57,14 +57,17 @@ class Recorder:
         self.dispatcher = dispatcher
         self._now = now
         self._recordings: set[RecordingSession] = set()
+        self.on_begin: Callable[[RecordingSession], object] = lambda _recording: None
 
     @property
     def active(self) -> bool:
         """Whether a recording is under way."""
         return bool(self._recordings)
 
-    def begin(self, methods: frozenset[MethodId], limits: RecordingLimits) -> RecordingSession | StateRefused:
-        """Begin a recording; it ends when its block is left."""
+    def begin(
+        self, methods: frozenset[MethodId], limits: RecordingLimits, *, is_part: bool = False
+    ) -> RecordingSession | StateRefused:
+        """Begin a recording; it ends when its block is left. `is_part`: of a recording of another worker."""
         if len(self._recordings) >= MAX_RECORDINGS:
             return StateRefused(
                 f"{MAX_RECORDINGS} recordings are running, which is the maximum; end one first", conflict=True
@@ -73,6 +76,8 @@ class Recorder:
         if not self._recordings:
             self.dispatcher.add_listener(self._call_finished)
         self._recordings.add(recording)
+        if not is_part:
+            self.on_begin(recording)
         return recording
 
     def _call_finished(self, finished: CallFinished) -> None:
@@ -123,7 +128,7 @@ class RecordingSession:
     keepalive: float = KEEPALIVE
     counts: _Counts = field(default_factory=_Counts)
     why: str = ""  # the reason for its end, once it has ended
-    _waiting: deque[tuple[float, RecordedCall, int]] = field(default_factory=deque)
+    _waiting: deque[tuple[float, RecordedCall | bytes, int]] = field(default_factory=deque)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __enter__(self) -> Self:
@@ -155,15 +160,18 @@ class RecordingSession:
             recorded, answer = replace(recorded, outcome=UNKEPT, view=None), 0
         if weight > LARGEST:
             self.counts.too_large += 1
-        elif (
-            len(self._waiting) >= self.limits.waiting
-            or self.counts.waiting + weight + answer > self.limits.waiting_bytes
-        ):
-            self.counts.no_room += 1
         else:
             self._keep(recorded, weight + answer)
 
-    def _keep(self, recorded: RecordedCall, weight: int) -> None:
+    def take_line(self, text: bytes) -> None:
+        """Queue a line that another worker has recorded, if there is capacity for it."""
+        if not self.why:
+            self._keep(text, len(text))
+
+    def _keep(self, recorded: RecordedCall | bytes, weight: int) -> None:
+        if len(self._waiting) >= self.limits.waiting or self.counts.waiting + weight > self.limits.waiting_bytes:
+            self.counts.no_room += 1
+            return
         self._waiting.append((self.now(), recorded, weight))
         self.counts.waiting += weight
         self.counts.calls += 1
@@ -202,11 +210,7 @@ class RecordingSession:
     def _next(self) -> bytes:
         when, recorded, weight = self._waiting.popleft()
         self.counts.waiting -= weight
-        try:
-            text = line(recorded, when)
-        except Exception:  # noqa: BLE001 - a bug costs this line
-            _log.exception("a bug lost a recorded call", method=recorded.route.method)
-            text = b""
+        text = recorded if isinstance(recorded, bytes) else _line(recorded, when)
         if text and self.counts.written + len(text) <= self.limits.size:
             return self._written(text)
         self.counts.calls -= 1
@@ -223,6 +227,14 @@ class RecordingSession:
     def _written(self, text: bytes) -> bytes:
         self.counts.written += len(text)
         return text
+
+
+def _line(recorded: RecordedCall, when: float) -> bytes:
+    try:
+        return line(recorded, when)
+    except Exception:  # noqa: BLE001 - a bug costs this line
+        _log.exception("a bug lost a recorded call", method=recorded.route.method)
+        return b""
 
 
 def _names(methods: frozenset[MethodId]) -> Sequence[str]:

@@ -24,6 +24,7 @@ from gateway.state.store import StateStore
 CAPACITY = 100_000  # sessions; the least recently used one is forgotten first
 EXACT = 30.0  # seconds: a session that is used is written down so often
 SAVE = 2.0  # seconds between two looks at what is over, and has to be written down
+LATE = 2 * SAVE  # seconds until every worker knows that a session was used
 PAGE = 50  # sessions that are closed at one look
 
 _log = structlog.get_logger("gateway")
@@ -37,6 +38,17 @@ class OpenSession(msgspec.Struct):
     last_active: float = 0.0
     idle: float = 0.0
     saved: float = 0.0  # the `last_active` that was written down
+
+
+class SessionNews(msgspec.Struct, frozen=True):
+    """What one worker tells the others of its sessions, by digest.
+
+    `opened`: None where a session was closed; `used`: when; `over`: a session that a limit has ended.
+    """
+
+    opened: dict[str, OpenSession | None] = {}
+    used: dict[str, float] = {}
+    over: str = ""
 
 
 class Sessions:
@@ -55,6 +67,38 @@ class Sessions:
         self._closing: list[tuple[Route, str]] = []  # the logout and the session, to be closed at the service
         self._texts: dict[str, tuple[Route, str]] = {}  # the same of each open session, by digest
         self._saving: asyncio.Task[None] | None = None
+        self._tell: Callable[[SessionNews], object] | None = None  # other workers
+        self._used: dict[str, float] = {}  # digests that were used since the others were told -> when
+
+    def connect(self, tell: Callable[[SessionNews], object]) -> None:
+        """Tell other workers of every session from now on."""
+        self._tell = tell
+
+    def learn_news(self, news: SessionNews) -> None:
+        """Another worker tells of its sessions."""
+        for key, opened in news.opened.items():
+            if opened is None:
+                self._remove(key)
+            else:
+                self._over.pop(key, None)
+                self._add(key, opened)
+        for key, when in news.used.items():
+            found = self._open.get(key)
+            if found is not None and when > found.last_active:
+                self._touch(key, found, when)
+        if news.over:
+            self._end(news.over, is_news=True)
+
+    async def save(self) -> None:
+        """Write down what has changed."""
+        await self._save()
+
+    async def read(self) -> None:
+        """Read the sessions that other workers have written down."""
+        documents = await self._state.sessions() if self._state is not None else {}
+        for key, document in () if isinstance(documents, StateRefused) else documents.items():
+            if key not in self._open:
+                self._add(key, msgspec.json.decode(document, type=OpenSession))
 
     def __len__(self) -> int:
         return len(self._open)
@@ -93,6 +137,7 @@ class Sessions:
         originator = (limits.originator(finished.call) or "") if limits.originator is not None else ""
         key = _digest(outcome.value)
         self._add(key, OpenSession(user, originator, self._now(), limits.idle))
+        self._share(SessionNews({key: self._open[key]}))
         self._changed.add(key)
         self._over.pop(key, None)  # a service that gives a reference again
         if logout is not None:
@@ -112,15 +157,20 @@ class Sessions:
         found = self._open.get(key)
         if found is None:
             return ""
-        if found.idle and self._now() - found.last_active > found.idle:
+        if self._is_idle(found):
             self._end(key)
             return ""
-        found.last_active = self._now()
+        self._touch(key, found, self._now())
+        if self._tell is not None:
+            self._used[key] = found.last_active
         if found.last_active - found.saved > EXACT:
             self._changed.add(key)
+        return found.user
+
+    def _touch(self, key: str, found: OpenSession, when: float) -> None:
+        found.last_active = when
         self._open.move_to_end(key)
         self._of[found.user, found.originator].move_to_end(key)
-        return found.user
 
     def is_over(self, route: Route, call: Call) -> bool:
         """Whether the session that a call uses has ended by a limit."""
@@ -131,21 +181,37 @@ class Sessions:
 
     # What is over
 
-    def _end(self, key: str) -> None:
+    def _is_idle(self, found: OpenSession) -> bool:
+        """Whether a session was not used for its time; other workers tell of its use at most LATE seconds later."""
+        late = LATE if self._tell is not None else 0.0
+        return bool(found.idle) and self._now() - found.last_active > found.idle + late
+
+    def _share(self, news: SessionNews) -> None:
+        if self._tell is not None:
+            self._tell(news)
+
+    def _end(self, key: str, *, is_news: bool = False) -> None:
         closing = self._texts.get(key)
         if closing is not None:
             self._closing.append(closing)
-        self._forget(key)
+        self._remove(key)
+        if not is_news:
+            self._share(SessionNews(over=key))
         self._over[key] = None
         if len(self._over) > self._capacity:
             self._over.popitem(last=False)
 
     def _add(self, key: str, session: OpenSession) -> None:
-        self._forget(key)
+        self._remove(key)
         self._open[key] = session
         self._of.setdefault((session.user, session.originator), OrderedDict())[key] = None
 
     def _forget(self, key: str) -> None:
+        if key in self._open:
+            self._share(SessionNews({key: None}))
+        self._remove(key)
+
+    def _remove(self, key: str) -> None:
         found = self._open.pop(key, None)
         if found is not None:
             self._changed.add(key)
@@ -165,8 +231,10 @@ class Sessions:
 
     async def look(self, call: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
         """End the sessions that were idle too long, close at their service those that are over, and write it down."""
-        now = self._now()
-        for key in [key for key, each in self._open.items() if each.idle and now - each.last_active > each.idle]:
+        if self._used:
+            used, self._used = self._used, {}
+            self._share(SessionNews(used=used))
+        for key in [key for key, each in self._open.items() if self._is_idle(each)]:
             self._end(key)
         closing, self._closing = self._closing[:PAGE], self._closing[PAGE:]
         for logout, session in closing:

@@ -12,7 +12,8 @@ from gateway.core.dbus.target import Parameter
 from gateway.core.routing.route import Effect, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.events.hub import OwnObjects
-from gateway.pipeline.tasks import RUNNING, STATUSES, Task, Tasks
+from gateway.pipeline.tasks import Tasks
+from gateway.state.task_records import RUNNING, STATUSES, Task
 
 NULL = "OpaqueRef:NULL"
 CLASS = "task"
@@ -53,7 +54,7 @@ def record(task: Task) -> Value:
 
 
 class TaskObjects(OwnObjects):
-    """The tasks of the gateway as objects that have events."""
+    """The tasks of the gateway, of all of its workers, as objects that have events."""
 
     name = CLASS
 
@@ -62,11 +63,16 @@ class TaskObjects(OwnObjects):
 
     def records(self) -> Mapping[str, Callable[[], Value]]:
         """See OwnObjects."""
-        return {task.ref: partial(record, task) for task in self._tasks.own()}
+        return {task.ref: partial(record, task) for task in _all(self._tasks)}
 
     def subscribe(self, tell: Callable[[str, Callable[[], Value] | None], object]) -> None:
         """See OwnObjects."""
-        self._tasks.subscribe(lambda task, is_gone: tell(task.ref, None if is_gone else partial(record, task)))
+        for source in (self._tasks, self._tasks.others):
+            source.subscribe(lambda task, is_gone: tell(task.ref, None if is_gone else partial(record, task)))
+
+
+def _all(tasks: Tasks) -> list[Task]:
+    return [*tasks.others.known(), *tasks.own()]
 
 
 def with_own(tasks: Tasks, method: str, outcome: Outcome) -> Outcome:
@@ -76,11 +82,11 @@ def with_own(tasks: Tasks, method: str, outcome: Outcome) -> Outcome:
 
 
 def _add_refs(tasks: Tasks, found: Value) -> Value:
-    return [*found, *(task.ref for task in tasks.own() if task.ref not in found)] if isinstance(found, list) else found
+    return [*found, *(task.ref for task in _all(tasks) if task.ref not in found)] if isinstance(found, list) else found
 
 
 def _add_records(tasks: Tasks, found: Value) -> Value:
-    return {**found, **{task.ref: record(task) for task in tasks.own()}} if isinstance(found, dict) else found
+    return {**found, **{task.ref: record(task) for task in _all(tasks)}} if isinstance(found, dict) else found
 
 
 _WITH_OWN: Mapping[str, Callable[[Tasks, Value], Value]] = {
@@ -91,21 +97,33 @@ _WITH_OWN: Mapping[str, Callable[[Tasks, Value], Value]] = {
 
 def task_routes(tasks: Tasks, check: Check) -> Mapping[str, Route]:
     """The methods of the class by name; `check` comes before each answer."""
-    made: dict[str, tuple[tuple[str, ...], _Answer, str, str]] = {
-        f"{CLASS}.get_{name}": (("self",), partial(_get, read), kind, f"The field {name} of a task.")
-        for name, (kind, read) in FIELDS.items()
-    }
-    made[f"{CLASS}.get_record"] = (("self",), partial(_get, record), "a{sv}", "All fields of a task.")
-    made.update({f"{CLASS}.{name}": (names, answer, "", text) for name, (names, answer, text) in _CHANGES.items()})
     of_one = {
-        name: _route(name, ("session", *names), partial(_about_one, tasks, answer), kind, text, check)
-        for name, (names, answer, kind, text) in made.items()
+        name: _route(name, ("session", *names), partial(_about_one, tasks, name, answer), kind, text, check)
+        for name, (names, answer, kind, text) in _about_tasks().items()
     }
     of_all = {
         f"{CLASS}.{name}": _route(f"{CLASS}.{name}", ("session", *names), partial(answer, tasks), kind, text, check)
         for name, (names, answer, kind, text) in _OF_ALL.items()
     }
     return {**of_one, **of_all}
+
+
+def _about_tasks() -> Mapping[str, tuple[tuple[str, ...], _Answer, str, str]]:
+    """The methods about one task: the parameters after the session, the answer, its type, a line of help."""
+    made: dict[str, tuple[tuple[str, ...], _Answer, str, str]] = {
+        f"{CLASS}.get_{name}": (("self",), partial(_get, read), kind, f"The field {name} of a task.")
+        for name, (kind, read) in FIELDS.items()
+    }
+    made[f"{CLASS}.get_record"] = (("self",), partial(_get, record), "a{sv}", "All fields of a task.")
+    made.update({f"{CLASS}.{name}": (names, answer, "", text) for name, (names, answer, text) in _CHANGES.items()})
+    return made
+
+
+async def answer_worker(tasks: Tasks, method: str, values: Sequence[Value]) -> Outcome | None:
+    """Answer a call that another worker has received, and whose session it has checked; None: there is no such task."""
+    ref = values[1]
+    task = await tasks.find(ref) if isinstance(ref, str) and tasks.is_own(ref) else None
+    return await _about_tasks()[method][1](tasks, task, values[2:]) if isinstance(task, Task) else None
 
 
 def _route(
@@ -233,8 +251,11 @@ _CHANGES: Mapping[str, tuple[tuple[str, ...], _Answer, str]] = {
 }
 
 
-async def _about_one(tasks: Tasks, answer: _Answer, values: Sequence[Value]) -> Outcome:
+async def _about_one(tasks: Tasks, method: str, answer: _Answer, values: Sequence[Value]) -> Outcome:
     ref = values[1]
+    elsewhere = await tasks.others.answer(ref, method, values)
+    if elsewhere is not None:
+        return elsewhere
     task = await tasks.find(ref) if isinstance(ref, str) else None
     if task is None:
         data: Value = [CLASS, ref if isinstance(ref, str) else type(ref).__name__]

@@ -9,7 +9,7 @@ an unknown outcome. No call is made a second time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import time
 from typing import NamedTuple, TypeAlias
@@ -21,6 +21,17 @@ import structlog
 from gateway.core.admin.records import StateRefused
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Value
 from gateway.state.store import StateStore
+from gateway.state.task_records import (
+    CANCELLED,
+    CANCELLING,
+    FAILURE,
+    PENDING,
+    RUNNING,
+    SUCCESS,
+    Task,
+    TaskListener,
+    TasksOfOthers,
+)
 
 PER_OWNER = 500  # tasks of one session, pending and finished; the finished ones make room for new ones
 TOTAL = 10_000
@@ -28,49 +39,11 @@ STORED_BYTES = 64 * 1024**2  # texts and results of all tasks together; the olde
 CLIENT_BYTES = (
     64 * 1024
 )  # texts that clients give one task, without its result; a result that they give is bounded alike
-ENTRY = 64  # bytes that an entry of a list or a struct takes besides its text
 KEPT = 86_400.0  # seconds that a finished task is kept
 LEASE = 10.0  # seconds after which the tasks of a gateway that has died are ended
 RENEW = 2.0  # seconds
 
 _log = structlog.get_logger("gateway")
-
-PENDING, SUCCESS, FAILURE, CANCELLING, CANCELLED = "pending", "success", "failure", "cancelling", "cancelled"
-RUNNING = (PENDING, CANCELLING)
-STATUSES = (PENDING, SUCCESS, FAILURE, CANCELLING, CANCELLED)
-
-
-class Task(msgspec.Struct):
-    """The record of one task; moments are Unix seconds. `result` is a fragment of XML-RPC, as XenAPI has it."""
-
-    ref: str
-    name_label: str
-    owner: str = ""  # the session that began it
-    name_description: str = ""
-    created: float = 0.0
-    finished: float = 0.0
-    status: str = PENDING
-    progress: float = 0.0
-    result: str = ""
-    error_info: list[str] = []
-    other_config: dict[str, str] = {}
-
-    @property
-    def uuid(self) -> str:
-        """Its UUID, which its reference holds."""
-        return self.ref.partition(":")[2]
-
-    @property
-    def client_size(self) -> int:
-        """Bytes of the texts that clients can give, without the result."""
-        pairs = sum(len(key) + len(value) + ENTRY for key, value in self.other_config.items())
-        errors = sum(len(word) + ENTRY for word in self.error_info)
-        return len(self.name_label) + len(self.name_description) + errors + pairs
-
-    def end(self, status: str, now: float, *, result: str = "", error: Sequence[str] = ()) -> None:
-        """Take over how it ended."""
-        self.status, self.finished, self.result, self.error_info = status, now, result, [*error]
-        self.progress = 1.0
 
 
 class TaskEnding(NamedTuple):
@@ -81,9 +54,6 @@ class TaskEnding(NamedTuple):
 
 
 Describe: TypeAlias = Callable[[Outcome, Call], TaskEnding]
-
-
-TaskListener: TypeAlias = Callable[["Task", bool], object]  # gets a task that has changed, and whether it is gone
 
 
 class TaskWatch:
@@ -131,6 +101,7 @@ class Tasks:
         self._instance = uuid4().hex
         self._own: dict[str, Task] = {}  # of this process, the oldest first
         self._sizes: dict[str, int] = {}  # bytes of each of them
+        self.others = TasksOfOthers(state)
         self._listeners: list[TaskListener] = []
         self._others: set[str] = set()  # references in the state file
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -146,6 +117,10 @@ class Tasks:
     def own(self) -> list[Task]:
         """The tasks that this process knows, the oldest first."""
         return [*self._own.values()]
+
+    def is_own(self, ref: Value) -> bool:
+        """Whether this process has begun this task."""
+        return ref in self._own
 
     def subscribe(self, listener: TaskListener) -> None:
         """Report each task of this process that is new, changes or goes from now on."""
@@ -326,6 +301,7 @@ class Tasks:
         if refused is None:
             self._drop(task.ref)
             self._others.discard(task.ref)
+            self.others.forget(task.ref)
         return refused
 
     def _count(self, owner: str) -> int:
@@ -374,6 +350,7 @@ class Tasks:
         refs = await self._state.end_orphans(self._orphaned, self._now() - KEPT)
         if not isinstance(refs, StateRefused):
             self._others = set(refs)
+            await self.others.look(refs)
         for ref in [*self._unwritten]:
             await self._keep(self._own[ref])
 

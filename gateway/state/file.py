@@ -120,6 +120,7 @@ class StateFile:
         self._version = 0  # SQLite's data_version; changes when another connection writes
         self._retry_at = 0.0
         self._held: list[Change] = []
+        self.holds_together = False  # whether other processes hold the same changes
 
     def open(self) -> None:
         """Open the file. On failure `trouble` has the reason."""
@@ -164,6 +165,23 @@ class StateFile:
         self._held.append(change)
         self.kept = applied(self.kept, change)
 
+    def follow(self, change: Change, *, is_stored: bool) -> None:
+        """Put a change of another process in force: read it, apply it without the file, or store it if that is due."""
+        if not is_stored:
+            self.hold(change)
+            if not self.trouble:
+                self._mend()
+            return
+        self.look()
+        if self.trouble:
+            self.kept = applied(self.kept, change)
+
+    def adopt(self, kept: StoredState) -> None:
+        """Take over what another process has in force, unless the file can be read."""
+        self.look()
+        if self.trouble:
+            self.kept = kept
+
     def close(self) -> None:
         """Close the file."""
         if self._db is not None:
@@ -192,7 +210,12 @@ class StateFile:
             self.trouble = ""
 
     def _catch_up(self, db: sqlite3.Connection) -> StoredState | StateRefused:
-        """Store a held change, which is in force already. A rollout that another process advanced is left as it is."""
+        """Store a held change, which is in force already, unless another process that held it too has stored it.
+
+        A rollout that another process advanced is left as it is.
+        """
+        if self.holds_together and any(tables.is_noted(db, entry) for entry in self._held[0].audit):
+            return tables.load(db)
         result = tables.decide(db, self._held[0])
         return tables.decide(db, unconditional(self._held[0])) if isinstance(result, StateRefused) else result
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial, reduce
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, time
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -123,6 +125,29 @@ def _ignore() -> None:
     """Do nothing."""
 
 
+# Brings a change, and whether it is stored, to the other workers; returns notes for the operator.
+Share: TypeAlias = Callable[[Change, bool], Awaitable[Sequence[str]]]
+
+
+async def _alone(_change: Change, _is_stored: bool) -> Sequence[str]:  # noqa: FBT001 - see Share
+    """There is no other process to share with."""
+    return ()
+
+
+_notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Collect what the operator has to know of the decisions that are made in the block."""
+    notes: list[str] = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
 class StateStore:
     """One for each process. `on_change` is called on the loop when overrides, rollouts or `trouble` have changed."""
 
@@ -145,6 +170,7 @@ class StateStore:
         self._clock = clock
         self._instance = instance or uuid4().hex
         self._patience = patience
+        self._bring: Share = _alone
         self._file = StateFile(path, now, clock)
         self._thread = StateThread(self._look, POLL)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -198,18 +224,57 @@ class StateStore:
 
     async def decide(self, change: Change) -> StateRefused | None:
         """Store a change with its audit lines. None: stored and in force; else the reason, and nothing is stored."""
-        return await self._ask(lambda: self._file.decide(change))
+        refused = await self._ask(lambda: self._file.decide(change))
+        if refused is None:
+            await self._share(change, is_stored=True)
+        return refused
 
     async def decide_anyway(self, change: Change) -> StateRefused | PendingDecision | None:
         """Apply a change even if the file fails: then it is in force in this process and is stored later."""
+        result = await self._decide_anyway(change)
+        if not isinstance(result, StateRefused):
+            await self._share(change, is_stored=result is None)
+        return result
+
+    def share_with(self, bring: Share) -> None:
+        """Bring each change to other workers too before it counts as decided."""
+        self._bring = bring
+        self._file.holds_together = True
+
+    async def follow(self, change: Change, *, is_stored: bool) -> None:
+        """Put a change of another worker in force; what is not stored is stored by the first that can."""
+        asked = asyncio.wrap_future(self._given(lambda: self._file.follow(change, is_stored=is_stored)))
+        await asyncio.wait([asked], timeout=self._patience)
+        if not asked.done():
+            self._hold_until_answered(change, asked)
+
+    async def refresh(self) -> None:
+        """Read what other processes have stored until now."""
+        await self._ask(self._file.look)
+
+    async def adopt(self, kept: StoredState) -> None:
+        """While the file cannot be used, put the modes and rollouts of another worker in force."""
+        await self._ask(lambda: self._file.adopt(kept))
+
+    async def _share(self, change: Change, *, is_stored: bool) -> None:
+        found = await self._bring(change, is_stored)
+        collected = _notes.get()
+        if collected is not None:
+            collected.extend(found)
+
+    async def _decide_anyway(self, change: Change) -> StateRefused | PendingDecision | None:
         asked = asyncio.wrap_future(self._given(lambda: self._decide_or_hold(change)))
         await asyncio.wait([asked], timeout=self._patience)
         if asked.done():
             return asked.result()
+        self._hold_until_answered(change, asked)
+        return PendingDecision(self.trouble)
+
+    def _hold_until_answered(self, change: Change, asked: asyncio.Future[Any]) -> None:
+        """Apply a change that the thread has not handled yet."""
         self._unanswered.append(change)
         asked.add_done_callback(lambda _: self._answered(change))
         self._note_silence()
-        return PendingDecision(self.trouble)
 
     async def rollback_all(
         self, who: str, why: str, rollouts: tuple[PutRollout, ...] = ()

@@ -77,6 +77,13 @@ def note(db: sqlite3.Connection, entries: tuple[AuditEntry, ...]) -> None:
     db.execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?", (AUDIT_KEPT,))
 
 
+def is_noted(db: sqlite3.Connection, entry: AuditEntry) -> bool:
+    """Whether the audit has this entry."""
+    row = (entry.when, entry.who, entry.what, entry.subject, entry.why)
+    known = "SELECT 1 FROM audit WHERE moment = ? AND who = ? AND what = ? AND subject = ? AND why = ?"
+    return db.execute(known, row).fetchone() is not None
+
+
 def audit(db: sqlite3.Connection, limit: int, since: float, subject: str | None) -> list[AuditEntry]:
     """Return the newest lines of the audit, newest first."""
     rows = db.execute(_AUDIT, (since, subject, limit))

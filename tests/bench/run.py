@@ -13,7 +13,16 @@ from dbus_fast import BusType, Message, Variant
 from dbus_fast.aio import MessageBus
 from rich.console import Console
 
-from tests.bench import event_delays, goals, large_records, moving, state_changes, xenstore_requests, xenstore_writes
+from tests.bench import (
+    event_delays,
+    goals,
+    large_records,
+    moving,
+    state_changes,
+    workers,
+    xenstore_requests,
+    xenstore_writes,
+)
 from tests.bench.load import VALUES, started
 from tests.kit.buses import private_bus
 
@@ -67,6 +76,7 @@ def main() -> None:
     console.print(state_changes.table())
     console.print(large_records.table())
     console.print(event_delays.table())
+    console.print(workers.table(options.turns, options.seconds))
 
 
 if __name__ == "__main__":

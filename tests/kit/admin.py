@@ -84,7 +84,7 @@ class Toy:
         """Return a status as a gateway does."""
         known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
         known["warnings"] = self.warnings()
-        more = dict.fromkeys(("buses", "services", "upstreams", "stores"), ())
+        more = dict.fromkeys(("buses", "services", "upstreams", "stores", "workers"), ())
         return {
             **known,
             **more,
@@ -126,9 +126,17 @@ class Toy:
             return {"revision": "r1", "problems": self.problems}
         same: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
         routes = {**same, "changed": self.changed}
-        return {"revision": "r2", "before": "r1", **routes, "buses": same, "upstreams": same, "needs_restart": []}
+        return {
+            "revision": "r2",
+            "before": "r1",
+            **routes,
+            "buses": same,
+            "upstreams": same,
+            "needs_restart": [],
+            "notes": [],
+        }
 
-    def totals(self) -> tuple[int, int]:
+    async def totals(self) -> tuple[int, int]:
         """Return some calls, and a fault."""
         return 7, 1
 

@@ -97,7 +97,7 @@ class Ledger:
 
 
 @contextmanager
-def ledger(folder: Path, more: str = "", name: str = C_STORE) -> Iterator[Ledger]:
+def ledger(folder: Path, more: str = "", name: str = C_STORE, workers: int = 1) -> Iterator[Ledger]:
     """Run all of it; the gateway may not be ready yet. `more`: a mapping file; `name`: of the store."""
     with private_bus() as bus, xenstored(name=name) as store, ExitStack() as stack:
         (folder / "mappings").mkdir()
@@ -106,7 +106,8 @@ def ledger(folder: Path, more: str = "", name: str = C_STORE) -> Iterator[Ledger
         if more:
             (folder / "mappings/more.yaml").write_text(more)
         world = Ledger(folder, store)
-        world.config.write_text(CONFIG.format(bus=bus.address, store=store.path, folder=folder))
+        config = CONFIG.format(bus=bus.address, store=store.path, folder=folder)
+        world.config.write_text(f'workers = {workers}\n{config}[state]\nfile = "state.db"\n' if workers > 1 else config)
         stack.enter_context(_service(bus.address, folder / "journal"))
         stack.callback(world.kill_gateway)
         world.start_gateway()

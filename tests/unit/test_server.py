@@ -254,6 +254,7 @@ async def test_a_reload_says_what_changed(folder: Folder) -> None:
         "buses": UNCHANGED,
         "upstreams": UNCHANGED,
         "needs_restart": [],
+        "notes": [],
     }
     assert {route["method"] for route in gateway.routes()} == METHODS - {"echo"} | {"mirror"}
 

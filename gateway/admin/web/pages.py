@@ -78,7 +78,7 @@ class Pages:
         """Health, buses, services, upstreams, calls a second."""
         now = time.monotonic()
         if not self._samples or now - self._samples[-1][0] >= MIN_INTERVAL:
-            self._samples.append((now, *self._operations.totals()))
+            self._samples.append((now, *await self._operations.totals()))
         rates = _rates(self._samples)
         known = {
             "status": await self._operations.status(),

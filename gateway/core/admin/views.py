@@ -6,7 +6,7 @@ Times are seconds since 1970, durations seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
 import msgspec
@@ -118,12 +118,16 @@ class MethodMoved:
 
 @dataclass(frozen=True, slots=True)
 class ModeResult:
-    """The result of a change. `held`: why it applies to this process only, for now; empty: it is stored."""
+    """The result of a change. `held`: why it applies to this process only, for now; empty: it is stored.
+
+    `notes`: workers that are replaced, since they did not answer.
+    """
 
     pattern: str
     mode: str
     methods: tuple[MethodMoved, ...]
     held: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

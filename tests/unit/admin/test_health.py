@@ -29,6 +29,8 @@ MOVING = {
     "xcp_gateway_rollouts_breached",
     # The gateway itself reads these: tests/unit/test_server.py, tests/interop/test_day_one.py
     "xcp_gateway_mapping_refused",
+    "xcp_gateway_workers",
+    "xcp_gateway_worker_restarts_total",
     "xcp_gateway_rollouts",
     "xcp_gateway_rollback_in_force",
     "xcp_gateway_tunnels_total",

@@ -22,7 +22,7 @@ STATUS: dict[str, Any] = {
     "version": "1", "ready": False, "reasons": ["bus down"], "warnings": [], "revision": "r1", "in_flight": 1,
     "listening": ["tcp:h:1"], "buses": [BUS], "services": [SERVICE], "upstreams": [UPSTREAM], "stores": [STORE],
     "operators": None, "state": {"place": "/var/state.db", "trouble": ""}, "ungoverned": [],
-    "metrics": None, "tasks": 1, "buffered": 0,
+    "metrics": None, "tasks": 1, "buffered": 0, "workers": [],
 }  # fmt: skip
 
 
@@ -52,6 +52,14 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
         "SERVICE BUS OWNER BREAKER IN FLIGHT CALLS FAULTS",
         "org.x toolstack absent open, next probe in 2.5 s 0 7 6",
     ]
+
+
+def test_workers_have_a_table_where_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"number": 1, "pid": 71, "state": "serving", "leads": True, "restarts": 0}
+    told = shown(capsys, workers=[row, {**row, "number": 2, "pid": 72, "leads": False, "restarts": 3}])
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    at = lines.index("WORKER PID STATE LEADS RESTARTS")
+    assert lines[at + 1 : at + 3] == ["1 71 serving yes 0", "2 72 serving 3"]
 
 
 def test_an_upstream_that_is_away_is_told_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:

@@ -804,7 +804,7 @@ class Kept:
 
     @property
     def taken(self) -> list[RecordedCall]:
-        return [recorded for _, recorded, _ in self._waiting]
+        return [recorded for _, recorded, _ in self._waiting if isinstance(recorded, RecordedCall)]
 
 
 async def test_a_call_is_recorded_once_its_answer_has_left_with_the_side_that_answered() -> None:

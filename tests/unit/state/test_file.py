@@ -506,3 +506,52 @@ def test_a_row_that_is_no_text_is_damage(opened: Opened, path: Path) -> None:
     made.look()
     assert "is damaged" in made.trouble
     assert made.kept.overrides[0].why == "because"
+
+
+# Changes of other workers
+
+
+def locked(path: Path) -> sqlite3.Connection:
+    """The file, in the hands of another program."""
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    return locker
+
+
+def test_a_change_that_another_process_has_stored_is_in_force_at_once(opened: Opened, path: Path) -> None:
+    made, other = opened(path), opened(path)
+    change = mode("VM.*", Mode.DBUS)
+    put(made, change)
+    assert other.kept == StoredState()
+    other.follow(change, is_stored=True)
+    assert other.kept == made.kept
+
+
+def test_it_is_in_force_even_where_the_file_cannot_be_read(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    path.with_name("moved").hardlink_to(path)
+    path.unlink()
+    path.mkdir()
+    made.look()
+    assert made.trouble
+    made.follow(mode("VM.*", Mode.DBUS), is_stored=True)
+    assert made.kept.overrides == (DBUS,)
+    made.adopt(StoredState((LEGACY,)))
+    assert made.kept.overrides == (LEGACY,)
+
+
+def test_what_several_workers_hold_is_written_by_one_of_them(opened: Opened, path: Path) -> None:
+    workers = [opened(path) for _ in range(3)]
+    change = Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY))
+    with closing(locked(path)):
+        refused(workers[0])
+        for each in workers:
+            each.holds_together = True
+            each.follow(change, is_stored=False)
+            assert each.kept.overrides == (override("*", Mode.LEGACY),)
+    opened.later(*workers)
+    put(workers[0], Change((entry("*", "undo"),), drop=(("*", "person"),)))
+    opened.later(*workers)
+    assert [each.kept for each in workers] == [StoredState()] * 3
+    with closing(sqlite3.connect(path)) as db:
+        assert [what for (what,) in db.execute("SELECT what FROM audit ORDER BY id")] == ["rollback", "undo"]

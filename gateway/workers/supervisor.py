@@ -1,0 +1,321 @@
+"""The process that starts the workers and replaces those that end; it serves no call.
+
+It binds the sockets, and starts `workers` processes that inherit them. One of them is the leader: it serves operators
+and the xenstores. A worker that ends is started again, after a growing pause when that happens again and again; when it
+was the leader, another one is named at once, but only after its process has ended: no two workers lead.
+
+What one worker tells the others goes through the supervisor (council.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gateway import __version__
+from gateway.config import Config
+from gateway.ops import process
+from gateway.workers.council import LOOK, Council
+from gateway.workers.link import LinkClosedError, UnansweredError
+from gateway.workers.processes import Stage, WorkerProcess
+from gateway.workers.release import Assignment, Release
+from gateway.workers.sockets import SharedSockets
+
+FIRST = 1  # the number of the worker that reads the files at the start
+HANGS = 10  # looks without a report after which a worker is replaced
+STARTS = 120  # the same while it starts
+LEAD = 30.0  # seconds for a worker to become the leader
+STEADY = 60.0  # seconds after which the end of a worker counts as the first
+FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0  # seconds before a worker is started whose predecessor did not last
+STOP = 10.0  # seconds beyond `grace` until a worker that does not stop is killed
+
+_log = structlog.get_logger("gateway")
+
+
+class Supervisor:
+    """The workers of one gateway. `run` starts them and returns the exit status."""
+
+    def __init__(self, path: Path, text: str, settings: Config) -> None:
+        self._path = path
+        self._text = text
+        self._settings = settings
+        self._sockets = SharedSockets(settings)
+        self._manager = process.from_environment()
+        self._council = Council()
+        self._naming = asyncio.Lock()
+        self._begun = asyncio.Event()  # the first worker serves the files
+        self._stopping = asyncio.Event()
+        self._is_ready = False
+        self._tasks = asyncio.TaskGroup()
+        self._status = 0
+        self._failure = ""  # why the first worker could not be started
+        self._cut = 0  # calls that were cut off at stop
+        self._answers: dict[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
+            "begin": self._begin,
+            "join": self._join,
+            "serving": self._serving,
+            "stopping": self._stops,
+            "stopped": self._stopped,
+            "report": self._report,
+            "alive": self._alive,
+            "notify": self._notify,
+            **self._council.answers,
+        }
+
+    async def run(self) -> int:
+        """Run the workers until a signal; returns the exit status."""
+        try:
+            await self._sockets.bind()
+            if self._settings.user is not None:
+                process.become(self._settings.user, self._sockets.files)
+            self._listen_to_signals()
+            async with self._tasks as tasks:
+                slots = [tasks.create_task(self._keep(number)) for number in range(1, self._settings.workers + 1)]
+                looking = [tasks.create_task(self._look()), tasks.create_task(self._feed_watchdog())]
+                await self._stopping.wait()
+                await self._stop(slots)
+                for task in looking:
+                    task.cancel()
+        finally:
+            self._sockets.close()
+        if self._failure:
+            raise OSError(self._failure)
+        if self._begun.is_set():
+            grace = self._settings.grace
+            cut = f"stopped after {grace:g} s, {self._cut} calls cut off" if self._cut else ""
+            _log.warning(cut) if cut else _log.info("stopped, nothing in flight")
+        return self._status
+
+    # Processes
+
+    async def _keep(self, number: int) -> None:
+        """Start a worker again whenever it has ended, until the gateway stops."""
+        short = 0  # lives in a row that were short
+        while not self._stopping.is_set():
+            member = await self._start(number)
+            if member is None:
+                await _wait_at_most(self._stopping, LAST_PAUSE)
+                continue
+            self._council.members[number] = member
+            if self._stopping.is_set():
+                member.process.kill()
+            await member.wait()
+            self._sockets.withdraw(number - 1)
+            self._council.retire(member)
+            if self._stopping.is_set():
+                return
+            if (
+                number == FIRST and not self._begun.is_set()
+            ):  # it has printed why the files, or the sockets, cannot be used
+                self._status = max(member.status, 1)
+                if member.status < 0:
+                    _log.error(f"the first worker was ended by {_ending(member.status)} before it could serve")
+                self._stopping.set()
+                return
+            self._tasks.create_task(self._name_leader())
+            lived = asyncio.get_running_loop().time() - member.began
+            short = 0 if lived >= STEADY else short + 1
+            pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** (short - 2)) if short > 1 else 0.0
+            self._council.restarts[number] = self._council.restarts.get(number, 0) + 1
+            _log.error(
+                f"worker {number} has ended; its calls in flight are lost, and it is started again",
+                pid=member.process.pid,
+                status=_ending(member.status),
+                lived=round(lived, 1),
+                pause=pause,
+            )
+            self._check_ready()
+            await _wait_at_most(self._stopping, pause)
+
+    async def _start(self, number: int) -> WorkerProcess | None:
+        """Start a worker; None: that is not possible now, which ends the start of the gateway."""
+        descriptors = [each for found in self._sockets.of(number - 1).values() for each in found]
+        try:
+            return await WorkerProcess.start(number, self._handle, descriptors)
+        except OSError as error:
+            why = f"worker {number} cannot be started: {sys.executable}: {error.strerror or error}"
+            if self._begun.is_set():
+                _log.error(why)
+            else:
+                self._failure = f"{why}; the user of the gateway must be able to run this program"
+                self._stopping.set()
+            return None
+
+    async def _stop(self, slots: list[asyncio.Task[None]]) -> None:
+        self._manager.stopping()
+        members = [each for each in self._council.members.values() if not each.ended.is_set()]
+        for member in members:
+            if member.stage is Stage.STARTING:  # it has no calls, and may wait for the first worker
+                member.process.kill()
+            member.link.tell("stop")
+        late = (await asyncio.wait(slots, timeout=self._settings.grace + STOP))[1]
+        for member in members if late else ():
+            if not member.ended.is_set():
+                _log.error(f"worker {member.number} does not stop: it is killed", pid=member.process.pid)
+                await member.kill()
+
+    async def _name_leader(self) -> None:
+        """Make a worker that serves the leader, unless there is one."""
+        council = self._council
+        async with self._naming:
+            while (council.leader is None or council.leader.ended.is_set()) and not self._stopping.is_set():
+                serving = [each for _, each in sorted(council.members.items()) if each.stage is Stage.SERVING]
+                council.leader = next((each for each in serving if not each.ended.is_set()), None)
+                if council.leader is None:
+                    return
+                await self._lead(council.leader)
+        self._check_ready()
+
+    async def _lead(self, member: WorkerProcess) -> None:
+        try:
+            await member.ask("lead", None, LEAD)
+        except (TimeoutError, LinkClosedError, UnansweredError) as error:
+            _log.error(f"worker {member.number} cannot lead: it is replaced", why=str(error) or type(error).__name__)
+            await member.kill()
+        else:
+            member.leads = True
+            _log.info(f"worker {member.number} leads: it serves operators and xenstores", pid=member.process.pid)
+
+    async def _look(self) -> None:
+        """Replace workers that hang. Looks are counted and not seconds: a host that was paused harms no worker."""
+        while True:
+            await asyncio.sleep(LOOK)
+            for member in [*self._council.members.values()]:
+                member.missed += 1
+                allowed = STARTS if member.stage in (Stage.STARTING, Stage.JOINED) else HANGS
+                if member.missed >= allowed and not member.ended.is_set():
+                    why = f"worker {member.number} has not reported for {member.missed * LOOK:g} s: it is replaced"
+                    _log.error(why, pid=member.process.pid)
+                    await member.kill()
+
+    async def _feed_watchdog(self) -> None:
+        """Notify systemd's watchdog while a worker reports that its buses answer; replace one that does not."""
+        interval = self._manager.watchdog
+        if interval is None:
+            return
+        while True:
+            await asyncio.sleep(interval / 2)
+            if not self._is_ready:
+                continue
+            now = asyncio.get_running_loop().time()
+            serving = [each for each in self._council.members.values() if each.stage is Stage.SERVING]
+            stale = [each for each in serving if now - each.alive_at > interval]
+            if len(stale) < len(serving) or not serving:
+                self._manager.alive(self._council.summary())
+                for member in stale:
+                    _log.error(f"worker {member.number} has no answer from its buses: it is replaced")
+                    await member.kill()
+
+    def _check_ready(self) -> None:
+        """Tell that the gateway is ready: there is a leader, and each worker serves, or has failed once."""
+        council, numbers = self._council, range(1, self._settings.workers + 1)
+        leader = council.leader
+        if self._is_ready or leader is None or not leader.leads:
+            return
+        if all(number in council.restarts or council.is_serving(number) for number in numbers):
+            self._is_ready = True
+            _log.info(
+                "ready",
+                revision=leader.revision,
+                methods=leader.methods,
+                listening=self._sockets.addresses,
+                workers=sum(map(council.is_serving, numbers)),
+            )
+            self._manager.ready(council.summary())
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def first_signal() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, second_signal, number)
+            self._stopping.set()
+
+        def second_signal(number: int) -> None:
+            for member in self._council.members.values():
+                if member.process.returncode is None:
+                    member.process.kill()
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, first_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        if self._council.leader is not None:
+            self._council.leader.link.tell("reload")
+
+    # What workers ask and tell
+
+    async def _handle(self, member: WorkerProcess, name: str, body: Any) -> Any:
+        return await self._answers[name](member, body)
+
+    async def _begin(self, member: WorkerProcess, version: str) -> Assignment | None:
+        """The first worker reads the files; the others load their program meanwhile, and then get the same files.
+
+        None: it is another version of the program, which would not understand the others.
+        """
+        council = self._council
+        if version != __version__:
+            return None
+        if member.number != FIRST:
+            await self._begun.wait()
+        sockets = self._sockets.of(member.number - 1)
+        watchdog = self._manager.watchdog
+        return Assignment(member.number, self._text, council.started, council.live, council.version, sockets, watchdog)
+
+    async def _join(self, member: WorkerProcess, body: tuple[int, Release | None]) -> bool:
+        """Whether a worker may serve; from then on it takes part. No: the mapping has changed since its start."""
+        is_current = await self._council.join(member, *body)
+        self._begun.set()
+        return is_current
+
+    async def _serving(self, member: WorkerProcess, body: tuple[str, int]) -> None:
+        member.revision, member.methods = body
+        member.stage = Stage.SERVING
+        member.missed, member.alive_at = 0, asyncio.get_running_loop().time()
+        self._tasks.create_task(self._name_leader())
+
+    async def _stops(self, member: WorkerProcess, _body: None) -> None:
+        member.stage = Stage.STOPPING
+
+    async def _stopped(self, _member: WorkerProcess, cut: int) -> None:
+        if self._stopping.is_set():
+            self._cut += cut
+
+    async def _report(self, member: WorkerProcess, summary: str) -> None:
+        member.missed = 0
+        member.summary = summary
+
+    async def _alive(self, member: WorkerProcess, _body: None) -> None:
+        member.alive_at = asyncio.get_running_loop().time()
+
+    async def _notify(self, member: WorkerProcess, lines: tuple[str, ...]) -> None:
+        if member is self._council.leader and self._is_ready:
+            self._manager.relay(*lines)
+
+
+async def run(path: Path, text: str, settings: Config) -> int:
+    """Run a gateway with several workers until a signal; returns the exit status."""
+    return await Supervisor(path, text, settings).run()
+
+
+async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _ending(status: int) -> str:
+    return str(status) if status >= 0 else signal.Signals(-status).name

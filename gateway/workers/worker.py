@@ -1,0 +1,343 @@
+"""One of several processes that serve: a gateway whose sockets, files and decisions are shared with the others.
+
+A worker joins before it serves: from then on it takes part in every decision. Then it reads what was decided until
+now, and listens. The leader serves operators and xenstores too; it asks the others for their part of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway import __version__, config, wiring
+from gateway.config import Config
+from gateway.core.admin.records import Change, StoredState
+from gateway.core.rpc.model import Outcome, Value
+from gateway.mapping.table import Table
+from gateway.ops import log, metrics
+from gateway.ops.metrics import Snapshot
+from gateway.pipeline.sessions import SessionNews
+from gateway.pipeline.task_methods import answer_worker
+from gateway.server import Gateway, run_until, start_from_files
+from gateway.workers import status
+from gateway.workers.council import Answers, Together, WorkerRow
+from gateway.workers.link import LinkClosedError
+from gateway.workers.recordings import SharedRecordings
+from gateway.workers.release import Assignment, Release
+from gateway.workers.sockets import ADMIN, METRICS, WEB
+from gateway.workers.team import RelayedNotifications, Team
+
+_log = structlog.get_logger("gateway")
+
+
+class OutdatedError(Exception):
+    """The mapping has changed while this worker started: the next one starts with the new one."""
+
+
+class WorkerGateway(Gateway):
+    """A gateway that is one of several."""
+
+    def __init__(self, path: Path, assignment: Assignment, team: Team) -> None:
+        self._assignment = assignment
+        self._team = team
+        started = assignment.started
+        start = start_from_files(path, assignment.config) if started is None else started.start(path)
+        super().__init__(path, start, wiring.InheritedSockets(_of_listeners(assignment.sockets), listening=False))
+        team.summary = self.readings.summary
+        self.manager = RelayedNotifications(team, assignment.watchdog)
+        self.migration.state.share_with(self._share)
+        self._prepared: tuple[Config, Table, Mapping[str, wiring.Upstream]] | None = None
+        self._leading = asyncio.Lock()
+        self._is_stopping = False
+        self._operators_stack = AsyncExitStack()
+        self._publishers_stack = AsyncExitStack()
+        team.handlers |= {
+            "lead": self._lead,
+            "follow": self._follow,
+            "kept": self._kept,
+            "save": self._save,
+            "prepare": self._prepare,
+            "commit": self._commit,
+            "refused": self._learn_refused,
+            "status": self._status,
+            "unready": self._unready,
+            "totals": self._totals,
+            "snapshot": self._snapshot,
+            "gone": self._gone,
+            "tasks": self._own_tasks,
+            "task": self._learn_task,
+            "about task": self._about_task,
+            "session": self._learn_sessions,
+            "logout": self._learn_logout,
+        }
+        self._recordings = SharedRecordings(assignment.number, self.recorder, team)
+        self.tasks.subscribe(lambda task, is_gone: team.news("task", (msgspec.json.encode(task), is_gone)))
+        self.tasks.others.connect(lambda number, *call: team.one(number, "about task", call))
+        self.sessions.connect(lambda news: team.news("session", news))
+
+    # Start and stop
+
+    async def _bind(self, stack: AsyncExitStack) -> None:
+        """Take the sockets that the supervisor has bound."""
+        for name, server in ((ADMIN, self._admin), (METRICS, self._monitoring), (WEB, self._web)):
+            if server is not None:
+                stack.push_async_callback(server.stop)
+                server.adopt(socket.socket(fileno=self._assignment.sockets[name][0]))
+        for transport in self.transports.values():
+            stack.push_async_callback(transport.stop, 0)
+            await transport.bind()
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Join the others, then let clients in."""
+        stack.push_async_callback(self._operators_stack.aclose)
+        stack.push_async_callback(self._recordings.stop)
+        stack.callback(self.recorder.stop)
+        stack.push_async_callback(self._drain)
+        await self._join()
+        await self.expose()
+        for transport in self.transports.values():
+            if isinstance(transport, wiring.HttpServer):
+                await transport.start()
+        stack.push_async_callback(self._publishers_stack.aclose)
+        stack.push_async_callback(self._lead_no_more)
+
+    async def _join(self) -> None:
+        assignment, release = self._assignment, None
+        if assignment.started is None:
+            release = Release.of(assignment.config, self.table, self._refused)
+        elif assignment.version and assignment.live is not None:
+            await self._apply(assignment.live)
+        if not await self._team.link.ask("join", (assignment.version, release)):
+            raise OutdatedError
+        await self._team.everyone("save")
+        tasks = await self._team.everyone("tasks", must=False)
+        for number, documents in tasks.by_worker.items():
+            for document in documents:
+                self.tasks.others.learn(number, document, is_gone=False)
+        await self.sessions.read()
+        state = self.migration.state
+        await state.refresh()
+        if state.trouble:
+            found = await self._team.everyone("kept", must=False)
+            for kept in found.by_worker.values():
+                await state.adopt(kept)
+
+    async def _apply(self, release: Release) -> None:
+        """Serve other files than those with which the gateway has started, as a reload does."""
+        start = release.start(self._path)
+        await self.apply_config(start.settings, start.table, wiring.upstreams(start.settings, self.quota))
+        self._refused = start.refused
+
+    def _announce(self) -> None:
+        _log.info("a worker serves", revision=self.table.revision)
+        self._team.link.tell("serving", (self.table.revision, len(self.table.routes())))
+
+    async def _lead(self, _body: None) -> None:
+        """Serve operators and xenstores from now on."""
+        async with self._leading:
+            if self._is_stopping:
+                raise OutdatedError
+            self.leads = True
+            self.warn(self.settings)
+            await self._serve_operators(self._operators_stack)
+            for store in self.stores:
+                await store.start()
+            await self.start_publishers(self._publishers_stack)
+            if not self._refused:
+                await self._store_table()
+
+    async def _lead_no_more(self) -> None:
+        async with self._leading:
+            self._is_stopping = True
+
+    async def _stop_transports(self) -> int:
+        cut = await super()._stop_transports()
+        self._team.link.tell("stopped", cut)
+        return cut
+
+    async def _store_table(self) -> None:
+        if self.leads:
+            await super()._store_table()
+
+    # Decisions
+
+    async def _share(self, change: Change, is_stored: bool) -> Sequence[str]:  # noqa: FBT001 - see state.store.Share
+        """Return once the change is in force in every worker that serves."""
+        return (await self._team.everyone("follow", (change, is_stored))).notes
+
+    async def _follow(self, body: tuple[Change, bool]) -> None:
+        change, is_stored = body
+        await self.migration.state.follow(change, is_stored=is_stored)
+
+    async def _kept(self, _body: None) -> StoredState:
+        return self.migration.state.kept
+
+    async def _save(self, _body: None) -> None:
+        """Write down what this worker knows and others may need."""
+        await self.migration.flush()
+        await self.sessions.save()
+
+    async def flush(self) -> None:
+        """Write down what every worker has counted until now."""
+        await self._team.everyone("save")
+        await super().flush()
+
+    # Files
+
+    async def _agree(self, text: str, table: Table) -> tuple[list[str], list[str]]:
+        answers: Answers = await self._team.link.ask("release", Release.of(text, table))
+        wrong = [
+            f"worker {number}: {problem}" for number, found in sorted(answers.by_worker.items()) for problem in found
+        ]
+        return wrong, [*answers.notes]
+
+    async def _prepare(self, release: Release) -> list[str]:
+        """Compile other files; the problems, if there are any."""
+        self._prepared = None
+        try:
+            settings = release.load(self._path)
+            table, problems = await asyncio.to_thread(wiring.compile_contents, settings, release.mappings, release.idl)
+            if not problems:
+                self._prepared = settings, table, wiring.upstreams(settings, self.quota)
+            return [str(problem) for problem in problems]
+        except config.ConfigError as error:
+            return [str(problem) for problem in error.problems]
+
+    async def _commit(self, _body: None) -> None:
+        """Serve what was prepared."""
+        assert self._prepared is not None, "prepared without a problem"
+        prepared, self._prepared = self._prepared, None
+        await self._replace(*prepared)
+
+    def _refuse(self, wrong: list[str]) -> None:
+        super()._refuse(wrong)
+        self._team.link.tell("refused", tuple(wrong))
+
+    async def _learn_refused(self, body: tuple[int, tuple[str, ...]]) -> None:
+        _, problems = body
+        self._refused = [*problems]
+
+    # The operator's view
+
+    async def status(self) -> Mapping[str, object]:
+        """The state of all workers together."""
+        own, others, rows = await asyncio.gather(
+            super().status(), self._team.everyone("status", must=False), self._team.link.ask("rows")
+        )
+        found: list[WorkerRow] = rows
+        return status.merged(self._assignment.number, own, others, found)
+
+    async def _status(self, _body: None) -> Mapping[str, Any]:
+        return await self.readings.status()
+
+    async def unready(self) -> list[str]:
+        """The reasons why calls of some worker cannot be made."""
+        own, others = await asyncio.gather(super().unready(), self._team.everyone("unready", must=False))
+        return status.reasons(own, others)
+
+    async def _unready(self, _body: None) -> list[str]:
+        return await self.readings.unready()
+
+    async def totals(self) -> tuple[int, int]:
+        """The finished calls of the workers that run, and those with a fault."""
+        own, others = await asyncio.gather(super().totals(), self._team.everyone("totals", must=False))
+        counted = [own, *others.by_worker.values()]
+        return sum(calls for calls, _ in counted), sum(faults for _, faults in counted)
+
+    async def _totals(self, _body: None) -> tuple[int, int]:
+        return self.calls.totals()
+
+    async def metrics(self) -> bytes:
+        """The series of all workers as text."""
+        own = await self.readings.snapshot()
+        together: Together = await self._team.link.ask("scrape", own)
+        all_ = metrics.merged([own, *together.others])
+        samples: dict[str, Mapping[tuple[str, ...], float]] = {
+            **all_.samples,
+            "xcp_gateway_workers": {(): together.workers},
+            "xcp_gateway_worker_restarts_total": {(): together.restarts},
+        }
+        return await asyncio.to_thread(metrics.render, replace(all_, samples=samples))
+
+    async def _snapshot(self, _body: None) -> Snapshot:
+        return await self.readings.snapshot()
+
+    # What other workers tell
+
+    async def _gone(self, number: int) -> None:
+        self.tasks.others.lost(number)
+        self._recordings.lost(number)
+
+    async def _own_tasks(self, _body: None) -> list[bytes]:
+        return [*map(msgspec.json.encode, self.tasks.own())]
+
+    async def _learn_task(self, body: tuple[int, tuple[bytes, bool]]) -> None:
+        number, (document, is_gone) = body
+        self.tasks.others.learn(number, document, is_gone=is_gone)
+
+    async def _about_task(self, body: tuple[str, Sequence[Value]]) -> Outcome | None:
+        method, values = body
+        return await answer_worker(self.tasks, method, values)
+
+    def end_session(self, session: str) -> None:
+        """A session has been closed, so it ends in every worker."""
+        super().end_session(session)
+        self._team.news("logout", session)
+
+    async def _learn_logout(self, body: tuple[int, str]) -> None:
+        _, session = body
+        super().end_session(session)
+
+    async def _learn_sessions(self, body: tuple[int, SessionNews]) -> None:
+        _, news = body
+        self.sessions.learn_news(news)
+
+
+def _of_listeners(sockets: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
+    return {name: found for name, found in sockets.items() if name not in (ADMIN, METRICS, WEB)}
+
+
+async def run(path: Path, descriptor: int) -> None:
+    """Run a worker until its supervisor stops it or has ended, or until SIGTERM. `descriptor`: of its link."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGHUP):  # those are for the supervisor
+        signal.signal(number, signal.SIG_IGN)
+    team = Team(socket.socket(fileno=descriptor))
+    loop.add_signal_handler(signal.SIGTERM, team.stop.set)
+    await team.link.start()
+    try:
+        assignment: Assignment | None = await team.link.ask("begin", __version__)
+        if assignment is None:
+            _log.error(f"the program is {__version__} now, and the gateway runs another version: restart the gateway")
+            return
+        settings = wiring.load_config(path, assignment.config)
+        log.configure(settings.log.format, settings.log.level, worker=assignment.number)
+        beside = [loop.create_task(team.report()), loop.create_task(_stop_alone(team))]
+        try:
+            await run_until(team.stop, team.reload, lambda: WorkerGateway(path, assignment, team))
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+    except OutdatedError:
+        _log.info("the mapping has changed while this worker started; it is started again")
+    except LinkClosedError:
+        _log.error("the supervisor has ended: this worker does not start")
+    finally:
+        await team.link.close()
+
+
+async def _stop_alone(team: Team) -> None:
+    """Stop when the supervisor has ended."""
+    await team.link.closed.wait()
+    _log.error("the supervisor has ended: this worker stops")
+    team.stop.set()

@@ -1,0 +1,437 @@
+"""Several processes serve as one gateway: one mode, one mapping, one admin socket, whichever of them dies or hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli.client import stream
+from gateway.ops.process import cores
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.clients import UnixConnection
+from tests.kit.gateway import TOY_MAPPING, Folder, Process
+from tests.kit.programs import TIMEOUT
+from tests.kit.toy_service import toy_service
+from tests.kit.workers import Team, running_team, with_workers
+
+pytestmark = pytest.mark.bus
+
+OFF = {"pattern": "echo", "mode": "off"}
+
+
+UPSTREAM = '[upstream.old]\nurl = "http+unix:///nowhere"\n'
+MAPPING = TOY_MAPPING.replace("service: toy", "service: toy\nlegacy: {upstream: old}").replace(
+    "effect: read}", "effect: read, mode: dbus}"
+)
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[PrivateBus]:
+    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        yield bus
+
+
+def made(path: Path, bus: PrivateBus) -> Folder:
+    folder = Folder(path)
+    folder.buses({"toolstack": (bus.address, "org.example.*")})
+    with_workers(folder)
+    folder.config.write_text(folder.config.read_text() + UPSTREAM)
+    folder.mapping(MAPPING)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, bus: PrivateBus) -> Folder:
+    """The folder of a gateway that a test starts itself."""
+    return made(tmp_path, bus)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, bus: PrivateBus) -> Iterator[tuple[Folder, Team]]:
+    folder = made(tmp_path_factory.mktemp("team"), bus)
+    with running_team(folder) as team:
+        yield folder, team
+
+
+@pytest.fixture
+def files(served: tuple[Folder, Team]) -> Folder:
+    """The folder of the gateway that tests share."""
+    return served[0]
+
+
+@pytest.fixture
+def team(served: tuple[Folder, Team]) -> Team:
+    """A gateway that tests share: what they kill comes back, and what they set they take back."""
+    folder, team = served
+    folder.mapping(MAPPING)
+    team.until(lambda rows: all(row["state"] == "serving" for row in rows) and any(row["leads"] for row in rows))
+    team.ask("POST", "/v1/reload")
+    if team.ask("GET", "/v1/modes"):
+        for mode in team.ask("GET", "/v1/modes"):
+            team.ask("POST", "/v1/mode/clear", {"pattern": mode["pattern"]})
+    return team
+
+
+def held(bus: PrivateBus) -> int:
+    """How many calls the toy service holds, once there are any."""
+    return int(_toy(bus, "Held"))
+
+
+def until_held(bus: PrivateBus, count: int) -> None:
+    """Wait until the toy service holds so many calls."""
+    end = time.monotonic() + TIMEOUT
+    while held(bus) < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def release(bus: PrivateBus) -> int:
+    """Let the toy service answer what it holds; how many calls those were."""
+    return int(_toy(bus, "Release"))
+
+
+def _toy(bus: PrivateBus, member: str) -> str:
+    to = ["--dest=org.example.toy", "/org/example/toy", f"org.example.Toy1.{member}"]
+    command = ["dbus-send", f"--bus={bus.address}", "--print-reply=literal", *to]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.split()[-1]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; its parent may not have noticed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_until_gone(*pids: int) -> None:
+    """Wait until these processes have ended."""
+    end = time.monotonic() + TIMEOUT
+    while not all(map(is_gone, pids)):
+        assert time.monotonic() < end, pids
+        time.sleep(0.02)
+
+
+# One gateway
+
+
+def test_both_serve_and_what_they_count_is_added(team: Team) -> None:
+    def counted() -> tuple[float, float, float]:
+        series = team.series("xcp_gateway_calls_total"), team.series("xcp_gateway_call_seconds_count")
+        return *series, team.ask("GET", "/v1/status")["services"][0]["calls"]
+
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        before = counted()
+        for connection in (one, other, other):
+            assert connection.call("echo", "hi") == "hi"
+        assert counted() == tuple(number + 3 for number in before)
+    assert team.series("xcp_gateway_workers") == 2
+    status = team.ask("GET", "/v1/status")
+    assert [row["state"] for row in status["workers"]] == ["serving", "serving"]
+    assert status["ready"]
+
+
+def test_a_mode_holds_in_both_when_the_command_returns(team: Team) -> None:
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        for _ in range(10):
+            changed = team.ask("POST", "/v1/mode", OFF)
+            assert changed["notes"] == []
+            assert "off" in one.call("echo", "hi")
+            assert "off" in other.call("echo", "hi")
+            team.ask("POST", "/v1/mode/clear", {"pattern": "echo"})
+            assert (one.call("echo", "hi"), other.call("echo", "hi")) == ("hi", "hi")
+
+
+def test_a_recording_has_the_calls_of_both(team: Team) -> None:
+    lines: list[dict[str, Any]] = []
+    wanted = {"patterns": ["echo"], "calls": 6}
+
+    def record() -> None:
+        stream(team.control, "POST", "/v1/record", wanted, lambda line: lines.append(json.loads(line)))
+
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        reader = threading.Thread(target=record)
+        reader.start()
+        end = time.monotonic() + TIMEOUT
+        while reader.is_alive() and time.monotonic() < end:  # until both record, and the recording is full
+            one.call("echo", "of one")
+            other.call("echo", "of the other")
+        reader.join()
+    assert "recording" in lines[0]
+    assert (lines[-1]["end"], lines[-1]["calls"], len(lines)) == ("6 calls", 6, 8)
+    recorded = {line["params"][0] for line in lines[1:-1]}
+    assert recorded == {"of one", "of the other"}
+
+
+def test_a_rollback_of_everything_needs_no_state_file_in_any_of_them(team: Team, files: Folder) -> None:
+    def rollbacks() -> int:
+        return sum(row["what"] == "rollback" for row in team.ask("GET", "/v1/audit"))
+
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        with closing(sqlite3.connect(files.path / "state.db", isolation_level=None)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            assert "is locked" in team.ask("POST", "/v1/rollback", {})["held"]
+            assert "'old'" in one.call("echo", "hi")  # the legacy service, which is not there
+            assert "'old'" in other.call("echo", "hi")
+        team.until(lambda _: rollbacks() > 0)
+        assert "'old'" in one.call("echo", "hi")
+        assert "'old'" in other.call("echo", "hi")
+        team.until(lambda _: team.series("xcp_gateway_state_trouble") == 0)
+        assert rollbacks() == 1, "each of them held it, and one has written it"
+
+
+# Mapping files
+
+
+def test_a_reload_is_served_by_both_or_by_none(team: Team, files: Folder) -> None:
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        files.mapping(MAPPING.replace("  echo:", "  mirror:"))
+        assert team.ask("POST", "/v1/reload")["added"] == ["mirror"]
+        assert (one.call("mirror", "hi"), other.call("mirror", "hi")) == ("hi", "hi")
+        files.mapping("no mapping")
+        refused = team.ask("POST", "/v1/reload")
+        assert refused["problems"]
+        assert (one.call("mirror", "hi"), other.call("mirror", "hi")) == ("hi", "hi")
+        assert team.series("xcp_gateway_mapping_refused") == 1
+
+
+def test_a_signal_reloads_all(team: Team, files: Folder) -> None:
+    files.mapping(MAPPING.replace("  echo:", "  mirror:"))
+    before = sum(line["event"] == "reloaded" for line in team.process.lines)
+    team.process.signal(signal.SIGHUP)
+    team.process.wait_until(lambda lines: sum(line["event"] == "reloaded" for line in lines) == before + 2)
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        assert (one.call("mirror", "hi"), other.call("mirror", "hi")) == ("hi", "hi")
+
+
+def test_a_worker_that_starts_again_serves_what_the_others_serve(team: Team, files: Folder) -> None:
+    """Whatever has happened to the files since they were loaded."""
+    files.mapping(MAPPING.replace("  echo:", "  mirror:"))
+    team.ask("POST", "/v1/reload")
+    team.ask("POST", "/v1/mode", {"pattern": "held", "mode": "off"})
+    files.mapping(MAPPING.replace("  echo:", "  other:"))
+    follower = team.follower()
+    os.kill(follower["pid"], signal.SIGKILL)
+    team.restarted(follower)
+    with team.connected_to(follower["number"]) as fresh:
+        assert fresh.call("mirror", "hi") == "hi"
+        assert "unknown method" in fresh.call("other", "hi")
+        assert "off" in fresh.call("held")
+    assert team.ask("GET", "/v1/status")["warnings"] == []
+
+
+# Workers that die
+
+
+def test_a_worker_that_is_killed_costs_its_own_calls_only(team: Team, bus: PrivateBus) -> None:
+    follower = team.follower()
+    leader = team.leader()["number"]
+    with team.connected_to(follower["number"]) as lost, team.connected_to(leader) as stays:
+        before, restarts = team.series("xcp_gateway_calls_total"), team.series("xcp_gateway_worker_restarts_total")
+        stays.send("hold")
+        lost.send("hold")
+        until_held(bus, 2)
+        os.kill(follower["pid"], signal.SIGKILL)
+        with pytest.raises((HTTPException, OSError)):
+            lost.answer()
+        assert release(bus) == 2
+        assert stays.answer() == "released"
+        for _ in range(20):  # the kernel gives no connection to the one that has ended
+            with closing(team.connect()) as another:
+                assert another.worker != follower["number"] or another.call("echo", "hi") == "hi"
+        assert team.restarted(follower)["pid"] != follower["pid"]
+        assert team.series("xcp_gateway_calls_total") > before
+        assert team.series("xcp_gateway_worker_restarts_total") == restarts + 1
+    assert release(bus) == 0  # nothing was sent again
+
+
+def test_when_the_leader_is_killed_another_one_serves_operators_and_no_write_is_repeated(
+    team: Team, files: Folder, bus: PrivateBus
+) -> None:
+    team.ask("POST", "/v1/mode", OFF)
+    leader, follower = team.leader(), team.follower()
+    with team.connected_to(leader["number"]) as lost, team.connected_to(follower["number"]) as stays:
+        lost.send("hold")
+        assert held(bus) == 1
+        os.kill(leader["pid"], signal.SIGKILL)
+        assert team.leader()["number"] == follower["number"]  # the first question already
+        with pytest.raises((HTTPException, OSError)):
+            lost.answer()
+        assert "off" in stays.call("echo", "hi")
+    assert team.ask("POST", "/v1/mode/clear", {"pattern": "echo"})["methods"][0]["after"] == "dbus"
+    team.restarted(leader)
+    assert team.leader()["number"] == follower["number"]
+    assert release(bus) == 1
+    assert files.control.is_socket()
+
+
+def test_counters_do_not_fall_when_a_worker_dies(team: Team) -> None:
+    follower = team.follower()
+    with team.connected_to(follower["number"]) as connection:
+        for _ in range(5):
+            connection.call("echo", "hi")
+    before = team.series("xcp_gateway_calls_total")
+    seconds = team.series("xcp_gateway_call_seconds_count")
+    os.kill(follower["pid"], signal.SIGKILL)
+    team.restarted(follower)
+    assert team.series("xcp_gateway_calls_total") >= before
+    assert team.series("xcp_gateway_call_seconds_count") >= seconds
+
+
+def test_one_that_hangs_is_named_and_replaced_before_a_mode_counts_as_set(team: Team) -> None:
+    follower = team.follower()
+    os.kill(follower["pid"], signal.SIGSTOP)
+    changed = team.ask("POST", "/v1/mode", OFF)
+    assert changed["notes"] == [f"worker {follower['number']} did not answer in 5 s; it is being replaced"]
+    assert is_gone(follower["pid"])
+    team.restarted(follower)
+    with team.connected_to(follower["number"]) as fresh:
+        assert "off" in fresh.call("echo", "hi")
+
+
+def test_one_that_hangs_is_replaced_though_nobody_asks_it(team: Team) -> None:
+    leader = team.leader()
+    os.kill(leader["pid"], signal.SIGSTOP)
+    team.process.wait_for(f"worker {leader['number']} has not reported for")
+    assert team.leader()["number"] != leader["number"]
+    team.restarted(leader)
+
+
+def test_one_that_is_told_to_stop_finishes_its_calls_and_is_started_again(team: Team, bus: PrivateBus) -> None:
+    follower = team.follower()
+    with team.connected_to(follower["number"]) as connection:
+        connection.send("hold")
+        assert held(bus) == 1
+        os.kill(follower["pid"], signal.SIGTERM)
+        team.until(lambda rows: any(row["state"] == "stopping" for row in rows))
+        release(bus)
+        assert connection.answer() == "released"
+    team.restarted(follower)
+
+
+# Start and stop
+
+
+def refused(folder: Folder, status: int) -> list[str]:
+    """What the command says that cannot start."""
+    process = Process(folder.config)
+    try:
+        assert process.wait() == status
+    finally:
+        process.end()
+    return [line["event"] for line in process.lines]
+
+
+def test_auto_is_one_a_core(folder: Folder) -> None:
+    folder.config.write_text(folder.config.read_text().replace("workers = 2", 'workers = "auto"'))
+    with running_team(folder) as team:
+        assert len(team.rows()) == (cores() if cores() > 1 else 0)
+
+
+def test_workers_without_a_state_file_are_refused(folder: Folder) -> None:
+    folder.config.write_text(folder.config.read_text().partition("[state]")[0])
+    said = "\n".join(refused(folder, 2))
+    assert "workers: 2 workers need a state file" in said
+
+
+def test_mapping_files_that_are_refused_end_the_start_with_their_problems_once(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecco"))
+    said = refused(folder, 4)
+    assert sum("Ecco" in line for line in said) == 1
+    assert not folder.control.exists()
+    assert not (folder.path / "rpc").exists()
+
+
+@pytest.fixture
+def own(folder: Folder) -> Iterator[Team]:
+    """A gateway that the test ends."""
+    with running_team(folder) as team:
+        yield team
+
+
+def test_a_stop_finishes_the_calls_of_all(own: Team, folder: Folder, bus: PrivateBus) -> None:
+    team = own
+    pids = [row["pid"] for row in team.rows()]
+    with team.connected_to(1) as one, team.connected_to(2) as other:
+        one.send("hold")
+        other.send("hold")
+        until_held(bus, 2)
+        team.process.signal(signal.SIGTERM)
+        team.process.wait_until(lambda lines: sum(line["event"] == "stopping" for line in lines) == 2)
+        release(bus)
+        assert (one.answer(), other.answer()) == ("released", "released")
+    assert team.process.wait() == 0
+    assert team.process.lines[-1]["event"] == "stopped, nothing in flight"
+    assert all(map(is_gone, pids))
+    assert not folder.control.exists()
+    assert not (folder.path / "rpc").exists()
+
+
+def test_workers_end_when_their_supervisor_was_killed(own: Team) -> None:
+    pids = [row["pid"] for row in own.rows()]
+    own.process.signal(signal.SIGKILL)
+    own.process.wait()
+    wait_until_gone(*pids)
+
+
+def test_systemd_is_told_by_the_supervisor_and_its_socket_is_shared(folder: Folder, tmp_path: Path) -> None:
+    folder.config.write_text(folder.config.read_text().replace(f"unix:{tmp_path}/rpc", "systemd:rpc"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, socket.socket(socket.AF_UNIX) as passed:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(TIMEOUT)
+        passed.bind(str(tmp_path / "passed"))
+        passed.listen()
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
+        through = [sys.executable, "-c", PASS_SOCKET, str(passed.fileno()), "rpc"]
+        with running_team(folder, environment=environment, through=through, pass_fds=[passed.fileno()]) as team:
+            assert manager.recv(4096).startswith(b"READY=1\nSTATUS=2 workers; the leader: revision")
+            assert until(manager, b"WATCHDOG=1")
+            workers: set[int] = set()
+            end = time.monotonic() + TIMEOUT
+            while workers != {1, 2}:
+                assert time.monotonic() < end, workers
+                connection = UnixConnection(str(tmp_path / "passed"))
+                name = f"over-unix-{len(team.process.lines)}"
+                body = json.dumps({"jsonrpc": "2.0", "method": "label", "id": 1})
+                connection.request("POST", "/jsonrpc", body, {"X-Request-Id": name})
+                assert json.loads(connection.getresponse().read())["result"] == "toy"
+                connection.close()
+                workers.add(team.line(name)["worker"])
+            team.process.signal(signal.SIGHUP)
+            assert until(manager, b"RELOADING=1")
+            assert until(manager, b"READY=1")
+            team.process.signal(signal.SIGTERM)
+            assert until(manager, b"STOPPING=1")
+            assert team.process.wait() == 0
+    assert (tmp_path / "passed").is_socket()
+
+
+# What systemd does between fork and exec, sd_listen_fds(3).
+PASS_SOCKET = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def until(manager: socket.socket, start: bytes) -> bool:
+    """Wait for a notification that begins so."""
+    while not manager.recv(4096).startswith(start):
+        pass
+    return True

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.core.admin.records import MethodId, StateRefused
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
-from gateway.workers.team import Team
+from gateway.workers.other_workers import OtherWorkers
 
 _Request: TypeAlias = tuple[
     int, int, frozenset[MethodId], RecordingLimits
@@ -32,16 +32,20 @@ class _Ending(msgspec.Struct):
 class SharedRecordings:
     """The recordings of one worker: those that its operators have begun, and its part of those of the leader."""
 
-    def __init__(self, number: int, recorder: Recorder, team: Team) -> None:
+    def __init__(self, number: int, recorder: Recorder, other_workers: OtherWorkers) -> None:
         self._number = number
         self._recorder = recorder
-        self._team = team
+        self._other_workers = other_workers
         self._numbers = count(1)
         self._own: dict[int, RecordingSession] = {}
         self._parts: dict[tuple[int, int], RecordingSession] = {}  # by number of the leader and of the recording
         self._tasks: set[asyncio.Task[None]] = set()
         recorder.on_begin = self._begun
-        team.handlers |= {"record": self._record, "recorded": self._recorded, "record no more": self._record_no_more}
+        other_workers.handlers |= {
+            "record": self._record,
+            "recorded": self._recorded,
+            "record no more": self._record_no_more,
+        }
 
     async def stop(self) -> None:
         """End everything."""
@@ -66,14 +70,14 @@ class SharedRecordings:
         def end(ended: RecordingSession) -> None:
             ends(ended)
             del self._own[number]
-            self._team.news("record no more", number)
+            self._other_workers.news("record no more", number)
 
         recording.on_end = end
         request: _Request = self._number, number, recording.methods, recording.limits
         self._spawn(self._ask(request))
 
     async def _ask(self, request: _Request) -> None:
-        await self._team.everyone("record", request, must=False)
+        await self._other_workers.everyone("record", request, must=False)
 
     async def _recorded(self, body: tuple[int, bytes]) -> bool:
         """Take a line of another worker; False: the recording has ended."""
@@ -108,7 +112,7 @@ class SharedRecordings:
             is_header = True
             async for text in part.lines("", ""):
                 if text.strip() and not is_header:
-                    is_answer, is_wanted = await self._team.one(leader, "recorded", (number, text))
+                    is_answer, is_wanted = await self._other_workers.one(leader, "recorded", (number, text))
                     if not is_answer or not is_wanted:
                         part.close("the reader has disconnected")
                 is_header = False

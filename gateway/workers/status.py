@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.admin.health import ServiceRow
 from gateway.core.admin.status import BreakerState, BusStatus, UpstreamStatus
-from gateway.workers.council import Answers, WorkerRow
+from gateway.workers.coordinator import Answers, WorkerRow
 
 _BREAKERS = tuple(each.value for each in (BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN))
 _ADDED = ("in_flight", "tasks", "buffered")

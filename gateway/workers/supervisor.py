@@ -4,7 +4,7 @@ It binds the sockets, and starts `workers` processes that inherit them. One of t
 and the xenstores. A worker that ends is started again, after a growing pause when that happens again and again; when it
 was the leader, another one is named at once, but only after its process has ended: no two workers lead.
 
-What one worker tells the others goes through the supervisor (council.py).
+What one worker tells the others goes through the supervisor (coordinator.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import structlog
 from gateway import __version__
 from gateway.config import Config
 from gateway.ops import process
-from gateway.workers.council import LOOK, Council
+from gateway.workers.coordinator import LOOK, Coordinator
 from gateway.workers.link import LinkClosedError, UnansweredError
 from gateway.workers.processes import Stage, WorkerProcess
-from gateway.workers.release import Assignment, Release
+from gateway.workers.served_files import Assignment, ServedFiles
 from gateway.workers.sockets import SharedSockets
 
 FIRST = 1  # the number of the worker that reads the files at the start
@@ -48,7 +48,7 @@ class Supervisor:
         self._settings = settings
         self._sockets = SharedSockets(settings)
         self._manager = process.from_environment()
-        self._council = Council()
+        self._coordinator = Coordinator()
         self._naming = asyncio.Lock()
         self._begun = asyncio.Event()  # the first worker serves the files
         self._stopping = asyncio.Event()
@@ -66,7 +66,7 @@ class Supervisor:
             "report": self._report,
             "alive": self._alive,
             "notify": self._notify,
-            **self._council.answers,
+            **self._coordinator.answers,
         }
 
     async def run(self) -> int:
@@ -103,12 +103,12 @@ class Supervisor:
             if member is None:
                 await _wait_at_most(self._stopping, LAST_PAUSE)
                 continue
-            self._council.members[number] = member
+            self._coordinator.members[number] = member
             if self._stopping.is_set():
                 member.process.kill()
             await member.wait()
             self._sockets.withdraw(number - 1)
-            self._council.retire(member)
+            self._coordinator.retire(member)
             if self._stopping.is_set():
                 return
             if (
@@ -123,7 +123,7 @@ class Supervisor:
             lived = asyncio.get_running_loop().time() - member.began
             short = 0 if lived >= STEADY else short + 1
             pause = min(LAST_PAUSE, FIRST_PAUSE * 2 ** (short - 2)) if short > 1 else 0.0
-            self._council.restarts[number] = self._council.restarts.get(number, 0) + 1
+            self._coordinator.restarts[number] = self._coordinator.restarts.get(number, 0) + 1
             _log.error(
                 f"worker {number} has ended; its calls in flight are lost, and it is started again",
                 pid=member.process.pid,
@@ -150,7 +150,7 @@ class Supervisor:
 
     async def _stop(self, slots: list[asyncio.Task[None]]) -> None:
         self._manager.stopping()
-        members = [each for each in self._council.members.values() if not each.ended.is_set()]
+        members = [each for each in self._coordinator.members.values() if not each.ended.is_set()]
         for member in members:
             if member.stage is Stage.STARTING:  # it has no calls, and may wait for the first worker
                 member.process.kill()
@@ -163,14 +163,14 @@ class Supervisor:
 
     async def _name_leader(self) -> None:
         """Make a worker that serves the leader, unless there is one."""
-        council = self._council
+        coordinator = self._coordinator
         async with self._naming:
-            while (council.leader is None or council.leader.ended.is_set()) and not self._stopping.is_set():
-                serving = [each for _, each in sorted(council.members.items()) if each.stage is Stage.SERVING]
-                council.leader = next((each for each in serving if not each.ended.is_set()), None)
-                if council.leader is None:
+            while (coordinator.leader is None or coordinator.leader.ended.is_set()) and not self._stopping.is_set():
+                serving = [each for _, each in sorted(coordinator.members.items()) if each.stage is Stage.SERVING]
+                coordinator.leader = next((each for each in serving if not each.ended.is_set()), None)
+                if coordinator.leader is None:
                     return
-                await self._lead(council.leader)
+                await self._lead(coordinator.leader)
         self._check_ready()
 
     async def _lead(self, member: WorkerProcess) -> None:
@@ -187,7 +187,7 @@ class Supervisor:
         """Replace workers that hang. Looks are counted and not seconds: a host that was paused harms no worker."""
         while True:
             await asyncio.sleep(LOOK)
-            for member in [*self._council.members.values()]:
+            for member in [*self._coordinator.members.values()]:
                 member.missed += 1
                 allowed = STARTS if member.stage in (Stage.STARTING, Stage.JOINED) else HANGS
                 if member.missed >= allowed and not member.ended.is_set():
@@ -205,30 +205,30 @@ class Supervisor:
             if not self._is_ready:
                 continue
             now = asyncio.get_running_loop().time()
-            serving = [each for each in self._council.members.values() if each.stage is Stage.SERVING]
+            serving = [each for each in self._coordinator.members.values() if each.stage is Stage.SERVING]
             stale = [each for each in serving if now - each.alive_at > interval]
             if len(stale) < len(serving) or not serving:
-                self._manager.alive(self._council.summary())
+                self._manager.alive(self._coordinator.summary())
                 for member in stale:
                     _log.error(f"worker {member.number} has no answer from its buses: it is replaced")
                     await member.kill()
 
     def _check_ready(self) -> None:
         """Tell that the gateway is ready: there is a leader, and each worker serves, or has failed once."""
-        council, numbers = self._council, range(1, self._settings.workers + 1)
-        leader = council.leader
+        coordinator, numbers = self._coordinator, range(1, self._settings.workers + 1)
+        leader = coordinator.leader
         if self._is_ready or leader is None or not leader.leads:
             return
-        if all(number in council.restarts or council.is_serving(number) for number in numbers):
+        if all(number in coordinator.restarts or coordinator.is_serving(number) for number in numbers):
             self._is_ready = True
             _log.info(
                 "ready",
                 revision=leader.revision,
                 methods=leader.methods,
                 listening=self._sockets.addresses,
-                workers=sum(map(council.is_serving, numbers)),
+                workers=sum(map(coordinator.is_serving, numbers)),
             )
-            self._manager.ready(council.summary())
+            self._manager.ready(coordinator.summary())
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -239,7 +239,7 @@ class Supervisor:
             self._stopping.set()
 
         def second_signal(number: int) -> None:
-            for member in self._council.members.values():
+            for member in self._coordinator.members.values():
                 if member.process.returncode is None:
                     member.process.kill()
             loop.remove_signal_handler(number)
@@ -251,8 +251,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        if self._council.leader is not None:
-            self._council.leader.link.tell("reload")
+        if self._coordinator.leader is not None:
+            self._coordinator.leader.link.tell("reload")
 
     # What workers ask and tell
 
@@ -264,18 +264,20 @@ class Supervisor:
 
         None: it is another version of the program, which would not understand the others.
         """
-        council = self._council
+        coordinator = self._coordinator
         if version != __version__:
             return None
         if member.number != FIRST:
             await self._begun.wait()
         sockets = self._sockets.of(member.number - 1)
         watchdog = self._manager.watchdog
-        return Assignment(member.number, self._text, council.started, council.live, council.version, sockets, watchdog)
+        return Assignment(
+            member.number, self._text, coordinator.started, coordinator.live, coordinator.version, sockets, watchdog
+        )
 
-    async def _join(self, member: WorkerProcess, body: tuple[int, Release | None]) -> bool:
+    async def _join(self, member: WorkerProcess, body: tuple[int, ServedFiles | None]) -> bool:
         """Whether a worker may serve; from then on it takes part. No: the mapping has changed since its start."""
-        is_current = await self._council.join(member, *body)
+        is_current = await self._coordinator.join(member, *body)
         self._begun.set()
         return is_current
 
@@ -300,7 +302,7 @@ class Supervisor:
         member.alive_at = asyncio.get_running_loop().time()
 
     async def _notify(self, member: WorkerProcess, lines: tuple[str, ...]) -> None:
-        if member is self._council.leader and self._is_ready:
+        if member is self._coordinator.leader and self._is_ready:
             self._manager.relay(*lines)
 
 

@@ -29,12 +29,12 @@ from gateway.pipeline.sessions import SessionNews
 from gateway.pipeline.task_methods import answer_worker
 from gateway.server import Gateway, run_until, start_from_files
 from gateway.workers import status
-from gateway.workers.council import Answers, Together, WorkerRow
+from gateway.workers.coordinator import Answers, Scrape, WorkerRow
 from gateway.workers.link import LinkClosedError
+from gateway.workers.other_workers import OtherWorkers, RelayedNotifications
 from gateway.workers.recordings import SharedRecordings
-from gateway.workers.release import Assignment, Release
+from gateway.workers.served_files import Assignment, ServedFiles
 from gateway.workers.sockets import ADMIN, METRICS, WEB
-from gateway.workers.team import RelayedNotifications, Team
 
 _log = structlog.get_logger("gateway")
 
@@ -46,21 +46,21 @@ class OutdatedError(Exception):
 class WorkerGateway(Gateway):
     """A gateway that is one of several."""
 
-    def __init__(self, path: Path, assignment: Assignment, team: Team) -> None:
+    def __init__(self, path: Path, assignment: Assignment, other_workers: OtherWorkers) -> None:
         self._assignment = assignment
-        self._team = team
+        self._other_workers = other_workers
         started = assignment.started
         start = start_from_files(path, assignment.config) if started is None else started.start(path)
         super().__init__(path, start, wiring.InheritedSockets(_of_listeners(assignment.sockets), listening=False))
-        team.summary = self.readings.summary
-        self.manager = RelayedNotifications(team, assignment.watchdog)
+        other_workers.summary = self.readings.summary
+        self.manager = RelayedNotifications(other_workers, assignment.watchdog)
         self.migration.state.share_with(self._share)
         self._prepared: tuple[Config, Table, Mapping[str, wiring.Upstream]] | None = None
         self._leading = asyncio.Lock()
         self._is_stopping = False
         self._operators_stack = AsyncExitStack()
         self._publishers_stack = AsyncExitStack()
-        team.handlers |= {
+        other_workers.handlers |= {
             "lead": self._lead,
             "follow": self._follow,
             "kept": self._kept,
@@ -79,10 +79,10 @@ class WorkerGateway(Gateway):
             "session": self._learn_sessions,
             "logout": self._learn_logout,
         }
-        self._recordings = SharedRecordings(assignment.number, self.recorder, team)
-        self.tasks.subscribe(lambda task, is_gone: team.news("task", (msgspec.json.encode(task), is_gone)))
-        self.tasks.others.connect(lambda number, *call: team.one(number, "about task", call))
-        self.sessions.connect(lambda news: team.news("session", news))
+        self._recordings = SharedRecordings(assignment.number, self.recorder, other_workers)
+        self.tasks.subscribe(lambda task, is_gone: other_workers.news("task", (msgspec.json.encode(task), is_gone)))
+        self.tasks.others.connect(lambda number, *call: other_workers.one(number, "about task", call))
+        self.sessions.connect(lambda news: other_workers.news("session", news))
 
     # Start and stop
 
@@ -111,15 +111,15 @@ class WorkerGateway(Gateway):
         stack.push_async_callback(self._lead_no_more)
 
     async def _join(self) -> None:
-        assignment, release = self._assignment, None
+        assignment, served = self._assignment, None
         if assignment.started is None:
-            release = Release.of(assignment.config, self.table, self._refused)
+            served = ServedFiles.of(assignment.config, self.table, self._refused)
         elif assignment.version and assignment.live is not None:
             await self._apply(assignment.live)
-        if not await self._team.link.ask("join", (assignment.version, release)):
+        if not await self._other_workers.link.ask("join", (assignment.version, served)):
             raise OutdatedError
-        await self._team.everyone("save")
-        tasks = await self._team.everyone("tasks", must=False)
+        await self._other_workers.everyone("save")
+        tasks = await self._other_workers.everyone("tasks", must=False)
         for number, documents in tasks.by_worker.items():
             for document in documents:
                 self.tasks.others.learn(number, document, is_gone=False)
@@ -127,19 +127,19 @@ class WorkerGateway(Gateway):
         state = self.migration.state
         await state.refresh()
         if state.trouble:
-            found = await self._team.everyone("kept", must=False)
+            found = await self._other_workers.everyone("kept", must=False)
             for kept in found.by_worker.values():
                 await state.adopt(kept)
 
-    async def _apply(self, release: Release) -> None:
+    async def _apply(self, served: ServedFiles) -> None:
         """Serve other files than those with which the gateway has started, as a reload does."""
-        start = release.start(self._path)
+        start = served.start(self._path)
         await self.apply_config(start.settings, start.table, wiring.upstreams(start.settings, self.quota))
         self._refused = start.refused
 
     def _announce(self) -> None:
         _log.info("a worker serves", revision=self.table.revision)
-        self._team.link.tell("serving", (self.table.revision, len(self.table.routes())))
+        self._other_workers.link.tell("serving", (self.table.revision, len(self.table.routes())))
 
     async def _lead(self, _body: None) -> None:
         """Serve operators and xenstores from now on."""
@@ -161,7 +161,7 @@ class WorkerGateway(Gateway):
 
     async def _stop_transports(self) -> int:
         cut = await super()._stop_transports()
-        self._team.link.tell("stopped", cut)
+        self._other_workers.link.tell("stopped", cut)
         return cut
 
     async def _store_table(self) -> None:
@@ -172,7 +172,7 @@ class WorkerGateway(Gateway):
 
     async def _share(self, change: Change, is_stored: bool) -> Sequence[str]:  # noqa: FBT001 - see state.store.Share
         """Return once the change is in force in every worker that serves."""
-        return (await self._team.everyone("follow", (change, is_stored))).notes
+        return (await self._other_workers.everyone("follow", (change, is_stored))).notes
 
     async def _follow(self, body: tuple[Change, bool]) -> None:
         change, is_stored = body
@@ -188,24 +188,24 @@ class WorkerGateway(Gateway):
 
     async def flush(self) -> None:
         """Write down what every worker has counted until now."""
-        await self._team.everyone("save")
+        await self._other_workers.everyone("save")
         await super().flush()
 
     # Files
 
     async def _agree(self, text: str, table: Table) -> tuple[list[str], list[str]]:
-        answers: Answers = await self._team.link.ask("release", Release.of(text, table))
+        answers: Answers = await self._other_workers.link.ask("serve", ServedFiles.of(text, table))
         wrong = [
             f"worker {number}: {problem}" for number, found in sorted(answers.by_worker.items()) for problem in found
         ]
         return wrong, [*answers.notes]
 
-    async def _prepare(self, release: Release) -> list[str]:
+    async def _prepare(self, served: ServedFiles) -> list[str]:
         """Compile other files; the problems, if there are any."""
         self._prepared = None
         try:
-            settings = release.load(self._path)
-            table, problems = await asyncio.to_thread(wiring.compile_contents, settings, release.mappings, release.idl)
+            settings = served.load(self._path)
+            table, problems = await asyncio.to_thread(wiring.compile_contents, settings, served.mappings, served.idl)
             if not problems:
                 self._prepared = settings, table, wiring.upstreams(settings, self.quota)
             return [str(problem) for problem in problems]
@@ -220,7 +220,7 @@ class WorkerGateway(Gateway):
 
     def _refuse(self, wrong: list[str]) -> None:
         super()._refuse(wrong)
-        self._team.link.tell("refused", tuple(wrong))
+        self._other_workers.link.tell("refused", tuple(wrong))
 
     async def _learn_refused(self, body: tuple[int, tuple[str, ...]]) -> None:
         _, problems = body
@@ -231,7 +231,7 @@ class WorkerGateway(Gateway):
     async def status(self) -> Mapping[str, object]:
         """The state of all workers together."""
         own, others, rows = await asyncio.gather(
-            super().status(), self._team.everyone("status", must=False), self._team.link.ask("rows")
+            super().status(), self._other_workers.everyone("status", must=False), self._other_workers.link.ask("rows")
         )
         found: list[WorkerRow] = rows
         return status.merged(self._assignment.number, own, others, found)
@@ -241,7 +241,7 @@ class WorkerGateway(Gateway):
 
     async def unready(self) -> list[str]:
         """The reasons why calls of some worker cannot be made."""
-        own, others = await asyncio.gather(super().unready(), self._team.everyone("unready", must=False))
+        own, others = await asyncio.gather(super().unready(), self._other_workers.everyone("unready", must=False))
         return status.reasons(own, others)
 
     async def _unready(self, _body: None) -> list[str]:
@@ -249,7 +249,7 @@ class WorkerGateway(Gateway):
 
     async def totals(self) -> tuple[int, int]:
         """The finished calls of the workers that run, and those with a fault."""
-        own, others = await asyncio.gather(super().totals(), self._team.everyone("totals", must=False))
+        own, others = await asyncio.gather(super().totals(), self._other_workers.everyone("totals", must=False))
         counted = [own, *others.by_worker.values()]
         return sum(calls for calls, _ in counted), sum(faults for _, faults in counted)
 
@@ -259,7 +259,7 @@ class WorkerGateway(Gateway):
     async def metrics(self) -> bytes:
         """The series of all workers as text."""
         own = await self.readings.snapshot()
-        together: Together = await self._team.link.ask("scrape", own)
+        together: Scrape = await self._other_workers.link.ask("scrape", own)
         all_ = metrics.merged([own, *together.others])
         samples: dict[str, Mapping[tuple[str, ...], float]] = {
             **all_.samples,
@@ -291,7 +291,7 @@ class WorkerGateway(Gateway):
     def end_session(self, session: str) -> None:
         """A session has been closed, so it ends in every worker."""
         super().end_session(session)
-        self._team.news("logout", session)
+        self._other_workers.news("logout", session)
 
     async def _learn_logout(self, body: tuple[int, str]) -> None:
         _, session = body
@@ -311,19 +311,21 @@ async def run(path: Path, descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGHUP):  # those are for the supervisor
         signal.signal(number, signal.SIG_IGN)
-    team = Team(socket.socket(fileno=descriptor))
-    loop.add_signal_handler(signal.SIGTERM, team.stop.set)
-    await team.link.start()
+    other_workers = OtherWorkers(socket.socket(fileno=descriptor))
+    loop.add_signal_handler(signal.SIGTERM, other_workers.stop.set)
+    await other_workers.link.start()
     try:
-        assignment: Assignment | None = await team.link.ask("begin", __version__)
+        assignment: Assignment | None = await other_workers.link.ask("begin", __version__)
         if assignment is None:
             _log.error(f"the program is {__version__} now, and the gateway runs another version: restart the gateway")
             return
         settings = wiring.load_config(path, assignment.config)
         log.configure(settings.log.format, settings.log.level, worker=assignment.number)
-        beside = [loop.create_task(team.report()), loop.create_task(_stop_alone(team))]
+        beside = [loop.create_task(other_workers.report()), loop.create_task(_stop_alone(other_workers))]
         try:
-            await run_until(team.stop, team.reload, lambda: WorkerGateway(path, assignment, team))
+            await run_until(
+                other_workers.stop, other_workers.reload, lambda: WorkerGateway(path, assignment, other_workers)
+            )
         finally:
             for task in beside:
                 task.cancel()
@@ -333,11 +335,11 @@ async def run(path: Path, descriptor: int) -> None:
     except LinkClosedError:
         _log.error("the supervisor has ended: this worker does not start")
     finally:
-        await team.link.close()
+        await other_workers.link.close()
 
 
-async def _stop_alone(team: Team) -> None:
+async def _stop_alone(other_workers: OtherWorkers) -> None:
     """Stop when the supervisor has ended."""
-    await team.link.closed.wait()
+    await other_workers.link.closed.wait()
     _log.error("the supervisor has ended: this worker stops")
-    team.stop.set()
+    other_workers.stop.set()

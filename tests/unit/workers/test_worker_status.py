@@ -19,7 +19,7 @@ from gateway.core.admin.status import BusStatus, UpstreamStatus
 from gateway.ops import process
 from gateway.ops.metrics import Snapshot, merged
 from gateway.workers import status
-from gateway.workers.council import Answers, WorkerRow
+from gateway.workers.coordinator import Answers, WorkerRow
 from gateway.workers.sockets import SharedSockets
 from tests.kit.gateway import Folder
 

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway.ops.process import ServiceManager
-from gateway.workers.council import LOOK, Answers, Question
+from gateway.workers.coordinator import LOOK, Answers, Question
 from gateway.workers.link import Link, LinkClosedError
 from gateway.workers.processes import BOUND
 
 ALONE = Answers({}, ("the supervisor has ended, so the other workers are not asked; all of them stop",))
 
 
-class Team:
+class OtherWorkers:
     """The link of one worker. `handlers` answer questions by their name; `stop` and `reload` are set by the supervisor.
 
     Questions come only after this worker has joined, when every handler is there.
@@ -29,7 +29,7 @@ class Team:
         self.reload = asyncio.Event()
 
     async def everyone(self, name: str, body: Any = None, *, must: bool = True, seconds: float = BOUND) -> Answers:
-        """Ask all others; see council.Question."""
+        """Ask all others; see coordinator.Question."""
         try:
             answers: Answers = await self.link.ask("everyone", Question(name, body, seconds, must))
         except LinkClosedError:
@@ -64,18 +64,18 @@ class Team:
 class RelayedNotifications(ServiceManager):
     """Notifications of a worker: the supervisor passes those of the leader on to the service manager."""
 
-    def __init__(self, team: Team, watchdog: float | None) -> None:
+    def __init__(self, other_workers: OtherWorkers, watchdog: float | None) -> None:
         super().__init__("", watchdog)
-        self._team = team
+        self._other_workers = other_workers
 
     def alive(self, status: str) -> None:
         """Report that the buses answer."""
         del status
-        self._team.link.tell("alive")
+        self._other_workers.link.tell("alive")
 
     def stopping(self) -> None:
         """Report that this worker takes no more calls."""
-        self._team.link.tell("stopping")
+        self._other_workers.link.tell("stopping")
 
     def _notify(self, *lines: str) -> None:
-        self._team.link.tell("notify", lines)
+        self._other_workers.link.tell("notify", lines)

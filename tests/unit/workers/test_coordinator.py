@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from gateway.ops.metrics import Snapshot
-from gateway.workers.council import Answers, Council, Question
+from gateway.workers.coordinator import Answers, Coordinator, Question
 from gateway.workers.link import Link, LinkClosedError, UnansweredError
 from gateway.workers.processes import Stage, WorkerProcess
-from gateway.workers.release import Release
+from gateway.workers.served_files import ServedFiles
 
 Handle = Callable[[str, Any], Awaitable[Any]]
-OLD, NEW = Release("old"), Release("new")
+OLD, NEW = ServedFiles("old"), ServedFiles("new")
 
 
 class Scripted:
@@ -38,7 +38,7 @@ class Scripted:
 
 
 @asynccontextmanager
-async def member(council: Council, number: int, script: Scripted) -> AsyncIterator[WorkerProcess]:
+async def member(coordinator: Coordinator, number: int, script: Scripted) -> AsyncIterator[WorkerProcess]:
     """A process that sleeps, while the test answers in its place."""
     own, its = socket.socketpair()
     process = await asyncio.create_subprocess_exec("sleep", "infinity")
@@ -46,7 +46,7 @@ async def member(council: Council, number: int, script: Scripted) -> AsyncIterat
     made = WorkerProcess(number, process, Link(own, _nothing))
     await made.link.start()
     await worker.start()
-    council.members[number] = made
+    coordinator.members[number] = made
     made.stage = Stage.SERVING
     waiting = asyncio.get_running_loop().create_task(made.wait())
     try:
@@ -62,67 +62,70 @@ async def _nothing(_name: str, _body: Any) -> None:
 
 
 @asynccontextmanager
-async def council_of(scripts: Mapping[int, Scripted]) -> AsyncIterator[tuple[Council, WorkerProcess]]:
-    """A council that serves the old files; the first of its workers asks."""
-    council = Council()
+async def coordinator_of(scripts: Mapping[int, Scripted]) -> AsyncIterator[tuple[Coordinator, WorkerProcess]]:
+    """A coordinator that serves the old files; the first of its workers asks."""
+    coordinator = Coordinator()
     async with AsyncExitStack() as stack:
-        members = [await stack.enter_async_context(member(council, *each)) for each in scripts.items()]
-        await council.join(members[0], 0, OLD)
+        members = [await stack.enter_async_context(member(coordinator, *each)) for each in scripts.items()]
+        await coordinator.join(members[0], 0, OLD)
         members[0].stage = Stage.SERVING
-        yield council, members[0]
+        yield coordinator, members[0]
 
 
-async def release(council: Council, asking: WorkerProcess) -> Answers:
-    answers: Answers = await council.answers["release"](asking, NEW)
+async def serve_new(coordinator: Coordinator, asking: WorkerProcess) -> Answers:
+    answers: Answers = await coordinator.answers["serve"](asking, NEW)
     return answers
 
 
 async def test_files_that_one_worker_cannot_serve_are_served_by_none() -> None:
     able, unable = Scripted(prepare=[]), Scripted(prepare=["gateway.toml:1:1: no"])
-    async with council_of({1: Scripted(), 2: able, 3: unable}) as (council, asking):
-        assert await release(council, asking) == Answers({3: ["gateway.toml:1:1: no"]})
+    async with coordinator_of({1: Scripted(), 2: able, 3: unable}) as (coordinator, asking):
+        assert await serve_new(coordinator, asking) == Answers({3: ["gateway.toml:1:1: no"]})
         assert (able.asked, unable.asked) == (["prepare"], ["prepare"])
-        assert (council.live, council.version) == (OLD, 0)
+        assert (coordinator.live, coordinator.version) == (OLD, 0)
 
 
 async def test_files_that_all_can_serve_are_served_by_all_and_by_those_that_start_later() -> None:
     others = {number: Scripted(prepare=[]) for number in (2, 3)}
-    async with council_of({1: Scripted(), **others}) as (council, asking):
-        assert await release(council, asking) == Answers({})
+    async with coordinator_of({1: Scripted(), **others}) as (coordinator, asking):
+        assert await serve_new(coordinator, asking) == Answers({})
         assert [each.asked for each in others.values()] == [["prepare", "commit"]] * 2
-        assert (council.live, council.version, council.started) == (NEW, 1, OLD)
-        late = council.members[3]
-        assert not await council.join(late, 0, None), "it has started with the old files"
-        assert await council.join(late, 1, None)
+        assert (coordinator.live, coordinator.version, coordinator.started) == (NEW, 1, OLD)
+        late = coordinator.members[3]
+        assert not await coordinator.join(late, 0, None), "it has started with the old files"
+        assert await coordinator.join(late, 1, None)
 
 
 async def test_one_that_fails_to_serve_them_is_replaced_before_the_answer() -> None:
     failing = Scripted(prepare=[], commit=RuntimeError("a bug"))
-    async with council_of({1: Scripted(), 2: failing}) as (council, asking):
-        answers = await release(council, asking)
+    async with coordinator_of({1: Scripted(), 2: failing}) as (coordinator, asking):
+        answers = await serve_new(coordinator, asking)
         assert answers.notes == ("worker 2 could not answer (commit: RuntimeError); it is being replaced",)
-        assert council.members[2].ended.is_set()
-        assert council.live == NEW
+        assert coordinator.members[2].ended.is_set()
+        assert coordinator.live == NEW
 
 
 async def test_one_that_does_not_answer_in_time_has_ended_before_the_answer() -> None:
-    async with council_of({1: Scripted(), 2: Scripted(follow="hang"), 3: Scripted(follow="done")}) as (council, asking):
-        answers = await council.everyone(asking, Question("follow", seconds=0.01))
+    async with coordinator_of({1: Scripted(), 2: Scripted(follow="hang"), 3: Scripted(follow="done")}) as (
+        coordinator,
+        asking,
+    ):
+        answers = await coordinator.everyone(asking, Question("follow", seconds=0.01))
         assert answers == Answers({3: "done"}, ("worker 2 did not answer in 0.01 s; it is being replaced",))
-        assert council.members[2].status < 0
+        assert coordinator.members[2].status < 0
 
 
 async def test_one_that_need_not_answer_stays() -> None:
-    async with council_of({1: Scripted(), 2: Scripted(status="hang")}) as (council, asking):
-        answers = await council.everyone(asking, Question("status", seconds=0.01, must=False))
+    async with coordinator_of({1: Scripted(), 2: Scripted(status="hang")}) as (coordinator, asking):
+        answers = await coordinator.everyone(asking, Question("status", seconds=0.01, must=False))
         assert answers == Answers({}, ("worker 2 did not answer in 0.01 s",))
-        assert not council.members[2].ended.is_set()
+        assert not coordinator.members[2].ended.is_set()
 
 
 async def test_one_that_has_not_joined_is_not_asked() -> None:
-    async with council_of({1: Scripted(), 2: Scripted(follow="done")}) as (council, asking):
-        council.members[2].stage = Stage.STARTING
-        assert await council.everyone(asking, Question("follow")) == Answers({})
+    async with coordinator_of({1: Scripted(), 2: Scripted(follow="done")}) as (coordinator, asking):
+        coordinator.members[2].stage = Stage.STARTING
+        assert await coordinator.everyone(asking, Question("follow")) == Answers({})
 
 
 async def test_what_a_worker_had_counted_at_the_last_scrape_stays_when_it_ends() -> None:
@@ -132,13 +135,13 @@ async def test_what_a_worker_had_counted_at_the_last_scrape_stays_when_it_ends()
         }
         return Snapshot({**samples, "xcp_gateway_calls_in_flight": {(): in_flight}}, {}, {})
 
-    async with council_of({1: Scripted(), 2: Scripted(snapshot=counted(5, 3))}) as (council, asking):
-        before = await council.answers["scrape"](asking, counted(1, 0))
+    async with coordinator_of({1: Scripted(), 2: Scripted(snapshot=counted(5, 3))}) as (coordinator, asking):
+        before = await coordinator.answers["scrape"](asking, counted(1, 0))
         assert before.others == [Snapshot({}, {}, {}), counted(5, 3)]
-        ended = council.members[2]
+        ended = coordinator.members[2]
         await ended.kill()
-        council.retire(ended)
-        after = await council.answers["scrape"](asking, counted(2, 0))
+        coordinator.retire(ended)
+        after = await coordinator.answers["scrape"](asking, counted(2, 0))
         assert after.others == [counted(5, 3).counters()]
         assert (after.workers, after.restarts) == (1, 0)
 

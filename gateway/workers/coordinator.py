@@ -18,7 +18,7 @@ import structlog
 from gateway.ops.metrics import Snapshot, merged
 from gateway.workers.link import LinkClosedError, UnansweredError
 from gateway.workers.processes import BOUND, Stage, WorkerProcess
-from gateway.workers.release import Release
+from gateway.workers.served_files import ServedFiles
 
 LOOK = 1.0  # seconds between two reports of a worker, and between two looks of the supervisor
 PREPARE = 60.0  # seconds for a worker to compile a new mapping
@@ -57,7 +57,7 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class Scrape:
     """What a scrape needs beside the samples of the worker that asks."""
 
     others: Sequence[Snapshot]
@@ -65,23 +65,23 @@ class Together:
     restarts: int
 
 
-class Council:
+class Coordinator:
     """The members, and what they ask of each other."""
 
     def __init__(self) -> None:
         self.members: dict[int, WorkerProcess] = {}  # by number, from 1
         self.leader: WorkerProcess | None = None
         self.restarts: dict[int, int] = {}  # by number
-        self.started: Release | None = None
-        self.live: Release | None = None
+        self.started: ServedFiles | None = None
+        self.live: ServedFiles | None = None
         self.version = 0  # of `live`
         self._retired = Snapshot({}, {}, {})  # counters of workers that have ended, as of the last scrape
-        self._releasing = asyncio.Lock()
+        self._replacing = asyncio.Lock()
         self.answers: Mapping[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
             "everyone": self.everyone,
             "news": self._news,
             "to": self._to,
-            "release": self._release,
+            "serve": self._serve,
             "refused": self._refused,
             "scrape": self._scrape,
             "rows": self._rows,
@@ -97,11 +97,11 @@ class Council:
         serving = sum(map(self.is_serving, self.members))
         return f"{serving} workers; the leader: {self.leader.summary if self.leader is not None else 'none'}"
 
-    async def join(self, member: WorkerProcess, version: int, release: Release | None) -> bool:
+    async def join(self, member: WorkerProcess, version: int, served: ServedFiles | None) -> bool:
         """Whether a worker has the mapping that is served now; from then on it takes part."""
-        async with self._releasing:  # between two versions nobody joins
+        async with self._replacing:  # between two versions nobody joins
             if self.started is None:
-                self.started = self.live = release
+                self.started = self.live = served
             if version != self.version:
                 return False
             member.stage, member.missed = Stage.JOINED, 0
@@ -157,14 +157,14 @@ class Council:
             return False, ""
         return await self._ask(member, question)
 
-    async def _release(self, asking: WorkerProcess, release: Release) -> Answers:
+    async def _serve(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
         """Let all others serve other files, or none: the answers are the problems of those that cannot."""
-        async with self._releasing:
-            prepared = await self.everyone(asking, Question("prepare", release, PREPARE))
+        async with self._replacing:
+            prepared = await self.everyone(asking, Question("prepare", served, PREPARE))
             problems = {number: found for number, found in prepared.by_worker.items() if found}
             if problems:
                 return Answers(problems, prepared.notes)
-            self.live, self.version = release, self.version + 1  # also when the leader ends now
+            self.live, self.version = served, self.version + 1  # also when the leader ends now
             done = await self.everyone(asking, Question("commit", None, COMMIT))
             return Answers({}, (*prepared.notes, *done.notes))
 
@@ -174,7 +174,7 @@ class Council:
             self.live = replace(self.live, refused=problems)
         await self._news(asking, ("refused", problems))
 
-    async def _scrape(self, asking: WorkerProcess, own: Snapshot) -> Together:
+    async def _scrape(self, asking: WorkerProcess, own: Snapshot) -> Scrape:
         """The samples of all others. Of one that does not answer those of the last scrape stay."""
         asking.snapshot = own
         asked = dict(self.members)
@@ -184,7 +184,7 @@ class Council:
                 asked[number].snapshot = taken
         others = [each.snapshot for each in self.members.values() if each is not asking and each.snapshot is not None]
         serving = sum(map(self.is_serving, self.members))
-        return Together([self._retired, *others], serving, sum(self.restarts.values()))
+        return Scrape([self._retired, *others], serving, sum(self.restarts.values()))
 
     async def _rows(self, _asking: WorkerProcess, _body: None) -> list[WorkerRow]:
         return [

@@ -17,7 +17,7 @@ from gateway.server import MappingError, Start
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ServedFiles:
     """The content of the files that are served. `refused`: the problems of newer files, which are not served."""
 
     config: str
@@ -26,7 +26,7 @@ class Release:
     refused: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, text: str, table: Table, refused: Sequence[str] = ()) -> Release:
+    def of(cls, text: str, table: Table, refused: Sequence[str] = ()) -> ServedFiles:
         """The files of a table, and the text of its config."""
         mappings, idl = (
             {str(path): content for path, content in files.items()} for files in (table.mappings, table.idl)
@@ -56,8 +56,8 @@ class Assignment:
 
     number: int
     config: str  # the text with which the gateway has started
-    started: Release | None
-    live: Release | None
+    started: ServedFiles | None
+    live: ServedFiles | None
     version: int  # of `live`
     sockets: Mapping[str, Sequence[int]]  # descriptors by name; see SharedSockets
     watchdog: float | None  # seconds in which it must report that its buses answer

@@ -331,9 +331,17 @@ def test_a_client_that_leaves_ends_the_upstreams_connection(gateway: Front, tcp:
 
 @pytest.mark.parametrize("half", [True, False])
 def test_a_client_that_ends_its_body_early_ends_the_upstreams(gateway: Front, half: bool) -> None:
-    gateway.upstream.serve = lambda connection: (read_head(connection), read_to_end(connection))[1]
+    begun = threading.Event()
+
+    def take(connection: socket.socket) -> bytes:
+        read_head(connection)
+        begun.set()
+        return read_to_end(connection)
+
+    gateway.upstream.serve = take
     with gateway.connected() as client:
         client.sendall(b"PUT /import HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\npart")
+        assert begun.wait(TIMEOUT), "a client that leaves sooner is not passed on at all"
         if half:
             client.shutdown(socket.SHUT_WR)
             assert read_head(client).startswith(b"HTTP/1.1 400 ")

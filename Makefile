@@ -21,10 +21,10 @@ lint: setup ## format, lint, types, import contracts, sizes
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/house.py
 
-test: lint ## what check does, and all other tests: unit tests on each core, then two files on each, since these wait a lot
+test: lint ## what check does, and all other tests, one file on each core at a time, the longest first
 	@scripts/programs python ansible fence node
 	$(BIN)/pytest -q -n auto --dist loadfile tests/unit
-	$(BIN)/pytest -q -n $$((2 * $$(nproc))) --dist loadfile --no-loadscope-reorder -rs tests --ignore tests/unit
+	$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder -rs tests --ignore tests/unit
 
 test-busy: setup ## make test beside two busy loops, RUNS=1 times: a test that depends on speed fails here
 	for run in $$(seq $(or $(RUNS),1)); do scripts/busy make --no-print-directory test || exit; done

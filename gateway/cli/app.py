@@ -41,11 +41,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Command(TyperCommand):
-    """A command whose help shows a flag without a type."""
+    """A command whose help shows a flag without a type, and a required argument without braces."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options and arguments."""
         return _without_type(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage: `[OPTIONS] METHOD [ARG...]`."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 class CommandGroup(TyperGroup):

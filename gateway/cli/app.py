@@ -127,7 +127,9 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The config file of the gateway.", envvar="XCP_GATEWAY_CONFIG")
 ]
 SocketOption = Annotated[
-    Path, typer.Option("--socket", help="The admin socket of the gateway.", envvar="XCP_GATEWAY_SOCKET")
+    Path,
+    # whether the user may open it is said by client.not_connected
+    typer.Option("--socket", help="The admin socket of the gateway.", envvar="XCP_GATEWAY_SOCKET", readable=False),
 ]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for the audit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

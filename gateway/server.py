@@ -11,7 +11,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -31,16 +31,14 @@ from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
 from gateway.core.admin.access import Caller
-from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.last_good import LastGood
 from gateway.mapping.problem import Problem
-from gateway.mapping.table import EndpointTable, Table, changes, describe_routes
+from gateway.mapping.table import Table, changes, describe_routes
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.worker import SWITCH_INTERVAL
 from gateway.ops import metrics, process
 from gateway.pipeline import trace
-from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.replay import Replayer
 from gateway.readings import Readings
 from gateway.state import clock
@@ -351,8 +349,10 @@ class Gateway(Assembly):
         return self._web.invite(caller)
 
     async def call(self, request: CallBody) -> Mapping[str, object]:
-        """Make one call as a client of the first endpoint that matches the request."""
-        endpoint = self._find_endpoint(request)
+        """Make one call as a client of the endpoint that the request means."""
+        endpoint = trace.select_endpoint(
+            self.endpoints.exchanges, request.method, request.listener, request.path, request.codec
+        )
         params: list[Value] = request.params  # JSON values are legacy values
         outcome, steps = await trace.explain(endpoint, request.method, params, Peer("admin"))
         ended: Mapping[str, object] = (
@@ -368,37 +368,6 @@ class Gateway(Assembly):
             else {"value": outcome.value}
         )
         return {**ended, "endpoint": str(endpoint.table.key), "codec": endpoint.codec.name, "steps": steps}
-
-    def _find_endpoint(self, request: CallBody) -> RpcEndpoint:
-        """The endpoint that the request allows, if possible one that maps the method.
-
-        Of several on one listener that have the same route the first is as good as any; other choices are the caller's.
-        """
-        allowed = {
-            key: endpoint
-            for key, endpoint in self.endpoints.exchanges.items()
-            if request.listener in (None, key.listener)
-            and request.path in (None, key.path)
-            and request.codec in (None, endpoint.codec.name)
-        }
-        if not allowed:
-            known = ", ".join(str(key) for key in self.endpoints.exchanges)
-            raise LookupError(f"no such endpoint; there are: {known}")
-        mapping = {key: each for key, each in allowed.items() if each.table.find(request.method).route is not None}
-        found = mapping or allowed
-        services = {
-            frozenset(route.service for route in _routes(each.table, request.method)) for each in found.values()
-        }
-        if len({key.listener for key in found}) > 1 or len(services) > 1:
-            names = ", ".join(str(key) for key in found)
-            raise LookupError(f"several endpoints take this call: {names}; choose one with --listener and --path")
-        return next(iter(found.values()))
-
-
-def _routes(table: EndpointTable, method: str) -> Iterable[Route]:
-    """The route of a method, or where it is not mapped, those of the whole endpoint."""
-    route = table.find(method).route
-    return table.routes.values() if route is None else (route,)
 
 
 def _first_table(settings: Config, last_good: LastGood) -> tuple[Table, list[str]]:

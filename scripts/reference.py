@@ -183,7 +183,7 @@ def options(command: Any) -> list[tuple[str, str]]:
     """Each option and argument of a command, and its help."""
     found = []
     for each in command.get_params(_Context(command)):
-        if each.name == "help":
+        if each.name == "help" or getattr(each, "hidden", False):
             continue
         is_option = each.param_type_name == "option"
         value = "" if getattr(each, "is_flag", False) else f" {each.metavar or each.name.upper()}"

@@ -96,9 +96,9 @@ xenstore  {store}"""
 
 def _stay(environment: Environment, *, as_json: bool) -> NoReturn:
     if as_json:
-        names = ("bus", "url", "control", "config", "log", "store")
+        names = ("bus", "url", "admin", "config", "log", "store")
         _print_json({name: str(getattr(environment, name)) for name in names} | {"no_store": environment.no_store})
-    out.print(Text(_TO_TRY.format(environment, control=shlex.quote(str(environment.control)), vm=_VM)), soft_wrap=True)
+    out.print(Text(_TO_TRY.format(environment, admin=shlex.quote(str(environment.admin)), vm=_VM)), soft_wrap=True)
     missing = f"  (There is no xenstore: {environment.no_store})\n"
     out.print(Text(missing if environment.no_store else _IN_STORE.format(environment)), soft_wrap=True)
     out.print(Text(f"  The config:        {environment.config}\n"), soft_wrap=True)
@@ -111,13 +111,13 @@ _TO_TRY = """\
 Running until Ctrl-C. The gateway's log: {0.log}
 In another terminal, so that each command finds this gateway:
 
-  export XCP_GATEWAY_SOCKET={control}
+  export XCP_GATEWAY_SOCKET={admin}
 
   A legacy client:   curl -d '{{"jsonrpc":"2.0","id":1,"method":"perfmon.status"}}' {0.url}/perfmon/jsonrpc
   Mapped methods:    xcp-gateway routes
   One call:          xcp-gateway call SR.list dbg --path /storage --explain
   Calls on the bus:  dbus-monitor --address {0.bus} "type='method_call'"
-  Status:            xcp-gateway status
+  Status:            xcp-gateway status   # of the legacy services only xapi runs here
   A web page:        xcp-gateway web
 
   Both sides of a method, the old xapi and D-Bus:

@@ -75,7 +75,7 @@ directories = ["{mappings}"]
 
 [admin]
 web = "tcp:127.0.0.1:0"
-socket = "{directory}/control"
+socket = "{directory}/admin"
 
 [state]
 file = "{directory}/state.db"
@@ -119,7 +119,7 @@ class Environment:
     url: str
     unix: Path
     store: Path  # XENSTORED_PATH of its clients
-    control: Path
+    admin: Path
     config: Path
     log: Path
     no_store: str = ""
@@ -154,7 +154,7 @@ def start_environment(port: int = 0) -> Iterator[Environment]:
         config = _write_config(directory, address, port, store=not no_store)
         command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
         gateway = stack.enter_context(_process("the gateway", command, directory / "gateway.log"))
-        listening = _wait_for_gateway(gateway, directory / "control")
+        listening = _wait_for_gateway(gateway, directory / "admin")
         old.wait(lambda: _accepts(directory / "old-xapi"))
         yield Environment(
             directory=directory,
@@ -162,7 +162,7 @@ def start_environment(port: int = 0) -> Iterator[Environment]:
             url=f"http://{listening.removeprefix('tcp:')}",
             unix=directory / "rpc",
             store=directory / "store" / "socket",
-            control=directory / "control",
+            admin=directory / "admin",
             config=config,
             log=directory / "gateway.log",
             no_store=no_store,
@@ -280,13 +280,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_for_gateway(gateway: _Process, control: Path) -> str:
+def _wait_for_gateway(gateway: _Process, admin: Path) -> str:
     """Wait until the gateway is ready; return its first address."""
     addresses: list[str] = []
 
     def ready() -> bool:
         try:
-            status = client.ask(control, "GET", "/v1/status")
+            status = client.ask(admin, "GET", "/v1/status")
         except client.UnreachableError:
             return False
         addresses[:] = status["listening"]

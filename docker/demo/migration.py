@@ -18,7 +18,7 @@ from rich.text import Text
 from demo.environment import Environment
 from demo.http_clients import PASSWORD, USER, WEB
 from demo.report import GATEWAY, OLD, CallCheck, CommandOutput, equals
-from gateway.cli import client as control
+from gateway.cli import client
 
 METHOD = "VM.get_record"
 DB = "OpaqueRef:22222222-bbbb-4bbb-8bbb-000000000002"
@@ -97,7 +97,7 @@ def run(environment: Environment, *words: str) -> CommandOutput:
     """Run a command of xcp-gateway as an operator does; return its output."""
     width = shutil.get_terminal_size().columns - INDENT
     colours = {"FORCE_COLOR": "1"} if sys.stdout.isatty() else {}
-    command = [sys.executable, "-m", "gateway", *words, "--socket", str(environment.control)]
+    command = [sys.executable, "-m", "gateway", *words, "--socket", str(environment.admin)]
     variables = {**os.environ, **colours, "COLUMNS": str(width)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     return CommandOutput(done.stdout + done.stderr)
@@ -109,7 +109,7 @@ def _wait_for_comparison(environment: Environment, call: _Call) -> None:
     On a busy machine the two sides may run too far apart to be compared: then the call is made again.
     """
     end, left_out = time.monotonic() + TIMEOUT, 0
-    while not (row := control.ask(environment.control, "GET", f"/v1/methods?pattern={METHOD}")[0])["comparisons"]:
+    while not (row := client.ask(environment.admin, "GET", f"/v1/methods?pattern={METHOD}")[0])["comparisons"]:
         if time.monotonic() > end:
             raise TimeoutError(f"no answer to {METHOD} was compared within {TIMEOUT:g} s")
         if (now := sum(row["not_compared"].values())) > left_out:

@@ -41,11 +41,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Command(TyperCommand):
-    """A command whose help shows a flag without a type."""
+    """A command whose help shows a flag without a type, and a required argument without braces."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options and arguments."""
         return _without_type(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage: `[OPTIONS] METHOD [ARG...]`."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
 
 class CommandGroup(TyperGroup):
@@ -123,7 +127,9 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The config file of the gateway.", envvar="XCP_GATEWAY_CONFIG")
 ]
 SocketOption = Annotated[
-    Path, typer.Option("--socket", help="The admin socket of the gateway.", envvar="XCP_GATEWAY_SOCKET")
+    Path,
+    # whether the user may open it is said by client.not_connected
+    typer.Option("--socket", help="The admin socket of the gateway.", envvar="XCP_GATEWAY_SOCKET", readable=False),
 ]
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for the audit.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -54,9 +55,7 @@ async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float)
         ):
             content = await response.read()
     except (aiohttp.ClientError, OSError) as error:
-        raise UnreachableError(
-            f"no gateway answers on {socket}: is it running? `--socket` names another socket"
-        ) from error
+        raise not_connected(socket, error) from error
     answer = _decoded(socket, content)
     if isinstance(answer, dict) and "error" in answer:
         raise RefusedError(answer["error"], response.status)
@@ -80,11 +79,17 @@ async def _stream(socket: Path, verb: str, path: str, body: object, on_line: OnL
                 for line in filter(None, lines):
                     on_line(line)
     except aiohttp.ClientConnectorError as error:
-        raise UnreachableError(
-            f"no gateway answers on {socket}: is it running? `--socket` names another socket"
-        ) from error
+        raise not_connected(socket, error) from error
     except (aiohttp.ClientError, TimeoutError) as error:
         raise UnreachableError(f"the gateway on {socket} has closed the connection") from error
+
+
+def not_connected(socket: Path, error: Exception) -> UnreachableError:
+    """The error in words: no gateway, or a socket that this user may not open."""
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+        who = "only root, the gateway's user, and the group of the socket may"
+        return UnreachableError(f"you may not connect to {socket}: {who}; `read` and `change` of [admin] give rights")
+    return UnreachableError(f"no gateway answers on {socket}: is it running? `--socket` names another socket")
 
 
 def _refuse(socket: Path, content: bytes, status: int) -> NoReturn:

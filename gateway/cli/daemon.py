@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C; SIGHUP loads config and mapping files again.
 
-    With `workers` in the config, this process starts so many others, which serve, and replaces those that end.
+    With `workers` in the config, this process starts that number of others, which serve, and replaces those that end.
 
     Example: `xcp-gateway run --config /etc/xcp-gateway/gateway.toml`
     """
@@ -86,7 +86,8 @@ def run(
 @app.command(rich_help_panel=FILES)
 def check(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Mapping files or directories; default: those of the config.")
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the config."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
@@ -197,7 +198,7 @@ def schema(
 def routes(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Mapping files or directories; default: those of the running gateway."),
+        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the running gateway."),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     *,
@@ -216,7 +217,9 @@ def routes(
 
 @app.command(rich_help_panel=GATEWAY)
 def call(
-    method: Annotated[str, typer.Argument(help="The legacy method: VM.start", autocompletion=completion.methods)],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="The legacy method: VM.start", autocompletion=completion.methods)
+    ],
     args: Annotated[
         list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
     ] = None,

@@ -25,7 +25,8 @@ from gateway.cli.output import out, print_json, report_problems
 @app.command(rich_help_panel=FILES)
 def docs(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Mapping files or directories; default: those of the config.")
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the config."),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     directory: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Write the pages there.")] = Path(),

@@ -121,5 +121,6 @@ def _command(socket: Path, verb: str, name: str, why: str, *, as_json: bool) -> 
     out.print(f"{view['name']}: {view['state']} at {step} (plan {view['plan']})")
     if view["why"]:
         out.print(f"  {view['why']}", style="dim")
-    if view["numbers"]:
+    counted = {name: value for name, value in view["numbers"].items() if name != "step_seconds"}
+    if any(counted.values()):  # not of a step that has just begun
         out.print(f"  {numbers(view['numbers'])}", style="dim")

@@ -41,7 +41,10 @@ def _scaffold() -> None:
 @scaffold.command()
 def xenapi(
     file: Annotated[
-        Path, typer.Argument(help="The datamodel: the JSON that xapi ships (xenapi.json), or a subset of it.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The datamodel: the JSON that xapi ships (xenapi.json), or a subset of it."
+        ),
     ],
     directory: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Write the files there.")] = Path(),
     bus_name: Annotated[
@@ -106,7 +109,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; 
 
 @scaffold.command()
 def bus(
-    name: Annotated[str, typer.Argument(help="The bus name of the running service.")],
+    name: Annotated[str, typer.Argument(metavar="BUS_NAME", help="The bus name of the running service.")],
     address: Annotated[
         str, typer.Option("--address", "-a", help="The address of the bus; default: that of the config.")
     ] = "",
@@ -208,7 +211,7 @@ UpstreamName = Annotated[
 
 @scaffold.command()
 def openrpc(
-    file: Annotated[Path, typer.Argument(help="An OpenRPC document, or the answer to `rpc.discover`.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An OpenRPC document, or the answer to `rpc.discover`.")],
     bus_name: BusName,
     directory: Output = Path(),
     service: ServiceName = "",
@@ -240,7 +243,10 @@ def openrpc(
 @scaffold.command()
 def methods(
     url: Annotated[
-        str, typer.Argument(help="The legacy service: http://, https:// or http+unix://%2Frun%2Fsocket/path.")
+        str,
+        typer.Argument(
+            metavar="URL", help="The legacy service: http://, https:// or http+unix://%2Frun%2Fsocket/path."
+        ),
     ],
     bus_name: BusName,
     codec: Annotated[
@@ -295,7 +301,7 @@ def methods(
 
 @scaffold.command()
 def recording(
-    file: Annotated[Path, typer.Argument(help="A recording of `xcp-gateway record`.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
     bus_name: BusName,
     directory: Output = Path(),
     service: ServiceName = "",

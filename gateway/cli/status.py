@@ -169,8 +169,10 @@ def _share(row: Row) -> Text:
 
 
 def _source(row: Row) -> Text:
-    rollout = f" ({row['rollout']})" if row["rollout"] else ""
-    return Text(row["set_by"] + rollout, "dim" if row["set_by"] == "mapping" else "")
+    """ "rollout default (running)"; where another source holds, "root (rollout done)"."""
+    source, state = row["set_by"], row["rollout"]
+    rollout = f" ({state})" if source.startswith("rollout ") else f" (rollout {state})"
+    return Text(source + (rollout if state else ""), "dim" if source == "mapping" else "")
 
 
 def _equal(row: Row) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import time
@@ -133,7 +134,7 @@ class RolloutCommands:
         if isinstance(before, str):
             return Rejected(f"the rollout of {name} {before}")
         if before is None:
-            return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}")
+            return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}: {_LISTED}")
         wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, RolloutSubject) else ""
         if command is Command.APPROVE and (changed := before.remapped(members(name, self.routes()))):
             wrong = f"the mapping of {', '.join(changed)} has changed, its counts begin anew: wait for the gate"
@@ -172,7 +173,10 @@ class RolloutCommands:
 
     def _set_by_a_person(self, subject: RolloutSubject) -> str:
         theirs = set_by_persons(subject.members, self.state.overrides, self._moment())
-        return f"{in_words(theirs[0])}, which has precedence over a rollout: clear that mode first" if theirs else ""
+        if not theirs:
+            return ""
+        clear = f"`xcp-gateway mode clear {shlex.quote(theirs[0].pattern)}`"
+        return f"{in_words(theirs[0])}, which has precedence over a rollout: clear that mode first, with {clear}"
 
     def _ended(self, name: str, who: str) -> PutRollout | None:
         _, before = self._known(name)
@@ -210,9 +214,13 @@ class RolloutCommands:
         )
 
 
+_LISTED = "`xcp-gateway rollout list` shows every rollout"
+
+
 def _under_way(name: str, before: RolloutDocument | str | None) -> str:
     if isinstance(before, RolloutDocument) and before.progress.state is RolloutState.DONE:
-        return f"{name} has moved already: to give it back, abort its rollout"
+        end = f"end it with `xcp-gateway rollout abort {name}`, which sets its methods to legacy"
+        return f"the rollout of {name} is done: {end}; then a new one can start"
     if isinstance(before, RolloutDocument) and not before.over:
-        return f"the rollout of {name} is under way: {before.progress.state.value}, at {before.step}"
+        return f"the rollout of {name} is under way: {before.progress.state.value}, at {before.step}; {_LISTED}"
     return ""

@@ -1,8 +1,8 @@
-"""Makes one call through an endpoint and writes down the value at each step: the output of `call --explain`."""
+"""Makes one call through an endpoint and writes down the value at each step: `xcp-gateway call --explain`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from msgspec import structs
@@ -11,6 +11,8 @@ from gateway.core.dbus.target import MethodCall
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Envelope, Fault, Outcome, Peer, RefusedCall, Value
+from gateway.mapping.problem import did_you_mean, one_of
+from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.dispatcher import UNMAPPED
 from gateway.pipeline.endpoint import RpcEndpoint
 
@@ -23,6 +25,46 @@ class Step:
 
     name: str
     value: str
+
+
+def select_endpoint(
+    endpoints: Mapping[EndpointKey, RpcEndpoint],
+    method: str,
+    listener: str | None = None,
+    path: str | None = None,
+    codec: str | None = None,
+) -> RpcEndpoint:
+    """The endpoint with this listener, path and codec, if possible one that maps the method; else LookupError.
+
+    Of several on one listener that have the same route the first is as good as any; other choices are the caller's.
+    """
+    allowed = {
+        key: endpoint
+        for key, endpoint in endpoints.items()
+        if listener in (None, key.listener) and path in (None, key.path) and codec in (None, endpoint.codec.name)
+    }
+    if not allowed:
+        raise LookupError(f"no such endpoint; there are: {one_of(map(str, endpoints))}")
+    mapping = {key: each for key, each in allowed.items() if each.table.find(method).route is not None}
+    found = mapping or allowed
+    services = {frozenset(route.service for route in _routes(each.table, method)) for each in found.values()}
+    if len({key.listener for key in found}) == 1 and len(services) == 1:
+        return next(iter(found.values()))
+    known = {name for each in allowed.values() for name in each.table.routes}
+    what = "several endpoints take this call" if mapping else _unmapped(method, known)
+    example = next(iter(found))
+    choose = f"choose one with --listener and --path, for example --listener {example.listener} --path {example.path}"
+    raise LookupError(f"{what}: {one_of(map(str, found))}; {choose}")
+
+
+def _unmapped(method: str, known: Iterable[str]) -> str:
+    return f"no mapped method is named '{method}'{did_you_mean(method, known)}, so any endpoint may answer it"
+
+
+def _routes(table: EndpointTable, method: str) -> Iterable[Route]:
+    """The route of a method, or where it is not mapped, those of the whole endpoint."""
+    route = table.find(method).route
+    return table.routes.values() if route is None else (route,)
 
 
 async def explain(

@@ -37,6 +37,17 @@ print(json.dumps([answer.status, json.loads(answer.read())]))
 """
 
 
+# A command that is somebody else: what it imports is read before root is given up.
+COMMAND = """
+import asyncio, os, sys
+import aiohttp
+from gateway.cli import app
+uid = int(sys.argv.pop(1))
+os.setgroups([]); os.setgid(uid); os.setuid(uid)
+app()
+"""
+
+
 def ask(folder: Folder, uid: int, gids: Sequence[int], verb: str, target: str, body: object = None) -> tuple[int, Any]:
     asked = [str(folder.control), uid, list(gids), verb, target, None if body is None else json.dumps(body)]
     command = [sys.executable, "-c", ASK, json.dumps(asked)]
@@ -65,6 +76,13 @@ def test_the_socket_is_open_to_its_group_and_to_nobody_else(folder: Folder) -> N
     assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, DOOR)
     with pytest.raises(AssertionError, match="PermissionError"):
         ask(folder, READER, [], "GET", "/v1/status")
+
+
+def test_a_command_says_that_its_user_may_not_open_the_socket(folder: Folder) -> None:
+    command = [sys.executable, "-c", COMMAND, str(STRANGER), "status", "--socket", str(folder.control)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.stderr.startswith(f"you may not connect to {folder.control}: only root, ")
+    assert done.returncode == 69
 
 
 def test_a_stranger_is_told_that_it_may_not_ask(folder: Folder) -> None:

@@ -101,7 +101,7 @@ def test_a_field_is_set_and_changed_under_every_form_of_a_name(ask: Ask, vm: str
 
 @each_case("form", ["VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start"])
 def test_the_commands_take_any_form_of_a_name(running: Environment, form: str) -> None:
-    run = functools.partial(succeed, socket=running.control)
+    run = functools.partial(succeed, socket=running.admin)
     assert run("explain", form).startswith("xapi/VM.start")
     assert "xapi/VM.start" in run("mode", form, "off")
     assert "off" in run("explain", "VM.start")

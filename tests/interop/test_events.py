@@ -373,7 +373,7 @@ def test_an_alert_of_perfmon_is_a_message_with_an_event(running: Environment, cl
 def test_a_call_is_waited_for_and_its_outcome_is_the_exit_status(running: Environment, client: Client) -> None:
     def call(*arguments: str) -> Result:
         where = ("--listener", "rpc", "--path", "/jsonrpc")
-        return command("call", "--wait", *where, *arguments, socket=running.control)
+        return command("call", "--wait", *where, *arguments, socket=running.admin)
 
     [db] = client.ask("VM.get_by_name_label", "db")
     started = call("VM.start", client.session, db, "false", "false")
@@ -427,7 +427,7 @@ def test_the_command_watch_shows_old_and_new_values_and_no_secrets(
         told = json.loads(next(lines))
         assert (told["operation"], told["class"], told["ref"]) == ("mod", "VM", vm)
         assert told["changes"] == {"name_description": {"old": before, "new": client.session}}
-    failed = command("watch", "nothing", socket=running.control)
+    failed = command("watch", "nothing", socket=running.admin)
     assert failed.exit_code != 0
     assert "unknown class 'nothing'; expected *, or one of" in failed.stderr
 
@@ -435,7 +435,7 @@ def test_the_command_watch_shows_old_and_new_values_and_no_secrets(
 @contextmanager
 def watching(running: Environment, *arguments: str) -> Iterator[IO[str]]:
     """The lines that the command prints."""
-    line = [sys.executable, "-m", "gateway", "watch", *arguments, "--socket", str(running.control)]
+    line = [sys.executable, "-m", "gateway", "watch", *arguments, "--socket", str(running.admin)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:

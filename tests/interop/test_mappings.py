@@ -394,7 +394,7 @@ async def test_a_mistake_of_a_client_moves_no_count(
     service = {"RPC2": "xapi", "memory": "squeezed"}.get(path[1:], path[1:])
 
     async def counts() -> tuple[int, int, int]:
-        [row] = (await ask(running.control, "GET", f"/v1/methods?pattern={service}/{method}"))[1]
+        [row] = (await ask(running.admin, "GET", f"/v1/methods?pattern={service}/{method}"))[1]
         return row["dbus"]["calls"], row["dbus"]["errors"], row["dbus"]["client_errors"]
 
     async def counted() -> bool:

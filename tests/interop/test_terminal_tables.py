@@ -60,16 +60,16 @@ def are_compared(environment: Environment) -> bool:
     """Call, and return whether each method was compared: on a busy machine the two sides may run too far apart."""
     make_calls(environment)
     rows = [
-        client.ask(environment.control, "GET", f"/v1/methods?{urlencode({'pattern': method})}")[0]
+        client.ask(environment.admin, "GET", f"/v1/methods?{urlencode({'pattern': method})}")[0]
         for method in (METHOD, LIVE)
     ]
-    mismatches = client.ask(environment.control, "GET", f"/v1/diff?method={METHOD}")
+    mismatches = client.ask(environment.admin, "GET", f"/v1/diff?method={METHOD}")
     return all(row["comparisons"] for row in rows) and bool(mismatches)
 
 
 def shown(environment: Environment, *words: str) -> str:
     """The output of a command, with its colours."""
-    command = [sys.executable, "-m", "gateway", *words, "--socket", str(environment.control)]
+    command = [sys.executable, "-m", "gateway", *words, "--socket", str(environment.admin)]
     variables = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=ROOT)
     return done.stdout + done.stderr

@@ -54,7 +54,7 @@ class CallRecorder:
 
 def unreachable_environment(url: str = "", store: Path = MISSING, directory: Path = MISSING) -> Environment:
     """An environment whose paths do not exist, but for those given."""
-    return Environment(directory, "", url, unix=MISSING, store=store, control=MISSING, config=MISSING, log=MISSING)
+    return Environment(directory, "", url, unix=MISSING, store=store, admin=MISSING, config=MISSING, log=MISSING)
 
 
 def members() -> set[str]:

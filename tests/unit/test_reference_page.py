@@ -36,6 +36,7 @@ def test_each_key_code_and_series_is_in_it(page: str) -> None:
         assert f"| `{code.value}` | {FAULTS[code][0]} | " in page
     for name in SERIES:
         assert f"| `{name}` | " in page
+    assert "--worker" not in page, "help hides this option: only the supervisor uses it"
 
 
 def test_the_manual_has_the_same(tmp_path: Path) -> None:

@@ -371,9 +371,14 @@ async def test_a_call_that_several_take_is_refused_with_their_names(folder: Fold
     line = "  - {listener: second, path: /RPC2, codec: xmlrpc, dialect: plain}\n"
     folder.mapping(TOY_MAPPING.replace("expose:\n", f"expose:\n{line}"))
     gateway = Gateway(folder.config)
-    several = "several endpoints take this call: second /RPC2, rpc /RPC2; choose one with --listener and --path"
+    several = (
+        "several endpoints take this call: second /RPC2, rpc /RPC2; "
+        "choose one with --listener and --path, for example --listener second --path /RPC2"
+    )
     with pytest.raises(LookupError, match=several):
         await gateway.call(CallBody("echo", [5], path="/RPC2"))
+    with pytest.raises(LookupError, match=r"no mapped method is named 'eco' \(did you mean 'echo'\?\), so any end"):
+        await gateway.call(CallBody("eco", [5], path="/RPC2"))
     answer = await gateway.call(CallBody("echo", [5], path="/RPC2", listener="second"))
     assert answer["endpoint"] == "second /RPC2"
     with pytest.raises(LookupError, match="no such endpoint; there are: "):
@@ -386,7 +391,7 @@ async def test_a_call_that_several_services_take_is_refused_too(folder: Folder) 
     gateway = Gateway(folder.config)
     with pytest.raises(LookupError, match="several endpoints take this call"):
         await gateway.call(CallBody("echo", [5]))
-    with pytest.raises(LookupError, match="several endpoints take this call"):
+    with pytest.raises(LookupError, match=r"no mapped method is named 'system\.listMethods'"):
         await gateway.call(CallBody("system.listMethods"))
     assert (await gateway.call(CallBody("system.listMethods", path="/other")))["endpoint"] == "rpc /other"
 

@@ -299,10 +299,10 @@ def _latency(
 
 
 def numbers(counts: BothSides, seconds: float) -> dict[str, float]:
-    """What a decision is made of, for the audit."""
+    """What a decision is made of, for the audit. `seconds`: since the step began."""
     sides = {"legacy": counts.control, "dbus": counts.candidate}
     found: dict[str, float] = {
-        "seconds": round(seconds, 3),
+        "step_seconds": round(seconds, 3),
         "compared": counts.compared,
         "different": counts.different,
     }

@@ -127,7 +127,9 @@ def apply_command(progress: Progress, command: Command, why: str) -> Progress:
     """What a command makes of a rollout; raises ValueError where it means nothing."""
     states, becomes = COMMANDS[command]
     if progress.state not in states:
-        raise ValueError(f"cannot {command.value} a rollout that is {progress.state.value}")
+        *others, last = (state.value for state in RolloutState if state in states)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"cannot {command.value} a rollout that is {progress.state.value}; expected {expected}")
     return replace(progress, state=becomes, approved=command is Command.APPROVE, why=why)
 
 

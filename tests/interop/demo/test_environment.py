@@ -23,7 +23,7 @@ def test_everything_is_where_the_environment_says(running: Environment) -> None:
     assert running.bus == f"unix:path={running.directory}/bus"
     assert running.unix.is_socket()
     assert load(running.config).bus["toolstack"].address == running.bus
-    status = client.ask(running.control, "GET", "/v1/status")
+    status = client.ask(running.admin, "GET", "/v1/status")
     assert status["ready"] is True
     assert f"tcp:{running.url.removeprefix('http://')}" in status["listening"]
     assert "ready" in running.log.read_text()

@@ -157,7 +157,11 @@ async def test_modes_that_a_mapping_file_could_contain_are_listed(api: Api) -> N
         ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'xenopsd/VM.start'"),
         ("/v1/explain", {"method": "VM.nope"}, "no mapped method is named 'VM.nope'"),
         ("/v1/statistics/reset", {"pattern": "VM.nope"}, "no mapped method is named 'VM.nope'"),
-        ("/v1/rollouts/approve", {"name": "VM.get_state"}, "there is no rollout of xenopsd/VM.get_state"),
+        (
+            "/v1/rollouts/approve",
+            {"name": "VM.get_state"},
+            "there is no rollout of xenopsd/VM.get_state: `xcp-gateway rollout list` shows every rollout",
+        ),
         ("/v1/call", {"method": "x", "parms": []}, "Object contains unknown field `parms`"),
     ],
 )

@@ -249,6 +249,16 @@ def test_help_shows_no_type_for_a_flag() -> None:
         assert "<bool>" not in run.invoke(app, words).stdout, words
 
 
+def test_a_usage_names_arguments_in_capitals_and_puts_no_braces_around_those_that_are_required() -> None:
+    for words, expected in {
+        ("call",): "call [OPTIONS] METHOD [ARG...]",
+        ("check",): "check [OPTIONS] [PATH...]",
+        ("rollout", "start"): "rollout start [OPTIONS] METHOD",
+        ("scaffold", "introspection"): "scaffold introspection [OPTIONS] FILE...",
+    }.items():
+        assert f"Usage: xcp-gateway {expected} " in run.invoke(app, [*words, "-h"], prog_name="xcp-gateway").stdout
+
+
 def test_the_schema_of_the_config_is_the_one_that_check_uses(folder: Folder) -> None:
     schema = json.loads(run.invoke(app, ["schema", "--config"]).stdout)
     assert schema == json.loads(json.dumps(config_schema()))

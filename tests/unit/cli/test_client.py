@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,11 @@ async def serve(path: Path, answer: web.Response | Sequence[bytes]) -> web.AppRu
 def test_nobody_there_is_said_with_the_sockets_name(tmp_path: Path) -> None:
     with pytest.raises(client.UnreachableError, match=r"no gateway answers on .*/control: is it running\?"):
         client.ask(tmp_path / "control", "GET", "/v1/status")
+
+
+def test_a_socket_that_the_user_may_not_open_is_told_from_a_gateway_that_does_not_run() -> None:
+    told = str(client.not_connected(Path("/run/admin"), PermissionError(errno.EACCES, "Permission denied")))
+    assert told.startswith("you may not connect to /run/admin: only root, the gateway's user")
 
 
 async def test_an_error_of_the_gateway_is_told_in_its_own_words(tmp_path: Path) -> None:

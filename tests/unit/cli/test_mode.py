@@ -229,7 +229,9 @@ def test_of_very_many_moved_methods_only_the_numbers_are_told() -> None:
 def test_a_rollout_is_started_held_and_ended(api: Served) -> None:
     assert api.run("rollout", "list").stdout == "no rollouts\n"
     begun = api.run("rollout", "start", "VM.get_state", "--why", "try")
-    assert begun.stdout.startswith("xenopsd/VM.get_state: running at step 1 of 5, shadow (plan default)\n")
+    assert begun.stdout == (
+        "xenopsd/VM.get_state: running at step 1 of 5, shadow (plan default)\n  waits: 0 of 1000 comparisons\n"
+    )
     assert "paused" in api.run("rollout", "pause", "VM.get_state").stdout
     assert json.loads(api.run("rollout", "resume", "VM.get_state", "--json").stdout)["state"] == "running"
     listed = api.run("rollout", "list").stdout.splitlines()
@@ -241,7 +243,9 @@ def test_a_rollout_is_started_held_and_ended(api: Served) -> None:
 def test_an_order_that_makes_no_sense_is_told(api: Served) -> None:
     ended = api.run("rollout", "approve", "VM.get_state")
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert ended.stderr == "there is no rollout of xenopsd/VM.get_state\n"
+    assert ended.stderr == (
+        "there is no rollout of xenopsd/VM.get_state: `xcp-gateway rollout list` shows every rollout\n"
+    )
 
 
 def test_every_order_has_a_help_text_with_an_example() -> None:

@@ -152,9 +152,14 @@ def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
         "ASSESSMENT",
     ]
     assert " ".join(row.split()) == (
-        "VM.start canary observed 12.5% alice (paused) 5 / 1,234 80.0% of 5 50.0%, 2 too large "
+        "VM.start canary observed 12.5% alice (rollout paused) 5 / 1,234 80.0% of 5 50.0%, 2 too large "
         "0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
     )
+
+
+def test_the_source_says_once_that_a_rollout_has_set_the_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    *_, row = rows_shown(capsys, None, {**ROW, "set_by": "rollout default", "rollout": "running"})
+    assert "rollout default (running)" in row
 
 
 def test_shadow_is_said_to_prove_no_capacity(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,10 +58,14 @@ async def test_what_cannot_start_says_why(path: Path) -> None:
         assert "no legacy service answers VM.alone" in _why(await one.commands.start("VM.alone", "alice"))
         await one.commands.start(NAME, "alice")
         words = "the rollout of xenopsd/VM.start is under way: running, at shadow"
-        assert _why(await one.commands.start(NAME, "alice")) == words
+        listed = "`xcp-gateway rollout list` shows every rollout"
+        assert _why(await one.commands.start(NAME, "alice")) == f"{words}; {listed}"
         await one.commands.abort(NAME, "alice")
         await one.set("VM.*", Mode.DBUS)
-        words = "bob has set VM.* to dbus, which has precedence over a rollout: clear that mode first"
+        words = (
+            "bob has set VM.* to dbus, which has precedence over a rollout: "
+            "clear that mode first, with `xcp-gateway mode clear 'VM.*'`"
+        )
         assert _why(await one.commands.start(NAME, "alice")) == words
         await one.unset("VM.*")
         assert isinstance(await one.commands.start(NAME, "alice"), RolloutView)
@@ -73,11 +77,16 @@ async def test_of_two_that_start_at_once_one_does(one: World) -> None:
 
 
 async def test_a_command_that_means_nothing_is_refused(one: World) -> None:
-    assert _why(await one.commands.pause(NAME, "alice")) == f"there is no rollout of {NAME}"
+    assert _why(await one.commands.pause(NAME, "alice")) == (
+        f"there is no rollout of {NAME}: `xcp-gateway rollout list` shows every rollout"
+    )
     assert "neither a mapped method" in _why(await one.commands.pause("VM.strt", "alice"))
     await one.begin()
-    assert _why(await one.commands.approve(NAME, "alice")) == "cannot approve a rollout that is running"
-    assert _why(await one.commands.resume(NAME, "alice")) == "cannot resume a rollout that is running"
+    assert (
+        _why(await one.commands.approve(NAME, "alice")) == "cannot approve a rollout that is running; expected waiting"
+    )
+    expected = "expected paused, overridden, breached or frozen"
+    assert _why(await one.commands.resume(NAME, "alice")) == f"cannot resume a rollout that is running; {expected}"
 
 
 async def test_pause_and_resume_keep_what_was_counted(one: World) -> None:
@@ -107,9 +116,14 @@ async def test_an_abort_gives_the_methods_to_the_old_service_also_when_all_was_d
         await one.advance()
         await one.advance()
         assert one.now_at() == ("done", "dbus")
-        assert "has moved already" in _why(await one.commands.start(NAME, "alice"))
+        assert _why(await one.commands.start(NAME, "alice")) == (
+            f"the rollout of {NAME} is done: end it with `xcp-gateway rollout abort {NAME}`, which sets its methods "
+            "to legacy; then a new one can start"
+        )
         await one.commands.abort(NAME, "alice")
         assert one.now_at() == ("aborted", "legacy")
+        await one.begin()  # as the message says
+        assert one.now_at() == ("running", "dbus")
 
 
 async def test_the_list_says_what_each_waits_for_and_the_numbers(path: Path) -> None:
@@ -161,7 +175,8 @@ async def test_everything_goes_back_with_the_state_file_in_trouble_and_says_so(p
         assert str(path) in answer.why
         await _everything_is_back(one)
         aborted = await one.commands.abort(NAME, "alice")
-        assert _why(aborted) == "cannot abort a rollout that is aborted"
+        expected = "expected running, waiting, paused, overridden, breached, frozen or done"
+        assert _why(aborted) == f"cannot abort a rollout that is aborted; {expected}"
 
 
 async def test_a_rollout_that_cannot_be_read_does_not_hinder_going_back(one: World) -> None:

@@ -230,7 +230,8 @@ async def test_a_persons_override_wins_and_stops_the_rollout_until_it_is_resumed
     await canary.advance(100.0)
     assert canary.now_at()[0] == "overridden"
     assert await canary.commands.resume(NAME, "alice") == Rejected(
-        "bob has set VM.* to legacy, which has precedence over a rollout: clear that mode first"
+        "bob has set VM.* to legacy, which has precedence over a rollout: "
+        "clear that mode first, with `xcp-gateway mode clear 'VM.*'`"
     )
     await canary.unset("VM.*")
     await canary.advance()

@@ -251,7 +251,7 @@ def test_the_numbers_of_a_decision_are_those_that_made_it() -> None:
     seen = numbers(counts(compared=10, different=1, calls=20, errors=2, seconds=0.05), 3.0004)
     assert 0.05 <= seen.pop("dbus_p50") <= seen.pop("dbus_p99") < 0.053
     assert seen == {
-        "seconds": 3.0,
+        "step_seconds": 3.0,
         "compared": 10,
         "different": 1,
         "legacy_calls": 100,

@@ -9,7 +9,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from dbus_next.aio.message_bus import MessageBus
@@ -20,6 +19,7 @@ from dbus_next.message import Message
 INTERFACE = "org.example.soak.Ledger1"
 OBJECT_PATH = "/org/example/soak"
 REFUSED = "org.example.soak.Error.Refused"
+MUTE = 60.0  # seconds without an answer of the bus after which its connection is given up
 COMING_BACK = 0.1  # seconds between two looks for the bus
 
 IDL = f"""\
@@ -82,24 +82,42 @@ class Service:
 
 
 async def serve(address: str, bus_name: str, journal: int) -> None:
-    """Own the name as long as the bus lives."""
+    """Own the name as long as the bus lives and answers."""
     bus = await MessageBus(bus_address=address).connect()
     try:
         bus.add_message_handler(Service(bus, bus_name.rpartition(".")[2], journal).handle)
-        await bus.request_name(bus_name)
-        await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+        async with asyncio.timeout(MUTE):
+            await bus.request_name(bus_name)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_until_mute(bus))
+            await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library
+            raise EOFError
     finally:
         # The library gives up on EAGAIN between two replies, and leaves its socket open: the broker would keep the name
-        # for a service that does not read any more.
+        # for a service that does not read any more. What the loop knows of the descriptor would hide its successor.
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(bus._fd)
+        loop.remove_writer(bus._fd)
         bus._sock.close()
+
+
+async def _until_mute(bus: MessageBus) -> None:
+    """Raise TimeoutError when the bus does not answer any more: the library may have stopped to read."""
+    name, path = "org.freedesktop.DBus", "/org/freedesktop/DBus"
+    while True:
+        async with asyncio.timeout(MUTE):
+            await bus.call(Message(name, path, f"{name}.Peer", "Ping"))
+        await asyncio.sleep(1.0)
 
 
 async def serve_for_ever(address: str, bus_name: str, path: Path) -> None:
     """Reconnect, as a service manager would by a restart."""
     journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     while True:
-        with suppress(OSError, EOFError, DBusError):
+        try:
             await serve(address, bus_name, journal)
+        except* (OSError, EOFError, DBusError):  # TimeoutError is an OSError
+            pass
         await asyncio.sleep(COMING_BACK)
 
 

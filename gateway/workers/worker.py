@@ -32,9 +32,12 @@ from gateway.workers import status
 from gateway.workers.coordinator import Answers, Scrape, WorkerRow
 from gateway.workers.link import LinkClosedError
 from gateway.workers.other_workers import OtherWorkers, RelayedNotifications
+from gateway.workers.processes import BOUND
 from gateway.workers.recordings import SharedRecordings
 from gateway.workers.served_files import Assignment, ServedFiles
 from gateway.workers.sockets import ADMIN, METRICS, WEB
+
+FOLLOW = BOUND / 2  # seconds for the state file: a worker must answer, although its file hangs
 
 _log = structlog.get_logger("gateway")
 
@@ -118,7 +121,7 @@ class WorkerGateway(Gateway):
             await self._apply(assignment.live)
         if not await self._other_workers.link.ask("join", (assignment.version, served)):
             raise OutdatedError
-        await self._other_workers.everyone("save")
+        await self._other_workers.everyone("save", must=False)
         tasks = await self._other_workers.everyone("tasks", must=False)
         for number, documents in tasks.by_worker.items():
             for document in documents:
@@ -176,7 +179,7 @@ class WorkerGateway(Gateway):
 
     async def _follow(self, body: tuple[Change, bool]) -> None:
         change, is_stored = body
-        await self.migration.state.follow(change, is_stored=is_stored)
+        await self.migration.state.follow(change, is_stored=is_stored, seconds=FOLLOW)
 
     async def _kept(self, _body: None) -> StoredState:
         return self.migration.state.kept
@@ -188,7 +191,7 @@ class WorkerGateway(Gateway):
 
     async def flush(self) -> None:
         """Write down what every worker has counted until now."""
-        await self._other_workers.everyone("save")
+        await self._other_workers.everyone("save", must=False)
         await super().flush()
 
     # Files

@@ -255,9 +255,23 @@ class StateStore:
         """Read what other processes have stored until now."""
         await self._ask(self._file.look)
 
-    async def adopt(self, kept: StoredState) -> None:
-        """While the file cannot be used, put the modes and rollouts of another worker in force."""
-        await self._ask(lambda: self._file.adopt(kept))
+    @property
+    def held(self) -> tuple[Change, ...]:
+        """Changes that are in force and perhaps not stored yet."""
+        return (*self._file.held, *self._unanswered)
+
+    async def adopt(self, kept: StoredState, held: Sequence[Change], *, seconds: float) -> None:
+        """Put in force what another worker holds, and all that it has in force while the file cannot be used.
+
+        `seconds`: how long the file may take; after that it counts as one that cannot be used.
+        """
+        asked = asyncio.wrap_future(self._given(lambda: self._file.adopt(kept, held)))
+        await asyncio.wait([asked], timeout=seconds)
+        if not asked.done():
+            self._known = kept
+            for change in held:
+                self._hold_until_answered(change, asked, seconds)
+            self._note_silence(seconds)
 
     async def _share(self, change: Change, *, is_stored: bool) -> None:
         found = await self._bring(change, is_stored)

@@ -129,10 +129,11 @@ class WorkerGateway(Gateway):
         await self.sessions.read()
         state = self.migration.state
         await state.refresh()
-        if state.trouble:
-            found = await self._other_workers.everyone("kept", must=False)
-            for kept in found.by_worker.values():
-                await state.adopt(kept)
+        found = await self._other_workers.everyone("kept", must=False)
+        answers: list[tuple[StoredState, Sequence[Change]]] = [*found.by_worker.values()]
+        if answers:
+            held = [change for _, changes in answers for change in changes]
+            await state.adopt(answers[-1][0], held, seconds=FOLLOW)
 
     async def _apply(self, served: ServedFiles) -> None:
         """Serve other files than those with which the gateway has started, as a reload does."""
@@ -181,8 +182,8 @@ class WorkerGateway(Gateway):
         change, is_stored = body
         await self.migration.state.follow(change, is_stored=is_stored, seconds=FOLLOW)
 
-    async def _kept(self, _body: None) -> StoredState:
-        return self.migration.state.kept
+    async def _kept(self, _body: None) -> tuple[StoredState, Sequence[Change]]:
+        return self.migration.state.kept, self.migration.state.held
 
     async def _save(self, _body: None) -> None:
         """Write down what this worker knows and others may need."""

@@ -21,14 +21,14 @@ import structlog
 
 from gateway.core.admin.records import SavedLog, SavedObject, StateRefused
 from gateway.events.changes import ChangeLog, ObjectChange, ObjectId, ObjectState, Token, Wanted
-from gateway.state.event_logs import MOST_OBJECTS
+from gateway.state.event_logs import MOST_LOGS, MOST_OBJECTS
 from gateway.state.store import StateStore
 
 SAVE = 1.0  # seconds at least between two times that a log is written
 WHOLE = 60.0  # seconds at least between two times that it is written whole while the gateway runs
 SHARE = 20  # the pause is at least so many times as long as the writing took
 SLICE = 0.002  # seconds of work before the event loop serves others
-MOST_RECALLED = 4  # logs of other epochs in memory, of each service
+MOST_RECALLED = MOST_LOGS  # logs of other epochs in memory, of each service: all that the file has
 
 EVERYTHING = Wanted(everything=True)
 
@@ -165,12 +165,13 @@ class RecalledLogs:
     async def _recall(self, token: Token) -> WrittenLog | None:
         epoch = token.epoch
         async with self._reading:
-            known = self._known.pop(epoch, None)
+            known = self._known.get(epoch)
             if known is None or not known.saved.has(token.generation):
                 found = None if self._state.trouble else await self._find(token)
-                if found is None:
+                if found is None:  # a generation that nobody has written costs no log that is known
                     return None
                 known = WrittenLog(found, self._changes)
+            self._known.pop(epoch, None)
             self._known[epoch] = known
             self._used.add(epoch)
             for oldest in [*self._known][:-MOST_RECALLED]:

@@ -91,11 +91,11 @@ class _Lines:
 def _whole_lines(text: str) -> Iterator[str]:
     """Pieces of whole lines that several processes can write to one pipe without mixing them (PIPE_BUF, pipe(7))."""
     piece = ""
-    for line in text.splitlines(keepends=True):
-        if piece and len(piece.encode()) + len(line.encode()) > PIPE_BUF:
+    for line in text.split("\n")[:-1]:  # and not at U+0085 or U+2028, which a client may send
+        if piece and len(piece.encode()) + len(line.encode()) + 1 > PIPE_BUF:
             yield piece
             piece = ""
-        piece += line
+        piece += f"{line}\n"
     yield piece
 
 

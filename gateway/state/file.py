@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from fcntl import LOCK_EX, flock
+from functools import reduce
 from pathlib import Path
 from time import monotonic, time
 from typing import TypeAlias, TypeVar
@@ -122,6 +123,11 @@ class StateFile:
         self._held: list[Change] = []
         self.holds_together = False  # whether other processes hold the same changes
 
+    @property
+    def held(self) -> tuple[Change, ...]:
+        """The changes that are in force and not stored yet; any thread may ask."""
+        return tuple(self._held)
+
     def open(self) -> None:
         """Open the file. On failure `trouble` has the reason."""
         self._retry_at = self._clock() + RETRY
@@ -176,11 +182,16 @@ class StateFile:
         if self.trouble:
             self.kept = applied(self.kept, change)
 
-    def adopt(self, kept: StoredState) -> None:
-        """Take over what another process has in force, unless the file can be read."""
+    def adopt(self, kept: StoredState, held: Sequence[Change]) -> None:
+        """Take over what another process has in force: what it holds, and all of it while the file cannot be used."""
         self.look()
         if self.trouble:
-            self.kept = kept
+            self.kept = reduce(applied, self._held, kept)
+        for change in held:
+            if change not in self._held:
+                self.hold(change)
+        if self._held and not self.trouble:
+            self._mend()
 
     def close(self) -> None:
         """Close the file."""

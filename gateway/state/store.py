@@ -241,20 +241,37 @@ class StateStore:
         self._bring = bring
         self._file.holds_together = True
 
-    async def follow(self, change: Change, *, is_stored: bool) -> None:
-        """Put a change of another worker in force; what is not stored is stored by the first that can."""
+    async def follow(self, change: Change, *, is_stored: bool, seconds: float) -> None:
+        """Put a change of another worker in force; what is not stored is stored by the first that can.
+
+        `seconds`: how long the file may take; after that the change is in force without it.
+        """
         asked = asyncio.wrap_future(self._given(lambda: self._file.follow(change, is_stored=is_stored)))
-        await asyncio.wait([asked], timeout=self._patience)
+        await asyncio.wait([asked], timeout=seconds)
         if not asked.done():
-            self._hold_until_answered(change, asked)
+            self._hold_until_answered(change, asked, seconds)
 
     async def refresh(self) -> None:
         """Read what other processes have stored until now."""
         await self._ask(self._file.look)
 
-    async def adopt(self, kept: StoredState) -> None:
-        """While the file cannot be used, put the modes and rollouts of another worker in force."""
-        await self._ask(lambda: self._file.adopt(kept))
+    @property
+    def held(self) -> tuple[Change, ...]:
+        """Changes that are in force and perhaps not stored yet."""
+        return (*self._file.held, *self._unanswered)
+
+    async def adopt(self, kept: StoredState, held: Sequence[Change], *, seconds: float) -> None:
+        """Put in force what another worker holds, and all that it has in force while the file cannot be used.
+
+        `seconds`: how long the file may take; after that it counts as one that cannot be used.
+        """
+        asked = asyncio.wrap_future(self._given(lambda: self._file.adopt(kept, held)))
+        await asyncio.wait([asked], timeout=seconds)
+        if not asked.done():
+            self._known = kept
+            for change in held:
+                self._hold_until_answered(change, asked, seconds)
+            self._note_silence(seconds)
 
     async def _share(self, change: Change, *, is_stored: bool) -> None:
         found = await self._bring(change, is_stored)
@@ -267,14 +284,14 @@ class StateStore:
         await asyncio.wait([asked], timeout=self._patience)
         if asked.done():
             return asked.result()
-        self._hold_until_answered(change, asked)
+        self._hold_until_answered(change, asked, self._patience)
         return PendingDecision(self.trouble)
 
-    def _hold_until_answered(self, change: Change, asked: asyncio.Future[Any]) -> None:
+    def _hold_until_answered(self, change: Change, asked: asyncio.Future[Any], seconds: float) -> None:
         """Apply a change that the thread has not handled yet."""
         self._unanswered.append(change)
         asked.add_done_callback(lambda _: self._answered(change))
-        self._note_silence()
+        self._note_silence(seconds)
 
     async def rollback_all(
         self, who: str, why: str, rollouts: tuple[PutRollout, ...] = ()
@@ -391,7 +408,7 @@ class StateStore:
         await asyncio.wait([asyncio.wrap_future(asked)], timeout=self._patience)
         if asked.done():
             return asked.result()
-        self._note_silence()
+        self._note_silence(self._patience)
         return StateRefused(self.trouble if asked.cancel() else f"{self.trouble}; {file.UNKNOWN}")
 
     def _given(self, job: Callable[[], _T]) -> Future[_T]:
@@ -403,9 +420,9 @@ class StateStore:
 
         return self._thread.do(told)
 
-    def _note_silence(self) -> None:
+    def _note_silence(self, seconds: float) -> None:
         self._told = None  # report whatever the thread finds next
-        self._take_over(self._known, f"state file {self.path} {file.SILENT.format(seconds=self._patience)}")
+        self._take_over(self._known, f"state file {self.path} {file.SILENT.format(seconds=seconds)}")
 
     def _answered(self, change: Change) -> None:
         """The thread has handled it: its reports include it from now on."""

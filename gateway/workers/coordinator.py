@@ -77,6 +77,7 @@ class Coordinator:
         self.version = 0  # of `live`
         self._retired = Snapshot({}, {}, {})  # counters of workers that have ended, as of the last scrape
         self._replacing = asyncio.Lock()
+        self._serving: asyncio.Task[Answers] | None = None
         self.answers: Mapping[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
             "everyone": self.everyone,
             "news": self._news,
@@ -158,13 +159,20 @@ class Coordinator:
         return await self._ask(member, question)
 
     async def _serve(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
-        """Let all others serve other files, or none: the answers are the problems of those that cannot."""
+        """Let all others serve other files, or none: the answers are the problems of those that cannot.
+
+        What has begun is done to its end, also when the leader ends meanwhile: else some would serve the old files.
+        """
+        self._serving = asyncio.get_running_loop().create_task(self._prepare_and_commit(asking, served))
+        return await asyncio.shield(self._serving)
+
+    async def _prepare_and_commit(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
         async with self._replacing:
             prepared = await self.everyone(asking, Question("prepare", served, PREPARE))
             problems = {number: found for number, found in prepared.by_worker.items() if found}
             if problems:
                 return Answers(problems, prepared.notes)
-            self.live, self.version = served, self.version + 1  # also when the leader ends now
+            self.live, self.version = served, self.version + 1
             done = await self.everyone(asking, Question("commit", None, COMMIT))
             return Answers({}, (*prepared.notes, *done.notes))
 

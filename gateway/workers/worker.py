@@ -32,9 +32,12 @@ from gateway.workers import status
 from gateway.workers.coordinator import Answers, Scrape, WorkerRow
 from gateway.workers.link import LinkClosedError
 from gateway.workers.other_workers import OtherWorkers, RelayedNotifications
+from gateway.workers.processes import BOUND
 from gateway.workers.recordings import SharedRecordings
 from gateway.workers.served_files import Assignment, ServedFiles
 from gateway.workers.sockets import ADMIN, METRICS, WEB
+
+FOLLOW = BOUND / 2  # seconds for the state file: a worker must answer, although its file hangs
 
 _log = structlog.get_logger("gateway")
 
@@ -118,7 +121,7 @@ class WorkerGateway(Gateway):
             await self._apply(assignment.live)
         if not await self._other_workers.link.ask("join", (assignment.version, served)):
             raise OutdatedError
-        await self._other_workers.everyone("save")
+        await self._other_workers.everyone("save", must=False)
         tasks = await self._other_workers.everyone("tasks", must=False)
         for number, documents in tasks.by_worker.items():
             for document in documents:
@@ -126,10 +129,11 @@ class WorkerGateway(Gateway):
         await self.sessions.read()
         state = self.migration.state
         await state.refresh()
-        if state.trouble:
-            found = await self._other_workers.everyone("kept", must=False)
-            for kept in found.by_worker.values():
-                await state.adopt(kept)
+        found = await self._other_workers.everyone("kept", must=False)
+        answers: list[tuple[StoredState, Sequence[Change]]] = [*found.by_worker.values()]
+        if answers:
+            held = [change for _, changes in answers for change in changes]
+            await state.adopt(answers[-1][0], held, seconds=FOLLOW)
 
     async def _apply(self, served: ServedFiles) -> None:
         """Serve other files than those with which the gateway has started, as a reload does."""
@@ -176,10 +180,10 @@ class WorkerGateway(Gateway):
 
     async def _follow(self, body: tuple[Change, bool]) -> None:
         change, is_stored = body
-        await self.migration.state.follow(change, is_stored=is_stored)
+        await self.migration.state.follow(change, is_stored=is_stored, seconds=FOLLOW)
 
-    async def _kept(self, _body: None) -> StoredState:
-        return self.migration.state.kept
+    async def _kept(self, _body: None) -> tuple[StoredState, Sequence[Change]]:
+        return self.migration.state.kept, self.migration.state.held
 
     async def _save(self, _body: None) -> None:
         """Write down what this worker knows and others may need."""
@@ -188,7 +192,7 @@ class WorkerGateway(Gateway):
 
     async def flush(self) -> None:
         """Write down what every worker has counted until now."""
-        await self._other_workers.everyone("save")
+        await self._other_workers.everyone("save", must=False)
         await super().flush()
 
     # Files

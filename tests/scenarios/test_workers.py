@@ -12,14 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from fcntl import LOCK_EX, flock
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.cli.client import stream
+from gateway.cli.client import RefusedError, stream
 from gateway.ops.process import cores
 from tests.kit.buses import PrivateBus, private_bus
 from tests.kit.clients import UnixConnection
@@ -322,6 +323,40 @@ def test_one_that_is_told_to_stop_finishes_its_calls_and_is_started_again(team: 
         release(bus)
         assert connection.answer() == "released"
     team.restarted(follower)
+
+
+@contextmanager
+def hung_state_file(folder: Folder) -> Iterator[None]:
+    """While the block runs, the state file answers nobody, as on a disk that hangs."""
+    opened = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
+    flock(opened, LOCK_EX)  # who makes the file anew waits for this
+    for file in folder.path.glob("state.db*"):
+        file.unlink()
+    try:
+        yield
+    finally:
+        os.close(opened)
+
+
+def test_a_state_file_that_hangs_costs_no_worker(own: Team, folder: Folder) -> None:
+    """Each puts what it is told in force without the file, and in less time than the supervisor waits."""
+    pids = {row["pid"] for row in own.rows()}
+    with own.connected_to(1) as one, own.connected_to(2) as other, hung_state_file(folder):
+        rolled = own.ask("POST", "/v1/rollback", {})
+        end = time.monotonic() + TIMEOUT
+        while "has not answered" not in rolled["held"]:
+            assert time.monotonic() < end, rolled
+            rolled = own.ask("POST", "/v1/rollback", {})
+        assert rolled["notes"] == []
+        assert "'old'" in one.call("echo", "hi")
+        assert "'old'" in other.call("echo", "hi")
+        with pytest.raises(RefusedError, match="has not answered"):
+            own.ask(
+                "POST", "/v1/statistics/reset", {"pattern": "echo"}
+            )  # every worker is asked to write its counts down
+        assert {row["pid"] for row in own.rows()} == pids
+    own.until(lambda _: own.series("xcp_gateway_state_trouble") == 0)
+    assert {row["pid"] for row in own.rows()} == pids
 
 
 # Start and stop

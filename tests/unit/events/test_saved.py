@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.admin.records import SavedLog
 from gateway.core.rpc.model import Value
 from gateway.events import saved
 from gateway.events.changes import BEGINNING, ChangeLog, ObjectId, Token, Wanted, change_since, digest_of
@@ -215,7 +216,36 @@ async def test_what_changes_after_logs_were_compared_is_told(tmp_path: Path) -> 
         assert sorted(await after.told(token) or []) == [("del", "1", None), ("del", "2", None)]
 
 
-async def test_logs_of_other_processes_are_forgotten_when_they_are_not_used(tmp_path: Path) -> None:
+async def test_tokens_that_are_invented_or_of_many_processes_have_no_log_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    class Counted(saved.WrittenLog):
+        def __init__(self, found: SavedLog, log: ChangeLog) -> None:
+            made.append(found.epoch)
+            super().__init__(found, log)
+
+    monkeypatch.setattr(saved, "WrittenLog", Counted)
+    async with stored(tmp_path) as state:
+        tokens = []
+        for number in range(event_logs.MOST_LOGS):
+            before = Gateway(state, {VM1: number})
+            await before.saver.save()
+            tokens.append(before.log.token)
+        after = Gateway(state, {VM1: 0})
+        for _ in range(3):
+            for token in tokens:
+                assert await after.told(token) is not None
+                for invented in (token._replace(generation=0), token._replace(generation=10**20 - 1)):
+                    await after.told(invented)
+        assert sorted(made) == sorted(token.epoch for token in tokens)
+
+
+async def test_logs_of_other_processes_are_forgotten_when_they_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved, "MOST_RECALLED", 4)
     async with stored(tmp_path) as state:
         tokens = []
         for number in range(saved.MOST_RECALLED + 1):

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from select import PIPE_BUF
 
 import pytest
 import structlog
@@ -45,6 +46,33 @@ async def written(lines: pytest.CaptureFixture[str]) -> str:
     asyncio.get_running_loop().call_later(log.FLUSH_INTERVAL, moment.set)  # after the timer that was set before it
     await moment.wait()
     return lines.readouterr().err
+
+
+@pytest.mark.usefixtures("lines")
+@pytest.mark.parametrize("ending", ["\x85", "\u2028", "\u2029"])
+async def test_several_processes_write_whole_lines_whatever_a_client_sends(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[str] = []
+
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Pipe())
+    try:
+        log.configure("json", "info", worker=2)
+        for _ in range(100):
+            agent = f"{ending}{'a' * 90}"
+            call = Call("VM.start", extensions={"agent": agent})
+            present(log.call_log())(CallFinished(route("VM.start"), call, Reply(None), Side.DBUS, 0.1))
+        structlog.get_logger().info("the last line")
+    finally:
+        log.configure("json", "info")  # one process again
+    assert len(pieces) > 1
+    assert all(json.loads(line)["worker"] == 2 for piece in pieces for line in piece.split("\n")[:-1])
+    assert all(piece.endswith("\n") and len(piece.encode()) <= PIPE_BUF for piece in pieces)
 
 
 async def test_a_call_is_one_line_of_json_without_its_values(lines: pytest.CaptureFixture[str]) -> None:

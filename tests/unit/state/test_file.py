@@ -536,8 +536,42 @@ def test_it_is_in_force_even_where_the_file_cannot_be_read(opened: Opened, path:
     assert made.trouble
     made.follow(mode("VM.*", Mode.DBUS), is_stored=True)
     assert made.kept.overrides == (DBUS,)
-    made.adopt(StoredState((LEGACY,)))
+    made.adopt(StoredState((LEGACY,)), ())
     assert made.kept.overrides == (LEGACY,)
+
+
+ROLLBACK = Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY))
+
+
+def test_what_others_hold_is_in_force_at_once_in_a_worker_that_finds_the_file_well(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    made.holds_together = True
+    put(made, mode("VM.*", Mode.DBUS))
+    with closing(locked(path)):
+        made.follow(ROLLBACK, is_stored=False)
+    late = opened(path)  # the file works again, and the other one has not looked yet
+    assert late.kept.overrides == (DBUS,)
+    late.adopt(made.kept, made.held)
+    assert late.kept.overrides == (override("*", Mode.LEGACY),)
+    assert late.held == ()  # it is stored
+    opened.later(made)
+    with closing(sqlite3.connect(path)) as db:
+        assert [what for (what,) in db.execute("SELECT what FROM audit ORDER BY id")] == ["mode", "rollback"]
+
+
+def test_what_others_hold_stays_in_force_when_the_file_is_opened_again(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    put(made, mode("VM.*", Mode.DBUS))
+    with closing(locked(path)):
+        made.follow(ROLLBACK, is_stored=False)
+        late = opened(path)
+        late.adopt(made.kept, made.held)
+        late.adopt(made.kept, made.held)
+        late._stale = True  # as after an error of the disk
+        opened.later(late)
+        assert late.trouble
+        assert late.kept.overrides == (override("*", Mode.LEGACY),)
+        assert late.held == (ROLLBACK,)
 
 
 def test_what_several_workers_hold_is_written_by_one_of_them(opened: Opened, path: Path) -> None:

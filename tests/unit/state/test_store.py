@@ -19,6 +19,9 @@ from gateway.core.admin.records import (
     PendingDecision,
     PutRollout,
     StateRefused,
+    StoredState,
+    all_to_legacy,
+    applied,
 )
 from gateway.core.migration.modes import Mode
 from gateway.state import file
@@ -225,6 +228,21 @@ async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[
         assert await state.decide(mode("VM.*")) == StateRefused(state.trouble)
         assert isinstance(await state.flush(counts_batch(equal=1)), StateRefused)
         assert isinstance(await state.rollback_all("alice", "fire"), PendingDecision)
+        assert [each.pattern for each in state.overrides] == ["*"]
+        seen: list[tuple[str, ...]] = []
+        state.seeing = lambda: seen.append(tuple(each.pattern for each in state.overrides))
+        hanging()
+        await state.until(lambda: not state.trouble and len(seen) > 1)
+        assert set(seen) == {("*",)}  # at no moment the modes that were in the file
+        assert [line.what for line in await state.audit()] == ["rollback", "mode"]  # type: ignore[union-attr]
+
+
+async def test_what_other_workers_have_in_force_is_taken_over_though_the_file_hangs(
+    path: Path, hanging: Callable[[], None]
+) -> None:
+    held = all_to_legacy("alice", 1000.0, "fire")
+    async with Watched(path, patience=0.05) as state:
+        await state.adopt(applied(StoredState(), held), [held], seconds=0.05)
         assert [each.pattern for each in state.overrides] == ["*"]
         seen: list[tuple[str, ...]] = []
         state.seeing = lambda: seen.append(tuple(each.pattern for each in state.overrides))

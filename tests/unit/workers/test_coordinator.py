@@ -15,6 +15,7 @@ from gateway.workers.coordinator import Answers, Coordinator, Question
 from gateway.workers.link import Link, LinkClosedError, UnansweredError
 from gateway.workers.processes import Stage, WorkerProcess
 from gateway.workers.served_files import ServedFiles
+from tests.kit.programs import TIMEOUT
 
 Handle = Callable[[str, Any], Awaitable[Any]]
 OLD, NEW = ServedFiles("old"), ServedFiles("new")
@@ -102,6 +103,24 @@ async def test_one_that_fails_to_serve_them_is_replaced_before_the_answer() -> N
         answers = await serve_new(coordinator, asking)
         assert answers.notes == ("worker 2 could not answer (commit: RuntimeError); it is being replaced",)
         assert coordinator.members[2].ended.is_set()
+        assert coordinator.live == NEW
+
+
+async def test_when_the_leader_ends_while_others_prepare_all_of_them_serve_the_new_files() -> None:
+    able, slow = Scripted(prepare=[]), Scripted(prepare="hang")
+    async with coordinator_of({1: Scripted(), 2: able, 3: slow}) as (coordinator, asking):
+        serving = asyncio.get_running_loop().create_task(serve_new(coordinator, asking))
+        async with asyncio.timeout(TIMEOUT):
+            while "prepare" not in slow.asked:  # noqa: ASYNC110 - no one tells it
+                await asyncio.sleep(0)
+            serving.cancel()  # as when its link is closed
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+            await coordinator.members[3].kill()
+            while coordinator.version == 0:  # noqa: ASYNC110 - no one tells it
+                await asyncio.sleep(0)
+            while "commit" not in able.asked:  # noqa: ASYNC110 - no one tells it
+                await asyncio.sleep(0)
         assert coordinator.live == NEW
 
 

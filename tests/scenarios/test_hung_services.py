@@ -62,7 +62,7 @@ class World:
 
     async def control(self, verb: str, path: str, body: object = None) -> Any:
         status, answer = await ask(
-            self.folder / "control", verb, path, None if body is None else json.dumps(body).encode()
+            self.folder / "admin", verb, path, None if body is None else json.dumps(body).encode()
         )
         assert status == 200, answer
         return answer

@@ -38,15 +38,15 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                with outer._more:
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
+                    outer.bodies.append(body)
+                    outer._more.notify_all()
                 self.send_response(200)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
-                with outer._more:
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    outer.bodies.append(body)
-                    outer._more.notify_all()
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -1,9 +1,9 @@
 """One HTTP/1.1 connection to an upstream, for one request at a time.
 
 At most once. A request is written to the socket at once, so that it is known whether a byte of it has left: before that
-nothing was executed, and after that nobody knows, as a reset does not tell what the upstream had read. Over TLS nobody
-knows. A connection that has become readable while it was idle has ended, and is given no request; a new one of TLS has
-the session tickets of its server to read.
+nothing was executed, and after that the outcome is unknown, because a reset does not tell what the upstream had read.
+Over TLS it is always unknown. A connection that has become readable while it was idle has ended, and is given no
+request; a new one of TLS has the session tickets of its server to read.
 """
 
 from __future__ import annotations

@@ -37,12 +37,12 @@ print(json.dumps([answer.status, json.loads(answer.read())]))
 """
 
 
-# A command that is somebody else: what it imports is read before root is given up.
+# A command that is somebody else. It runs once as root: what it imports may be where no other user may read.
 COMMAND = """
-import asyncio, os, sys
-import aiohttp
+import os, sys
 from gateway.cli import app
 uid = int(sys.argv.pop(1))
+app(standalone_mode=False)
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
 app()
 """

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
-import structlog
-
 from gateway import config
 from gateway.config import Config, ListenerConfig, reached_by_others
 from gateway.core.interfaces import (
     ResolveStream,
     StreamingEndpoint,
 )
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Route
 from gateway.events.hub import EventHub
@@ -67,7 +66,7 @@ from gateway.wiring import (
 
 OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class Assembly:

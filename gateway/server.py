@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import structlog
-
 from gateway import config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
 from gateway.admin.api import CallBody
@@ -31,6 +29,7 @@ from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
 from gateway.core.admin.access import Caller
+from gateway.core.logger import Logger
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.last_good import LastGood
 from gateway.mapping.problem import Problem
@@ -45,7 +44,7 @@ from gateway.state import clock
 
 THREADS = 4  # of the pool for work beside the event loop: large messages, mapping files, metrics
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class MappingError(Exception):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-import structlog
 from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
@@ -32,6 +31,7 @@ from gateway.core.admin.views import (
     RollbackDone,
 )
 from gateway.core.interfaces import AdminOperations
+from gateway.core.logger import Logger
 from gateway.core.rpc.model import Value
 
 REMEMBERED = 1024  # cached callers; the bus never reuses a unique name
@@ -142,7 +142,7 @@ READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
 FAILED = "org.freedesktop.DBus.Error.Failed"
 UNKNOWN = "org.freedesktop.DBus.Error.Unknown"  # Object, Interface, Method, Property
 
-_log = structlog.get_logger("admin")
+_log = Logger("admin")
 
 
 class CallServer:

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
-import structlog
-
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.target import MethodCall, Subscription, all_objects
 from gateway.core.interfaces import EventFeed
 from gateway.core.log_limiter import LogLimiter
+from gateway.core.logger import Logger
 from gateway.core.routing.object_class import ObjectClass, Properties
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Value
@@ -37,7 +36,7 @@ FIRST_PAUSE, LAST_PAUSE = 0.2, 30.0  # seconds before a failed read is repeated
 MANAGED = "a{oa{sa{sv}}}"  # the signature of the reply to GetManagedObjects
 MOST_DUE = 1000  # objects that are read one by one; with more their managers are read
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 _left_out = LogLimiter(60.0)  # a line a minute for each object
 
 

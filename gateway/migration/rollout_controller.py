@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import time
 
-import structlog
-
 from gateway.core.admin import counters
 from gateway.core.admin.records import AuditEntry, Change, Counts, MethodId, PendingDecision, Rollout, StateRefused
+from gateway.core.logger import Logger
 from gateway.core.migration.limits import ALPHA, BothSides, Part, duration
 from gateway.core.migration.rollout_plan import (
     Action,
@@ -115,7 +114,7 @@ SETTLE = 0.5  # seconds in which the counts of the step before come in; then the
 LEASE = 0.7  # seconds after which another process takes over from one that is gone; every look prolongs it
 QUIET = 1.0  # seconds between two judgements of counts that have not changed
 
-_log = structlog.get_logger("rollout")
+_log = Logger("rollout")
 
 
 @dataclass(slots=True)

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
-import structlog
-
 from gateway.core.admin.records import MethodId, StateRefused
+from gateway.core.logger import Logger
 from gateway.core.routing.call_record import (
     LARGEST,
     UNKEPT,
@@ -35,7 +34,7 @@ from gateway.pipeline.dispatcher import Dispatcher
 MAX_RECORDINGS = 4  # at one time
 KEEPALIVE = 1.0  # seconds without a call after which an empty line is written, to notice a reader that has gone
 
-_log = structlog.get_logger("recording")
+_log = Logger("recording")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import structlog
-
 from gateway.core.admin.counters import UNANSWERED
 from gateway.core.admin.records import Json
 from gateway.core.comparison.compare import TOO_LARGE, Verdict
 from gateway.core.comparison.equality import Checkpoint
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import ReadRecord, is_harmless, substitute_secrets
 from gateway.core.routing.route import Route
@@ -28,7 +27,7 @@ REPLAYED = Peer("replay")
 
 SKIPPED = "skipped"  # in place of a verdict: neither side was called
 
-_log = structlog.get_logger("replay")
+_log = Logger("replay")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import structlog
-
+from gateway.core.logger import Logger
 from gateway.ops.metrics import Snapshot, merged
 from gateway.workers.link import LinkClosedError, UnansweredError
 from gateway.workers.processes import BOUND, Stage, WorkerProcess
@@ -24,7 +23,7 @@ LOOK = 1.0  # seconds between two reports of a worker, and between two looks of 
 PREPARE = 60.0  # seconds for a worker to compile a new mapping
 COMMIT = 15.0  # seconds for a worker to serve it
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 @dataclass(frozen=True, slots=True)

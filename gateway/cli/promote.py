@@ -20,8 +20,10 @@ import typer
 from rich.text import Text
 
 from gateway.cli import completion
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, JsonOption, SocketOption, WhyOption, app, ask, fail
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, Commands, JsonOption, SocketOption, WhyOption, ask, fail
 from gateway.cli.output import count, err, out, print_json
+
+commands = Commands()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class _EditedFile:
     methods: int
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def promote(
     pattern: Annotated[
         str,

@@ -13,9 +13,11 @@ import msgspec
 import typer
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, UNUSABLE, JsonOption, SocketOption, app, ask, fail
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, UNUSABLE, Commands, JsonOption, SocketOption, ask, fail
 from gateway.cli.output import count, err, number, out, pair, print_fitted, print_json, table
 from gateway.cli.output import seconds as in_words
+
+commands = Commands()
 
 TIMEOUT = 86_400.0  # seconds for one batch; the gateway limits each call
 BATCH = 20  # calls of one request, and their bytes
@@ -30,7 +32,7 @@ COUNTED = ("equal", "ignored", "different", "error_different", "too_large", "una
 Document: TypeAlias = Mapping[str, Any]
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
     socket: SocketOption = DEFAULT_SOCKET,
@@ -272,7 +274,7 @@ def _print_line(document: Document) -> None:
 
 
 def _show_mismatch(result: Document, shown: Counter[str], most: int) -> None:
-    from gateway.cli import diff
+    from gateway.cli.reports import diff
 
     name = f"{result['service']}/{result['method']}"
     shown[name] += 1

@@ -10,24 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.app import (
-    DEFAULT_CONFIG,
-    FAILED,
-    FILES,
-    UNUSABLE,
-    Commands,
-    ConfigOption,
-    JsonOption,
-    app,
-    error_text,
-    fail,
-)
+from gateway.cli.app import DEFAULT_CONFIG, FAILED, UNUSABLE, Commands, ConfigOption, JsonOption, error_text, fail
 from gateway.cli.output import count, err, out, print_json
 
 OF_SERVICE = "."  # an upstream with the name of the service
 
 scaffold = Commands()
-app.add_typer(scaffold, name="scaffold", rich_help_panel=FILES)
+commands = Commands()
+commands.add_typer(scaffold, name="scaffold")
 
 
 @scaffold.callback()

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gateway import config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
@@ -24,11 +24,10 @@ from gateway.admin.api import CallBody
 from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic
-from gateway.admin.web.server import WebServer
 from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
-from gateway.core.admin.access import Caller
+from gateway.core.admin.access import AccessRules, Caller
 from gateway.core.logger import Logger
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.last_good import LastGood
@@ -41,6 +40,9 @@ from gateway.pipeline import trace
 from gateway.pipeline.replay import Replayer
 from gateway.readings import Readings
 from gateway.state import clock
+
+if TYPE_CHECKING:  # imported where the config has use for it
+    from gateway.admin.web.server import WebServer
 
 THREADS = 4  # of the pool for work beside the event loop: large messages, mapping files, metrics
 
@@ -120,16 +122,24 @@ class Gateway(Assembly):
         self._operators = wiring.operators(self.settings, self.admin_service, rights, peer_credentials.user_name)
         address = self.settings.admin.metrics
         self._monitoring = monitoring.MonitoringServer(address, self) if address else None
-        page = self.settings.admin.web
-        self._web = WebServer(page, self, self.admin_service, traffic, rights) if page else None
+        self._web = self._web_page(traffic, rights)
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
+
+    def _web_page(self, traffic: Traffic, rights: AccessRules) -> WebServer | None:
+        """The web page; None if the config has none."""
+        if self.settings.admin.web is None:
+            return None
+        from gateway.admin.web.server import WebServer
+
+        return WebServer(self.settings.admin.web, self, self.admin_service, traffic, rights)
 
     async def __aenter__(self) -> Self:
         """Start, in the order of the module's description; leaving the block goes backwards."""
         async with AsyncExitStack() as stack:
             await self._bind(stack)
             if self.settings.user is not None:
+                wiring.import_for_reloads()
                 process.become(self.settings.user, self._socket_files())
             await self.start_sides(stack)
             await asyncio.gather(self._wait_for_buses(), self._probe_upstreams())

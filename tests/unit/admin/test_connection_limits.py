@@ -6,24 +6,18 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from aiohttp import web
 
 from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits
 from gateway.admin.http import SocketServer
-from gateway.core.logger import FIELDS
 from tests.kit.cases import each_case
+from tests.kit.logs import logged
 from tests.kit.programs import TIMEOUT
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX: "
 WHOLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]]]:
-    """The events of the log so far, with their fields."""
-    return [(record.getMessage(), getattr(record, FIELDS)) for record in caplog.records if hasattr(record, FIELDS)]
 
 
 class Local(SocketServer):

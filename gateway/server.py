@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from msgspec import Struct
 
 from gateway import config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
@@ -57,8 +58,7 @@ class MappingError(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """What a gateway is made of. `refused`: the problems of newer files, in place of which these are used."""
 
     settings: Config

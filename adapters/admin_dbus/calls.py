@@ -10,12 +10,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
+from msgspec import Struct
+from msgspec.structs import fields
 
 from adapters.admin_dbus import objects
 from adapters.admin_dbus.objects import CONTROL, MANAGER, METHOD, PROPERTIES, ROOT, SERVICE, Member
@@ -77,8 +78,7 @@ INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
 REFUSED = "org.xen.xcp.Error.Refused"
 
 
-@dataclass(frozen=True, slots=True)
-class DBusError:
+class DBusError(Struct, frozen=True):
     """A D-Bus error with one text."""
 
     name: str

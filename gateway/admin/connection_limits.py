@@ -13,11 +13,11 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import Struct
 
 from gateway.admin import peer_credentials
 from gateway.core.admin.access import ROOT
@@ -33,8 +33,7 @@ HEAD = 64 * 1024  # bytes
 _log = Logger("admin")
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(Struct, frozen=True):
     """Durations in seconds. `share`: connections of one peer, a user or over TCP an address."""
 
     connections: int = CONNECTIONS

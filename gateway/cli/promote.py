@@ -10,13 +10,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import typer
+from msgspec import Struct
 from rich.text import Text
 
 from gateway.cli import completion
@@ -26,8 +26,7 @@ from gateway.cli.output import count, err, out, print_json
 commands = Commands()
 
 
-@dataclass(frozen=True, slots=True)
-class _EditedFile:
+class _EditedFile(Struct, frozen=True):
     """A mapping file before and after the change. `methods`: the number of methods that change."""
 
     path: Path

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import typer
+from msgspec import Struct, field
 from rich.text import Text
 
 from gateway.cli.app import DEFAULT_SOCKET, FAILED, UNUSABLE, Commands, JsonOption, SocketOption, ask, fail
@@ -89,8 +89,7 @@ def replay(
     raise typer.Exit(0 if outcome.is_proof and not recording.damaged else FAILED)
 
 
-@dataclass(slots=True)
-class RecordingFile:
+class RecordingFile(Struct):
     """A recording: calls with their line numbers, and damaged lines with the error. `is_whole`: it has an end."""
 
     file: Path
@@ -202,8 +201,7 @@ def batches(calls: Sequence[tuple[int, Document]], rate: float) -> Iterator[list
         yield batch
 
 
-@dataclass(slots=True)
-class MethodTally:
+class MethodTally(Struct):
     """Counts and latencies of one method."""
 
     verdicts: Counter[str] = field(default_factory=Counter)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from gateway.cli.app import DEFAULT_CONFIG, FAILED, UNUSABLE, Commands, ConfigOption, JsonOption, error_text, fail
 from gateway.cli.output import count, err, out, print_json
@@ -70,8 +70,7 @@ def xenapi(
     _write(files.Plan({directory / idl: made.idl, directory / "xapi.yaml": made.mapping}), force=force, as_json=as_json)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(Struct, frozen=True):
     """Options that several commands have."""
 
     directory: Path

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct, field
 
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.target import MethodCall, Subscription, all_objects
@@ -59,8 +60,7 @@ class ObjectSource(Protocol):
         """Make a call; once it is answered, every signal that was sent before its reply has arrived."""
 
 
-@dataclass(slots=True, eq=False)
-class _Manager:
+class _Manager(Struct, eq=False):
     """One ObjectManager and the classes whose objects it has."""
 
     path: str
@@ -70,8 +70,7 @@ class _Manager:
     was_read: bool = False  # at least once
 
 
-@dataclass(slots=True, eq=False)
-class _Object:
+class _Object(Struct, eq=False):
     """One object as a class has it."""
 
     id: ObjectId

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from time import time
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import AuditEntry, Change, Counts, MethodId, PendingDecision, Rollout, StateRefused
@@ -69,8 +71,7 @@ def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
     return total
 
 
-@dataclass(slots=True)
-class CountsWindow:
+class CountsWindow(Struct):
     """The counts of one step, since its start and in windows of it; in memory only.
 
     A window begins `STARTS` times in `window` seconds and is tested until it is `LASTS` times as long: a change is in
@@ -117,8 +118,7 @@ QUIET = 1.0  # seconds between two judgements of counts that have not changed
 _log = Logger("rollout")
 
 
-@dataclass(slots=True)
-class _Tracks:
+class _Tracks(Struct):
     """What this process remembers of one step of one rollout."""
 
     since: float
@@ -129,8 +129,7 @@ class _Tracks:
     judged: float = 0.0
 
 
-@dataclass(slots=True)
-class RolloutController:
+class RolloutController(Struct):
     """`routes`: the live mapping's; `here`: what this process has counted of a method, unflushed counts too."""
 
     state: Store
@@ -230,8 +229,7 @@ class RolloutController:
         return known
 
 
-@dataclass(slots=True)
-class _Look:
+class _Look(Struct):
     """One look at one rollout. `everywhere` None: no process drives, and this one guards by its own counts.
 
     `now` is a moment of the controller's steady clock.

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from types import MappingProxyType
 from typing import TypeAlias
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from gateway.core.dbus.names import quoted
 from gateway.core.interfaces import Codec, Dialect, Endpoint

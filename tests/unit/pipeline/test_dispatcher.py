@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.interfaces import NOT_SENT, Backend, Wanted, always
 from gateway.core.migration.modes import Migration, Mode, Setting, Side
@@ -147,7 +148,7 @@ async def test_guard_and_call_share_one_deadline() -> None:
     async def slow_check(asked: Route, call: Call) -> Outcome:
         return await (hang if asked.method == "session check" else echo)(asked, call)
 
-    keeper = replace(TARGET, bus_name="org.xen.xcp.keeper")
+    keeper = dataclasses.replace(TARGET, bus_name="org.xen.xcp.keeper")
     guarded = route("VM.start", session_check=route("session check", timeout=3600.0, target=keeper), timeout=0.01)
     outcome = await Dispatcher(Scripted(slow_check), Notes()).answer(guarded, Call("VM.start", ("s",)))
     says = "no answer from org.xen.xcp.keeper within 0.01 s; VM.start was not called"

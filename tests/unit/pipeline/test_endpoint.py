@@ -9,11 +9,11 @@ import threading
 import xmlrpc.client
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from adapters.codecs import CODECS, jsonrpc
 from adapters.dialects import DIALECTS

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, Self, TypeAlias
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core import interfaces
@@ -46,8 +46,7 @@ PROBE_AGE = 30.0  # seconds for which an upstream that was reached counts as rea
 _FIRST_BAD = HTTPStatus.MULTIPLE_CHOICES  # a redirect is not an answer to a call
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(Struct, frozen=True):
     """One upstream and its protocols. Two with an equal `key` are the same, and share the connections."""
 
     key: object

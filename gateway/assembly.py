@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
-import structlog
-
 from gateway import config
 from gateway.config import Config, ListenerConfig, reached_by_others
 from gateway.core.interfaces import (
     ResolveStream,
     StreamingEndpoint,
 )
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Route
 from gateway.events.hub import EventHub
@@ -44,7 +43,6 @@ from gateway.wiring import (
     StoreTransport,
     Upstream,
     Upstreams,
-    XenstorePublisher,
     backend,
     bound_before,
     buses,
@@ -56,18 +54,19 @@ from gateway.wiring import (
     observed_upstreams,
     observing,
     offer,
-    open_websocket,
+    publisher,
     socket_mode,
     store_transport,
     task_ending,
     tracer,
     transport,
     upstreams,
+    websockets,
 )
 
 OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class Assembly:
@@ -119,10 +118,12 @@ class Assembly:
         self.endpoints = Endpoints(self._endpoints(settings, table))
         self._inherited = sockets or inherited()
         self.aborted = dict.fromkeys(settings.listener, 0)
-        self.transports = {name: self._transport(name, section) for name, section in settings.listener.items()}
-        self.publishers = {
-            store.name: XenstorePublisher(store.store, self.dispatcher.answer, self._rung) for store in self.stores
-        }
+        self.stores = [self._store(name, section) for name, section in settings.listener.items() if section.is_store]
+        served: dict[str, HttpServer | StoreTransport] = {store.name: store for store in self.stores}
+        for name, section in settings.listener.items():
+            served[name] = served.get(name) or self._listener(name, section)
+        self.transports = {name: served[name] for name in settings.listener}
+        self.publishers = {store.name: publisher(store, self.dispatcher.answer, self._rung) for store in self.stores}
         self.hub = PublicationHub(self.backend, self.publishers)
 
     async def start_sides(self, stack: AsyncExitStack) -> None:
@@ -150,9 +151,9 @@ class Assembly:
 
     async def start_publishers(self, stack: AsyncExitStack) -> None:
         """Publish the state of services in each xenstore, and run the watch triggers."""
-        for publisher in self.publishers.values():
-            publisher.start()
-            stack.push_async_callback(publisher.stop, self.settings.grace)
+        for each in self.publishers.values():
+            each.start()
+            stack.push_async_callback(each.stop, self.settings.grace)
         stack.push_async_callback(self.hub.stop)
         await self.hub.follow(self.table)
 
@@ -237,11 +238,6 @@ class Assembly:
         return [f"{url}{key.path}" for url in map(config.base_url, addresses) if url]
 
     @property
-    def stores(self) -> list[StoreTransport]:
-        """The listeners that are a xenstore."""
-        return [each for each in self.transports.values() if isinstance(each, StoreTransport)]
-
-    @property
     def served_stores(self) -> list[StoreTransport]:
         """Those that this process serves."""
         return self.stores if self.leads else []
@@ -252,12 +248,15 @@ class Assembly:
             found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
             await store.expose(offer(exchange.table, exchange) for exchange in found)
 
-    def _transport(self, name: str, listener: ListenerConfig) -> HttpServer | StoreTransport:
-        if listener.is_store:
-            return store_transport(
-                name, listener, self.quota, lambda trouble: _log.warning("store", listener=name, trouble=trouble)
-            )
+    def _store(self, name: str, listener: ListenerConfig) -> StoreTransport:
+        """A listener that is a xenstore."""
 
+        def on_trouble(trouble: str) -> None:
+            _log.warning("store", listener=name, trouble=trouble)
+
+        return store_transport(name, listener, self.quota, on_trouble)
+
+    def _listener(self, name: str, listener: ListenerConfig) -> HttpServer:
         def on_aborted(why: str) -> None:
             self.aborted[name] += 1
             _log.info("connection aborted", listener=name, why=why)
@@ -270,6 +269,7 @@ class Assembly:
 
     def _streams(self, name: str, listener: ListenerConfig) -> ResolveStream:
         """The streams of events of a listener: WebSockets at the path of a JSON-RPC endpoint, GET at PATH/events."""
+        open_websocket = websockets()
 
         def resolve(path: str, wants_upgrade: bool) -> StreamingEndpoint | None:  # noqa: FBT001 - see ResolveStream
             if not (listener.websocket if wants_upgrade else listener.server_sent_events):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway import config, wiring
 from gateway.config import Config
@@ -25,8 +27,7 @@ from gateway.mapping.targets import NOTHING
 BUS_TIMEOUT = 2.0  # seconds that a start and a live check wait for the buses
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
+class CheckReport(Struct, frozen=True):
     """The result of a check.
 
     `notes`: doubtful settings, calls that no mode governs, and services that could not be compared. `contracts`: uses
@@ -83,8 +84,7 @@ def _build(paths: Sequence[Path], contents: Mapping[Path, bytes] = NOTHING) -> t
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Against:
+class Against(Struct, frozen=True):
     """Another revision of the mapping files: a directory, a commit, or files with the given contents."""
 
     paths: Sequence[Path]

@@ -10,15 +10,15 @@ import resource
 from contextlib import suppress
 
 import msgspec
-import structlog
 
 from gateway.admin.connection_limits import BACKLOG, CONNECTIONS, RESERVE
 from gateway.config import Config
+from gateway.core.logger import Logger
 
 OWN = 64  # state file, log, listening sockets, event loop, files that a reload reads
 LEAST = 16  # connections that a listener keeps at least
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 def fitted(settings: Config) -> Config:

@@ -14,11 +14,10 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import structlog
+from msgspec import Struct
 
 from gateway import config, descriptors, wiring
 from gateway.admin import health, monitoring, peer_credentials
@@ -26,11 +25,11 @@ from gateway.admin.api import CallBody
 from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic
-from gateway.admin.web.server import WebServer
 from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
-from gateway.core.admin.access import Caller
+from gateway.core.admin.access import AccessRules, Caller
+from gateway.core.logger import Logger
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.last_good import LastGood
 from gateway.mapping.problem import Problem
@@ -43,9 +42,12 @@ from gateway.pipeline.replay import Replayer
 from gateway.readings import Readings
 from gateway.state import clock
 
+if TYPE_CHECKING:  # imported where the config has use for it
+    from gateway.admin.web.server import WebServer
+
 THREADS = 4  # of the pool for work beside the event loop: large messages, mapping files, metrics
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class MappingError(Exception):
@@ -56,8 +58,7 @@ class MappingError(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """What a gateway is made of. `refused`: the problems of newer files, in place of which these are used."""
 
     settings: Config
@@ -121,16 +122,24 @@ class Gateway(Assembly):
         self._operators = wiring.operators(self.settings, self.admin_service, rights, peer_credentials.user_name)
         address = self.settings.admin.metrics
         self._monitoring = monitoring.MonitoringServer(address, self) if address else None
-        page = self.settings.admin.web
-        self._web = WebServer(page, self, self.admin_service, traffic, rights) if page else None
+        self._web = self._web_page(traffic, rights)
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
+
+    def _web_page(self, traffic: Traffic, rights: AccessRules) -> WebServer | None:
+        """The web page; None if the config has none."""
+        if self.settings.admin.web is None:
+            return None
+        from gateway.admin.web.server import WebServer
+
+        return WebServer(self.settings.admin.web, self, self.admin_service, traffic, rights)
 
     async def __aenter__(self) -> Self:
         """Start, in the order of the module's description; leaving the block goes backwards."""
         async with AsyncExitStack() as stack:
             await self._bind(stack)
             if self.settings.user is not None:
+                wiring.import_for_reloads()
                 process.become(self.settings.user, self._socket_files())
             await self.start_sides(stack)
             await asyncio.gather(self._wait_for_buses(), self._probe_upstreams())

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from adapters import upstream as legacy
-from adapters.admin_dbus.service import AdminBusService
 from adapters.codecs import CODECS, UPSTREAM_CODECS, xmlrpc_writer
 from adapters.dbus.backend import Backend, BusSettings, BusStatus
 from adapters.dialects import DIALECTS
@@ -25,13 +26,7 @@ from adapters.http.client.upstream import ConnectionPoolLimits, HttpUpstreamConn
 from adapters.http.server import HttpLimits, HttpServer
 from adapters.http.socket_activation import InheritedSockets, inherited
 from adapters.http.web_origins import WebOrigins
-from adapters.http.websocket import open_websocket
 from adapters.limits import Quota
-from adapters.xenstore import upstream as xenstore_client
-from adapters.xenstore.client.client import XenstoreClient, socket_path
-from adapters.xenstore.publish.publisher import XenstorePublisher
-from adapters.xenstore.server.listener import NODES, ExposedEndpoint, StoreLimits
-from adapters.xenstore.server.listener import XenstoreTransport as StoreTransport
 from gateway import __version__, config
 from gateway.admin import peer_credentials
 from gateway.config import Config, Finding, ListenerConfig
@@ -43,6 +38,7 @@ from gateway.core.interfaces import (
     Codec,
     Dialect,
     Endpoint,
+    OpenChannel,
     Resolve,
     ResolveStream,
     StreamingEndpoint,
@@ -57,6 +53,12 @@ from gateway.mapping.targets import NOTHING as NO_CONTENTS
 from gateway.ops.traces import Tracer
 from gateway.pipeline.tasks import TaskEnding
 
+if TYPE_CHECKING:  # for types alone: a gateway imports these adapters where its config has use for them
+    from adapters.admin_dbus.service import AdminBusService
+    from adapters.xenstore.publish.publisher import XenstorePublisher
+    from adapters.xenstore.publish.watch_trigger import FireTrigger
+    from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
+
 __all__ = [
     "CODECS",
     "DIALECTS",
@@ -64,7 +66,6 @@ __all__ = [
     "Bound",
     "BusSettings",
     "BusStatus",
-    "ExposedEndpoint",
     "HttpServer",
     "InheritedSockets",
     "Quota",
@@ -73,18 +74,19 @@ __all__ = [
     "StoreTransport",
     "Upstream",
     "Upstreams",
-    "XenstorePublisher",
     "bind_shared",
     "inherited",
-    "open_websocket",
 ]
 
 
+StoreTransport: TypeAlias = "XenstoreTransport"
 Upstream = legacy.Upstream
 Upstreams = legacy.Backend
 
 # The forms in which each dialect's servers take a method's name; they do not depend on the protocol.
 SPELLINGS = {name: make("").spelling for name, make in DIALECTS.items()}
+
+STORE_SCHEME = "xenstore:"  # of the url of an upstream
 
 # For answers of legacy services, whose bytes are limited by their connection.
 _ANSWERS = MessageLimits(body=2**30, elements=2**30)
@@ -203,7 +205,7 @@ def upstream_problems(settings: Config) -> Iterator[Finding]:
         for key, kind, value, known in named:
             if value not in known:
                 yield ("upstream", name, *key), unknown(kind, value, sorted(known))
-        over_store = upstream.url.startswith(xenstore_client.SCHEME)
+        over_store = upstream.url.startswith(STORE_SCHEME)
         if upstream.codec in UPSTREAM_CODECS and over_store != (upstream.codec == "xenstore"):
             yield ("upstream", name, "codec"), f"'{upstream.codec}' does not go over {upstream.url}"
         if not over_store:
@@ -227,7 +229,7 @@ def observed_upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstre
 
 
 def _upstream(name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
-    over_store = upstream.url.startswith(xenstore_client.SCHEME)
+    over_store = upstream.url.startswith(STORE_SCHEME)
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
@@ -250,9 +252,12 @@ def _in_codec(upstream: legacy.Upstream, codec: str) -> legacy.Upstream:
 
 
 def _xenstore_connection(name: str, upstream: config.UpstreamConfig) -> interfaces.UpstreamConnection:
+    from adapters.xenstore.client.client import XenstoreClient, socket_path
+    from adapters.xenstore.upstream import XenstoreUpstreamConnection
+
     store = XenstoreClient(upstream.store or socket_path())
-    root = upstream.url.removeprefix(xenstore_client.SCHEME)
-    return xenstore_client.XenstoreUpstreamConnection(
+    root = upstream.url.removeprefix(STORE_SCHEME)
+    return XenstoreUpstreamConnection(
         name, root, store, most=upstream.connections, waiting=upstream.waiting, checks_pid=upstream.pid
     )
 
@@ -348,6 +353,8 @@ def operators(
     """The operator's service on D-Bus; None if the config has none."""
     if settings.admin.bus is None:
         return None
+    from adapters.admin_dbus.service import AdminBusService
+
     address = settings.bus[settings.admin.bus].address
     return AdminBusService(address, operator, rights, user_name, __version__)
 
@@ -394,6 +401,8 @@ def store_transport(
     name: str, listener: ListenerConfig, room: Quota, on_trouble: Callable[[str], object]
 ) -> StoreTransport:
     """The xenstore server of a [listener.NAME] section."""
+    from adapters.xenstore.server.listener import NODES, StoreLimits, XenstoreTransport
+
     limits = StoreLimits(
         calls=listener.max_calls,
         calls_per_domain=listener.max_calls_per_domain,
@@ -401,11 +410,32 @@ def store_transport(
         body_per_domain=listener.max_body_per_domain,
         nodes=min(listener.max_elements, NODES),
     )
-    return StoreTransport(name, listener.bind, limits, room=room, on_trouble=on_trouble)
+    return XenstoreTransport(name, listener.bind, limits, room=room, on_trouble=on_trouble)
+
+
+def publisher(store: StoreTransport, fire: FireTrigger, on_fired: Callable[[str], object]) -> XenstorePublisher:
+    """What publishes nodes in the xenstore of a listener."""
+    from adapters.xenstore.publish.publisher import XenstorePublisher
+
+    return XenstorePublisher(store.store, fire, on_fired)
+
+
+def websockets() -> OpenChannel:
+    """What makes a WebSocket of a connection that asks for it."""
+    from adapters.http.websocket import open_websocket
+
+    return open_websocket
+
+
+def import_for_reloads() -> None:
+    """Import the adapters that the config of a later reload may be the first to have use for."""
+    import_module("adapters.xenstore.upstream")
 
 
 def offer(table: EndpointTable, endpoint: Endpoint) -> ExposedEndpoint:
     """An endpoint as it is exposed in a xenstore."""
+    from adapters.xenstore.server.listener import ExposedEndpoint
+
     assert table.exposure is not None, "the mapping compiler gives each endpoint of a xenstore an exposure"
     writes = {element(name) for name, route in table.routes.items() if route.effect is Effect.WRITE}
     domains = {element(name): route.domains for name, route in table.routes.items() if route.domains is not None}

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.kit.programs import forbid_others
@@ -36,8 +35,6 @@ settings.register_profile(
 )  # `make check`; `make test` does more
 
 forbid_others()
-# With rich and all local variables, which is structlog's default, each traceback of a bug costs a second.
-structlog.get_config()["processors"][-1].exception_formatter = structlog.dev.plain_traceback
 # Tests in the background of a shell ignore Ctrl-C, and so would each program that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -10,13 +10,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-import structlog
 from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
+from msgspec import Struct
+from msgspec.structs import fields
 
 from adapters.admin_dbus import objects
 from adapters.admin_dbus.objects import CONTROL, MANAGER, METHOD, PROPERTIES, ROOT, SERVICE, Member
@@ -32,6 +32,7 @@ from gateway.core.admin.views import (
     RollbackDone,
 )
 from gateway.core.interfaces import AdminOperations
+from gateway.core.logger import Logger
 from gateway.core.rpc.model import Value
 
 REMEMBERED = 1024  # cached callers; the bus never reuses a unique name
@@ -77,8 +78,7 @@ INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
 REFUSED = "org.xen.xcp.Error.Refused"
 
 
-@dataclass(frozen=True, slots=True)
-class DBusError:
+class DBusError(Struct, frozen=True):
     """A D-Bus error with one text."""
 
     name: str
@@ -142,7 +142,7 @@ READ_ONLY = "org.freedesktop.DBus.Error.PropertyReadOnly"
 FAILED = "org.freedesktop.DBus.Error.Failed"
 UNKNOWN = "org.freedesktop.DBus.Error.Unknown"  # Object, Interface, Method, Property
 
-_log = structlog.get_logger("admin")
+_log = Logger("admin")
 
 
 class CallServer:

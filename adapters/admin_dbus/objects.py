@@ -6,11 +6,11 @@ mappings/idl/org.xen.xcp.gateway.xml is the contract; a test holds these tables 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from xml.sax.saxutils import quoteattr
 
 from dbus_fast import Variant
+from msgspec import Struct
 
 from gateway.core.admin.access import Right
 from gateway.core.admin.records import MethodId
@@ -29,8 +29,7 @@ PEER = "org.freedesktop.DBus.Peer"  # the library answers it at every path
 Arguments = tuple[tuple[str, str], ...]  # name, type
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """A method or a signal (without `ins`). `right`: the right that a caller needs; None: no right."""
 
     ins: Arguments = ()
@@ -84,8 +83,7 @@ SIGNALS: Mapping[str, Mapping[str, Member]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectProperty:
+class ObjectProperty(Struct, frozen=True):
     """A property of a method's object. `emits`: the value of EmitsChangedSignal."""
 
     type: str

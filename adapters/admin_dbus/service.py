@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from time import time
 from uuid import uuid4
 
-import structlog
 from dbus_fast import RequestNameReply
 from dbus_fast.aio import MessageBus
 
@@ -20,12 +19,13 @@ from adapters.dbus import connect
 from gateway.core.admin.access import AccessRules
 from gateway.core.admin.views import Notification
 from gateway.core.interfaces import AdminOperations
+from gateway.core.logger import Logger
 
 OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and asking for the name together
 SOONEST, LATEST = 0.1, 5.0  # seconds before the next attempt to connect; doubled each time
 VENDOR = "xcp-gateway"
 
-_log = structlog.get_logger("admin")
+_log = Logger("admin")
 
 
 class AdminBusService:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.core.dbus.scalars import render
 from gateway.core.rpc.model import FaultCode, MessageLimits
@@ -141,8 +141,7 @@ def _members_are_unique(body: bytes, value: Any) -> bool:
 _Place: TypeAlias = "tuple[_Place, str | int] | None"  # of a value: that of its container, and the step from there
 
 
-@dataclass(frozen=True, slots=True)
-class Odd:
+class Odd(Struct, frozen=True):
     """Marks an invalid value. `members`: the other members, if it is an object."""
 
     code: FaultCode

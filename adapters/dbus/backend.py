@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeAlias
 
+from msgspec.structs import replace
 from msgspec.structs import replace as replace_call
 
 from adapters.dbus.connection import Received, ReplyFuture

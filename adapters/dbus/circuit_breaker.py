@@ -7,8 +7,9 @@ the next call sends a probe; a probe that fails doubles the pause. Any answer of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from gateway.core.admin.status import BreakerState
 
@@ -34,8 +35,7 @@ MOVES: Mapping[tuple[BreakerState, BreakerEvent], BreakerState] = {
 }
 
 
-@dataclass(slots=True)
-class CircuitBreaker:
+class CircuitBreaker(Struct):
     """One destination. Opens after `limit` failures in a row; each failed probe doubles the pause before the next."""
 
     limit: int

@@ -13,12 +13,12 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import InvalidMessageError
+from msgspec import Struct
 
 from adapters.dbus import connect
 from adapters.dbus.messages import marshalled
@@ -148,8 +148,7 @@ class ConnectError(Exception):
     """The bus cannot be reached or refuses the connection; the text is for the operator."""
 
 
-@dataclass(frozen=True, slots=True)
-class BusConnectionLimits:
+class BusConnectionLimits(Struct, frozen=True):
     """Limits of one connection."""
 
     in_flight: int = 100  # calls without a reply; a system bus allows 128 pending replies

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from adapters.dbus.connection import BUS_NAME, BUS_PATH, Received, ReplyFuture
 from gateway.core.admin.status import Presence
@@ -14,8 +15,7 @@ from gateway.core.dbus.target import MethodCall
 Ask: TypeAlias = "Callable[[MethodCall], Awaitable[ReplyFuture | None]]"
 
 
-@dataclass(frozen=True, slots=True)
-class NameOwner:
+class NameOwner(Struct, frozen=True):
     """The owner of a bus name."""
 
     presence: Presence

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection, ReplyFuture
 from adapters.dbus.pool import BusSettings, Dependencies
@@ -19,8 +20,7 @@ from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import Call, Fault, FaultCode, PeerConnection
 
 
-@dataclass(eq=False, slots=True)
-class _Owned:
+class _Owned(Struct, eq=False):
     """The connection of one owner."""
 
     bus: BusSettings
@@ -39,8 +39,7 @@ class _Owned:
         return self.opening.cancelled() or self.opening.exception() is not None or self.opening.result().lost
 
 
-@dataclass(slots=True)
-class OwnConnections:
+class OwnConnections(Struct):
     """The connections that belong to an owner each."""
 
     dependencies: Dependencies

@@ -16,7 +16,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.dbus.circuit_breaker import CircuitBreakers
 from adapters.dbus.connection import (
@@ -43,8 +45,7 @@ ANY = ""  # the queue of calls that wait for a connection rather than for their 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class BusSettings:
+class BusSettings(Struct, frozen=True):
     """One message bus and the services on it, as patterns of bus names ("org.xen.xcp.*")."""
 
     name: str
@@ -70,8 +71,7 @@ class BusSettings:
         return replace(self, connections=2, per_destination=self.in_flight, waiting=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
+class Dependencies(Struct, frozen=True):
     """Clocks and limits that tests replace."""
 
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep

@@ -7,11 +7,11 @@ the bus name, an overflow), the subscriber gets `EventsLost` and reads the state
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Self, TypeAlias
 
@@ -120,7 +120,7 @@ REFUSED = 5.0  # seconds before a refused match rule is tried again
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False, slots=True)
+@dataclasses.dataclass(eq=False, slots=True)
 class Interest:
     """A subscription, its queue, and the state of its match rules."""
 
@@ -131,7 +131,7 @@ class Interest:
     suspended_until: float = 0.0  # loop time; no match rules before
     heard: int = 0  # signals since `since`
     since: float = 0.0
-    rules: tuple[str, ...] = field(init=False)
+    rules: tuple[str, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.rules = tuple(_rules(self.subscription))

@@ -13,9 +13,10 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from adapters.http.socket_activation import InheritedSockets
 from gateway.core.rpc import model
@@ -42,8 +43,7 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 _KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
-@dataclass(slots=True)
-class Bound:
+class Bound(Struct):
     """A bound address of the config; connections wait until `accept`."""
 
     written: str  # as the config has it

@@ -8,8 +8,9 @@ of the peer that has the most.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from adapters.limits import PeerAccount, Quota
 from gateway.core.rpc import model
@@ -18,8 +19,7 @@ from gateway.core.rpc.model import Peer
 STALLED = 1.0  # seconds without reading after which a client is aborted when others need its bytes
 
 
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
+class HttpLimits(Struct, frozen=True):
     """The limits of one listener; beyond them a request is refused or its connection aborted."""
 
     body: int = 300 * 1024  # bytes, before and after inflating
@@ -40,8 +40,7 @@ class HttpLimits:
     probe_after: float = 2.0  # seconds until a half-closed client is sent 100 (Continue), to learn whether it reads
 
 
-@dataclass(slots=True)
-class StreamTotals:
+class StreamTotals(Struct):
     """What a listener has streamed: bytes of bodies, or of tunnels."""
 
     received: int = 0  # bytes from clients

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from adapters.http import headers as http_headers
 from adapters.http.body import Pieces, joined
@@ -62,8 +63,7 @@ _SPELLED = {
 _ABSOLUTE = re.compile(r"https?://((?:[^/?#@\[\]:]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?)([/?].*)?", re.ASCII | re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRefusal:
+class HttpRefusal(Struct, frozen=True):
     """Why a request does not reach its endpoint; `status` replaces that of FAULT_STATUS."""
 
     fault: Fault

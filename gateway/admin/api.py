@@ -8,11 +8,11 @@ Times are seconds since 1970, durations seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal, TypedDict
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.admin.health import ServiceRow
 from gateway.core.admin.access import Right
@@ -366,8 +366,7 @@ class ReplayRow(TypedDict):
     pair: Any
 
 
-@dataclass(frozen=True, slots=True)
-class ApiOperation:
+class ApiOperation(Struct, frozen=True):
     """One operation. `right`: None for the monitoring paths; `media`: of an answer that is not JSON."""
 
     name: str

@@ -13,16 +13,16 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import cast
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import Struct
 
 from gateway.admin import peer_credentials
 from gateway.core.admin.access import ROOT
 from gateway.core.log_limiter import LogLimiter
+from gateway.core.logger import Logger
 
 CONNECTIONS = 64  # on one socket, and as many more of root and the gateway's user
 BACKLOG = 64  # connections that the kernel queues, and that are accepted at once
@@ -30,11 +30,10 @@ RESERVE = 64  # descriptors of the process that these sockets do not use
 BODY = 1024**2  # bytes
 HEAD = 64 * 1024  # bytes
 
-_log = structlog.get_logger("admin")
+_log = Logger("admin")
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(Struct, frozen=True):
     """Durations in seconds. `share`: connections of one peer, a user or over TCP an address."""
 
     connections: int = CONNECTIONS

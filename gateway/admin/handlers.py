@@ -191,4 +191,4 @@ def rollout_handlers(commands: RolloutCommands) -> dict[str, Handler]:
 
 def _rollout(view: RolloutView) -> Mapping[str, object]:
     setting = None if view.setting is None else setting_view(view.setting)
-    return {**{field: getattr(view, field) for field in RolloutView.__slots__}, "setting": setting}
+    return {**{field: getattr(view, field) for field in RolloutView.__struct_fields__}, "setting": setting}

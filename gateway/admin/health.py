@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
+
+from msgspec import Struct
 
 from gateway import __version__
 from gateway.core.admin.status import BusStatus, ServiceStatus, StoreStatus, UpstreamStatus
@@ -18,8 +19,7 @@ BUS_TIMEOUT = 1.0  # seconds for a bus to report the owners of its names
 PROBE_TIMEOUT = 1.0  # seconds for a connection to an upstream
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceRow:
+class ServiceRow(Struct, frozen=True):
     """A row of `xcp-gateway status`: one bus name that mapped methods call."""
 
     name: str

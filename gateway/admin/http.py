@@ -12,7 +12,6 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from gateway.admin.connection_limits import BACKLOG, ConnectionLimiter, ConnectionLimits
@@ -20,6 +19,7 @@ from gateway.config.doubts import is_loopback
 from gateway.core.admin.access import Caller
 from gateway.core.admin.records import Rejected, StateRefused
 from gateway.core.dbus.names import printable
+from gateway.core.logger import Logger
 
 STOP_TIMEOUT = 1.0  # seconds for a request to end at stop; the calls of clients have had the grace period before
 
@@ -104,7 +104,7 @@ def _listening(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family)
 
 
-_log = structlog.get_logger("admin")
+_log = Logger("admin")
 
 Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 

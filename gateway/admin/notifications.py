@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import structlog
-
 from gateway.core.admin.records import EVERYTHING, MethodId
 from gateway.core.admin.views import (
     Listener,
@@ -20,13 +18,14 @@ from gateway.core.admin.views import (
     set_by,
     setting_view,
 )
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides, EffectiveSetting, ends
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class Notifier:

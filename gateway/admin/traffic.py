@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway import __version__
 from gateway.admin import api
@@ -35,8 +36,7 @@ HEARTBEAT = 1.0  # seconds between two empty lines of a stream without a change
 LINES = "application/x-ndjson"
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
+class Traffic(Struct, frozen=True):
     """The parts of the running gateway that these handlers use."""
 
     routes: Callable[[], Sequence[Route]]

@@ -1,16 +1,5 @@
-"""The command `xcp-gateway`: a client of the admin API, and the start of the gateway itself."""
+"""The command `xcp-gateway`: a client of the admin API, and the start of the gateway itself (commands.py, run.py)."""
 
-from gateway.cli import (  # noqa: F401 - each adds its commands
-    daemon,
-    mode,
-    promote,
-    reference,
-    replay,
-    rollout,
-    scaffold,
-    traffic,
-    watch,
-)
 from gateway.cli.app import app
 
 __all__ = ["app", "main"]

@@ -6,18 +6,21 @@ JSON document on stdout, an error too: {"error": text, "status": exit status}, w
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
-import msgspec
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gateway import __version__
-from gateway.cli import client
-from gateway.cli.output import err, json_output, out, print_json
+from gateway.cli.commands import LoadedCommands, summaries
+
+if TYPE_CHECKING:
+    from gateway.cli.client import RefusedError
 
 # Exit status, the same for every command.
 FAILED = 1  # the command was valid and did not succeed: a fault, a refused reload, a gateway that is not ready
@@ -31,7 +34,7 @@ EPILOG = (
     "69 no gateway answers."
 )
 
-GATEWAY, FILES, MIGRATION = "Gateway", "Mapping files", "Migration"  # groups of commands in --help
+json_output: ContextVar[bool] = ContextVar("json_output", default=False)  # whether errors are printed as JSON
 
 _ClickException: Any = typer.BadParameter.__mro__[2]  # typer brings its own copy of click, or uses the installed one
 _Abort: Any = typer.Abort
@@ -68,7 +71,30 @@ def _without_type(parameters: list[Any]) -> list[Any]:
 
 
 class _Application(CommandGroup):
-    """Prints an error in the arguments as one line, or as JSON where the arguments ask for JSON."""
+    """All commands. Prints an error in the arguments as one line, or as JSON where the arguments ask for JSON."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self.commands = LoadedCommands()  # type: ignore[assignment] # commands are only looked up
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        super(_Application, self._in_summary()).format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the commands that a word may become."""
+        ctx.command = listed = self._in_summary()  # whose commands are listed
+        return super(_Application, listed).shell_complete(ctx, incomplete)
+
+    def _in_summary(self) -> _Application:
+        """This group with commands that can be listed and not called."""
+        listed = copy.copy(self)
+        listed.commands = summaries()
+        return listed
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]
         """Run the command line."""
@@ -120,7 +146,7 @@ class Commands(typer.Typer):
 app = Commands(name="xcp-gateway", cls=_Application, pretty_exceptions_enable=False)
 
 DEFAULT_CONFIG = Path("/etc/xcp-gateway/gateway.toml")
-DEFAULT_SOCKET = client.DEFAULT_SOCKET
+DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
 
 
 ConfigOption = Annotated[
@@ -137,6 +163,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
     if wanted:
+        from gateway.cli.output import out
+
         out.print(f"xcp-gateway {__version__}")
         raise typer.Exit
 
@@ -156,6 +184,8 @@ def _options(
 
 def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
     """Return the answer of the running gateway; end the command when there is none, or an error."""
+    from gateway.cli import client
+
     try:
         return client.ask(socket, verb, path, body, timeout=timeout)
     except client.UnreachableError as error:
@@ -164,8 +194,10 @@ def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: flo
         fail(str(error), refusal_status(error))
 
 
-def refusal_status(error: client.RefusedError) -> int:
+def refusal_status(error: RefusedError) -> int:
     """The exit status for an error of the gateway: a request that makes no sense is a bad argument."""
+    from gateway.cli import client
+
     return UNUSABLE if error.status == client.UNPROCESSABLE else FAILED
 
 
@@ -175,6 +207,8 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def _print_error(message: str, status: int) -> int:
+    from gateway.cli.output import err, print_json
+
     if json_output.get():
         print_json({"error": message, "status": status})
     else:
@@ -184,6 +218,8 @@ def _print_error(message: str, status: int) -> int:
 
 def argument(text: str) -> object:
     """Decode a parameter: JSON if it is JSON, else the text itself: `5`, `true`, `'{"a": 1}'`, `xenopsd`."""
+    import msgspec
+
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -11,7 +14,6 @@ import msgspec
 
 OnLine: TypeAlias = Callable[[bytes], object]
 
-DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
 SILENCE = 30.0  # seconds without data after which a stream is lost; the gateway sends an empty line each second
 OK = 200
 UNPROCESSABLE = 422
@@ -29,78 +31,81 @@ class RefusedError(Exception):
         self.status = status
 
 
-def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
-    """Make one request and return the decoded answer; `timeout` in seconds."""
-    import asyncio
+class _Connection(HTTPConnection):
+    """A connection to a Unix socket; `timeout` in seconds for each read and write."""
 
-    return asyncio.run(_ask(socket, verb, path, body, timeout))
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("gateway", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
-def stream(socket: Path, verb: str, path: str, body: object, on_line: OnLine) -> None:
-    """Make one request whose answer is lines; call `on_line` with each line that is not empty."""
-    import asyncio
-
-    asyncio.run(_stream(socket, verb, path, body, on_line))
-
-
-async def _ask(socket: Path, verb: str, path: str, body: object, timeout: float) -> Any:  # noqa: ASYNC109 - handed to aiohttp
-    import aiohttp
-
-    data = None if body is None else msgspec.json.encode(body)
-    limit = aiohttp.ClientTimeout(total=timeout)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=limit) as session,
-            session.request(verb, f"http://gateway{path}", data=data) as response,
-        ):
-            content = await response.read()
-    except (aiohttp.ClientError, OSError) as error:
-        raise not_connected(socket, error) from error
-    answer = _decoded(socket, content)
+def ask(path: Path, verb: str, target: str, body: object = None, *, timeout: float = 60.0) -> Any:
+    """Make one request on the socket at `path` and return the decoded answer; `timeout` in seconds."""
+    with closing(_Connection(path, timeout)) as connection:
+        try:
+            response = _request(connection, verb, target, body)
+            content = response.read()
+        except (HTTPException, OSError) as error:
+            raise not_connected(path, error) from error
+    answer = _decoded(path, content)
     if isinstance(answer, dict) and "error" in answer:
         raise RefusedError(answer["error"], response.status)
     return answer
 
 
-async def _stream(socket: Path, verb: str, path: str, body: object, on_line: OnLine) -> None:
-    import aiohttp
+def stream(path: Path, verb: str, target: str, body: object, on_line: OnLine) -> None:
+    """Make one request whose answer is lines; call `on_line` with each line that is not empty."""
+    with closing(_Connection(path, SILENCE)) as connection:
+        try:
+            connection.connect()
+        except OSError as error:
+            raise not_connected(path, error) from error
+        for line in _lines(path, connection, verb, target, body):
+            on_line(line)
 
-    limit = aiohttp.ClientTimeout(total=None, sock_read=SILENCE)
+
+def _request(connection: _Connection, verb: str, target: str, body: object) -> HTTPResponse:
+    connection.request(verb, target, None if body is None else msgspec.json.encode(body))
+    return connection.getresponse()
+
+
+def _lines(path: Path, connection: _Connection, verb: str, target: str, body: object) -> Iterator[bytes]:
+    """The lines of the answer to a request as they come, without empty ones."""
     rest = b""
     try:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=limit) as session,
-            session.request(verb, f"http://gateway{path}", data=msgspec.json.encode(body)) as response,
-        ):
-            if response.status != OK:
-                _refuse(socket, await response.read(), response.status)
-            async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in filter(None, lines):
-                    on_line(line)
-    except aiohttp.ClientConnectorError as error:
-        raise not_connected(socket, error) from error
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise UnreachableError(f"the gateway on {socket} has closed the connection") from error
+        response = _request(connection, verb, target, body)
+        if response.status != OK:
+            _refuse(path, response.read(), response.status)
+        while chunk := response.read1():
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from filter(None, lines)
+    except (HTTPException, OSError) as error:
+        raise UnreachableError(f"the gateway on {path} has closed the connection") from error
 
 
-def not_connected(socket: Path, error: Exception) -> UnreachableError:
+def not_connected(path: Path, error: Exception) -> UnreachableError:
     """The error in words: no gateway, or a socket that this user may not open."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
         who = "only root, the gateway's user, and the group of the socket may"
-        return UnreachableError(f"you may not connect to {socket}: {who}; `read` and `change` of [admin] give rights")
-    return UnreachableError(f"no gateway answers on {socket}: is it running? `--socket` names another socket")
+        return UnreachableError(f"you may not connect to {path}: {who}; `read` and `change` of [admin] give rights")
+    return UnreachableError(f"no gateway answers on {path}: is it running? `--socket` names another socket")
 
 
-def _refuse(socket: Path, content: bytes, status: int) -> NoReturn:
-    answer = _decoded(socket, content)
+def _refuse(path: Path, content: bytes, status: int) -> NoReturn:
+    answer = _decoded(path, content)
     if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
-        raise UnreachableError(f"the server on {socket} is not xcp-gateway")
+        raise UnreachableError(f"the server on {path} is not xcp-gateway")
     raise RefusedError(answer["error"], status)
 
 
-def _decoded(socket: Path, content: bytes) -> Any:
+def _decoded(path: Path, content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
     except msgspec.DecodeError as error:
-        raise UnreachableError(f"the server on {socket} is not xcp-gateway") from error
+        raise UnreachableError(f"the server on {path} is not xcp-gateway") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli import client
+from gateway.cli.app import DEFAULT_SOCKET
 
 TIMEOUT = 1.0  # seconds for the gateway
 MODES = ("legacy", "shadow", "canary", "dbus", "off")
@@ -59,7 +60,7 @@ def listeners(ctx: Any, incomplete: str) -> list[str]:
 
 
 def _rows(ctx: Any, path: str) -> list[dict[str, Any]]:
-    socket = ctx.params.get("socket") or os.environ.get("XCP_GATEWAY_SOCKET") or client.DEFAULT_SOCKET
+    socket = ctx.params.get("socket") or os.environ.get("XCP_GATEWAY_SOCKET") or DEFAULT_SOCKET
     try:
         rows: list[dict[str, Any]] = client.ask(Path(socket), "GET", path, timeout=TIMEOUT)
     except (client.UnreachableError, client.RefusedError, TimeoutError):

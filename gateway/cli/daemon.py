@@ -1,4 +1,4 @@
-"""Commands for the gateway itself and for mapping files: run, check, schema, routes, call, reload, status, demo."""
+"""Commands that ask the gateway, and for mapping files: check, schema, routes, call, reload, status, web, demo."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from gateway.cli.app import (
     DEFAULT_CONFIG,
     DEFAULT_SOCKET,
     FAILED,
-    FILES,
-    GATEWAY,
     UNUSABLE,
+    Commands,
     ConfigOption,
     JsonOption,
     SocketOption,
-    app,
     argument,
     ask,
     check_exists,
-    error_text,
     fail,
 )
 from gateway.cli.output import count, err, out, print_json, report_problems, table
-from gateway.cli.status import print_methods, print_status, print_troubles
+from gateway.cli.reports.status import print_methods, print_status, print_troubles
+
+commands = Commands()
 
 TASK_PREFIXES = ("Async.", "InternalAsync.")
 RUNNING = ("pending", "cancelling")
@@ -42,48 +41,7 @@ EVERY = 0.5  # seconds between two questions
 INTERRUPTED = 130
 
 
-@app.command(rich_help_panel=GATEWAY)
-def run(
-    config: ConfigOption = DEFAULT_CONFIG,
-    *,
-    worker: Annotated[int | None, typer.Option(hidden=True, help="The descriptor of the supervisor's link.")] = None,
-) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C; SIGHUP loads config and mapping files again.
-
-    With `workers` in the config, this process starts that number of others, which serve, and replaces those that end.
-
-    Example: `xcp-gateway run --config /etc/xcp-gateway/gateway.toml`
-    """
-    import uvloop
-
-    from gateway import server as application
-    from gateway import wiring
-    from gateway.config import ConfigError, read_text
-    from gateway.ops import log
-
-    try:
-        if worker is not None:
-            from gateway.workers import worker as one
-
-            uvloop.run(one.run(config, worker))
-            return
-        text = read_text(config)
-        settings = wiring.load_config(config, text)
-        log.configure(settings.log.format, settings.log.level)
-        if settings.workers > 1:
-            import asyncio
-
-            from gateway.workers import supervisor
-
-            raise typer.Exit(asyncio.run(supervisor.run(config, text, settings)))
-        uvloop.run(application.run(config))
-    except (ConfigError, application.MappingError) as error:
-        report_problems(error.problems)
-    except OSError as error:
-        fail(error_text(error), UNUSABLE)
-
-
-@app.command(rich_help_panel=FILES)
+@commands.command()
 def check(
     paths: Annotated[
         list[Path] | None,
@@ -144,7 +102,7 @@ def check(
     if checked.problems:
         report_problems(checked.problems)
     if against is not None:
-        from gateway.cli.against import report
+        from gateway.cli.reports.against import report
 
         form = "json" if as_json else form
         report(paths or [], config, against, socket, level or [], ignore or [], ignore_file, form)
@@ -165,7 +123,7 @@ def check(
         raise typer.Exit(FAILED)
 
 
-@app.command(rich_help_panel=FILES)
+@commands.command()
 def schema(
     *,
     config: Annotated[bool, typer.Option("--config", help="Print that of gateway.toml instead.")] = False,
@@ -194,7 +152,7 @@ def schema(
     print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
 
 
-@app.command(rich_help_panel=FILES)
+@commands.command()
 def routes(
     paths: Annotated[
         list[Path] | None,
@@ -215,7 +173,7 @@ def routes(
     _print_routes(rows)
 
 
-@app.command(rich_help_panel=GATEWAY)
+@commands.command()
 def call(
     method: Annotated[
         str, typer.Argument(metavar="METHOD", help="The legacy method: VM.start", autocompletion=completion.methods)
@@ -328,7 +286,7 @@ def _tell_end(task: str, ended: Mapping[str, Any], *, as_json: bool) -> NoReturn
     raise typer.Exit(0 if is_success else FAILED)
 
 
-@app.command(rich_help_panel=GATEWAY)
+@commands.command()
 def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
     """Load config and mapping files again and print the live revision. With any problem nothing changes.
 
@@ -368,7 +326,7 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-@app.command(rich_help_panel=GATEWAY)
+@commands.command()
 def status(
     pattern: Annotated[
         str | None,
@@ -413,7 +371,7 @@ def status(
     raise typer.Exit(0 if answer["ready"] else FAILED)
 
 
-@app.command(rich_help_panel=GATEWAY)
+@commands.command()
 def web(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
     """Print the address of the web page. It lets its first visitor in as you, within a minute.
 
@@ -429,7 +387,7 @@ def web(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -
         out.print(answer["url"])
 
 
-@app.command(rich_help_panel=GATEWAY)
+@commands.command()
 def demo(
     *,
     stay: Annotated[bool, typer.Option("--stay", help="Keep everything running and print commands to try.")] = False,

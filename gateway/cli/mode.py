@@ -14,12 +14,11 @@ from gateway.cli import completion
 from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
-    MIGRATION,
     UNUSABLE,
+    Commands,
     JsonOption,
     SocketOption,
     WhyOption,
-    app,
     argument,
     ask,
     fail,
@@ -27,8 +26,10 @@ from gateway.cli.app import (
 )
 from gateway.cli.output import count, moment, numbers, out, print_fitted, print_json, table
 
+commands = Commands()
 
-@app.command(rich_help_panel=MIGRATION)
+
+@commands.command()
 def mode(
     words: Annotated[
         list[str] | None,
@@ -104,7 +105,7 @@ def mode(
         _show_changed(ask(socket, "POST", "/v1/mode", wanted), as_json=as_json)
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def explain(
     method: Annotated[
         str,
@@ -143,7 +144,7 @@ def explain(
         _show_explanation(explanation)
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def diff(
     method: Annotated[
         str | None, typer.Argument(metavar="METHOD", help="A method; default: all.", autocompletion=completion.patterns)
@@ -164,7 +165,7 @@ def diff(
 
     Examples: `xcp-gateway diff VM.get_record`, `xcp-gateway diff --json-lines --limit 1000 > mismatches.jsonl`
     """
-    from gateway.cli import diff as diffing
+    from gateway.cli.reports import diff as diffing
 
     if reset:
         _reset(socket, method, as_json=as_json)
@@ -191,7 +192,7 @@ def diff(
         print_fitted(diffing.show(pair["document"], pair["when"]))
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def audit(
     subject: Annotated[
         str | None,
@@ -225,7 +226,7 @@ def audit(
             rows.add_row(*map(Text, cells), Text(numbers(entry["numbers"]), "dim"))
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def rollback(
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",

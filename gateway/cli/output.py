@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import datetime
 from time import time
 from typing import Any
@@ -16,11 +15,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gateway.cli.app import json_output
 from gateway.core.dbus.names import printable
 
 PIPE_WIDTH = 500  # columns
-
-json_output: ContextVar[bool] = ContextVar("json_output", default=False)  # whether errors are printed as JSON
 
 
 class _Terminal(Console):

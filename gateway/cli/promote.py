@@ -10,22 +10,23 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import typer
+from msgspec import Struct
 from rich.text import Text
 
 from gateway.cli import completion
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, JsonOption, SocketOption, WhyOption, app, ask, fail
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, Commands, JsonOption, SocketOption, WhyOption, ask, fail
 from gateway.cli.output import count, err, out, print_json
 
+commands = Commands()
 
-@dataclass(frozen=True, slots=True)
-class _EditedFile:
+
+class _EditedFile(Struct, frozen=True):
     """A mapping file before and after the change. `methods`: the number of methods that change."""
 
     path: Path
@@ -34,7 +35,7 @@ class _EditedFile:
     methods: int
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def promote(
     pattern: Annotated[
         str,

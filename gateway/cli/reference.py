@@ -10,19 +10,20 @@ import typer
 from gateway.cli.app import (
     DEFAULT_CONFIG,
     FAILED,
-    FILES,
     UNUSABLE,
+    Commands,
     ConfigOption,
     JsonOption,
-    app,
     check_exists,
     error_text,
     fail,
 )
 from gateway.cli.output import out, print_json, report_problems
 
+commands = Commands()
 
-@app.command(rich_help_panel=FILES)
+
+@commands.command()
 def docs(
     paths: Annotated[
         list[Path] | None,

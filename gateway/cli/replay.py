@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import typer
+from msgspec import Struct, field
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, MIGRATION, UNUSABLE, JsonOption, SocketOption, app, ask, fail
+from gateway.cli.app import DEFAULT_SOCKET, FAILED, UNUSABLE, Commands, JsonOption, SocketOption, ask, fail
 from gateway.cli.output import count, err, number, out, pair, print_fitted, print_json, table
 from gateway.cli.output import seconds as in_words
+
+commands = Commands()
 
 TIMEOUT = 86_400.0  # seconds for one batch; the gateway limits each call
 BATCH = 20  # calls of one request, and their bytes
@@ -30,7 +32,7 @@ COUNTED = ("equal", "ignored", "different", "error_different", "too_large", "una
 Document: TypeAlias = Mapping[str, Any]
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
     socket: SocketOption = DEFAULT_SOCKET,
@@ -87,8 +89,7 @@ def replay(
     raise typer.Exit(0 if outcome.is_proof and not recording.damaged else FAILED)
 
 
-@dataclass(slots=True)
-class RecordingFile:
+class RecordingFile(Struct):
     """A recording: calls with their line numbers, and damaged lines with the error. `is_whole`: it has an end."""
 
     file: Path
@@ -200,8 +201,7 @@ def batches(calls: Sequence[tuple[int, Document]], rate: float) -> Iterator[list
         yield batch
 
 
-@dataclass(slots=True)
-class MethodTally:
+class MethodTally(Struct):
     """Counts and latencies of one method."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -272,7 +272,7 @@ def _print_line(document: Document) -> None:
 
 
 def _show_mismatch(result: Document, shown: Counter[str], most: int) -> None:
-    from gateway.cli import diff
+    from gateway.cli.reports import diff
 
     name = f"{result['service']}/{result['method']}"
     shown[name] += 1

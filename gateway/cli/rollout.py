@@ -10,11 +10,12 @@ import typer
 from rich.text import Text
 
 from gateway.cli import completion
-from gateway.cli.app import DEFAULT_SOCKET, MIGRATION, Commands, JsonOption, SocketOption, WhyOption, app, ask
+from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, WhyOption, ask
 from gateway.cli.output import moment, numbers, out, print_json, table
 
 rollout = Commands()
-app.add_typer(rollout, name="rollout", rich_help_panel=MIGRATION)
+commands = Commands()
+commands.add_typer(rollout, name="rollout")
 
 
 @rollout.callback()

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import Struct
 
-from gateway.cli.app import (
-    DEFAULT_CONFIG,
-    FAILED,
-    FILES,
-    UNUSABLE,
-    Commands,
-    ConfigOption,
-    JsonOption,
-    app,
-    error_text,
-    fail,
-)
+from gateway.cli.app import DEFAULT_CONFIG, FAILED, UNUSABLE, Commands, ConfigOption, JsonOption, error_text, fail
 from gateway.cli.output import count, err, out, print_json
 
 OF_SERVICE = "."  # an upstream with the name of the service
 
 scaffold = Commands()
-app.add_typer(scaffold, name="scaffold", rich_help_panel=FILES)
+commands = Commands()
+commands.add_typer(scaffold, name="scaffold")
 
 
 @scaffold.callback()
@@ -80,8 +70,7 @@ def xenapi(
     _write(files.Plan({directory / idl: made.idl, directory / "xapi.yaml": made.mapping}), force=force, as_json=as_json)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(Struct, frozen=True):
     """Options that several commands have."""
 
     directory: Path

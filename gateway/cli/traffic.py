@@ -17,12 +17,11 @@ from gateway.cli import client, completion
 from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
-    MIGRATION,
     UNREACHABLE,
     UNUSABLE,
+    Commands,
     JsonOption,
     SocketOption,
-    app,
     ask,
     fail,
     refusal_status,
@@ -31,11 +30,13 @@ from gateway.cli.app import (
 )
 from gateway.cli.output import NOTHING, count, err, moment, number, out, print_json, table
 
+commands = Commands()
+
 STDOUT = Path("-")
 WIDE = 100  # columns of a terminal that shows FIRST too
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def clients(
     method: Annotated[
         str | None,
@@ -78,7 +79,7 @@ def clients(
             out.print(note, style="yellow")
 
 
-@app.command(rich_help_panel=MIGRATION)
+@commands.command()
 def record(
     patterns: Annotated[
         list[str] | None,

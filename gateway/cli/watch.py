@@ -12,15 +12,17 @@ import typer
 from rich.text import Text
 
 from gateway.cli import client
-from gateway.cli.app import DEFAULT_SOCKET, GATEWAY, UNREACHABLE, JsonOption, SocketOption, app, fail, refusal_status
+from gateway.cli.app import DEFAULT_SOCKET, UNREACHABLE, Commands, JsonOption, SocketOption, fail, refusal_status
 from gateway.cli.output import count, err, out
+
+commands = Commands()
 
 LONGEST = 200  # characters of one value
 STYLES: Mapping[str, str] = {"add": "green", "mod": "yellow", "del": "red"}
 _NOTHING = object()  # the value of a field that is not there
 
 
-@app.command(rich_help_panel=GATEWAY)
+@commands.command()
 def watch(
     what: Annotated[
         str, typer.Argument(metavar="[CLASS|OBJECT]", help="VM, or VM/OpaqueRef:...; default: every class.")

@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.mapping.problem import Path as Steps
 from gateway.mapping.problem import Problem, format_place
 
 
-@dataclass(frozen=True, slots=True)
-class TomlDocument:
+class TomlDocument(Struct, frozen=True):
     """A TOML file as plain data. `keys`, `values`: the offset of each node in `text`."""
 
     path: Path

@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
-import structlog
+from msgspec import Struct, field
 
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.target import MethodCall, Subscription, all_objects
 from gateway.core.interfaces import EventFeed
 from gateway.core.log_limiter import LogLimiter
+from gateway.core.logger import Logger
 from gateway.core.routing.object_class import ObjectClass, Properties
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Value
@@ -37,7 +37,7 @@ FIRST_PAUSE, LAST_PAUSE = 0.2, 30.0  # seconds before a failed read is repeated
 MANAGED = "a{oa{sa{sv}}}"  # the signature of the reply to GetManagedObjects
 MOST_DUE = 1000  # objects that are read one by one; with more their managers are read
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 _left_out = LogLimiter(60.0)  # a line a minute for each object
 
 
@@ -60,8 +60,7 @@ class ObjectSource(Protocol):
         """Make a call; once it is answered, every signal that was sent before its reply has arrived."""
 
 
-@dataclass(slots=True, eq=False)
-class _Manager:
+class _Manager(Struct, eq=False):
     """One ObjectManager and the classes whose objects it has."""
 
     path: str
@@ -71,8 +70,7 @@ class _Manager:
     was_read: bool = False  # at least once
 
 
-@dataclass(slots=True, eq=False)
-class _Object:
+class _Object(Struct, eq=False):
     """One object as a class has it."""
 
     id: ObjectId

@@ -17,9 +17,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import structlog
-
 from gateway.core.admin.records import SavedLog, SavedObject, StateRefused
+from gateway.core.logger import Logger
 from gateway.events.changes import ChangeLog, ObjectChange, ObjectId, ObjectState, Token, Wanted
 from gateway.state.event_logs import MOST_LOGS, MOST_OBJECTS
 from gateway.state.store import StateStore
@@ -32,7 +31,7 @@ MOST_RECALLED = MOST_LOGS  # logs of other epochs in memory, of each service: al
 
 EVERYTHING = Wanted(everything=True)
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 async def make_digests(states: Iterable[ObjectState], pause: float = 0.0) -> None:

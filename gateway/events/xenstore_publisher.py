@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-import structlog
-
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.target import Subscription
 from gateway.core.interfaces import NodePublisher
+from gateway.core.logger import Logger
 from gateway.core.routing.publication import Publication
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Value
@@ -26,7 +25,7 @@ FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0  # seconds before a failed read of propertie
 MAX_NODE_SETS = 10_000  # of one publication: the arguments of a signal may name ever new nodes
 GONE = frozenset({FaultCode.NOT_FOUND, FaultCode.UNKNOWN_METHOD})  # faults of an object that does not exist
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class EventQueue(Protocol):

@@ -7,14 +7,16 @@ with a problem is left out of the table; the caller must not use a table that co
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.publication import Publication, WatchTrigger
@@ -87,8 +89,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-@dataclass(slots=True)
-class _Endpoint:
+class _Endpoint(Struct):
     """An endpoint under construction."""
 
     codec: str
@@ -104,26 +105,26 @@ class _Endpoint:
     spelled: dict[str, tuple[str, str]] = field(default_factory=dict)  # spelling -> file and method
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class _Compilation:
     known: Mapping[str, Collection[str] | None]
     upstreams: Upstreams | None
     may_be_empty: bool
     stores: Collection[str] = ()
-    contents: Mapping[Path, bytes] = field(default_factory=dict)
-    spellings: Mapping[str, MethodSpelling] = field(default_factory=dict)
-    problems: dict[Problem, None] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
-    contracts: list[Contract] = field(default_factory=list)
-    publications: list[Publication] = field(default_factory=list)
-    triggers: list[WatchTrigger] = field(default_factory=list)
-    classes: list[ObjectClass] = field(default_factory=list)
-    published: dict[tuple[str, str], str] = field(default_factory=dict)  # listener and node -> source
-    watched: dict[tuple[str, str], str] = field(default_factory=dict)  # listener and node -> source
-    roots: list[Path] = field(default_factory=list)  # directories whose files a message may quote
-    library: IdlLibrary = field(init=False)
-    found: dict[EndpointKey, _Endpoint] = field(default_factory=dict)
-    members: list[tuple[Route, Scope]] = field(default_factory=list)  # each method with its entry
+    contents: Mapping[Path, bytes] = dataclasses.field(default_factory=dict)
+    spellings: Mapping[str, MethodSpelling] = dataclasses.field(default_factory=dict)
+    problems: dict[Problem, None] = dataclasses.field(default_factory=dict)
+    notes: dict[str, None] = dataclasses.field(default_factory=dict)
+    contracts: list[Contract] = dataclasses.field(default_factory=list)
+    publications: list[Publication] = dataclasses.field(default_factory=list)
+    triggers: list[WatchTrigger] = dataclasses.field(default_factory=list)
+    classes: list[ObjectClass] = dataclasses.field(default_factory=list)
+    published: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)  # listener and node -> source
+    watched: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)  # listener and node -> source
+    roots: list[Path] = dataclasses.field(default_factory=list)  # directories whose files a message may quote
+    library: IdlLibrary = dataclasses.field(init=False)
+    found: dict[EndpointKey, _Endpoint] = dataclasses.field(default_factory=dict)
+    members: list[tuple[Route, Scope]] = dataclasses.field(default_factory=list)  # each method with its entry
 
     def __post_init__(self) -> None:
         self.library = IdlLibrary(self.problems, self.roots, self.contents)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gateway.core.dbus.legacy_types import LegacyTypes
 from gateway.core.dbus.marshal import Encode, to_dbus
@@ -19,8 +20,7 @@ TEXT = parse_one("s")
 STRUCT = parse_one("a{sv}")
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(Struct, frozen=True):
     """How legacy values are encoded."""
 
     coerce: Coerce
@@ -39,8 +39,7 @@ class Encoding:
         return to_dbus(kind, coerce=self.coerce, variants=self.variants, around=around)
 
 
-@dataclass(frozen=True, slots=True)
-class Directions:
+class Directions(Struct, frozen=True):
     """`variants` of a mapping file, for what the client sends and what it receives."""
 
     sent: Variants = "plain"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.introspection_xml import Interface, Node
@@ -26,8 +27,7 @@ TREE_DEPTH = 12  # levels below "/" that are searched for objects that no mappin
 SHOWN = 3  # objects that a note names
 
 
-@dataclass(slots=True)
-class Compared:
+class Compared(Struct):
     """The result of a live check. `notes`: contracts that could not be checked, and why; `unseen`: their number."""
 
     problems: dict[Problem, None] = field(default_factory=dict)

@@ -11,10 +11,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -35,8 +36,7 @@ MAX_NODES = 100_000  # in one file, with aliases expanded
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 
-@dataclass(frozen=True, slots=True)
-class MappingDocument:
+class MappingDocument(Struct, frozen=True):
     """A mapping file as plain data, with the position of each node."""
 
     path: Path
@@ -177,8 +177,7 @@ _SCALARS: Mapping[str, Callable[[str], Data]] = {
 }
 
 
-@dataclass(slots=True)
-class _Reader:
+class _Reader(Struct):
     """Converts nodes to plain data and records their positions."""
 
     file: str
@@ -242,8 +241,7 @@ def _mark(node: Node) -> Mark:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """One node of a document. Its data conforms to the schema; None where the document does not have it."""
 
     document: MappingDocument

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, compile_arguments
 from gateway.core.dbus.object_paths import PathTemplate
@@ -70,8 +72,7 @@ EFFECTS: Mapping[str, str] = {
 EVENTS_TIMEOUT = 90_000.0  # seconds: a client may wait for events for a day
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(Struct, frozen=True):
     """A method entry without problems."""
 
     route: Route

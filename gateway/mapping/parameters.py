@@ -8,10 +8,13 @@ message shows the D-Bus type.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.dbus import names
 from gateway.core.dbus.arguments import (
@@ -63,7 +66,7 @@ def compile_parameters(
 def usable(plan: ArgumentPlan) -> ArgumentPlan:
     """A plan that can be compiled: one with an unknown parameter in its path, which is reported already, cannot."""
     known = all(name in plan.names for name in placeholders(plan.target.object_path))
-    return plan if known else replace(plan, target=replace(plan.target, object_path="/"))
+    return plan if known else replace(plan, target=dataclasses.replace(plan.target, object_path="/"))
 
 
 def path_template(entry: Scope, object_path: str, escape: Escape) -> PathTemplate:
@@ -118,8 +121,7 @@ class _Spec:
         return self.scope.at("name") if self.data else self.scope
 
 
-@dataclass(slots=True)
-class _Arguments:
+class _Arguments(Struct):
     """The arguments of one method while they are compiled."""
 
     entry: Scope

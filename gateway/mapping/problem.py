@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from gateway.core.dbus.names import printable
 
@@ -15,8 +17,7 @@ Level: TypeAlias = Literal["config", "schema", "idl", "live"]
 Path: TypeAlias = "tuple[str | int, ...]"  # keys and indexes that lead to a node of a document
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(Struct, frozen=True, order=True):
     """One problem; its text is one printable line, `file:line:column: place: message`."""
 
     file: str
@@ -28,7 +29,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         for name in ("file", "place", "message"):
-            object.__setattr__(self, name, printable(getattr(self, name)))
+            force_setattr(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}"

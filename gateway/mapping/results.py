@@ -7,8 +7,9 @@ picks from these by name; `struct`, `fields` and `format` change the form of wha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.core.dbus import names, patterns, results
 from gateway.core.dbus.arguments import ArgumentPlan, parameter
@@ -33,16 +34,14 @@ ARRAY = parse_one("av")  # the D-Bus type nearest to `result: [...]`
 TEMPLATE_WORDS = ("name", "message", "class", "self")  # names in a template of `errors` besides parameters and numbers
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledResult:
+class CompiledResult(Struct, frozen=True):
     """How a method return becomes a result. `type`: the D-Bus type nearest to the result, None for void."""
 
     shape: DecodeResult
     type: Type | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(Struct, frozen=True):
     """An output argument or property that `result` may pick. `type`: None where only the value at run time has it."""
 
     type: Type | None
@@ -63,8 +62,7 @@ def compile_result(
     return work.arguments(result)
 
 
-@dataclass(frozen=True, slots=True)
-class _Results:
+class _Results(Struct, frozen=True):
     callee: Callee
     variants: Variants
     escape: Escape
@@ -305,8 +303,7 @@ def _texts(data: object) -> Iterator[str]:
         yield from _texts(item)
 
 
-@dataclass(frozen=True, slots=True)
-class _Merged:
+class _Merged(Struct, frozen=True):
     """Several error tables as one. `used`: the names in its templates."""
 
     used: frozenset[str]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
+from msgspec import Struct
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
@@ -20,8 +20,7 @@ class RewriteError(Exception):
     """The file cannot be edited automatically; the message names the method and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class WantedMode:
+class WantedMode(Struct, frozen=True):
     """The setting of a method in the file, and the one that the file shall have."""
 
     now: Setting
@@ -29,8 +28,7 @@ class WantedMode:
     has_key: bool  # the method has a key for a canary
 
 
-@dataclass(frozen=True, slots=True)
-class TextEdit:
+class TextEdit(Struct, frozen=True):
     """A part of a text, from `start` to `end`, and what replaces it."""
 
     start: int

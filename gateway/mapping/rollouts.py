@@ -8,10 +8,12 @@ steps are removed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.migration.limits import LIMITS, RolloutLimits
 from gateway.core.migration.modes import BUCKETS, Key, Mode, Setting, share
@@ -33,8 +35,7 @@ _STEP_KEYS: Mapping[str, frozenset[str]] = {
 NO_DEFAULTS: Mapping[str, Scope] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class MethodRollout:
+class MethodRollout(Struct, frozen=True):
     """The group of a method ("" for none) and its plan."""
 
     group: str

@@ -7,8 +7,9 @@ gives each client connection or session a bus connection of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, Slot, compile_arguments
 from gateway.core.dbus.object_paths import placeholders

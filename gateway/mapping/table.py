@@ -6,9 +6,11 @@ The values are immutable; a reload makes a new Table, and `changes` lists the me
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 from gateway.core.dbus.introspection_xml import Interface
 from gateway.core.dbus.object_paths import PathTemplate
@@ -20,8 +22,7 @@ from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
 from gateway.core.xenstore.exposure import Exposure
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class EndpointKey:
+class EndpointKey(Struct, frozen=True, order=True):
     """The address of an endpoint: a listener of the config and a path."""
 
     listener: str
@@ -41,8 +42,7 @@ class Found(NamedTuple):
 NOT_MAPPED = Found(None)
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointTable:
+class EndpointTable(Struct, frozen=True):
     """One endpoint. `routes`: by name and alias. `fingerprints`: by name, a digest of the mapping entry and its IDL."""
 
     key: EndpointKey
@@ -55,12 +55,10 @@ class EndpointTable:
     spelling: MethodSpelling = AS_WRITTEN  # the alternative spellings of a method name in the dialect
     session_check: Route | None = None  # of calls that are not mapped: it looks at their first parameter
     removed: frozenset[str] = frozenset()  # names that the API had once; `Class.*`: all of a class
-    _others: Mapping[str, str] = field(
-        init=False, repr=False, compare=False
-    )  # alternative spelling -> name in `routes`
+    _others: Mapping[str, str] = field(default_factory=dict)  # alternative spelling -> name in `routes`: of the others
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_others", self.spelling.index(self.routes))
+        force_setattr(self, "_others", self.spelling.index(self.routes))
 
     @property
     def has_upstream(self) -> bool:
@@ -88,8 +86,7 @@ class EndpointTable:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Contract:
+class Contract(Struct, frozen=True):
     """An assumption of a mapping: the object implements these members of the interface as in the IDL."""
 
     bus_name: str
@@ -105,8 +102,7 @@ class Contract:
     reach: PathTemplate | None = None  # the object path with the rules of its parameters
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """All compiled mappings. `revision`: a digest of the mapping and IDL files, independent of their directory."""
 
     endpoints: Mapping[EndpointKey, EndpointTable]

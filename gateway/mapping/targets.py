@@ -8,12 +8,15 @@ the gateway answers in place of the service, from what it knows of the objects o
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dbus import introspection_xml, names
 from gateway.core.dbus.introspection_xml import Argument, IdlMethod, IdlProperty, IdlSignal, Interface, OddMember
@@ -150,8 +153,7 @@ class IdlLibrary:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class Callee:
+class Callee(Struct, frozen=True):
     """A D-Bus method to call. `ins`: the arguments that the mapping supplies; `outs`: those of the result."""
 
     target: Target
@@ -191,8 +193,7 @@ class Callee:
         return self.interface.name if whole else f"{self.interface.name}.{self.members[0]}"
 
 
-@dataclass(frozen=True, slots=True)
-class TargetObject:
+class TargetObject(Struct, frozen=True):
     """An object and one of its interfaces; all names are valid."""
 
     bus_name: str
@@ -250,7 +251,7 @@ def _at_object(entry: Scope, callee: Callee) -> Callee | None:
     free = [name for name in _object_parameters(entry) if name not in arguments]
     path = callee.target.object_path
     if not entry.has("object_path") and len(free) == 1 and free[0] not in placeholders(path):
-        return replace(callee, target=replace(callee.target, object_path="{" + free[0] + "}"))
+        return replace(callee, target=dataclasses.replace(callee.target, object_path="{" + free[0] + "}"))
     if path == NOWHERE:
         _missing(entry, "object_path")
         return None
@@ -346,7 +347,7 @@ def _member(scope: Scope, site: TargetObject) -> Callee | None:
         introspection_xml.signature(method.outs),
     )
     return Callee(
-        replace(target, no_reply=method.no_reply),
+        dataclasses.replace(target, no_reply=method.no_reply),
         site.interface,
         tuple(method.ins),
         () if method.no_reply else tuple(method.outs),

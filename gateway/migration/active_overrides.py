@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.migration.modes import Setting
 from gateway.core.routing import policy
@@ -20,8 +21,7 @@ FOREVER = float("inf")
 _Found: TypeAlias = tuple[Route, Setting, CallPlan | None, float]  # standing plan, and when both may change
 
 
-@dataclass(frozen=True, slots=True)
-class EffectiveSetting:
+class EffectiveSetting(Struct, frozen=True):
     """The setting of a method and its source."""
 
     setting: Setting

@@ -9,11 +9,11 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeAlias
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import (
@@ -183,8 +183,7 @@ def _client(key: _Client) -> ClientKey:
     return ClientKey(MethodId(service, method), str(protocol or ""), who, str(agent or ""), str(user or ""), domid)
 
 
-@dataclass(slots=True)
-class _Times:
+class _Times(Struct):
     """How often a client has called, and when; see ClientRecord."""
 
     count: int
@@ -212,8 +211,7 @@ class _Known(msgspec.Struct, frozen=True, eq=False):
         return self.route is route and self.peer is call.peer and self.extensions is call.extensions
 
 
-@dataclass(slots=True)
-class _Ran:
+class _Ran(Struct):
     """The calls that one side has run."""
 
     answered: int = 0
@@ -246,8 +244,7 @@ class _Ran:
         self.errors += failed
 
 
-@dataclass(slots=True)
-class _Gathered:
+class _Gathered(Struct):
     """The statistics of one method."""
 
     legacy: _Ran = field(default_factory=_Ran)

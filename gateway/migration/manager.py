@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-import structlog
-
 from gateway.core.admin import counters as counting
 from gateway.core.admin.records import StateRefused
+from gateway.core.logger import Logger
 from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.collector import StatisticsCollector
@@ -27,7 +26,7 @@ from gateway.state.store import StateStore
 
 FLUSH = 0.2  # seconds between two flushes of what was seen
 
-_log = structlog.get_logger("moving")
+_log = Logger("moving")
 
 
 class MigrationManager:

@@ -6,8 +6,9 @@ Files are known by name and digest; the caller writes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from gateway.core.admin import views
 from gateway.core.admin.records import AuditEntry, Change, MethodId, Rejected, StateRefused
@@ -24,8 +25,7 @@ from gateway.state.store import StateStore
 _MOVING = frozenset(stage.value for stage in Stage) - {stage.value for stage in OVER}
 
 
-@dataclass(frozen=True, slots=True)
-class Promoted:
+class Promoted(Struct, frozen=True):
     """A method that the mapping file is to give another mode."""
 
     service: str
@@ -37,8 +37,7 @@ class Promoted:
     has_key: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MappingFileModes:
+class MappingFileModes(Struct, frozen=True):
     """A mapping file as this gateway has loaded it."""
 
     file: str
@@ -46,8 +45,7 @@ class MappingFileModes:
     methods: tuple[Promoted, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class KeptOverride:
+class KeptOverride(Struct, frozen=True):
     """A method whose mode is not for a file, and why."""
 
     service: str
@@ -56,8 +54,7 @@ class KeptOverride:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Promotion:
+class Promotion(Struct, frozen=True):
     """What could be written where."""
 
     files: tuple[MappingFileModes, ...]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from time import time
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import Json, PendingDecision, PutRollout, Rejected, StateRefused
@@ -38,8 +40,7 @@ from gateway.state import clock
 from gateway.state.store import StateStore as Store
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutView:
+class RolloutView(Struct, frozen=True):
     """A rollout as people see it."""
 
     name: str
@@ -58,8 +59,7 @@ class RolloutView:
     limits: tuple[LimitRow, ...]  # of the plan, and where this step stands
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutCommands:
+class RolloutCommands(Struct, frozen=True):
     """`StateRefused`: not done, and why. `PendingDecision`: done in this process, and not written down yet."""
 
     state: Store

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from time import time
 
-import structlog
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import AuditEntry, Change, Counts, MethodId, PendingDecision, Rollout, StateRefused
+from gateway.core.logger import Logger
 from gateway.core.migration.limits import ALPHA, BothSides, Part, duration
 from gateway.core.migration.rollout_plan import (
     Action,
@@ -70,8 +71,7 @@ def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
     return total
 
 
-@dataclass(slots=True)
-class CountsWindow:
+class CountsWindow(Struct):
     """The counts of one step, since its start and in windows of it; in memory only.
 
     A window begins `STARTS` times in `window` seconds and is tested until it is `LASTS` times as long: a change is in
@@ -115,11 +115,10 @@ SETTLE = 0.5  # seconds in which the counts of the step before come in; then the
 LEASE = 0.7  # seconds after which another process takes over from one that is gone; every look prolongs it
 QUIET = 1.0  # seconds between two judgements of counts that have not changed
 
-_log = structlog.get_logger("rollout")
+_log = Logger("rollout")
 
 
-@dataclass(slots=True)
-class _Tracks:
+class _Tracks(Struct):
     """What this process remembers of one step of one rollout."""
 
     since: float
@@ -130,8 +129,7 @@ class _Tracks:
     judged: float = 0.0
 
 
-@dataclass(slots=True)
-class RolloutController:
+class RolloutController(Struct):
     """`routes`: the live mapping's; `here`: what this process has counted of a method, unflushed counts too."""
 
     state: Store
@@ -231,8 +229,7 @@ class RolloutController:
         return known
 
 
-@dataclass(slots=True)
-class _Look:
+class _Look(Struct):
     """One look at one rollout. `everywhere` None: no process drives, and this one guards by its own counts.
 
     `now` is a moment of the controller's steady clock.

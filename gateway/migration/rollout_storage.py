@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.admin.records import AuditEntry, Change, Json, PutRollout
 from gateway.core.migration.limits import BothSides
@@ -18,8 +19,7 @@ from gateway.mapping.problem import did_you_mean
 from gateway.state.clock import ClockReading
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutSubject:
+class RolloutSubject(Struct, frozen=True):
     """`name` is the pattern of its override: "xenopsd/VM.start", "group:vm-lifecycle"."""
 
     name: str
@@ -102,8 +102,7 @@ UNREADABLE = "cannot be read by this version of the gateway"
 LONGEST = 300  # characters of why
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutDocument:
+class RolloutDocument(Struct, frozen=True):
     """`start`: what each member had counted when the step began; None until the counts of the one before are in.
 
     `progress.since` is a moment of this process's steady clock; in the file, of the clock that `clock` describes.

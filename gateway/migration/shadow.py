@@ -18,13 +18,13 @@ from time import perf_counter
 from typing import Protocol, TypeAlias
 
 import msgspec
-import structlog
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import Json
 from gateway.core.comparison.compare import Comparison
 from gateway.core.comparison.equality import Checkpoint
 from gateway.core.comparison.sampling import EVERY_CALL, Sampler
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import inside, weigh
 from gateway.core.routing.route import Route
@@ -42,7 +42,7 @@ NO_ANSWER = frozenset(
     {FaultCode.UNAVAILABLE, FaultCode.BUSY, FaultCode.TIMEOUT, FaultCode.NO_REPLY, FaultCode.PARSE_ERROR}
 )
 
-_log = structlog.get_logger("shadow")
+_log = Logger("shadow")
 
 CallSide: TypeAlias = Callable[[Side, Route, Call], Awaitable[Outcome]]
 View: TypeAlias = Callable[[Outcome], Outcome]  # an outcome as the client of a call sees it

@@ -11,17 +11,16 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from select import PIPE_BUF
 from typing import Annotated, Any, Literal, TextIO
 
 import msgspec
-import structlog
 from msgspec import Meta
 
 from gateway.core.dbus.names import printable
+from gateway.core.logger import FIELDS, Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, CallListener, Route
 from gateway.core.rpc.model import Fault, Outcome, Peer, Reply, ended, is_shared
@@ -57,8 +56,6 @@ class _Lines:
     def info(self, line: str) -> None:
         """Write a line now, after the waiting ones."""
         self._write(f"{line}\n", 1)
-
-    debug = warning = error = critical = info
 
     def soon(self, line: CallLine | tuple[float, float, KnownLine]) -> None:
         """Write the line of a call within FLUSH_INTERVAL, together with others; it is encoded then."""
@@ -99,62 +96,88 @@ def _whole_lines(text: str) -> Iterator[str]:
     yield piece
 
 
-class _Forward(logging.Handler):
-    """Passes records of the logging module (adapters, libraries) to structlog."""
+class _Handler(logging.Handler):
+    """Writes records as lines: those of the gateway with their fields, those of adapters and libraries with a name."""
+
+    def __init__(self, lines: _Lines, level: int, *, console: bool) -> None:
+        super().__init__(level)
+        self.lines = lines
+        self.console = console
+        self._line = _console_line if console else _json_line
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        structlog.get_logger().log(
-            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
-        )
+        fields = getattr(record, FIELDS, None)
+        event = {"logger": record.name} if fields is None else dict(fields)
+        error = _formatted(record.exc_info) if record.exc_info else ""
+        self.lines.info(self._line(record, event, error))
+
+
+_formatted = logging.Formatter().formatException
+
+
+def _json_line(record: logging.LogRecord, fields: dict[str, Any], error: str) -> str:
+    fields["event"] = record.getMessage()
+    fields["level"] = record.levelname.lower()
+    fields["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+    if _worker:
+        fields["worker"] = _worker
+    if error:
+        fields["exception"] = error
+    return msgspec.json.encode(fields, enc_hook=str).decode()
+
+
+_COLOURS = {"debug": "32", "info": "32", "warning": "33", "error": "31", "critical": "31"}  # of a terminal, ECMA-48
+_SPECIAL = re.compile(r"[\s=\"']")
+
+
+def _console_line(record: logging.LogRecord, fields: dict[str, Any], error: str) -> str:
+    """A line for people: time, level, event, and the fields in the order of their names."""
+    coloured = sys.stderr.isatty()
+
+    def shown(text: str, colour: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if coloured else text
+
+    if _worker:
+        fields["worker"] = _worker
+    level = record.levelname.lower()
+    time = shown(datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f"), "2")
+    event = shown(f"{printable(record.getMessage()):<30}", "1")
+    values = (f"{shown(name, '36')}={shown(_console_value(fields[name]), '35')}" for name in sorted(fields))
+    line = " ".join((time, f"[{shown(f'{level:<8}', _COLOURS.get(level, '0'))}]", event, *values)).rstrip()
+    return f"{line}\n{error}" if error else line
+
+
+def _console_value(value: object) -> str:
+    """A value without control characters, in quotes where its end could not be seen."""
+    text = value if isinstance(value, str) else repr(value)
+    return printable(repr(text) if isinstance(value, str) and (not text or _SPECIAL.search(text)) else text)
 
 
 def configure(form: Literal["auto", "console", "json"] = "auto", level: str = "info", *, worker: int = 0) -> None:
-    """Set up the log in one of its two forms. `worker`: the number of this process, if it is one of several."""
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    processors: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console),
-    ]
-    renderer: list[structlog.typing.Processor] = (
-        [_escaped, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if console
-        else [structlog.processors.format_exc_info, _json]
-    )
+    """Set up the log in one of its two forms. `worker`: the number of this process, if it is one of several.
+
+    The gateway and its adapters are logged at the level of the config, libraries from warning on.
+    """
     global _worker  # noqa: PLW0603 - one for the process, as its standard error is
     _worker = worker
-    lines = _Lines(sys.stderr)
-    structlog.configure(
-        processors=[*processors, *([partial(_with_worker, worker)] if worker else []), *renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: lines,
-    )
-    _forward(_LEVELS[level])
-
-
-def _with_worker(worker: int, _logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Say which of several processes writes a line."""
-    event["worker"] = worker
-    return event
-
-
-def _escaped(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escape control characters for a terminal; JSON escapes them anyway."""
-    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
-
-
-def _forward(level: int) -> None:
-    """Log adapters at the level of the config, libraries from warning on."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
     root = logging.getLogger()
-    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Forward)]
-    root.addHandler(_Forward())
-    logging.getLogger("adapters").setLevel(level)
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Handler)]
+    root.addHandler(_Handler(_Lines(sys.stderr), _LEVELS[level], console=console))
+    for name in ("gateway", "adapters"):
+        logging.getLogger(name).setLevel(_LEVELS[level])
+
+
+def _handler() -> _Handler | None:
+    """The handler that `configure` has set."""
+    return next((handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)), None)
 
 
 def lines_lost() -> int:
     """Return the number of lost lines."""
-    lines = structlog.get_config()["logger_factory"]()
-    return lines.lost if isinstance(lines, _Lines) else 0
+    handler = _handler()
+    return handler.lines.lost if handler is not None else 0
 
 
 class CallLine(msgspec.Struct, omit_defaults=True):
@@ -242,15 +265,14 @@ def call_log() -> CallListener | None:
     """The listener that writes a line for each call; None where the log's level leaves these lines out.
 
     A line has the method as mapped, the side, how the call ended, milliseconds, the caller and where it came in. A busy
-    gateway writes thousands of them a second, so in JSON they bypass structlog's processors.
+    gateway writes thousands of them a second, so in JSON they are not made records.
     """
-    logger = structlog.get_logger().bind()
-    if not logger.is_enabled_for(logging.INFO):
+    handler = _handler()
+    if handler is None or handler.level > logging.INFO:
         return None
-    if structlog.get_config()["processors"][-1] is _json:
-        write = structlog.get_config()["logger_factory"]().soon
-        return KnownLines(write).listen
-    info = logger.info
+    if not handler.console:
+        return KnownLines(handler.lines.soon).listen
+    info = _log.info
 
     def readable(finished: CallFinished) -> None:
         fields = msgspec.structs.asdict(_line(finished))
@@ -260,7 +282,8 @@ def call_log() -> CallListener | None:
     return readable
 
 
-_OWN = frozenset({"timestamp", "level", "event"})  # that structlog writes itself
+_log = Logger()
+_OWN = frozenset({"timestamp", "level", "event"})  # that the handler writes itself
 _now, _time = datetime.now, time.time
 
 
@@ -296,7 +319,3 @@ def _error(outcome: Outcome) -> str:
 
 
 _encode = msgspec.json.Encoder().encode
-
-
-def _json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()

@@ -9,10 +9,10 @@ import operator
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -29,8 +29,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, value
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Struct, frozen=True):
     """One series. A label value comes from the config or the mapping, never from a client.
 
     `over`: what a gauge of several workers is. Counters and histograms are added.
@@ -214,8 +213,7 @@ class Calls:
 Spread: TypeAlias = tuple[list[int], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """All samples of one process, or of several together: by series, then by the values of the labels."""
 
     samples: Mapping[str, Mapping[tuple[str, ...], float]]

@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import structlog
+from gateway.core.logger import Logger
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # in a container: microseconds of each period, or "max"
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class ServiceManager:

@@ -23,9 +23,9 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import structlog
 from msgspec.structs import replace
 
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import Call, Fault, Reply, RequestMetadata, caller, ended
@@ -42,7 +42,7 @@ _SERVER, _CLIENT, _INTERNAL = 2, 3, 1  # SpanKind of OTLP
 _ERROR = 2  # StatusCode
 _FIRST_FAILURE = 300  # HTTP statuses from here on are failures, redirects too
 
-_log = structlog.get_logger("traces")
+_log = Logger("traces")
 
 Span = Mapping[str, Any]
 

@@ -14,7 +14,6 @@ from time import perf_counter
 from typing import TypeAlias
 
 import msgspec
-import structlog
 from msgspec.structs import replace
 
 from gateway.core.interfaces import (
@@ -25,6 +24,7 @@ from gateway.core.interfaces import (
     Wanted,
     always,
 )
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan
@@ -62,7 +62,7 @@ NOT_EXECUTED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 
 LOOK_FIRST, LOOK_LAST = 0.05, 1.0  # seconds between two looks at an object that stands for an operation
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 EventAnswer: TypeAlias = Callable[[Route, Call], Awaitable[Outcome]]  # of a route with `events`
 View: TypeAlias = Callable[[Outcome], Outcome]  # an outcome -> the same as the client reads it

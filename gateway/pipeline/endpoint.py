@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from types import MappingProxyType
 from typing import TypeAlias
 
-import structlog
 from msgspec import structs
+from msgspec.structs import replace
 
 from gateway.core.dbus.names import quoted
 from gateway.core.interfaces import Codec, Dialect, Endpoint
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Migration, Mode, Setting, Side
 from gateway.core.routing.call_record import UNKEPT
 from gateway.core.routing.policy import LOCAL, CallPlan
@@ -61,7 +61,7 @@ from gateway.pipeline.side_override import SideOverride
 from gateway.pipeline.task_methods import task_routes, with_own
 from gateway.pipeline.tasks import Tasks, TaskWatch
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 _PASSED_THROUGH = CallPlan(Side.LEGACY, None, "the method is not mapped: the legacy service answers")
 _DBUS = Side.DBUS

@@ -17,11 +17,10 @@ from contextlib import aclosing
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-import structlog
-
 from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import Parameter
 from gateway.core.interfaces import Codec, HttpExchange, MessageChannel, OpenChannel, StreamingEndpoint
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Effect, Route, local_route
 from gateway.core.rpc.model import (
@@ -96,7 +95,7 @@ NOTIFICATIONS: Final[tuple[Value, ...]] = (
     _notification(ENDED, "A subscription has ended.", subscription=_TEXT, error={"type": "object"}),
 )
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 def has_events(table: EndpointTable) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, TypeAlias
+
+from msgspec import Struct, field
 
 from gateway import __version__
 from gateway.core.dbus.signature import INTEGER_RANGES, Type, parse_one
@@ -25,16 +26,14 @@ APPLICATION = 1  # the number of errors whose code is a name; their message begi
 MOST_ERRORS = 24  # of a method; of more, only those that are its own, since the document would be too large
 
 
-@dataclass(frozen=True, slots=True)
-class MethodDescription:
+class MethodDescription(Struct, frozen=True):
     """The members of a result, with their types, and the names of errors in `Described.errors`."""
 
     members: Mapping[str, str]
     errors: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Struct, frozen=True):
     """What routes do not have. `methods`: by service and name."""
 
     methods: Mapping[tuple[str, str], MethodDescription] = field(default_factory=dict)

@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
-import structlog
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.admin.records import MethodId, StateRefused
+from gateway.core.logger import Logger
 from gateway.core.routing.call_record import (
     LARGEST,
     UNKEPT,
@@ -35,11 +36,10 @@ from gateway.pipeline.dispatcher import Dispatcher
 MAX_RECORDINGS = 4  # at one time
 KEEPALIVE = 1.0  # seconds without a call after which an empty line is written, to notice a reader that has gone
 
-_log = structlog.get_logger("recording")
+_log = Logger("recording")
 
 
-@dataclass(frozen=True, slots=True)
-class RecordingLimits:
+class RecordingLimits(Struct, frozen=True):
     """The limits of a recording. `writes`: calls that change something are recorded too."""
 
     calls: int = 1_000
@@ -106,8 +106,7 @@ class Recorder:
             self.dispatcher.remove_listener(self._call_finished)
 
 
-@dataclass(slots=True)
-class _Counts:
+class _Counts(Struct):
     """The calls of a recording, by what happened to them."""
 
     calls: int = 0
@@ -117,8 +116,7 @@ class _Counts:
     written: int = 0  # bytes
 
 
-@dataclass(slots=True, eq=False)
-class RecordingSession:
+class RecordingSession(Struct, eq=False):
     """The calls of some methods as lines, until a limit is reached."""
 
     methods: frozenset[MethodId]

@@ -6,15 +6,15 @@ Nothing is counted in the statistics, and modes do not matter: a replay moves no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
-import structlog
+from msgspec import Struct, field
 
 from gateway.core.admin.counters import UNANSWERED
 from gateway.core.admin.records import Json
 from gateway.core.comparison.compare import TOO_LARGE, Verdict
 from gateway.core.comparison.equality import Checkpoint
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import ReadRecord, is_harmless, substitute_secrets
 from gateway.core.routing.route import Route
@@ -28,11 +28,10 @@ REPLAYED = Peer("replay")
 
 SKIPPED = "skipped"  # in place of a verdict: neither side was called
 
-_log = structlog.get_logger("replay")
+_log = Logger("replay")
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayRequest:
+class ReplayRequest(Struct, frozen=True):
     """How calls are replayed. `given`: the values of redacted places."""
 
     given: Mapping[str, str] = field(default_factory=dict)
@@ -40,8 +39,7 @@ class ReplayRequest:
     noise: bool = False  # the legacy side is called twice, and what it varies in is not a difference
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayResult:
+class ReplayResult(Struct, frozen=True):
     """The result of one call."""
 
     service: str
@@ -54,8 +52,7 @@ class ReplayResult:
     pair: Json = None  # the document of a pair that differs, see core/routing/mismatch_record.py
 
 
-@dataclass(frozen=True, slots=True)
-class _Replayable:
+class _Replayable(Struct, frozen=True):
     """A call that can be made. `view`: an outcome as a client of its endpoint reads it."""
 
     route: Route

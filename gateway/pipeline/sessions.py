@@ -14,9 +14,9 @@ from hashlib import blake2b
 from time import time
 
 import msgspec
-import structlog
 
 from gateway.core.admin.records import StateRefused
+from gateway.core.logger import Logger
 from gateway.core.routing.route import CallFinished, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.state.store import StateStore
@@ -27,7 +27,7 @@ SAVE = 2.0  # seconds between two looks at what is over, and has to be written d
 LATE = 2 * SAVE  # seconds until every worker knows that a session was used
 PAGE = 50  # sessions that are closed at one look
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class OpenSession(msgspec.Struct):

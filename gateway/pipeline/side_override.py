@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.migration.modes import Side
@@ -13,8 +12,7 @@ _SIDES = {side.value: side for side in Side}
 _EXTRACTED = "side override"  # the key in a call's extensions
 
 
-@dataclass(frozen=True, slots=True)
-class SideOverride:
+class SideOverride(Struct, frozen=True):
     """`header` (lower case) or the named parameter `parameter` names the side: legacy or dbus. Empty: not allowed.
 
     Any other value is ignored.

@@ -16,9 +16,9 @@ from typing import NamedTuple, TypeAlias
 from uuid import uuid4
 
 import msgspec
-import structlog
 
 from gateway.core.admin.records import StateRefused
+from gateway.core.logger import Logger
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Value
 from gateway.state.store import StateStore
 from gateway.state.task_records import (
@@ -43,7 +43,7 @@ KEPT = 86_400.0  # seconds that a finished task is kept
 LEASE = 10.0  # seconds after which the tasks of a gateway that has died are ended
 RENEW = 2.0  # seconds
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class TaskEnding(NamedTuple):

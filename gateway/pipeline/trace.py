@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
-from msgspec import structs
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from gateway.core.dbus.target import MethodCall
 from gateway.core.migration.modes import Side
@@ -19,8 +19,7 @@ from gateway.pipeline.endpoint import RpcEndpoint
 AGENT = "xcp-gateway call"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """The value at one point of the path."""
 
     name: str

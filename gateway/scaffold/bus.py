@@ -9,10 +9,12 @@ which have no arguments and return object paths. Everything is bounded: objects,
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import cast
+
+from msgspec import Struct
 
 from gateway import wiring
 from gateway.check import connected
@@ -40,8 +42,7 @@ class ServiceError(Exception):
     """The service cannot be looked at; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(Struct, frozen=True):
     """The service to look at. `objects`: paths to look at that the service may not list."""
 
     address: str
@@ -64,16 +65,16 @@ async def look(where: Where, progress: Progress = lambda _objects, _interfaces: 
         await backend.stop()
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class _Walk:
     backend: wiring.Backend
     where: Where
     progress: Progress
-    found: Description = field(init=False)
-    seen: set[str] = field(default_factory=set)
-    waiting: deque[str] = field(default_factory=deque)
-    samples: Counter[str] = field(default_factory=Counter)  # interface -> objects whose properties were read
-    unfollowed: dict[str, None] = field(default_factory=dict)
+    found: Description = dataclasses.field(init=False)
+    seen: set[str] = dataclasses.field(default_factory=set)
+    waiting: deque[str] = dataclasses.field(default_factory=deque)
+    samples: Counter[str] = dataclasses.field(default_factory=Counter)  # by interface: objects that were read
+    unfollowed: dict[str, None] = dataclasses.field(default_factory=dict)
     timeouts: int = 0
 
     async def walk(self) -> Description:

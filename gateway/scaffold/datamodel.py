@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 SCALARS: Mapping[str, str] = {"string": "s", "int": "x", "float": "d", "bool": "b", "datetime": "x", "void": ""}
 SESSION = "session_id"  # the parameter that the mapping file handles for all methods
@@ -23,8 +24,7 @@ class DatamodelError(Exception):
     """The file is not a datamodel; the text says where and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatamodelType:
+class DatamodelType(Struct, frozen=True):
     """A type. `kind`: a scalar, enum, ref, record, set, map or option; `name`: of the enum or class."""
 
     kind: str
@@ -57,8 +57,7 @@ class DatamodelType:
         return f"{self.items[0]} {self.kind}" if self.items else words.get(self.kind, self.kind)
 
 
-@dataclass(frozen=True, slots=True)
-class DatamodelField:
+class DatamodelField(Struct, frozen=True):
     """A field; `writable`: a message sets it directly."""
 
     name: str
@@ -66,8 +65,7 @@ class DatamodelField:
     writable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DatamodelMessage:
+class DatamodelMessage(Struct, frozen=True):
     """A message that becomes a D-Bus method. `static`: it has no object of the class as its first parameter."""
 
     name: str
@@ -76,8 +74,7 @@ class DatamodelMessage:
     static: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DatamodelClass:
+class DatamodelClass(Struct, frozen=True):
     """A class. `readers`: which of READERS it has; `removed`: the messages that it no longer has."""
 
     name: str

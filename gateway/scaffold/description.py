@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.dbus import names
 from gateway.core.dbus.introspection_xml import (
@@ -34,8 +36,7 @@ from gateway.mapping.load import read_regular
 from gateway.mapping.targets import STANDARD
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyEntry:
+class LegacyEntry(Struct, frozen=True):
     """The entry of a member that stands for a legacy method. `params`, `keys`: YAML; `decide`: what is not certain."""
 
     name: str
@@ -44,8 +45,7 @@ class LegacyEntry:
     decide: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Description:
+class Description(Struct):
     """A service. The interfaces of the D-Bus specification are left out: they need no IDL.
 
     `objects`: interface -> its objects, none where they are not known; `managers`: object managers, each with the

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.check import compiled
 from gateway.core.dbus.introspection_xml import Node, parse
@@ -25,8 +27,7 @@ class NothingMappedError(Exception):
     """A service has no method or property that a mapping file can have; the text says why."""
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """Files to write: path -> the text. `before`: those that exist, with their text; `notes`: for the person."""
 
     files: dict[Path, str]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.core.dbus.object_paths import Escape, escape_value
 from gateway.core.dbus.scalars import MarshalError
@@ -62,8 +63,7 @@ def _versioned(interface: str, bus_name: str) -> str:
 # Objects
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where an interface is: on one object (`path`), or on the objects below subtrees."""
 
     path: str = ""
@@ -131,8 +131,7 @@ def _reduced(subtrees: Iterable[str]) -> tuple[str, ...]:
     return ("/".join(split[0][:same]) or "/",)
 
 
-@dataclass(frozen=True, slots=True)
-class PathByName:
+class PathByName(Struct, frozen=True):
     """A template that makes the paths of all objects of an interface from a property of each: `dev_{address}`."""
 
     template: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gateway.core.dbus.introspection_xml import Argument, IdlMethod, Interface, Node
 from gateway.core.dbus.names import printable
@@ -21,8 +22,7 @@ ANY = parse_one("v")
 _ZERO = {"s": '""', "v": '""', "b": "false", "d": "0.0", **dict.fromkeys(INTEGER_RANGES, "0")}
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyParameter:
+class LegacyParameter(Struct, frozen=True):
     """A parameter. `default`: YAML, for one that clients may omit; `format`: as in the mapping, or empty."""
 
     name: str
@@ -32,8 +32,7 @@ class LegacyParameter:
     format: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyMethod:
+class LegacyMethod(Struct, frozen=True):
     """A method of a legacy service. `decide`: what is not known for certain."""
 
     name: str

@@ -11,8 +11,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.dbus.introspection_xml import Argument, IdlMethod, IdlProperty, Interface
 from gateway.core.dbus.names import printable
@@ -27,8 +29,7 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*|/[A-Za-z0-9_/]*")
 _NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What a person chooses: the name of the service, its endpoints, and the command that the file names."""
 
     service: str
@@ -54,8 +55,7 @@ def identity(interface: str, kind: str, member: str, object_path: str) -> Identi
     return interface, kind, member, object_path if own else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One method of the mapping file. `keys`: its keys as YAML; `decide`: what a person must decide."""
 
     name: str
@@ -84,8 +84,7 @@ class Entry:
         yield from (f"{indent}  {key}: {value}" for key, value in self.keys)
 
 
-@dataclass(slots=True)
-class Section:
+class Section(Struct):
     """The entries of an interface, with comments about all of them."""
 
     interface: str
@@ -204,8 +203,7 @@ def _subtrees(service: Description, interface: str) -> tuple[str, ...]:
     return next((place.subtrees for place in found if place.subtrees), ())
 
 
-@dataclass(frozen=True, slots=True)
-class _At:
+class _At(Struct, frozen=True):
     """Where the entries of an interface are; `by_name`: and a property makes the object path."""
 
     place: Place
@@ -218,8 +216,7 @@ def _named_keys(by_name: PathByName, parameter: str) -> list[tuple[str, str]]:
     return [("object_path", quoted(template)), ("params", f"[{parameter}]"), *escape]
 
 
-@dataclass(slots=True)
-class _Maker:
+class _Maker(Struct):
     """Makes the section of one interface."""
 
     service: Description

@@ -6,9 +6,10 @@ A value shows what was there, not what may be. A place that always held the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from gateway.core.comparison.redaction import HIDDEN, REDACTED
 from gateway.core.comparison.serialization import LEFT_OUT
@@ -24,8 +25,7 @@ NOTHING = Type("nothing")  # of an empty list: its items may have any type
 MOMENT = Type("moment")  # a dateTime
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """What was seen of one method."""
 
     calls: int = 0

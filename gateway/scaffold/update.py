@@ -9,8 +9,8 @@ that was in the IDL before and has no entry was left out by a person, and stays 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -36,8 +36,7 @@ _SIMPLE = frozenset({"name", "default", "documentation", "object"})  # keys of a
 Triple = tuple[str, str, str]  # interface, kind, member
 
 
-@dataclass(slots=True)
-class Updated:
+class Updated(Struct):
     """The new text. `notes`: what was done, and what a person must do."""
 
     text: str
@@ -67,8 +66,7 @@ def members_of(interfaces: Mapping[str, Interface]) -> set[Triple]:
     return found
 
 
-@dataclass(slots=True)
-class _Existing:
+class _Existing(Struct):
     """An entry of the file."""
 
     name: str
@@ -255,8 +253,7 @@ def _title(triple: Triple) -> str:
     return f"{interface}.{member}" if member else interface
 
 
-@dataclass(frozen=True, slots=True)
-class _Changes:
+class _Changes(Struct, frozen=True):
     """How the in-arguments of a method have changed, by name."""
 
     renamed: Mapping[str, str]

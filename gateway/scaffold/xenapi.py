@@ -7,8 +7,9 @@ messages that have no object. The mapping file binds them again; what the naming
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
+
+from msgspec import Struct
 
 from gateway.mapping.classes.fields import legacy_name, member_name
 from gateway.scaffold.datamodel import DatamodelClass, DatamodelField, DatamodelMessage, DatamodelType
@@ -66,16 +67,14 @@ OPTIONAL: Mapping[str, Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Scaffold:
+class Scaffold(Struct, frozen=True):
     """What is written: the introspection XML and the mapping file."""
 
     idl: str
     mapping: str
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(Struct, frozen=True):
     """Where the service is: `bus_name` is also the prefix of the interfaces, `idl` the name of the IDL file."""
 
     bus_name: str

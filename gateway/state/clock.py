@@ -8,9 +8,10 @@ wrote. A restart of the host stops CLOCK_BOOTTIME; moments from before it are tr
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # changes with each start of the host
 
@@ -39,8 +40,7 @@ def wall(moment: float) -> float:
     return moment + round(time.time() - steady(), 1)
 
 
-@dataclass(frozen=True, slots=True)
-class ClockReading:
+class ClockReading(Struct, frozen=True):
     """The clock by which a stored time was measured, for other processes. Text: "BOOT BEGAN AHEAD"."""
 
     boot: str

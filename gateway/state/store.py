@@ -20,8 +20,6 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 from uuid import uuid4
 
-import structlog
-
 from gateway.core.admin.records import (
     AuditEntry,
     Change,
@@ -40,6 +38,7 @@ from gateway.core.admin.records import (
     all_to_legacy,
     applied,
 )
+from gateway.core.logger import Logger
 from gateway.core.routing.overrides import Override
 from gateway.state import clients, event_logs, evidence, file, tables
 from gateway.state import clock as clocks
@@ -118,7 +117,7 @@ PATIENCE = 5.0  # seconds that the file has to answer
 PAGE = 100  # pairs read at a time while all are exported
 
 _T = TypeVar("_T")
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 def _ignore() -> None:

@@ -8,10 +8,10 @@ says what has become of its tasks.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
+from msgspec import Struct
 
 from gateway.core.admin.records import StateRefused
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Value
@@ -66,8 +66,7 @@ AskWorker: TypeAlias = Callable[[int, str, Sequence[Value]], Awaitable[tuple[boo
 NOBODY = 0  # in place of the number of a worker that has ended
 
 
-@dataclass(slots=True)
-class _Foreign:
+class _Foreign(Struct):
     worker: int
     task: Task
 

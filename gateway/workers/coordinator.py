@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
+from gateway.core.logger import Logger
 from gateway.ops.metrics import Snapshot, merged
 from gateway.workers.link import LinkClosedError, UnansweredError
 from gateway.workers.processes import BOUND, Stage, WorkerProcess
@@ -24,11 +25,10 @@ LOOK = 1.0  # seconds between two reports of a worker, and between two looks of 
 PREPARE = 60.0  # seconds for a worker to compile a new mapping
 COMMIT = 15.0  # seconds for a worker to serve it
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """A question to all other workers. `must`: a worker without an answer in `seconds` is replaced."""
 
     name: str
@@ -37,16 +37,14 @@ class Question:
     must: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(Struct, frozen=True):
     """Their answers, by the number of the worker; `notes` say for operators who did not answer."""
 
     by_worker: Mapping[int, Any]
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
+class WorkerRow(Struct, frozen=True):
     """A row of `xcp-gateway status`."""
 
     number: int
@@ -56,8 +54,7 @@ class WorkerRow:
     restarts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scrape:
+class Scrape(Struct, frozen=True):
     """What a scrape needs beside the samples of the worker that asks."""
 
     others: Sequence[Snapshot]

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, TypeAlias
 
-import structlog
+from gateway.core.logger import Logger
 
 _LENGTH = struct.Struct("!I")
 _ASK, _ANSWER, _FAILURE, _NEWS = range(4)
@@ -23,7 +23,7 @@ _ASK, _ANSWER, _FAILURE, _NEWS = range(4)
 _Frame: TypeAlias = tuple[int, int, str, Any]  # kind, number of the question, name, body
 Handler: TypeAlias = Callable[[str, Any], Awaitable[Any]]  # name and body of a question or news -> its answer
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class LinkClosedError(Exception):

@@ -7,8 +7,9 @@ loaded: the supervisor keeps the content of config, mapping and IDL files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from gateway import wiring
 from gateway.config import Config
@@ -16,8 +17,7 @@ from gateway.mapping.table import Table
 from gateway.server import MappingError, Start
 
 
-@dataclass(frozen=True, slots=True)
-class ServedFiles:
+class ServedFiles(Struct, frozen=True):
     """The content of the files that are served. `refused`: the problems of newer files, which are not served."""
 
     config: str
@@ -46,8 +46,7 @@ class ServedFiles:
         return Start(settings, table, list(self.refused))
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """What one worker is started with.
 
     `started`: the files at the start of the gateway, from which sockets and limits come; `live`: those served now.

@@ -17,10 +17,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from gateway import __version__
 from gateway.config import Config
+from gateway.core.logger import Logger
 from gateway.ops import process
 from gateway.workers.coordinator import LOOK, Coordinator
 from gateway.workers.link import LinkClosedError, UnansweredError
@@ -36,7 +35,7 @@ STEADY = 60.0  # seconds after which the end of a worker counts as the first
 FIRST_PAUSE, LAST_PAUSE = 0.5, 30.0  # seconds before a worker is started whose predecessor did not last
 STOP = 10.0  # seconds beyond `grace` until a worker that does not stop is killed
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class Supervisor:

@@ -11,16 +11,16 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
+from msgspec.structs import replace
 
 from gateway import __version__, config, wiring
 from gateway.config import Config
 from gateway.core.admin.records import Change, StoredState
+from gateway.core.logger import Logger
 from gateway.core.rpc.model import Outcome, Value
 from gateway.mapping.table import Table
 from gateway.ops import log, metrics
@@ -39,7 +39,7 @@ from gateway.workers.sockets import ADMIN, METRICS, WEB
 
 FOLLOW = BOUND / 2  # seconds for the state file: a worker must answer, although its file hangs
 
-_log = structlog.get_logger("gateway")
+_log = Logger()
 
 
 class OutdatedError(Exception):

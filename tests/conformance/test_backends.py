@@ -6,11 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import TypeAlias
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from adapters import upstream
 from adapters.codecs import CODECS

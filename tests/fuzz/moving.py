@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.core.comparison import json_path, serialization
 from gateway.core.migration.modes import Mode, Setting

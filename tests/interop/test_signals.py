@@ -6,9 +6,9 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus import signals
 from adapters.dbus.backend import BusSettings
@@ -30,7 +30,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def one(address: str, **changes: object) -> BusSettings:
-    return replace(BusSettings("one", address, ("org.example.*",)), **changes)  # type: ignore[arg-type] # of the fields
+    return replace(BusSettings("one", address, ("org.example.*",)), **changes)
 
 
 async def last_missed(feed: SignalQueue, *, owned: bool) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
+from msgspec.structs import replace
 
 from adapters.dbus import backend as dbus
 from gateway.core.dbus.marshal import MAX_DEPTH, MarshalError, from_dbus, to_dbus

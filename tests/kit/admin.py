@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import msgspec
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from jsonschema import Draft202012Validator
+from msgspec.structs import replace
 from typer.testing import Result
 
 from adapters.admin_dbus.objects import BUS_NAME, ROOT

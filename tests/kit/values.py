@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from msgspec import Struct
 from ruamel.yaml import YAML
 
 from gateway.core.comparison.json_path import Place
@@ -173,8 +173,8 @@ def exactly(value: object) -> object:
         return type(value).__name__, [exactly(item) for item in value]
     if isinstance(value, msgspec.Struct):
         return type(value).__name__, [exactly(getattr(value, name)) for name in value.__struct_fields__]
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value).__name__, [exactly(getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, Struct):
+        return type(value).__name__, [exactly(getattr(value, name)) for name in value.__struct_fields__]
     if isinstance(value, float):
         return "float", repr(value)  # -0.0 is not 0.0
     return type(value).__name__, value

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus import backend as dbus
 from adapters.dbus.backend import BusSettings
@@ -35,7 +35,7 @@ def bus() -> Iterator[PrivateBus]:
 
 
 def one(bus: PrivateBus, **changes: object) -> BusSettings:
-    return replace(BusSettings("one", bus.address, ("org.example.*",), wait_timeout=TIMEOUT), **changes)  # type: ignore[arg-type] # of the fields
+    return replace(BusSettings("one", bus.address, ("org.example.*",), wait_timeout=TIMEOUT), **changes)
 
 
 def code(outcome: Outcome) -> FaultCode | None:

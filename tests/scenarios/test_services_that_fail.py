@@ -8,10 +8,10 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus.backend import Backend, BusSettings, Dependencies
 from gateway.core.admin.status import BreakerState
@@ -42,7 +42,7 @@ def bus() -> Iterator[PrivateBus]:
 
 def one(address: str, **changes: object) -> BusSettings:
     plain = BusSettings("one", address, ("*",), connections=1, breaker_failures=0)
-    return replace(plain, **changes)  # type: ignore[arg-type] # of the fields
+    return replace(plain, **changes)
 
 
 async def ask(backend: Backend, route: Route, *params: object, seconds: float = TIMEOUT) -> Outcome:

@@ -18,6 +18,7 @@ from gateway.core.admin.access import Caller
 from gateway.server import Gateway, MappingError, reload_when_signalled
 from tests.kit.buses import private_bus
 from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.logs import logged
 from tests.kit.toy_service import toy_service
 
 METHODS = {"echo", "label", "hold", "held", "release", "hang", "leave"}
@@ -340,7 +341,7 @@ async def test_an_endpoint_that_does_not_exist_is_answered_with_those_that_do(fo
 
 
 async def test_a_bug_in_a_reload_costs_the_reload_and_not_the_gateway(
-    running: Gateway, folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    running: Gateway, folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tried = asyncio.Event()
 
@@ -362,7 +363,7 @@ async def test_a_bug_in_a_reload_costs_the_reload_and_not_the_gateway(
     assert not reloader.done()
     reloader.cancel()
     await asyncio.wait({reloader})
-    assert "a bug ended this reload" in "".join(capsys.readouterr())
+    assert "a bug ended this reload" in caplog.text
 
 
 async def test_a_call_that_several_take_is_refused_with_their_names(folder: Folder) -> None:
@@ -401,7 +402,7 @@ async def test_a_call_that_several_services_take_is_refused_too(folder: Folder) 
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_legacy_service_that_is_away_is_told_at_start_in_status_and_in_metrics(
-    folder: Folder, capsys: pytest.CaptureFixture[str]
+    folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as there:
         url = f"http://127.0.0.1:{there.getsockname()[1]}"
@@ -413,9 +414,8 @@ async def test_a_legacy_service_that_is_away_is_told_at_start_in_status_and_in_m
             text = (await gateway.metrics()).decode()
     assert 'xcp_gateway_upstream_reachable{upstream="here"} 1.0' in text
     assert 'xcp_gateway_upstream_reachable{upstream="b"} 0.0' in text
-    shown = "".join(capsys.readouterr())
-    assert shown.count("a legacy service cannot be reached") == 1
-    assert "http+unix:///nowhere" in shown
+    (told,) = [fields for event, fields in logged(caplog) if event == "a legacy service cannot be reached"]
+    assert told["at"].startswith("http+unix:///nowhere")
 
 
 @pytest.mark.usefixtures("impatient")

@@ -5,9 +5,9 @@ import gzip
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from adapters.codecs import UPSTREAM_CODECS
 from adapters.dialects import DIALECTS

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from adapters.xenstore.server.listener import XenstoreTransport
+from adapters.xenstore.server.state import ExposedEndpoint
 from gateway import config, wiring
 from gateway.assembly import Assembly
 from gateway.core.routing.route import Effect
@@ -159,7 +161,7 @@ def test_what_an_endpoint_offers_in_a_store_names_its_writes_as_nodes() -> None:
     routes = {"VM.start": route("VM.start", effect=Effect.WRITE), "VM.stat": route("VM.stat", effect=Effect.READ)}
     table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
     endpoint = Echo()
-    assert wiring.offer(table, endpoint) == wiring.ExposedEndpoint(exposure, endpoint, frozenset({"VM@2estart"}))
+    assert wiring.offer(table, endpoint) == ExposedEndpoint(exposure, endpoint, frozenset({"VM@2estart"}))
 
 
 def test_old_services_that_are_only_observed_have_few_connections_of_their_own() -> None:
@@ -195,7 +197,7 @@ def test_nothing_runs_and_every_listener_has_its_kind_of_transport(tmp_path: Pat
     made = assembled(Folder(tmp_path), STORE)
     assert {name: type(each) for name, each in made.transports.items()} == {
         "rpc": wiring.HttpServer,
-        "store": wiring.StoreTransport,
+        "store": XenstoreTransport,
     }
     assert [store.name for store in made.stores] == list(made.publishers) == ["store"]
     assert made.endpoints.exchanges.keys() == {EndpointKey("rpc", "/RPC2"), EndpointKey("rpc", "/jsonrpc")}
@@ -211,9 +213,9 @@ def test_what_no_endpoint_takes_has_a_way_only_where_the_listener_says_so(tmp_pa
 
 
 async def test_an_old_service_that_anybody_could_pose_as_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = assembled(Folder(tmp_path))
     async with AsyncExitStack() as stack:
         await made.start_sides(stack)
-    assert "TLS certificate verification is disabled for this upstream" in "".join(capsys.readouterr())
+    assert "TLS certificate verification is disabled for this upstream" in caplog.text

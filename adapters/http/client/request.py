@@ -6,8 +6,9 @@ A url is `http://host:port/path`, `https://host:port/path`, `http+unix:///socket
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from adapters.http import headers as http_headers
 from gateway.core.interfaces import HttpExchange
@@ -18,8 +19,7 @@ MOST_HEADS = 64  # that are kept for one upstream
 _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})  # a length is expected of them, RFC 9110 section 8.6
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamAddress:
+class UpstreamAddress(Struct, frozen=True):
     """Where an upstream listens. `path`: the target of every request; empty: the client's target."""
 
     url: str

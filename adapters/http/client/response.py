@@ -8,9 +8,8 @@ that consists of a known head and of as many bytes as it announces is not parsed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import httptools
+from msgspec import Struct
 
 from adapters.http import headers as http_headers
 from adapters.http.body import Pieces, add_piece, joined
@@ -33,8 +32,7 @@ class NotHttpError(Exception):
     """What came is not HTTP."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(Struct, frozen=True):
     """The head of a final response. `headers`: all of them, as the upstream wrote them."""
 
     status: int

@@ -8,8 +8,9 @@ what the upstream had read. A request of which a byte was sent is sent again onl
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, connect_as, reason
 from adapters.http.client.relay import PIECE, TunnelConnection, relay, tunnel
@@ -24,8 +25,7 @@ from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMet
 __all__ = ["ConnectionPoolLimits", "HttpUpstreamConnection", "UpstreamStatus"]
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionPoolLimits:
+class ConnectionPoolLimits(Struct, frozen=True):
     """The limits of one upstream."""
 
     connections: int = 64

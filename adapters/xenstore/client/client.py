@@ -13,10 +13,11 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
+
+from msgspec import Struct
 
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
 from adapters.xenstore.client.operations import StoreOperations, Transaction
@@ -120,8 +121,7 @@ def socket_path(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("XENSTORED_PATH") or f"{directory}/socket"
 
 
-@dataclass(frozen=True, slots=True)
-class XenstoreClientStatus:
+class XenstoreClientStatus(Struct, frozen=True):
     """The state of a client, for an operator."""
 
     address: str

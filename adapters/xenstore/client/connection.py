@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 from adapters.xenstore.client.wire import (
     ACKNOWLEDGED,
@@ -51,8 +52,7 @@ def _ignore(*_: object) -> None:
     """The default of both callbacks."""
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(Struct):
     """A request whose response has not come."""
 
     response: asyncio.Future[bytes]

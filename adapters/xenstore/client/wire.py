@@ -12,10 +12,10 @@ import errno
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from msgspec import Struct
 from pyxs import PyXSError, UnexpectedPacket
 
 NUL: Final = b"\0"
@@ -97,8 +97,7 @@ class Received(NamedTuple):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Permissions:
+class Permissions(Struct, frozen=True):
     """Permissions of a node. Its owner may do everything, a listed domain its letter, every other domain `others`.
 
     The letters: n (no access), r (read), w (write), b (read and write).

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from adapters.limits import Quota
 from adapters.xenstore.client.wire import Permissions
@@ -44,8 +45,7 @@ def least_privileged(callers: Iterable[int | None]) -> int | None:
     return guests.pop() if guests else DOM0
 
 
-@dataclass(frozen=True, slots=True)
-class StoreLimits:
+class StoreLimits(Struct, frozen=True):
     """Limits of what is in flight. Above them domain 0 waits; requests of other domains are answered with BUSY."""
 
     calls: int = 256  # of domain 0

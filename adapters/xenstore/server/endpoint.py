@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from os import getpid
 
-from msgspec import structs
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import StoreOperations
@@ -61,8 +61,7 @@ class _ClaimRefusedError(Exception):
     """The store refuses the claim; the text is the name of its error."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(Struct, frozen=True):
     """A request that is being served."""
 
     match: Match
@@ -74,8 +73,7 @@ class _Pending:
     once: bool = False  # it is claimed
 
 
-@dataclass(frozen=True, slots=True)
-class _Response:
+class _Response(Struct, frozen=True):
     """A response as the codec packs it, and what to say of the call when the response cannot be written."""
 
     body: bytes

@@ -20,9 +20,10 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
+
+from msgspec import Struct, field
 
 from adapters.xenstore.client.client import StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
@@ -48,8 +49,7 @@ MAX_RESPONSES = 10_000
 MAX_RESPONSE_BYTES = 16 * 1024**2
 
 
-@dataclass(frozen=True, slots=True)
-class ExposedEndpoint:
+class ExposedEndpoint(Struct, frozen=True):
     """An endpoint and the place in the store where it is reached.
 
     `writes`: methods, as path elements, that must not be executed twice. `domains`: of methods that have their own.
@@ -82,8 +82,7 @@ class StoredResponse(NamedTuple):
     connection: int
 
 
-@dataclass(slots=True)
-class SharedContext:
+class SharedContext(Struct):
     """What all exposed paths of one store share."""
 
     store: XenstoreClient

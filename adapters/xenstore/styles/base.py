@@ -10,8 +10,9 @@ A new style is one file in this folder and one line in `STYLES`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct, field
 
 from gateway.core.rpc.model import Fault, FaultCode
 from gateway.core.xenstore.exposure import Exposure
@@ -22,8 +23,7 @@ Pairs: TypeAlias = Sequence[tuple[str, bytes]]  # path below, value; a path of "
 CODE, DESCRIPTION = "code", "description"  # an answer with both of these nodes is an error
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSet:
+class ReadSet(Struct, frozen=True):
     """The nodes that are read to find a request."""
 
     nodes: tuple[str, ...] = ()  # single nodes, read first: they tell whether there is a request
@@ -34,8 +34,7 @@ class ReadSet:
 # Steps
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """Set a value. `owned`: the node is removed first and then belongs to the calling domain alone.
 
     No other domain sees it before that. Nodes that are written below it later have its permissions.
@@ -46,8 +45,7 @@ class Write:
     owned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(Struct, frozen=True):
     """Remove a node and its descendants."""
 
     path: str
@@ -66,8 +64,7 @@ ANYTHING = Anything()
 Conditions: TypeAlias = Mapping[str, "bytes | Anything | None"]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A request as its nodes contain it. `method` is a path element; "" when it is unknown, and `fault` says why."""
 
     method: str

@@ -8,7 +8,8 @@ the gateway its outcome is unknown, and the state becomes the word for a failure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from adapters.xenstore.styles.base import (
     BaseStyle,

@@ -7,7 +7,8 @@ client that has removed its request has its response: the same request written a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from adapters.xenstore.styles.base import (
     ANYTHING,

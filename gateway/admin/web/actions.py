@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.admin.handlers import Operations
 from gateway.admin.service import AdminService
@@ -14,8 +15,7 @@ from gateway.core.rpc import units
 Form = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of an action, for the person who asked for it."""
 
     text: str

@@ -12,7 +12,6 @@ from importlib.resources import files
 from urllib.parse import quote, urlsplit
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from gateway.admin.handlers import Operations
@@ -24,6 +23,7 @@ from gateway.admin.web.pages import Pages
 from gateway.admin.web.sessions import Session, WebSessions
 from gateway.core.admin.access import AccessRules, Caller, Right, denial
 from gateway.core.admin.views import Notification
+from gateway.core.logger import Logger
 
 COOKIE = "xcp-gateway"
 MAX_FORM = 64 * 1024  # bytes
@@ -41,7 +41,7 @@ HEADERS: Mapping[str, str] = {
 SESSION = web.RequestKey("session", Session)
 STATIC = {"style.css": "text/css", "live.js": "text/javascript"}
 
-_log = structlog.get_logger("admin")
+_log = Logger("admin")
 _Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -10,7 +10,8 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from gateway.core.admin.access import Caller
 
@@ -19,8 +20,7 @@ SESSION = 8 * 3600.0  # seconds since the last request
 MOST = 100  # invitations, and sessions; the oldest ends
 
 
-@dataclass(slots=True)
-class Session:
+class Session(Struct):
     """One browser. `secret` is in each form; `until`: seconds of the steady clock."""
 
     caller: Caller

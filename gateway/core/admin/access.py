@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 ROOT = 0
 
@@ -15,8 +16,7 @@ class Right(Enum):
     CHANGE = "change"  # includes READ
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """The caller of an operation, as the kernel or the bus reports it."""
 
     uid: int
@@ -27,8 +27,7 @@ class Caller:
         return self.name or f"uid {self.uid}"
 
 
-@dataclass(frozen=True, slots=True)
-class Principals:
+class Principals(Struct, frozen=True):
     """A set of uids and gids."""
 
     uids: frozenset[int] = frozenset()
@@ -41,8 +40,7 @@ class Principals:
         return bool(self.uids or self.gids)
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRules:
+class AccessRules(Struct, frozen=True):
     """Root and the gateway's user have every right; the lists of the config add others."""
 
     own: int  # the gateway's uid

@@ -6,9 +6,11 @@ Moments are seconds since 1970.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.overrides import By, Override
@@ -34,8 +36,7 @@ class MethodId(NamedTuple):
         return cls(route.service, route.method)
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """What has been counted of one method, or what has been added to it since: all of it only grows."""
 
     counters: Mapping[str, int] = field(default_factory=dict)  # "equal", "calls_legacy" ...
@@ -51,8 +52,7 @@ class Counts:
         return Counts(counters, histograms)
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
+class AuditEntry(Struct, frozen=True):
     """One line of the audit: a decision, who made it, and the numbers that made it."""
 
     when: float
@@ -63,8 +63,7 @@ class AuditEntry:
     numbers: Mapping[str, Json] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class MismatchRecord:
+class MismatchRecord(Struct, frozen=True):
     """Two outcomes that differ, and the request that made them: a document that only its writer understands."""
 
     when: float
@@ -103,8 +102,7 @@ class SavedLog(NamedTuple):
         return self.forgotten <= generation <= self.saved
 
 
-@dataclass(frozen=True, slots=True)
-class ClientKey:
+class ClientKey(Struct, frozen=True):
     """Who still calls what over which protocol."""
 
     method: MethodId
@@ -115,8 +113,7 @@ class ClientKey:
     domid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRecord:
+class ClientRecord(Struct, frozen=True):
     """How often a client has called, and when. Bytes are those of streamed bodies and tunnels."""
 
     count: int
@@ -127,8 +124,7 @@ class ClientRecord:
     redirects: int = 0  # calls that an upstream answered with another address
 
 
-@dataclass(frozen=True, slots=True)
-class CountsBatch:
+class CountsBatch(Struct, frozen=True):
     """What one process has observed since it last wrote it down."""
 
     evidence: Mapping[MethodId, Counts] = field(default_factory=dict)
@@ -136,16 +132,14 @@ class CountsBatch:
     clients: Mapping[ClientKey, ClientRecord] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
+class Rollout(Struct, frozen=True):
     """A rollout as it is kept. A version is never used twice, not even by a rollout that takes an old one's name."""
 
     document: Json
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class PutRollout:
+class PutRollout(Struct, frozen=True):
     """A rollout's new document; None removes it."""
 
     name: str
@@ -153,8 +147,7 @@ class PutRollout:
     expected: int | None = None  # the version that it replaces, 0: there must be none; None: whatever there is
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One decision: all of it comes about, with its lines of the audit, or nothing does.
 
     Overrides are dropped before others are put; a person's and a rollout's of one pattern are two.
@@ -171,28 +164,24 @@ class Change:
     clear: tuple[MethodId, ...] = ()  # methods whose evidence and pairs are forgotten
 
 
-@dataclass(frozen=True, slots=True)
-class StateRefused:
+class StateRefused(Struct, frozen=True):
     """A change that was not made, or a question without an answer; `why` is for an operator."""
 
     why: str
     conflict: bool = False  # another process has decided meanwhile: read the state again
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected(StateRefused):
+class Rejected(StateRefused, frozen=True):
     """A change that is wrong in itself, whatever the state of the gateway."""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingDecision:
+class PendingDecision(Struct, frozen=True):
     """A decision that holds in this process only; it is written down once that can be done."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoredState:
+class StoredState(Struct, frozen=True):
     """What every process has a copy of: the modes that are in force, and the rollouts that change them."""
 
     overrides: tuple[Override, ...] = ()  # by pattern and who set them; those whose time is over too

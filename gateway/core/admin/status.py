@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
+from msgspec import Struct
 
 
 class BreakerState(Enum):
@@ -35,8 +35,7 @@ class Presence(Enum):
         return self in (Presence.OWNED, Presence.ON_DEMAND)
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
+class ServiceStatus(Struct, frozen=True):
     """The state of one service, by its bus name."""
 
     name: str
@@ -48,8 +47,7 @@ class ServiceStatus:
     in_flight: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class BusStatus:
+class BusStatus(Struct, frozen=True):
     """The state of one bus."""
 
     name: str
@@ -65,8 +63,7 @@ class BusStatus:
     overflows: int = 0  # times that signals were too many and the state was read instead
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStatus:
+class StoreStatus(Struct, frozen=True):
     """The state of the xenstore of a listener."""
 
     listener: str

@@ -6,10 +6,10 @@ Times are seconds since 1970, durations seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import Counts, MethodId
@@ -32,8 +32,7 @@ class SettingView(TypedDict):
     noise: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SideSummary:
+class SideSummary(Struct, frozen=True):
     """Calls of one side, served to clients or only observed."""
 
     answered: int  # calls that it served
@@ -45,8 +44,7 @@ class SideSummary:
     p99: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class MethodRow:
+class MethodRow(Struct, frozen=True):
     """One mapped method: mode, call statistics, assessment."""
 
     service: str
@@ -77,8 +75,7 @@ class MethodRow:
     rollout: str  # the state of its rollout; empty: none
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """The side that would serve one call, and the reasons."""
 
     service: str
@@ -102,8 +99,7 @@ class Explanation:
     client_errors: Sequence[str]  # codes of faults that are the client's, and count for neither side
 
 
-@dataclass(frozen=True, slots=True)
-class MethodMoved:
+class MethodMoved(Struct, frozen=True):
     """One method of a change."""
 
     service: str
@@ -116,8 +112,7 @@ class MethodMoved:
     changed: bool = True  # the mode, its end or its source has changed
 
 
-@dataclass(frozen=True, slots=True)
-class ModeResult:
+class ModeResult(Struct, frozen=True):
     """The result of a change. `held`: why it applies to this process only, for now; empty: it is stored.
 
     `notes`: workers that are replaced, since they did not answer.
@@ -147,8 +142,7 @@ class ModeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guarded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ModeChange:
+class ModeChange(Struct, frozen=True):
     """The setting in force of a method has changed."""
 
     service: str
@@ -161,8 +155,7 @@ class ModeChange:
     until: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RollbackDone:
+class RollbackDone(Struct, frozen=True):
     """A rollout has rolled back, or a person has rolled back everything."""
 
     subject: str  # the rollout's name, or "*"
@@ -170,8 +163,7 @@ class RollbackDone:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class MappingsReloaded:
+class MappingsReloaded(Struct, frozen=True):
     """A reload has added or removed methods."""
 
     added: tuple[MethodId, ...]

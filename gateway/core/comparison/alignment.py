@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.comparison.equality import Budget, hash_key
 from gateway.core.rpc.model import Value
@@ -19,8 +20,7 @@ AlignedPair: TypeAlias = tuple[int | None, int | None]  # indexes in control and
 _Group: TypeAlias = tuple[list[int], list[int]]  # indexes in control and candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(Struct, frozen=True):
     """How unequal items may agree. `key`: two items with different keys never agree."""
 
     agree: Callable[[int, int], bool]  # indexes in control and candidate

@@ -11,9 +11,10 @@ verdict is TOO_LARGE, never equal. The walk calls the checkpoint of its caller r
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.alignment import Agreement, align
@@ -49,8 +50,7 @@ class Verdict(Enum):
     TOO_LARGE = "too_large"  # the budget ended before a difference was found; neither equal nor different
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """One difference between two outcomes. An absent value is MISSING."""
 
     path: str  # "$.vms[2].name", "fault.code"
@@ -65,8 +65,7 @@ class Difference:
         return RESULT if self.path.startswith(RESULT) else FAULT
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """A verdict and its reasons. `more`: there are differences beyond those listed."""
 
     verdict: Verdict
@@ -137,8 +136,7 @@ _Cursor: TypeAlias = "Cursor[How]"
 _Visit: TypeAlias = "tuple[_Trail, MaybeValue, MaybeValue, _Cursor]"
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """Visits two values in parallel, depth first and without recursion, and lists their differences."""
 
     rules: Rules

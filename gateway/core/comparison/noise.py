@@ -11,9 +11,10 @@ Noise excuses what the control itself varies in, and nothing else:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from enum import Enum
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from gateway.core.comparison.compare import MAX_DIFFERENCES, Comparison, Difference, Verdict, conclude, walk_outcomes
 from gateway.core.comparison.equality import MAX_VALUES, MISSING, Budget, Checkpoint, MaybeValue, no_checkpoint

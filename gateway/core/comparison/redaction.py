@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.comparison import json_path
@@ -45,8 +45,7 @@ _KINDS: Mapping[type, str] = {
 _Cursor: TypeAlias = "Cursor[bool]"
 
 
-@dataclass(frozen=True, slots=True)
-class RedactionRules:
+class RedactionRules(Struct, frozen=True):
     """The secrets of one method. `parameters`: names in order; a path means a parameter by name and by position."""
 
     patterns: tuple[Pattern, ...] = ()

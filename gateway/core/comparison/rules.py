@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.comparison.equality import leaves_equal
 from gateway.core.comparison.json_path import Pattern, parse
@@ -27,25 +28,21 @@ _LONGEST_NUMBER = 100  # characters of a text that is read as a number
 _WIDEST_INTEGER = 4096  # bits of an integer that is read as text
 
 
-@dataclass(frozen=True, slots=True)
-class Ignore:
+class Ignore(Struct, frozen=True):
     """Differences here, and inside, are counted as ignored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exact:
+class Exact(Struct, frozen=True):
     """Compared as without a rule; overrides a later rule of `defaults` or of the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unordered:
+class Unordered(Struct, frozen=True):
     """A list whose order has no meaning. `by`: its items are structs, identified by these members."""
 
     by: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
+class Near(Struct, frozen=True):
     """Two values that are converted to one type, and may differ by a tolerance."""
 
     read: Callable[[Value], Value | Fraction | None]  # None: not convertible
@@ -78,16 +75,14 @@ class Near:
 How: TypeAlias = Ignore | Exact | Unordered | Near
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One way of comparing at the places of a path."""
 
     path: Pattern
     how: How
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """Rules in order of precedence: of several rules for one place the first applies."""
 
     rules: tuple[Rule, ...] = ()

@@ -8,9 +8,10 @@ spread over the whole second.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
+
+from msgspec import Struct
 
 from gateway.core.rpc.model import Call
 
@@ -18,8 +19,7 @@ _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)/s", re.ASCII)
 _HASHED = 64  # characters of each parameter that are hashed
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Struct, frozen=True):
     """`share`: from 0 to 1; `at_most`: calls a second."""
 
     share: float = 1.0

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.rpc.model import Value
 
@@ -150,8 +151,7 @@ _READERS: Mapping[str, Callable[[Json], Value]] = {
 # Shortening
 
 
-@dataclass(frozen=True, slots=True)
-class SizeBudget:
+class SizeBudget(Struct, frozen=True):
     """How much of a value is kept."""
 
     text: int = 500  # characters of a text, bytes of bytes

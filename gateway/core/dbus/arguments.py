@@ -7,9 +7,9 @@ which trusts the plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.dbus.marshal import Encode, Variant
@@ -43,8 +43,7 @@ class ParameterCountError(Exception):
 # Sources of an in-argument
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """The value of a parameter slot."""
 
     slot: int
@@ -59,8 +58,7 @@ class Slot:
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Struct, frozen=True):
     """A constant D-Bus value."""
 
     value: object
@@ -70,8 +68,7 @@ class Constant:
         return self.value
 
 
-@dataclass(frozen=True, slots=True)
-class GatheredStruct:
+class GatheredStruct(Struct, frozen=True):
     """Several slots, as the fields of a D-Bus struct."""
 
     fields: tuple[Slot, ...]
@@ -81,8 +78,7 @@ class GatheredStruct:
         return tuple([take(slots) for take in self.fields])
 
 
-@dataclass(frozen=True, slots=True)
-class GatheredDict:
+class GatheredDict(Struct, frozen=True):
     """Several slots, as the entries of a D-Bus dictionary."""
 
     entries: tuple[tuple[Any, Slot], ...]
@@ -92,8 +88,7 @@ class GatheredDict:
         return {key: take(slots) for key, take in self.entries}
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(Struct, frozen=True):
     """A struct parameter whose members become slots of their own, after those of the parameters."""
 
     slot: int
@@ -117,8 +112,7 @@ class Unpacked:
         raise missing("a member of this name").at(name)
 
 
-@dataclass(frozen=True, slots=True)
-class ArgumentPlan:
+class ArgumentPlan(Struct, frozen=True):
     """The data for encoding a call. The names in the target's object path are names of parameters."""
 
     target: Target

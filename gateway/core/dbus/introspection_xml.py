@@ -8,9 +8,10 @@ be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from xml.parsers import expat
+
+from msgspec import Struct, field
 
 from gateway.core.dbus import names
 from gateway.core.dbus.signature import MAX_LENGTH, Type, parse_one
@@ -42,8 +43,7 @@ class IdlError(Exception):
         self.column = column
 
 
-@dataclass(frozen=True, slots=True)
-class OddMember:
+class OddMember(Struct, frozen=True):
     """A member that cannot be used, and why; its place in the file."""
 
     line: int
@@ -51,8 +51,7 @@ class OddMember:
     message: str
 
 
-@dataclass(slots=True)
-class Argument:
+class Argument(Struct):
     """An argument of a method or signal. `legacy_type`: as in the annotation LEGACY_TYPE."""
 
     name: str
@@ -64,8 +63,7 @@ class Argument:
         return f"{self.name} {self.type}"
 
 
-@dataclass(slots=True)
-class IdlMethod:
+class IdlMethod(Struct):
     """A method; `ins` and `outs` are its arguments of each direction, in order."""
 
     name: str
@@ -76,8 +74,7 @@ class IdlMethod:
     no_reply: bool = False  # the service sends no reply
 
 
-@dataclass(slots=True)
-class IdlProperty:
+class IdlProperty(Struct):
     """A property; `access` is read, write or readwrite. `legacy_type`: as in the annotation LEGACY_TYPE."""
 
     name: str
@@ -89,8 +86,7 @@ class IdlProperty:
     legacy_type: str = ""
 
 
-@dataclass(slots=True)
-class IdlSignal:
+class IdlSignal(Struct):
     """A signal."""
 
     name: str
@@ -99,8 +95,7 @@ class IdlSignal:
     deprecated: bool = False
 
 
-@dataclass(slots=True)
-class Interface:
+class Interface(Struct):
     """An interface; its members by name. `odd`: members that cannot be used, by kind and name: `method Start`."""
 
     name: str
@@ -113,8 +108,7 @@ class Interface:
     odd: dict[str, OddMember] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """An object: its interfaces, and the names of its direct child objects. `name`: of the root node, if it has one.
 
     `inner`: interfaces of the objects that the file describes inside this one. `odd`: duplicate interfaces.

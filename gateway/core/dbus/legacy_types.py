@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from gateway.core.dbus.marshal import Encode, Variant, to_dbus
 from gateway.core.dbus.scalars import MarshalError
@@ -39,8 +40,7 @@ COMBINED: Mapping[str, int | None] = {"list": 1, "dict": 1, "option": 1, "tuple"
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_][\w.]*)|([(),]))")
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyType:
+class LegacyType(Struct, frozen=True):
     """A parsed type: `name` is a basic type, a combination of `items`, or the name of a definition."""
 
     name: str
@@ -84,8 +84,7 @@ def _parsed(tokens: list[str], text: str) -> tuple[LegacyType, list[str]]:
     return LegacyType(name, tuple(items)), rest
 
 
-@dataclass(frozen=True, slots=True)
-class RecordMember:
+class RecordMember(Struct, frozen=True):
     """A member of a record. `has_default`: it may be absent."""
 
     type: LegacyType
@@ -93,8 +92,7 @@ class RecordMember:
     default: Value = None
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(Struct, frozen=True):
     """An entry of `types`: exactly one of alias, record and variant. `default`: the tag for unknown ones."""
 
     alias: LegacyType | None = None
@@ -130,8 +128,7 @@ def _read_member(data: Any) -> RecordMember:
     return RecordMember(kind, "default" in data or kind.name == "option", data.get("default"))
 
 
-@dataclass(slots=True)
-class LegacyTypes:
+class LegacyTypes(Struct):
     """The types of one mapping file."""
 
     definitions: Mapping[str, Definition] = field(default_factory=dict)

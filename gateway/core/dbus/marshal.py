@@ -7,9 +7,10 @@ it accepts can be marshalled by a D-Bus library without a further check, except 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.dbus.scalars import (
     KEYS_IN,
@@ -42,8 +43,7 @@ _TYPED_KEYS = {"signature", "value"}
 _CACHED = 256  # converters kept for signatures that stand in variants: clients choose them, and one may take 100 KiB
 
 
-@dataclass(slots=True)
-class Variant:
+class Variant(Struct):
     """A value with its signature; the backend converts it to its library's class. Treat it as immutable.
 
     Not declared frozen, which would make construction three times slower; an `a{sv}` holds many of them.

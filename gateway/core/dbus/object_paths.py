@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.dbus.names import escape_path_element, is_object_path
 from gateway.core.dbus.scalars import MarshalError
@@ -107,8 +108,7 @@ def whole_path(subtrees: Sequence[str]) -> Callable[[Value], Value]:
 # Templates
 
 
-@dataclass(frozen=True, slots=True)
-class PathTemplate:
+class PathTemplate(Struct, frozen=True):
     """An object path with parameters in braces. `objects`: those that are object paths, with their subtrees."""
 
     text: str

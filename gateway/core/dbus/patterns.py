@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_PATTERN = 256  # characters
 MAX_TEXT = 1024  # characters of a text that is matched
@@ -28,8 +29,7 @@ _TOKEN = re.compile(
 _REST = re.compile(r"(?<!\\)\.\*\)*\$?$")
 
 
-@dataclass(frozen=True, slots=True)
-class TextPattern:
+class TextPattern(Struct, frozen=True):
     """A pattern that matches from the beginning of a text; `.` matches every character."""
 
     expression: re.Pattern[str]

@@ -10,11 +10,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import Struct, field
 
 from gateway.core.dbus.formats import Show
 from gateway.core.dbus.marshal import Decode, from_dbus, same
@@ -178,8 +179,7 @@ def property_decoder(kind: Type, variants: Variants) -> Decode:
     return decode_same if convert is same and expected != "v" else decode
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """Convert the properties of an object to a struct: all of them by their own names, or those picked.
 
     `members`: name in the struct -> property and converter. `others`: the converter of properties without an entry.
@@ -321,8 +321,7 @@ PARAMETER = "params."  # before the name of a parameter that is called `name` or
 _TEMPLATE = re.compile(r"\{([^{}]*)\}")
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorEntry:
+class ErrorEntry(Struct, frozen=True):
     """The fault for a D-Bus error. `message`: None for the text of the D-Bus error.
 
     `match`: a pattern that the text of the error must match. An entry that makes an empty code does not apply.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 BASIC = "ybnqiuxtdsogh"  # may be a dict key; h is a unix file descriptor
 MAX_LENGTH = 255  # bytes in one signature
@@ -23,8 +24,7 @@ INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Type:
+class Type(Struct, frozen=True):
     """One complete type. `children`: the element of an array, the fields of a struct, key and value of a dict entry."""
 
     code: str  # one of BASIC, "v", "a", "(" or "{"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec import Struct, field
 
 from gateway.core.dbus.signature import Type
 from gateway.core.rpc.model import Call
@@ -15,7 +16,7 @@ Coerce: TypeAlias = Literal["strict", "legacy"]  # legacy: numbers and booleans 
 Variants: TypeAlias = Literal["plain", "typed"]  # typed: {"signature": "u", "value": 5}, nothing inferred
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Target:
     """The D-Bus side, in the order of `busctl call`; `object_path` may hold {parameter}."""
 
@@ -25,13 +26,14 @@ class Target:
     member: str
     signature: str
     reply_signature: str
-    no_reply: bool = field(default=False, kw_only=True)  # the service sends none: the call is done once it is written
+    _: dataclasses.KW_ONLY
+    no_reply: bool = False  # the service sends none: the call is done once it is written
 
     def __str__(self) -> str:
         return f"{self.bus_name} {self.object_path} {self.interface}.{self.member}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PropertyTarget(Target):
     """A property of an object: a call of Get or Set of org.freedesktop.DBus.Properties."""
 
@@ -53,8 +55,7 @@ class MethodCall(msgspec.Struct, frozen=True):
     body: Sequence[object] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(Struct, frozen=True):
     """A subscription to one service: a signal, or property changes. Names are checked as in a MethodCall.
 
     Without an interface it is a subscription to all objects of the service: PropertiesChanged, InterfacesAdded and
@@ -82,8 +83,7 @@ def all_objects(bus_name: str) -> Subscription:
     return Subscription(bus_name, "/", "")
 
 
-@dataclass(frozen=True, slots=True)
-class OwnConnection:
+class OwnConnection(Struct, frozen=True):
     """A route whose calls go over a bus connection that belongs to a client connection or to a session."""
 
     of: Literal["client", "session"]
@@ -93,8 +93,7 @@ class OwnConnection:
     ends: bool = False  # the connection ends after the call
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """One positional parameter of the legacy method, for help texts and signatures."""
 
     name: str

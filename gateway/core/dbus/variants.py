@@ -7,9 +7,10 @@ key of the array and `[]`. A variant without a dictionary around it has the name
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+
+from msgspec import Struct
 
 from gateway.core.dbus.marshal import MAX_DEPTH, Encode, Variant, to_dbus
 from gateway.core.dbus.scalars import KEYS_IN, MarshalError
@@ -20,8 +21,7 @@ from gateway.core.rpc.model import Value
 _ARRAY, _DICT = parse_one("av"), parse_one("a{sv}")
 
 
-@dataclass(frozen=True, slots=True)
-class VariantTypes:
+class VariantTypes(Struct, frozen=True):
     """The types of known keys, in the order of the mapping; the first that fits applies, exact ones before patterns."""
 
     types: Mapping[str, str]
@@ -58,8 +58,7 @@ def _plain(kind: Type, coerce: Coerce, variants: Variants, around: int) -> Encod
     return to_dbus(kind, coerce=coerce, variants=variants, around=around)
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoder:
+class _Encoder(Struct, frozen=True):
     known: VariantTypes
     name: str
     coerce: Coerce

@@ -20,12 +20,14 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import zip_longest
 from math import ceil, inf, sqrt
 from operator import add, sub
 from typing import TypedDict
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.migration import statistics
 from gateway.core.migration.statistics import ErrorsByKey, quantile
@@ -34,8 +36,7 @@ ALPHA = 0.002  # error probability of each limit in each step
 MAX_ERROR_RATE = 0.5  # a higher rate of errors is a breach without any control to compare with
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutLimits:
+class RolloutLimits(Struct, frozen=True):
     """What the new side may do worse."""
 
     mismatches: float = 0.001  # of the comparisons
@@ -46,8 +47,7 @@ class RolloutLimits:
     window: float = 60.0  # seconds; windows of this length are tested by themselves: a long good time hides no bad end
 
 
-@dataclass(frozen=True, slots=True)
-class SideCounts:
+class SideCounts(Struct, frozen=True):
     """What one side did, whether it answered or was only observed."""
 
     calls: int = 0
@@ -90,8 +90,7 @@ class SideCounts:
         return statistics.errors_by_key(self.keys[:groups], self.keys[groups:])
 
 
-@dataclass(frozen=True, slots=True)
-class BothSides:
+class BothSides(Struct, frozen=True):
     """What both sides did. The control is the legacy service, the candidate D-Bus."""
 
     compared: int = 0
@@ -132,16 +131,14 @@ def _each(combine: Callable[[int, int], int], ours: Sequence[int], theirs: Seque
     return tuple(map(combine, ours, theirs))
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Some counts of a step that are tested by themselves too, with their share of the error probability."""
 
     counts: BothSides
     alpha: float = ALPHA
 
 
-@dataclass(frozen=True, slots=True)
-class Breach:
+class Breach(Struct, frozen=True):
     """A limit that is exceeded, with the evidence that this is not chance and the evidence that is needed."""
 
     evidence: float  # natural logarithm, see `statistics`

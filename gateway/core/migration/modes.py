@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
+
+from msgspec import Struct
 
 from gateway.core.comparison.redaction import NO_REDACTION, RedactionRules
 from gateway.core.comparison.rules import NO_RULES, Rules
@@ -37,8 +38,7 @@ class Mode(Enum):
     OFF = "off"  # no side: a fault
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """A mode and what belongs to it."""
 
     mode: Mode = Mode.DBUS
@@ -60,16 +60,14 @@ class Setting:
         return " ".join(words)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """What a canary divides. `take` returns None when a call does not have it."""
 
     name: str  # "session", "user", "peer", "domid" or a parameter's name
     take: Callable[[Call], str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(Struct, frozen=True):
     """What a mapping says of moving a method. Everything but the setting stays as it is until the mapping changes."""
 
     setting: Setting = Setting()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.migration.limits import (
     ALPHA,
@@ -27,8 +29,7 @@ from gateway.core.migration.modes import Mode, Setting, share
 # The plan
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutStep:
+class RolloutStep(Struct, frozen=True):
     """How far the method has moved, and what must have been seen before it moves on."""
 
     setting: Setting
@@ -48,8 +49,7 @@ class OnBreach(Enum):
     STEP_DOWN = "step-down"  # one step back, and up again only when a person says so
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutPlan:
+class RolloutPlan(Struct, frozen=True):
     """Steps upwards. After the last one the limits still hold for `watch` seconds."""
 
     name: str
@@ -84,8 +84,7 @@ GUARDED = frozenset({RolloutState.RUNNING, RolloutState.WAITING, RolloutState.PA
 OVER = frozenset({RolloutState.DONE, RolloutState.ROLLED_BACK, RolloutState.ABORTED, RolloutState.ENDED})
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far a rollout has come. Moments are of the steady clock (state/clock.py)."""
 
     state: RolloutState = RolloutState.RUNNING
@@ -173,8 +172,7 @@ class Action(Enum):
     DONE = "done"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What to do, in words why, and the numbers that made it."""
 
     action: Action

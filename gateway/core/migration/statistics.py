@@ -27,12 +27,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from math import ceil, exp, inf, lgamma, log, log1p, sqrt
 from operator import mul
 from zlib import crc32
+
+from msgspec import Struct
 
 # One look
 
@@ -184,8 +185,7 @@ KEY_GROUPS = 64  # into which a hash divides the keys
 _DEVIATIONS_OF_CHANCE = 3.0  # of the errors of a group, beyond which they stand out
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorsByKey:
+class ErrorsByKey(Struct, frozen=True):
     """The errors of one side as they count in a decision.
 
     `errors`, `calls`: those of the group that stands out are cut. Divided by `effect`, the design effect, they say as

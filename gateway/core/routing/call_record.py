@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.compare import fault_members
@@ -34,8 +35,7 @@ DEEPEST: Final = 200  # lists and structs inside each other in a line; listeners
 UNKEPT: Final = Reply({LEFT_OUT: f"an answer of more than {LARGEST} bytes"})  # in place of an outcome that is too large
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
+class RecordedCall(Struct, frozen=True):
     """An answered call with all its secrets. `view`: converts the outcome to what the client sees."""
 
     listener: str
@@ -49,8 +49,7 @@ class RecordedCall:
     view: Callable[[Outcome], Outcome] | None = None  # None: the outcome is as the client sees it
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRecord:
+class ReadRecord(Struct, frozen=True):
     """A recorded call that was read; it can be made again once its secrets are given."""
 
     listener: str

@@ -12,7 +12,9 @@ written by `serialization`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.comparison.compare import Comparison, Difference, fault_members
 from gateway.core.comparison.equality import MISSING, MaybeValue
@@ -28,8 +30,7 @@ _SHORTER = SizeBudget(EVIDENCE.text, EVIDENCE.items + 1, depth=100, values=10_00
 _PART = SizeBudget(text=200, items=10, depth=5, values=100)  # of a value in which two outcomes differ
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """One side's run of a call: the outcome as the client sees it; `at`: seconds since 1970."""
 
     side: Side

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Value
@@ -13,8 +14,7 @@ from gateway.core.rpc.model import Value
 Properties: TypeAlias = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ObjectClass:
+class ObjectClass(Struct, frozen=True, eq=False):
     """One class. Its objects are at `before` + one path element + `after`, and have the interface.
 
     `record` is the same converter as that of `get_record`; it raises MarshalError. `key` gives the reference.

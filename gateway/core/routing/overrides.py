@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.route import Route
@@ -15,8 +16,7 @@ GROUP = "group:"  # a pattern that starts so names a group
 NEEDS_LEGACY = frozenset({Mode.LEGACY, Mode.SHADOW, Mode.CANARY})
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
+class Override(Struct, frozen=True):
     """A mode set by a person or a rollout. Moments are seconds since 1970."""
 
     pattern: str  # "VM.start", "xenopsd/VM.start", "VM.*", "group:vm-lifecycle", "*"

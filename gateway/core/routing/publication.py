@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct, field
 
 from gateway.core.dbus.names import escape_path_element, unescape_path_element
 from gateway.core.dbus.scalars import MarshalError
@@ -31,8 +32,7 @@ _DOMID = re.compile(r"0|[1-9][0-9]{0,4}")
 # Text
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """A text with names in braces: `{kib}`."""
 
     source: str
@@ -60,8 +60,7 @@ def text_of(value: Value, name: str) -> str:
 # Publish
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSet:
+class NodeSet(Struct, frozen=True):
     """Nodes that are written together."""
 
     leaves: Mapping[str, bytes | None]  # path -> value; None: the node is removed
@@ -70,8 +69,7 @@ class NodeSet:
     left_out: tuple[str, ...] = ()  # nodes whose value cannot be written, and why; they are removed
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(Struct, frozen=True):
     """A node that exists, with the empty value, while a boolean is true."""
 
     name: str
@@ -82,8 +80,7 @@ class Flag:
         return (self.name,)
 
 
-@dataclass(frozen=True, slots=True)
-class NodeTemplate:
+class NodeTemplate(Struct, frozen=True):
     """A template of nodes. `leaves`: the path elements below `node` and the value there."""
 
     node: Template
@@ -177,8 +174,7 @@ def grants(text: str) -> Grants:
     return tuple((one[1], int(one[2])) for one in found if one is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(Struct, frozen=True):
     """The nodes that show what a service signals.
 
     The source is a signal with `arguments`, or properties, which `read` and `read_all` read.
@@ -239,8 +235,7 @@ class RelatedNode(NamedTuple):
 RelatedContent: TypeAlias = "bytes | Mapping[str, bytes] | None"
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """The content that a trigger fires for, read in one transaction."""
 
     value: bytes
@@ -262,8 +257,7 @@ def _sortable(found: RelatedContent) -> object:
     return sorted(found.items()) if isinstance(found, Mapping) else found
 
 
-@dataclass(frozen=True, slots=True)
-class WatchTrigger:
+class WatchTrigger(Struct, frozen=True):
     """A node, and the method that is called when its content changes."""
 
     listener: str

@@ -7,11 +7,12 @@ answer, which the gateway gives itself. All three are planned, counted, logged a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NoReturn, TypeAlias
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.scalars import MarshalError
@@ -34,8 +35,7 @@ class Effect(Enum):
     WRITE = "write"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalTarget:
+class LocalTarget(Struct, frozen=True):
     """The gateway answers the call itself. `answer` may take until the route's timeout."""
 
     answer: Callable[[Call], Awaitable[Outcome]]
@@ -44,8 +44,7 @@ class LocalTarget:
         return "the gateway itself"
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
+class SessionLimits(Struct, frozen=True):
     """When the sessions of a login end by themselves."""
 
     idle: float = 0.0  # seconds without a call; 0: never
@@ -53,8 +52,7 @@ class SessionLimits:
     originator: Callable[[Call], str | None] | None = None  # the program that a login names
 
 
-@dataclass(frozen=True, slots=True)
-class TaskObject:
+class TaskObject(Struct, frozen=True):
     """How a D-Bus object that stands for an operation is followed. Both routes have its path as their one parameter.
 
     `read` gives {status, progress, result, error}; the error is a D-Bus error name and its arguments. `notify` gets the
@@ -72,8 +70,7 @@ RouteTarget: TypeAlias = Target | PropertyTarget | LocalTarget
 Select: TypeAlias = Callable[[Call], "Callable[[Value], Outcome] | Fault"]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """One legacy method and its target."""
 
     service: str  # its name in logs and commands: "xenopsd"
@@ -109,11 +106,11 @@ class Route:
     waits: bool = False  # it waits for something to happen, so it takes no place of calls that work
     events: str = ""  # the gateway answers with events of the objects of the service: "From", "Next"
     fingerprint: str = ""  # changes with anything in the mapping that this route depends on
-    is_direct: bool = field(init=False)  # one D-Bus call answers it: no session check before it, no waiting
+    is_direct: bool = False  # one D-Bus call answers it: no session check before it, no waiting; follows from the rest
 
     def __post_init__(self) -> None:
         is_direct = self.session_check is None and not self.waits and self.follows is None
-        object.__setattr__(self, "is_direct", is_direct)
+        force_setattr(self, "is_direct", is_direct)
 
     @property
     def forms(self) -> tuple[str, ...]:

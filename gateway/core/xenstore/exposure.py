@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.core.rpc.model import Value
 from gateway.core.xenstore.paths import Template
@@ -12,8 +13,7 @@ DOM0 = 0  # may always call: it can read and write every node
 HOUR = 3600.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Domains:
+class Domains(Struct, frozen=True):
     """The domains that may call, besides domain 0."""
 
     numbers: frozenset[int] = frozenset()
@@ -30,8 +30,7 @@ class Domains:
 DOM0_ALONE = Domains()
 
 
-@dataclass(frozen=True, slots=True)
-class StateWords:
+class StateWords(Struct, frozen=True):
     """The words in a state node: for a request that is committed, taken, done, or failed.
 
     An empty word: nothing is written at that moment.
@@ -46,8 +45,7 @@ class StateWords:
     limit: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(Struct, frozen=True):
     """One `expose` entry of a mapping that names a style. The meaning of some fields depends on the style."""
 
     style: str

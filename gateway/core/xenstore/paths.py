@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from gateway.core.dbus.names import quoted
 from gateway.core.dbus.scalars import MarshalError
@@ -95,8 +96,7 @@ class Match(NamedTuple):
     rest: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(Struct, frozen=True):
     """A path whose elements may be parameters: `/local/domain/{domid}/control/shutdown`."""
 
     elements: tuple[str, ...]

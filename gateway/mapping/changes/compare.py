@@ -7,7 +7,8 @@ counts once, however many endpoints it has.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.core.routing.publication import Publication
 from gateway.mapping.changes.compare_method import MethodComparison, domain_changes, split_source

@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 TIMEOUT = 60.0  # seconds for one command of git
 _OWN_INDEX = ("-c", "core.splitIndex=false", "-c", "core.fsmonitor=false")  # nothing of it goes into the repository
@@ -25,8 +26,7 @@ class RevisionError(Exception):
     """The revision cannot be read; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkout:
+class Checkout(Struct, frozen=True):
     """Mapping files at a commit: `paths`, extracted below `root`, which stands for `original`."""
 
     paths: list[Path]

@@ -7,9 +7,10 @@ break, and every rule has one. (https://buf.build/docs/breaking/rules/)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+
+from msgspec import Struct
 
 
 class Level(Enum):
@@ -109,8 +110,7 @@ RULES: Mapping[str, tuple[Level, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class FoundChange:
+class FoundChange(Struct, frozen=True, order=True):
     """One change. `subject`: `service/method`, or an endpoint; `file`, `line`: its place, in the new files if any."""
 
     subject: str
@@ -125,8 +125,7 @@ class FoundChange:
         return RULES[self.rule][0]
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(Struct, frozen=True):
     """An entry of the ignore list: a rule or `*`, and a pattern of subjects."""
 
     rule: str

@@ -6,9 +6,11 @@ can be compared: a route has functions, which cannot.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from gateway.core.dbus.introspection_xml import Argument
 from gateway.core.dbus.legacy_types import LegacyType, parse_type
@@ -27,15 +29,14 @@ from gateway.mapping.targets import Callee, IdlLibrary, find, find_callee
 Json = Any  # data of a mapping file
 
 
-@dataclass(frozen=True, slots=True)
-class StructMember:
+class StructMember(Struct, frozen=True):
     """A member of a struct that a client passes."""
 
     type: str
     required: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ParameterSurface:
     """A parameter. `members`: of a struct, where the mapping names them; `use`: the argument, or what it is for."""
 
@@ -49,7 +50,7 @@ class ParameterSurface:
     others_ignored: bool = False  # members that are not listed are ignored
     subtrees: tuple[str, ...] = ()
     legacy: LegacyType | None = None  # the `type` of the mapping, with the definitions of its file
-    definitions: Mapping[str, Json] = field(default_factory=dict, compare=False)
+    definitions: Mapping[str, Json] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def is_used(self) -> bool:
@@ -57,8 +58,7 @@ class ParameterSurface:
         return self.use != "drop"
 
 
-@dataclass(frozen=True, slots=True)
-class ResultSurface:
+class ResultSurface(Struct, frozen=True):
     """A result. `kind`: void, value, array, struct, record or records; `members`: of structs and records, by name."""
 
     kind: str
@@ -67,8 +67,7 @@ class ResultSurface:
     items: tuple[str, ...] = ()  # of an array, or the forms of one value
 
 
-@dataclass(frozen=True, slots=True)
-class MethodSurface:
+class MethodSurface(Struct, frozen=True):
     """One method."""
 
     route: Route
@@ -109,8 +108,7 @@ class MethodSurface:
         return next((each for each in self.parameters if each.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Surface:
+class Surface(Struct, frozen=True):
     """All of a revision."""
 
     endpoints: Mapping[EndpointKey, EndpointTable]

@@ -11,8 +11,10 @@ The document that results has the entries in `methods`; problems in them are rep
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.dbus import results
 from gateway.core.dbus.formats import identity_of_class
@@ -42,8 +44,7 @@ KEYS_OF_TARGET = ("bus_name", "object_path", "interface", "idl")
 Returns = Literal["all", "keys", "default", "member", "where", "by_uuid", "by_name_label"]
 
 
-@dataclass(frozen=True, slots=True)
-class Derived:
+class Derived(Struct, frozen=True):
     """A method entry that follows from a class. `field`: of "default" and "member".
 
     `site`: its object and interface; None where the stanza gives it another target. `plain`: the stanza says nothing
@@ -58,8 +59,7 @@ class Derived:
     plain: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(Struct, frozen=True):
     """A document with the entries of its classes. `gaps`: what of the classes has no D-Bus side, in words."""
 
     root: Scope

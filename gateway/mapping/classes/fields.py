@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import record_encoder
 from gateway.core.dbus.formats import SHOWN, Show, identity_of_class, moment_encoder, show_moment
@@ -42,8 +44,7 @@ def legacy_name(member: str) -> str:
     return "_".join(part if sum(map(str.isupper, part)) > 1 else part.lower() for part in parts)
 
 
-@dataclass(frozen=True, slots=True)
-class ClassField:
+class ClassField(Struct, frozen=True):
     """A field. `known`: its property; None: the service does not have it, and it always has the default."""
 
     name: str
@@ -62,8 +63,7 @@ class ClassField:
         return {"format": self.format} if self.format else {}
 
 
-@dataclass(slots=True, eq=False)
-class LegacyClass:
+class LegacyClass(Struct, eq=False):
     """A class with its fields by name. `key`: the property with the reference of an object, or ""."""
 
     name: str

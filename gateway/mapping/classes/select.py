@@ -7,8 +7,9 @@ return the records that the client asks for: those read the call, so they are th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.core.dbus.arguments import ArgumentPlan, parameter
 from gateway.core.dbus.record_query import QueryError, compile_query
@@ -26,8 +27,7 @@ TEXT = parse_one("s")
 INVALID_VALUE, UUID_INVALID = "INVALID_VALUE", "UUID_INVALID"  # errors of XenAPI
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(Struct, frozen=True):
     """The parts of a route that a class replaces; None for those of the compiled result."""
 
     shape: DecodeResult | None = None

@@ -6,7 +6,8 @@ A style is the convention by which requests and responses are written as nodes; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.core.dbus.signature import Type
 from gateway.core.rpc.units import seconds

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, Constant, compile_arguments
 from gateway.core.dbus.introspection_xml import signature
@@ -44,8 +46,7 @@ READ_TIMEOUT = 30.0  # seconds, for reading properties
 VALUE = "value"  # the name, in braces, of the node's own value in a parameter of `on_change`
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """A publication, and the members of the service that it needs."""
 
     publication: Publication

@@ -7,12 +7,13 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import structlog
+import pytest
 from aiohttp import web
 
 from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits
 from gateway.admin.http import SocketServer
 from tests.kit.cases import each_case
+from tests.kit.logs import logged
 from tests.kit.programs import TIMEOUT
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX: "
@@ -85,15 +86,14 @@ async def test_each_connection_carries_one_request() -> None:
         assert b"Connection: close" in answer
 
 
-async def test_a_half_request_is_cut_after_a_time_and_logged() -> None:
+async def test_a_half_request_is_cut_after_a_time_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(ConnectionLimits(request=0.05)) as server:
-        with structlog.testing.capture_logs() as logs:
-            reader, writer = await server.connect()
-            writer.write(HALF)
-            assert await ended(reader)
-            writer.close()
-        (line,) = logs
-        assert (line["event"], line["socket"], line["why"]) == (
+        reader, writer = await server.connect()
+        writer.write(HALF)
+        assert await ended(reader)
+        writer.close()
+        ((event, fields),) = logged(caplog)
+        assert (event, fields["socket"], fields["why"]) == (
             "turned away", "local", "its request did not arrive in time"
         )  # fmt: skip
 
@@ -130,15 +130,16 @@ async def test_the_one_that_waited_longest_gives_way_to_a_newcomer_of_the_same_p
             writer.close()
 
 
-async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out() -> None:
+async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with serving(ConnectionLimits(share=4, log_interval=0.0)) as server:
-        with structlog.testing.capture_logs() as logs:
-            half = [await server.connect() for _ in range(50)]
-            for _, writer in half:
-                writer.write(HALF)
-            assert b"200 OK" in await asked(server)
-            assert server.limiter.refused == 47
-        assert sum(line["connections"] for line in logs) == 47
+        half = [await server.connect() for _ in range(50)]
+        for _, writer in half:
+            writer.write(HALF)
+        assert b"200 OK" in await asked(server)
+        assert server.limiter.refused == 47
+        assert sum(fields["connections"] for _, fields in logged(caplog)) == 47
         for _, writer in half:
             writer.close()
 
@@ -163,11 +164,10 @@ async def test_all_peers_together_have_a_bound_too() -> None:
         await asyncio.gather(*asking)
 
 
-async def test_the_last_descriptors_are_left_to_others() -> None:
+async def test_the_last_descriptors_are_left_to_others(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(ConnectionLimits(reserve=10**9)) as server:
-        with structlog.testing.capture_logs() as logs:
-            assert await asked(server) == b""
-        assert [line["why"] for line in logs] == ["few file descriptors are left"]
+        assert await asked(server) == b""
+        assert [fields["why"] for _, fields in logged(caplog)] == ["few file descriptors are left"]
 
 
 async def test_too_large_a_body_is_refused_and_an_endless_one_cut() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus.backend import Presence
 from gateway.admin import health
@@ -43,7 +44,7 @@ TOY = ServiceStatus("org.xen.xcp.toy", "toolstack", Presence.OWNED, ":1.7", in_f
 
 
 def to(bus_name: str, method: str, **changes: object) -> Route:
-    return route(method, target=replace(TARGET, bus_name=bus_name), **changes)
+    return route(method, target=dataclasses.replace(TARGET, bus_name=bus_name), **changes)
 
 
 def table(*routes: Route) -> Table:

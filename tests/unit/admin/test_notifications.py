@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from gateway.admin.notifications import Notifier
 from gateway.core.admin.records import MethodId
@@ -29,7 +29,7 @@ class Watched:
 
 
 def override(pattern: str, mode: Mode, **more: object) -> Override:
-    return replace(Override(pattern, Setting(mode), "alice", 1.0, "try"), **more)  # type: ignore[arg-type]
+    return replace(Override(pattern, Setting(mode), "alice", 1.0, "try"), **more)
 
 
 def test_a_method_that_has_another_mode_is_told() -> None:

@@ -163,7 +163,7 @@ async def test_the_whole_tree_can_be_found_from_its_root(both: tuple[DBusAdmin, 
 async def test_who_may_only_read_changes_nothing_and_a_stranger_does_not_even_read() -> None:
     me = frozenset({os.geteuid()})
 
-    class Others(AccessRules):
+    class Others(AccessRules, frozen=True):
         """Treat root like any user: root may run the test."""
 
         def have(self, caller: Any, right: Right) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from dbus_fast import Variant
+from msgspec.structs import fields
 
 from adapters.admin_dbus import objects
 from adapters.admin_dbus.calls import INVALID, REFUSED, Callers, DBusError, explained, mode_request, moved, plain

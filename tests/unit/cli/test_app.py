@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from gateway import __version__
 from gateway.cli import app
-from gateway.cli.app import EPILOG, FAILED, FILES, GATEWAY, MIGRATION, UNREACHABLE, UNUSABLE, error_text
+from gateway.cli.app import EPILOG, FAILED, UNREACHABLE, UNUSABLE, error_text
+from gateway.cli.commands import FILES, GATEWAY, MIGRATION
 from gateway.cli.output import PROBLEMS, report_problems
 from gateway.config import schema as config_schema
 from gateway.mapping.problem import Problem

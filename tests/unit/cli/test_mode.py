@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
-from gateway.cli.diff import places, summary
 from gateway.cli.mode import MAX_LINES, moved_lines
+from gateway.cli.reports.diff import places, summary
 from gateway.cli.rollout import rollout
 from gateway.core.admin.records import Change, CountsBatch, MethodId, MismatchRecord
 from gateway.core.comparison.sampling import Sampling

@@ -12,8 +12,8 @@ from hypothesis import given
 from rich.console import Console
 from rich.text import Text
 
-from gateway.cli.diff import lines, show, value_in_words
 from gateway.cli.output import count, moment, number, numbers, out, pair, print_json, rate, seconds, table
+from gateway.cli.reports.diff import lines, show, value_in_words
 from gateway.core.comparison import serialization
 from gateway.core.rpc.model import Value
 from tests.kit.cases import each_case

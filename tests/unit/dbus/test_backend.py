@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from dbus_fast import ErrorType, Message, MessageType, Variant
+from msgspec.structs import replace
 
 from adapters.dbus.backend import LARGE_ARGUMENTS, Backend, decode_result, read_reply
 from adapters.dbus.connection import BUS_NAME

@@ -5,10 +5,10 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import islice
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus.connection import Received
 from adapters.dbus.name_owners import OWNER_UNKNOWN
@@ -126,7 +126,7 @@ async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
 
 @pytest.mark.parametrize("bound", [{"waiting": 2}, {"waiting_each": 2}])
 async def test_only_so_many_calls_wait_for_room(bus: PrivateBus, bound: dict[str, int]) -> None:
-    crowded = replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT, **bound)  # type: ignore[arg-type]
+    crowded = replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT, **bound)
     async with running(crowded) as pool:
         held = asyncio.ensure_future(pool.call(ask("Hang")))
         waiting = [asyncio.ensure_future(pool.call(ask("Label"))) for _ in range(3)]

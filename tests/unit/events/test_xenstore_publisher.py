@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus.signals import SignalQueue
 from gateway.core import interfaces
@@ -19,6 +19,7 @@ from gateway.events.xenstore_publisher import PublicationHub
 from gateway.mapping.table import Table
 from tests.kit.backends import toy_route
 from tests.kit.cases import each_case
+from tests.kit.logs import logged
 from tests.kit.programs import TIMEOUT
 
 NAME = "org.example"
@@ -260,16 +261,15 @@ async def test_a_service_that_does_not_answer_keeps_nothing_up_for_ever(monkeypa
         assert await board.hears("one ") == {"/free": b"7"}
 
 
-async def test_a_value_that_no_node_can_say_costs_its_own_node(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_value_that_no_node_can_say_costs_its_own_node(caplog: pytest.LogCaptureFixture) -> None:
     async with hub(ALL) as (_, source, board):
         source.found["GetManagedObjects", ""] = Reply({"5": {"Memory": [1]}, "6": {"Memory": 2}})
         source.feeds[0].miss(OWNED)
         assert await board.hears("all 6") == {"/d/6/memory": b"2"}
         assert board.shown.keys() == {"all 5", "all 6"}
-    told = capsys.readouterr().out
-    assert "node left out of a publication" in told
-    assert "/d/5/memory (Memory): $.Memory: expected a simple value, which a node can hold" in told
-    assert "object=5" in told
+    (told,) = [fields for event, fields in logged(caplog) if event == "node left out of a publication"]
+    assert "/d/5/memory (Memory): $.Memory: expected a simple value, which a node can hold" in told["node"]
+    assert told["object"] == "5"
 
 
 async def test_a_bug_costs_one_change(caplog: pytest.LogCaptureFixture) -> None:

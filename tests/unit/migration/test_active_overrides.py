@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from gateway.core.admin.records import Change
 from gateway.core.migration.modes import Migration, Mode, Setting
@@ -25,7 +25,7 @@ class Clock:
 
 
 def override(pattern: str, mode: Mode, **more: object) -> Override:
-    return replace(Override(pattern, Setting(mode), "alice", 990.0), **more)  # type: ignore[arg-type]
+    return replace(Override(pattern, Setting(mode), "alice", 990.0), **more)
 
 
 def test_the_mapping_gives_the_start_and_an_override_wins() -> None:

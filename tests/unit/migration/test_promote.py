@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.admin.records import AuditEntry, Change, Rejected, StateRefused
 from gateway.core.migration.modes import Migration, Mode, Setting
@@ -43,7 +43,7 @@ class World:
         self.overrides.replace(self.state.overrides)
 
     async def set(self, pattern: str, mode: Mode, **more: object) -> None:
-        override = replace(Override(pattern, Setting(mode), "alice", NOW), **more)  # type: ignore[arg-type]
+        override = replace(Override(pattern, Setting(mode), "alice", NOW), **more)
         await self.state.decide(Change((AuditEntry(NOW, "alice", "mode", pattern),), (override,)))
 
     def plan(self, pattern: str = "*") -> Promotion:

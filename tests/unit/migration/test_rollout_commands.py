@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.admin.records import Change, PendingDecision, PutRollout, StateRefused
 from gateway.core.migration.modes import Mode, Setting

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.admin.records import AuditEntry, Change, MethodId, PutRollout, Rejected, StateRefused
 from gateway.core.migration.modes import Mode

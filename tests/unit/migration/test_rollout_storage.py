@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.core.admin.records import Json
 from gateway.core.migration.modes import Mode, Setting
@@ -32,7 +33,7 @@ ROUTES = [START, STOP, LIST]
 
 
 def _changed(route: Route, **migration: object) -> Route:
-    return replace(route, migration=replace(route.migration, **migration))  # type: ignore[arg-type]
+    return replace(route, migration=replace(route.migration, **migration))
 
 
 def test_a_method_moves_alone_or_with_its_group() -> None:

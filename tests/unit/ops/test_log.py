@@ -10,10 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from select import PIPE_BUF
+from typing import Literal
 
 import pytest
-import structlog
 
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import Call, Fault, FaultCode, Origin, Outcome, Peer, Reply, RequestMetadata
@@ -21,18 +22,19 @@ from gateway.ops import log
 from tests.kit.cases import present
 from tests.kit.mappings import route
 
+LOG = Logger("test")
 CALL = Call("VM.start", ("a secret",), peer=Peer("tcp:127.0.0.1:4711"))
 
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
     """Standard error, read by the test; afterwards logging is as before."""
-    root, adapters = logging.getLogger(), logging.getLogger("adapters")
-    handlers, level = root.handlers, adapters.level
+    root, ours = logging.getLogger(), [logging.getLogger(name) for name in ("gateway", "adapters")]
+    handlers, levels = root.handlers, [each.level for each in ours]
     yield capsys
     root.handlers = handlers
-    adapters.setLevel(level)
-    structlog.reset_defaults()
+    for each, level in zip(ours, levels, strict=True):
+        each.setLevel(level)
 
 
 def log_call(outcome: Outcome, seconds: float, method: str = "VM.start") -> None:
@@ -67,7 +69,7 @@ async def test_several_processes_write_whole_lines_whatever_a_client_sends(
             agent = f"{ending}{'a' * 90}"
             call = Call("VM.start", extensions={"agent": agent})
             present(log.call_log())(CallFinished(route("VM.start"), call, Reply(None), Side.DBUS, 0.1))
-        structlog.get_logger().info("the last line")
+        LOG.info("the last line")
     finally:
         log.configure("json", "info")  # one process again
     assert len(pieces) > 1
@@ -209,7 +211,7 @@ async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stderr", gone)
     log.configure("json", "info")
     log_call(Reply(), 0.5)
-    structlog.get_logger().warning("this is written at once, with the line of the call before it")
+    LOG.warning("this is written at once, with the line of the call before it")
     assert log.lines_lost() == 2
     with pytest.raises(ValueError, match="closed file"):
         gone.write("the stream was closed")
@@ -222,15 +224,45 @@ async def test_lines_of_calls_wait_for_each_other_and_never_stand_behind_what_ca
     for method in ("first", "second"):
         log_call(Reply(), 0.5, method)
     assert lines.readouterr().err == ""
-    structlog.get_logger().warning("third")
+    LOG.warning("third")
     events = [json.loads(line) for line in lines.readouterr().err.splitlines()]
     assert [event.get("method", event["event"]) for event in events] == ["first", "second", "third"]
 
 
 def test_what_others_wrote_moves_no_cursor_on_a_console(lines: pytest.CaptureFixture[str]) -> None:
     log.configure("console")
-    structlog.get_logger().info("set", why="\x1b[31mred\x9b2J", who="ev\nil")
+    LOG.info("set", why="\x1b[31mred\x9b2J", who="ev\nil")
     written = lines.readouterr().err
     assert written.count("\n") == 1
     assert r"\x1b[31mred\x9b2J" in written
     assert written.strip("\n").isprintable()
+
+
+def fail() -> None:
+    raise OSError("gone")
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_bug_is_one_event_with_its_fields_and_its_traceback(
+    form: Literal["console", "json"], lines: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(form, "warning", worker=3)
+    try:
+        fail()
+    except OSError:
+        LOG.exception("a bug", method="VM.start", why="no room")
+    finally:
+        log.configure(form, "warning")
+    LOG.info("below the level")
+    text = lines.readouterr().err
+    assert "OSError: gone" in text
+    if form == "json":
+        line = json.loads(text)
+        assert line.pop("exception").startswith("Traceback")
+        assert line.pop("timestamp").endswith("Z")
+        assert line == {"method": "VM.start", "why": "no room", "event": "a bug", "level": "error", "worker": 3}
+    else:
+        assert text.splitlines()[0].split(None, 1)[1] == (
+            "[error   ] a bug                          method=VM.start why='no room' worker=3"
+        )
+        assert "below the level" not in text

@@ -9,11 +9,11 @@ import threading
 import xmlrpc.client
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from adapters.codecs import CODECS, jsonrpc
 from adapters.dialects import DIALECTS
@@ -717,11 +717,11 @@ async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter() -> None
     assert (front.upstreams.called, front.upstreams.forwarded) == (["stat"], [])  # no longer as it came
 
 
-async def test_a_bug_in_what_comes_after_costs_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_bug_in_what_comes_after_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
     front.exchange.client = BrokenCodec()
     assert await front.answer(ONE) is OLD_ANSWER
-    assert "a bug lost the outcome of this message" in "".join(capsys.readouterr())
+    assert "a bug lost the outcome of this message" in caplog.text
 
 
 async def test_where_a_call_fell_back_nothing_is_compared_with_itself() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, Route, SessionLimits

@@ -8,11 +8,11 @@ import threading
 import xmlrpc.client
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS

@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import structlog
+from msgspec.structs import replace
 
 from gateway.state import clock, file, schema
 from gateway.state.clock import ClockReading
@@ -65,19 +64,20 @@ def test_a_job_that_was_given_up_before_it_began_is_not_done() -> None:
     assert done == [2]
 
 
-def test_it_looks_again_and_again_even_after_a_bug_and_between_many_jobs() -> None:
+def test_it_looks_again_and_again_even_after_a_bug_and_between_many_jobs(caplog: pytest.LogCaptureFixture) -> None:
     looks = threading.Semaphore(0)
 
     def look() -> None:
         looks.release()
         raise ValueError("a bug")
 
-    with structlog.testing.capture_logs() as logs, running(look, 0.001) as thread:
+    logs = caplog.records
+    with running(look, 0.001) as thread:
         assert all(looks.acquire(timeout=SOON) for _ in range(3))
         before = len(logs)
         while len(logs) < before + 2:
             thread.do(lambda: None).result(SOON)
-    assert logs[0]["event"] == "a bug while looking after the state file"
+    assert logs[0].getMessage() == "a bug while looking after the state file"
 
 
 # The clock

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from gateway.core.migration.limits import LIMITS, Assessment, BothSides, SideCounts, assess
 from gateway.core.migration.statistics import bucket_of, empty_histogram

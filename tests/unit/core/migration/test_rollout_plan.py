@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.core.migration.limits import BothSides, Part, RolloutLimits, SideCounts, near_limit
 from gateway.core.migration.modes import Mode, Setting

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan, bucket, task_plan
-from gateway.core.routing.route import Effect, LocalTarget, Route, local_route
+from gateway.core.routing.route import Effect, LocalTarget, local_route
 from gateway.core.rpc.model import Call, Outcome, Reply
 from tests.kit.cases import each_case
 from tests.kit.mappings import route
@@ -32,10 +30,10 @@ def test_each_kind_of_target_reads_as_what_is_called() -> None:
     assert str(LocalTarget(_answer)) == "the gateway itself"
 
 
-@each_case("value", [TARGET, route()], ids=lambda value: type(value).__name__)
-def test_a_compiled_mapping_cannot_be_changed(value: Route) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(value, dataclasses.fields(value)[0].name, None)
+@each_case(["value", "name"], [(TARGET, "member"), (route(), "method")])
+def test_a_compiled_mapping_cannot_be_changed(value: object, name: str) -> None:
+    with pytest.raises(AttributeError, match=r"immutable|cannot assign"):
+        setattr(value, name, None)
 
 
 def test_a_route_writes_unless_the_mapping_says_otherwise_and_a_local_one_reads() -> None:

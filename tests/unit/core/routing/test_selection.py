@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
 from gateway.core.routing import selection
@@ -159,7 +159,7 @@ def test_without_any_mapping_nothing_is_suggested() -> None:
 
 
 def override(pattern: str, mode: Mode = Mode.LEGACY, **more: object) -> Override:
-    return replace(Override(pattern, Setting(mode), "alice", 0.0), **more)  # type: ignore[arg-type]
+    return replace(Override(pattern, Setting(mode), "alice", 0.0), **more)
 
 
 @each_case("pattern", ["VM.start", "xenopsd/VM.start", "VM.*", "xenopsd/*", "*", "group:vm-lifecycle"])

@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.publish.publisher import XenstorePublisher

@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
 from adapters.xenstore.client.wire import Permissions

@@ -1,0 +1,125 @@
+"""The table of all commands. The module of a command is imported when the command is called; help reads only the table.
+
+A new command stands here with its module, its group in `--help`, and the first sentence of its docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from typer.core import TyperCommand
+
+GATEWAY, FILES, MIGRATION = "Gateway", "Mapping files", "Migration"  # groups of commands in --help
+
+
+class ListedCommand(NamedTuple):
+    """One command: its module in this package, its group, and its summary."""
+
+    module: str
+    group: str
+    summary: str
+
+
+COMMANDS: Mapping[str, ListedCommand] = {
+    "run": ListedCommand(
+        "run", GATEWAY, "Run the gateway until SIGTERM or Ctrl-C; SIGHUP loads config and mapping files again."
+    ),
+    "call": ListedCommand("daemon", GATEWAY, "Make one call through the running gateway, as a legacy client would."),
+    "reload": ListedCommand(
+        "daemon",
+        GATEWAY,
+        "Load config and mapping files again and print the live revision. With any problem nothing changes.",
+    ),
+    "status": ListedCommand(
+        "daemon", GATEWAY, "Show revision, listeners, buses, services, and each method that has a legacy service."
+    ),
+    "web": ListedCommand(
+        "daemon", GATEWAY, "Print the address of the web page. It lets its first visitor in as you, within a minute."
+    ),
+    "demo": ListedCommand(
+        "daemon",
+        GATEWAY,
+        "Run a private bus, a sample toolstack and a gateway, call it with real clients, "
+        "and show the messages on the bus.",
+    ),
+    "watch": ListedCommand(
+        "watch", GATEWAY, "Show objects as they change, each field with its old and new value, until Ctrl-C."
+    ),
+    "check": ListedCommand(
+        "daemon", FILES, "Check the config and its mapping files, or these files, and with --live the running services."
+    ),
+    "schema": ListedCommand("daemon", FILES, "Print the JSON Schema of mapping files, for editors."),
+    "routes": ListedCommand(
+        "daemon", FILES, "List every mapped method: protocol, endpoint, D-Bus target, and the line of its mapping file."
+    ),
+    "docs": ListedCommand(
+        "reference",
+        FILES,
+        "Write reference pages: a page for each endpoint, with every method, its errors, and examples of calls.",
+    ),
+    "scaffold": ListedCommand("scaffold", FILES, "Write IDL and a mapping file from the description of an API."),
+    "mode": ListedCommand("mode", MIGRATION, "Show, set or clear the mode of methods."),
+    "explain": ListedCommand(
+        "mode", MIGRATION, "Explain which side would serve a call, and why. The call is not made."
+    ),
+    "diff": ListedCommand(
+        "mode", MIGRATION, "Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted."
+    ),
+    "audit": ListedCommand(
+        "mode",
+        MIGRATION,
+        "List decisions, the newest first: time, person or rollout, reason, and the numbers of the decision.",
+    ),
+    "rollback": ListedCommand(
+        "mode",
+        MIGRATION,
+        "Set every method to legacy at once and end all rollouts. A method that a person has set to off stays off.",
+    ),
+    "promote": ListedCommand("promote", MIGRATION, "Write modes that were set at run time into the mapping files."),
+    "replay": ListedCommand(
+        "replay",
+        MIGRATION,
+        "Send recorded calls to the legacy service and to D-Bus, compare the outcomes, and show the mismatches.",
+    ),
+    "clients": ListedCommand("traffic", MIGRATION, "List the callers of each method by protocol, the latest first."),
+    "record": ListedCommand(
+        "traffic", MIGRATION, "Record calls of clients as JSON lines for `replay`. No client waits for it."
+    ),
+    "rollout": ListedCommand(
+        "rollout",
+        MIGRATION,
+        "Migrate a method or a group step by step (shadow, canary, dbus), and roll back on a breach.",
+    ),
+}
+
+
+class LoadedCommands(Mapping[str, Any]):
+    """The commands by name. A command is made, and its module imported, when it is looked up; names import nothing."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._load(COMMANDS[name].module)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    def _load(self, module: str) -> None:
+        from typer.main import get_group
+
+        self._made.update(get_group(import_module(f"gateway.cli.{module}").commands).commands)
+
+
+def summaries() -> dict[str, Any]:
+    """All commands, with no more than help and completion show of them in a list."""
+    return {
+        name: TyperCommand(name, help=entry.summary, rich_help_panel=entry.group) for name, entry in COMMANDS.items()
+    }

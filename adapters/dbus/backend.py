@@ -30,6 +30,7 @@ from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner
 from adapters.dbus.own_connections import OwnConnections
 from adapters.dbus.pool import BusSettings, Dependencies, Pool
 from adapters.dbus.signals import Interest, SignalQueue, Signals
+from adapters.dbus.slow_release import release_slowly
 from gateway.core import interfaces
 from gateway.core.admin.status import BusStatus, Presence, ServiceStatus
 from gateway.core.dbus.marshal import MarshalError
@@ -152,7 +153,9 @@ class Backend(interfaces.Backend):
     async def _large_reply(self, route: Route, message: Received) -> Outcome:
         """Decode a large method return in a thread, so that other calls go on."""
         async with self._dependencies.gate:
-            return await asyncio.to_thread(reply, route, message)
+            outcome = await asyncio.to_thread(reply, route, message)
+        release_slowly(message.body, outcome.value if isinstance(outcome, Reply) else None)
+        return outcome
 
     async def _waiting_pool(self, pool: Pool) -> Pool:
         """The connections to the same bus for calls that wait at their service; they are made for the first one."""

@@ -461,9 +461,10 @@ async def run_until(
 
 
 def _freeze_heap() -> None:
-    """Exclude the objects of the start from garbage collection: they stay, and scanning them delays calls."""
+    """Exclude the objects of the start from garbage collection, and begin with it: they stay, and scanning delays calls."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 20)
 
 

@@ -461,7 +461,7 @@ async def run_until(
 
 
 def _freeze_heap() -> None:
-    """Exclude the objects of the start from garbage collection, and begin with it: they stay, and scanning delays calls."""
+    """Exclude the objects of the start from garbage collection: they stay, and scanning them delays calls."""
     gc.collect()
     gc.freeze()
     gc.enable()

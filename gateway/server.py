@@ -464,6 +464,7 @@ def _freeze_heap() -> None:
     """Exclude the objects of the start from garbage collection: they stay, and scanning them delays calls."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 20)
 
 

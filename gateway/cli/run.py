@@ -23,6 +23,10 @@ def run(
 
     Example: `xcp-gateway run --config /etc/xcp-gateway/gateway.toml`
     """
+    import gc
+
+    gc.disable()  # until the gateway has started: what is made before stays, and would be scanned again and again
+
     import uvloop
 
     from gateway import server as application
@@ -44,6 +48,7 @@ def run(
 
             from gateway.workers import supervisor
 
+            gc.enable()
             raise typer.Exit(asyncio.run(supervisor.run(config, text, settings)))
         uvloop.run(application.run(config))
     except (ConfigError, application.MappingError) as error:

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -20,6 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from gateway.core import plain_yaml
 from gateway.core.dbus.scalars import MarshalError
 from gateway.mapping import problem
 from gateway.mapping.problem import Level, Problem, format_place
@@ -134,7 +136,11 @@ def parse(path: Path, content: bytes) -> tuple[MappingDocument | None, list[Prob
     """The bytes of a file as a document; None and the problems as in `read`."""
     reader = _Reader(str(path))
     try:
-        data = reader.read(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        plain = plain_yaml.read(text, _plain_scalar)
+        if plain is not None and len(plain.values) <= MAX_NODES:
+            return MappingDocument(path, content, plain.data, plain.values, plain.keys), []
+        data = reader.read(text)
     except UnicodeDecodeError as error:
         before = content[: error.start]
         column = error.start - before.rfind(b"\n")
@@ -175,6 +181,15 @@ _SCALARS: Mapping[str, Callable[[str], Data]] = {
     f"{_TAG}int": _integer,
     f"{_TAG}float": _float,
 }
+
+
+_resolver = YAML(typ="safe", pure=True).resolver
+
+
+@lru_cache(2048)
+def _plain_scalar(text: str) -> Data:
+    """The value of an unquoted scalar; raises LookupError or ValueError."""
+    return _SCALARS[str(_resolver.resolve(ScalarNode, text, (True, False)))](text)
 
 
 class _Reader(Struct):

@@ -1,17 +1,18 @@
 """YAML files and directories -> documents whose nodes remember file, line and column.
 
 The text is YAML 1.2 (core schema), composed to nodes by ruamel.yaml and converted to plain data here, with limits on
-size, depth and number of nodes. The compiler works on a `Scope`: one node of a document, and the problems that were
-reported so far.
+size, depth and number of nodes. Its parser in C reads seven times as fast and knows only YAML 1.1, so what the two
+versions read differently, and every text with an error, is left to the parser in Python. The compiler works on a
+`Scope`: one node of a document, and the problems that were reported so far.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,9 +20,20 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    NodeEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from gateway.core import plain_yaml
 from gateway.core.dbus.scalars import MarshalError
 from gateway.mapping import problem
 from gateway.mapping.problem import Level, Problem, format_place
@@ -136,11 +148,7 @@ def parse(path: Path, content: bytes) -> tuple[MappingDocument | None, list[Prob
     """The bytes of a file as a document; None and the problems as in `read`."""
     reader = _Reader(str(path))
     try:
-        text = content.decode("utf-8-sig")
-        plain = plain_yaml.read(text, _plain_scalar)
-        if plain is not None and len(plain.values) <= MAX_NODES:
-            return MappingDocument(path, content, plain.data, plain.values, plain.keys), []
-        data = reader.read(text)
+        data = reader.read(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         before = content[: error.start]
         column = error.start - before.rfind(b"\n")
@@ -183,13 +191,87 @@ _SCALARS: Mapping[str, Callable[[str], Data]] = {
 }
 
 
-_resolver = YAML(typ="safe", pure=True).resolver
+def compose(text: str) -> Node | None:
+    """The root of a document; None where it is empty. Raises YAMLError, and RecursionError where it is too deep."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False
+    node: Node | None = yaml.compose(text)
+    return node
 
 
-@lru_cache(2048)
-def _plain_scalar(text: str) -> Data:
-    """The value of an unquoted scalar; raises LookupError or ValueError."""
-    return _SCALARS[str(_resolver.resolve(ScalarNode, text, (True, False)))](text)
+# What the two versions read differently: `&a:`, `"a":b`, tabs, other ends of lines, directives, `? key`, block scalars.
+_unusual = re.compile(
+    r"[&*][\w-]+[^\s\w,\]}-]|[\]}\"']:(?! |$)|[\t\r\x85\u2028\u2029\ufeff%]|\?(?: |$)|[|>][-+0-9]* *(?:#.*)?$",
+    re.MULTILINE,
+).search
+_resolve = YAML(typ="safe", pure=True).resolver.resolve
+
+
+class _LeftToPythonError(Exception):
+    """The text is left to the parser in Python."""
+
+
+def compose_quickly(text: str) -> Node | None:
+    """The same by the parser in C; None: the text is left to the one in Python.
+
+    Only its events are used: it composes nodes too, and overflows the stack of the process where they are deep.
+    """
+    if _unusual(text):
+        return None
+    try:
+        return _EventComposer(YAML(typ="safe").parse(text)).document()
+    except (YAMLError, _LeftToPythonError):
+        return None
+
+
+class _EventComposer:
+    """Composes nodes of events. (YAML 1.2, "Processes and Models")"""
+
+    def __init__(self, events: Iterator[Event]) -> None:
+        self._events = events
+        self._anchors: dict[str, Node] = {}
+
+    def document(self) -> Node:
+        """The root of the only document."""
+        next(self._events)  # the stream begins
+        if isinstance(next(self._events), StreamEndEvent):
+            raise _LeftToPythonError
+        node = self._node(next(self._events), 0)
+        next(self._events)  # the document ends
+        if not isinstance(next(self._events), StreamEndEvent):
+            raise _LeftToPythonError
+        return node
+
+    def _node(self, event: Event, depth: int) -> Node:
+        if isinstance(event, AliasEvent):
+            if event.anchor not in self._anchors:
+                raise _LeftToPythonError
+            return self._anchors[event.anchor]
+        assert isinstance(event, ScalarEvent | CollectionStartEvent)
+        if event.tag == "!" or depth > MAX_DEPTH or event.anchor in self._anchors:
+            raise _LeftToPythonError
+        if isinstance(event, ScalarEvent):
+            tag = event.tag or _resolve(ScalarNode, event.value, event.implicit)
+            return self._kept(event, ScalarNode(tag, event.value, event.start_mark))
+        if isinstance(event, SequenceStartEvent):
+            items: list[Node] = []
+            node = self._kept(event, SequenceNode(event.tag or f"{_TAG}seq", items, event.start_mark))
+            while not isinstance(each := next(self._events), SequenceEndEvent):
+                items.append(self._node(each, depth + 1))
+            return node
+        assert isinstance(event, MappingStartEvent)
+        entries: list[tuple[Node, Node]] = []
+        node = self._kept(event, MappingNode(event.tag or f"{_TAG}map", entries, event.start_mark))
+        while not isinstance(each := next(self._events), MappingEndEvent):
+            key = self._node(each, depth + 1)
+            entries.append((key, self._node(next(self._events), depth + 1)))
+        return node
+
+    def _kept(self, event: NodeEvent, node: Node) -> Node:
+        """The node, which aliases may mean from now on."""
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
+        return node
 
 
 class _Reader(Struct):
@@ -204,9 +286,7 @@ class _Reader(Struct):
         self.problems.append(Problem(self.file, *mark, format_place(path), message, "schema"))
 
     def read(self, text: str) -> Data:
-        yaml = YAML(typ="safe", pure=True)
-        yaml.composer.warn_double_anchors = False
-        node = yaml.compose(text)
+        node = compose_quickly(text) or compose(text)
         if node is None:
             self.report((1, 1), (), "the file is empty")
             return None

@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from jsonschema import Draft202012Validator
 from msgspec import inspect
 
 from gateway.config.settings import INTERNAL, Config, Seconds, Size, WorkerCount
+from gateway.core import conforms
 from gateway.core.rpc import units
 
 MAX_WORKERS = 64
@@ -42,9 +42,9 @@ def schema() -> Mapping[str, Any]:
 
 
 @cache
-def validator() -> Draft202012Validator:
-    """A validator for it. The members of a section are checked in their order."""
-    return Draft202012Validator(schema())
+def is_right() -> conforms.Test:
+    """Says whether a document conforms to it."""
+    return conforms.compiled(schema())
 
 
 def _schema(kind: inspect.Type) -> dict[str, Any]:

@@ -301,6 +301,7 @@ class Gateway(Assembly):
 
     async def _reload(self) -> Mapping[str, object]:
         try:
+            await asyncio.to_thread(wiring.import_for_reloads)  # which takes a while
             text = config.read_text(self._path)
             settings = wiring.load_config(self._path, text)
             table, problems = await asyncio.to_thread(wiring.compile_mappings, settings)
@@ -447,6 +448,7 @@ async def run_until(
 ) -> None:
     """Run a gateway until `stop` is set; `also` runs beside it. Reload whenever `reload` is set."""
     loop = asyncio.get_running_loop()
+    gc.freeze()  # the modules: the collection at the end of the start need not look at them
     sys.setswitchinterval(SWITCH_INTERVAL)  # large messages are read and written in threads beside the loop
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside-the-loop"))
     async with make() as gateway, asyncio.TaskGroup() as tasks:

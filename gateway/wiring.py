@@ -428,8 +428,9 @@ def websockets() -> OpenChannel:
 
 
 def import_for_reloads() -> None:
-    """Import the adapters that the config of a later reload may be the first to have use for."""
-    import_module("adapters.xenstore.upstream")
+    """Import what a later reload may be the first to have use for: adapters, and words for what is wrong in files."""
+    for name in ("adapters.xenstore.upstream", "jsonschema"):
+        import_module(name)
 
 
 def offer(table: EndpointTable, endpoint: Endpoint) -> ExposedEndpoint:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from pathlib import Path as FilePath
 
 import msgspec
@@ -124,9 +126,9 @@ def _remove_stale(path: FilePath) -> None:
 
 def handlers_by_name(operations: Operations, service: AdminService, clients: Traffic) -> dict[str, Handler]:
     """The handler of each operation that needs a right, by its name in `api.OPERATIONS`."""
-    described = msgspec.json.encode(api.document())
 
     async def openapi(_request: web.Request, _caller: Caller) -> web.Response:
+        described = await asyncio.to_thread(_described)
         return web.Response(body=described, content_type="application/json")
 
     return {
@@ -138,6 +140,12 @@ def handlers_by_name(operations: Operations, service: AdminService, clients: Tra
         **traffic_handlers(clients),
         "openapi": openapi,
     }
+
+
+@cache
+def _described() -> bytes:
+    """The OpenAPI document, which takes a while to make."""
+    return msgspec.json.encode(api.document())
 
 
 def _application(served: Mapping[str, Handler], operations: Operations, rights: AccessRules) -> web.Application:

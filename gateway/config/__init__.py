@@ -32,7 +32,7 @@ from gateway.config.toml import parse as parse_toml
 from gateway.core.rpc import units
 from gateway.mapping.problem import Path as Steps
 from gateway.mapping.problem import Positioned, Problem, format_place, unknown
-from gateway.mapping.schema import explain
+from gateway.mapping.schema import errors, explain
 from gateway.ops.process import cores
 
 __all__ = [
@@ -135,7 +135,7 @@ def _parsed(path: Path, text: str) -> TomlDocument:
 def _checked(document: TomlDocument | _Data, checks: Iterable[Check]) -> Config:
     found: dict[Problem, None] = {}
     wrong: list[Steps] = []
-    for error in validator().iter_errors(document.data):
+    for error in errors(document.data, schema(), validator()):
         problems = list(explain(document, error))
         found.update(dict.fromkeys(problems))
         wrong += _wrong_nodes(error)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+import jsonschema_rs
 import msgspec
-from jsonschema import Draft202012Validator
 from msgspec import inspect
 
 from gateway.config.settings import INTERNAL, Config, Seconds, Size, WorkerCount
@@ -42,9 +42,9 @@ def schema() -> Mapping[str, Any]:
 
 
 @cache
-def validator() -> Draft202012Validator:
-    """A validator for it. The members of a section are checked in their order."""
-    return Draft202012Validator(schema())
+def validator() -> jsonschema_rs.Validator:
+    """A validator for it."""
+    return jsonschema_rs.validator_for(dict(schema()))
 
 
 def _schema(kind: inspect.Type) -> dict[str, Any]:

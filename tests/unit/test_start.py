@@ -46,6 +46,7 @@ asyncio.run(main())
 NEEDED_BY = {
     "jinja2": "admin.web",
     "gateway.admin.web.server": "admin.web",
+    "jsonschema": "files with problems",
     "wsproto": "listener.NAME.websocket",
     "adapters.admin_dbus.service": "admin.bus",
     "pyxs": "a xenstore",

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from dbus_fast.aio import MessageBus
 from dbus_fast.auth import AuthAnonymous, AuthExternal
 
-from adapters.dbus.inbox import Inbox
+from adapters.dbus.messages import Inbox
 
 PREFIX = "unixexec:"
 EXIT_TIMEOUT = 1.0  # seconds a process gets to end after its stdin is closed

@@ -21,7 +21,7 @@ from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast._private.unmarshaller import Unmarshaller
 from dbus_fast.errors import InvalidMessageError
 
-from adapters.dbus.inbox import HEAD
+from adapters.dbus.messages import HEAD
 from gateway.core.dbus.marshal import ALIGNMENT, MAX_DEPTH
 from gateway.core.dbus.signature import Type, parse, parse_one
 

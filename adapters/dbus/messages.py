@@ -1,16 +1,21 @@
-"""A method call as bytes (D-Bus specification, "Message Format").
+"""Messages as bytes: calls that are written, and the ends of those that are read (D-Bus, "Message Format").
 
 The header of a call is the same from call to call but for the length of the body and the serial. So it is marshalled
 once for each member, and only the body is marshalled for each call. Variants are converted to the library's class by
 a converter compiled once for each signature.
+
+The library reads a message as a whole, in compiled code that nothing interrupts: about 7 ms for each MiB, while every
+other call waits. So it gets the messages up to LARGE, and an Inbox keeps longer ones apart.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
 import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dbus_fast import Message, MessageFlag, Variant
 from dbus_fast._private.marshaller import Marshaller
@@ -27,6 +32,9 @@ _LENGTH = struct.Struct("<I")
 _LENGTHS = struct.Struct("<II")  # of the body, and the serial
 _START = 4  # bytes before them: byte order, type, flags, version
 
+LARGE = 128 * 1024  # bytes of a message that is read: about 1 ms
+HEAD = 16  # bytes up to the header fields, whose length is the last number
+_ENDS = {ord("l"): struct.Struct("<4xI4xI").unpack_from, ord("B"): struct.Struct(">4xI4xI").unpack_from}
 
 _STARTS = tuple(bytes((*b"l\x01", flags, 1)) for flags in range(8))  # of a call, little endian, version 1
 
@@ -148,3 +156,66 @@ def _fields(type_: Type) -> Convert:
 
 def _same(value: object) -> object:
     return value
+
+
+class Inbox:
+    """Stands in for the socket of a connection: the library's reads pass through `recv`.
+
+    A large message goes to `on_large` as bytes, once all of it has come and the library has processed each message
+    before it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.on_large: Callable[[bytearray], None] | None = None  # None: the library gets all messages
+        self._sock = sock
+        self._left = 0  # bytes to come of a message that the library gets
+        self._head = b""  # the first bytes of a message whose length has not come yet
+        self._large: bytearray | None = None  # a large message that is coming
+        self._filled = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv(self, size: int) -> bytes:
+        """Return bytes for the library. Raises BlockingIOError where there are none, b"" is the end."""
+        if self._large is not None:
+            return self._fill(self._large)
+        data = self._sock.recv(size)
+        if not data:
+            return data
+        if self._head:
+            data, self._head = self._head + data, b""
+        at, end = self._left, len(data)
+        while end - at >= HEAD:
+            unpack = _ENDS.get(data[at])
+            body, fields = unpack(data, at) if unpack is not None else (0, MAX_MESSAGE)
+            length = HEAD + fields + -fields % 8 + body
+            if LARGE < length <= MAX_MESSAGE and self.on_large is not None:  # the library refuses what is longer
+                self._large, self._filled, self._left = bytearray(length), end - at, 0
+                self._large[: end - at] = data[at:]
+                data = data[:at]
+                break
+            at += length
+        else:
+            if at < end:
+                data, self._head, at = data[:at], data[at:], end
+            self._left = at - end
+        if data:
+            return data
+        raise _nothing_yet()
+
+    def _fill(self, large: bytearray) -> bytes:
+        """Read on in a large message: never beyond its end, and once in each turn of the loop."""
+        received = self._sock.recv_into(memoryview(large)[self._filled :])
+        if not received:
+            return b""
+        self._filled += received
+        if self._filled == len(large):
+            self._large = None
+            assert self.on_large is not None, "it was there when the message began"
+            self.on_large(large)
+        raise _nothing_yet()
+
+
+def _nothing_yet() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, "no bytes for the library yet")

@@ -7,7 +7,7 @@ import pytest
 from dbus_fast import Message, MessageType
 from dbus_fast.aio.message_reader import build_message_reader
 
-from adapters.dbus.inbox import LARGE, Inbox
+from adapters.dbus.messages import LARGE, Inbox
 from gateway.core.dbus.marshal import MAX_MESSAGE
 from tests.kit.programs import TIMEOUT
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
-from dbus_fast import Message, MessageType
+from dbus_fast import Message, MessageType, Variant
 from dbus_fast.errors import InvalidMessageError
 
 from adapters.dbus import connect, large_message
@@ -16,6 +17,7 @@ from adapters.dbus.connection import BusConnectionLimits, DBusConnection, Outbox
 from adapters.dbus.large_message import PIECE, LargeMessage
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Fault, FaultCode
+from gateway.server import GC_THRESHOLDS
 from tests.kit.buses import PrivateBus, private_bus
 from tests.kit.cases import expect
 from tests.kit.programs import TIMEOUT
@@ -135,3 +137,29 @@ async def test_a_malformed_large_reply_ends_the_connection_with_an_unknown_outco
         await connection.closed()
         assert connection.error == "malformed message of 5 bytes: no array"
         assert expect(Fault, await connection.call(ask("Small"))).code is FaultCode.UNAVAILABLE
+
+
+def test_no_collection_of_garbage_goes_over_much_of_a_large_reply() -> None:
+    """A collection stops every thread, and its time grows with the objects of the generations that it goes over."""
+    gone_over: list[int] = []
+
+    def began(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            gone_over.append(sum(len(gc.get_objects(each)) for each in range(info["generation"] + 1)))
+
+    properties: dict[str, object] = {f"property {at}": Variant("as", ["x"]) for at in range(20)}
+    body = [{f"/vm/{at}": {"org.example.VM1": properties} for at in range(2_000)}]
+    reply = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="a{oa{sa{sv}}}", body=body)
+    reply.serial = 1
+    large = LargeMessage(bytearray(reply._marshall(False)), asyncio.Semaphore(1))
+    before = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.callbacks.append(began)
+    try:
+        assert large.read_in_pieces().body == body
+    finally:
+        gc.callbacks.remove(began)
+        gc.set_threshold(*before)
+    assert max(gone_over) < 20_000
+    assert len(gone_over) > 10

@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ methods:
 """
 
 
+@cache
 def shop() -> Surface:
     path = Path("/nowhere/shop.yaml")
     table, problems = compiled(path, MAPPING.encode(), {path.with_name("shop.xml"): IDL.encode()})
@@ -57,6 +59,7 @@ def shop() -> Surface:
 URLS = {EndpointKey("rpc", "/RPC2"): "http://h/RPC2", EndpointKey("rpc", "/idl"): "http://h/idl"}
 
 
+@cache
 def page(name: str = "rpc-RPC2.md") -> str:
     return pages(shop(), URLS)[name]
 

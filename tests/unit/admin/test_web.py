@@ -273,7 +273,8 @@ async def test_after_an_action_the_browser_goes_to_no_other_site(browser: Browse
             assert (done.status, done.headers["Location"].startswith("/?done=")) == (303, True), back
 
 
-async def test_changes_arrive_as_events(api_and_browser: tuple[Api, Browser]) -> None:
+async def test_changes_arrive_as_events(api_and_browser: tuple[Api, Browser], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.admin.web.server.TICK", 0.05)  # by then it is seen that the browser has left
     _, browser = api_and_browser
     await browser.enter(ROOT)
     secret = browser.secret

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ SIZE = BASE[BASE.index("  Shop.size:") :]
 COUNT = "{member: Count, eff"
 
 
+@cache
 def revision(mapping: str, idl: str = IDL) -> Surface:
     path = Path("/nowhere/shop.yaml")
     table, problems = compiled(path, mapping.encode(), {path.with_name("shop.xml"): idl.encode()})

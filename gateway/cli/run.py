@@ -57,3 +57,5 @@ def run(
         report_problems(error.problems)
     except OSError as error:
         fail(error_text(error), UNUSABLE)
+    finally:
+        gc.enable()

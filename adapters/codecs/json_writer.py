@@ -6,8 +6,9 @@ Bytes become base64, a datetime the compact form of XenAPI. NaN and half a surro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from math import isfinite
 from types import NoneType
 from typing import Any, Literal, TypeAlias
@@ -22,12 +23,52 @@ LongIntegers: TypeAlias = Literal["number", "text"]  # how an integer is written
 Write: TypeAlias = Callable[[Value], bytes]
 
 _LARGEST_IN_DOUBLE = 2**53
+_FEW = 4  # a Status struct and the result of event.from have fewer
+_PIECE = 128  # items
 _encode = msgspec.json.Encoder().encode
 _moment = re.compile(rb"T[0-9][0-9]:[0-9][0-9]:").search  # in each one that the library writes on its own
 
 
 def write(value: Value) -> bytes:
     """Write JSON with exact integers of any size; raises MarshalError only."""
+    if type(value) is str or not _is_long(value):
+        return _whole(value)
+    try:
+        return b"".join(_pieces(value))
+    except (ValueError, RecursionError, MarshalError):  # without its place
+        return _write_slowly(value, _integer)
+
+
+def _is_long(value: object, depth: int = 3) -> bool:
+    """Whether a value, or one that it holds beside few others, has many items."""
+    if type(value) is not dict and type(value) is not list:
+        return False
+    if len(value) > _FEW:
+        return len(value) > _PIECE
+    for item in value.values() if type(value) is dict else value:  # a generator costs as much again
+        if (type(item) is dict or type(item) is list) and depth and _is_long(item, depth - 1):
+            return True
+    return False
+
+
+def _pieces(value: Any) -> Iterator[bytes]:
+    """The text of a long value, piece by piece: the library holds the interpreter for each."""
+    is_struct, comma = type(value) is dict, b""
+    yield b"{" if is_struct else b"["
+    if len(value) > _PIECE:
+        items = iter(value.items() if is_struct else value)
+        while piece := (dict if is_struct else list)(islice(items, _PIECE)):
+            yield comma + _whole(piece)[1:-1]
+            comma = b","
+    else:
+        for name, item in value.items() if is_struct else enumerate(value):
+            yield comma + (_encode(name) + b":" if is_struct else b"")
+            yield from _pieces(item) if _is_long(item) else (_whole(item),)
+            comma = b","
+    yield b"}" if is_struct else b"]"
+
+
+def _whole(value: Any) -> bytes:
     try:
         text = _encode(value)
     except (ValueError, TypeError, OverflowError, RecursionError):

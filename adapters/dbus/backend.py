@@ -30,6 +30,7 @@ from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner
 from adapters.dbus.own_connections import OwnConnections
 from adapters.dbus.pool import BusSettings, Dependencies, Pool
 from adapters.dbus.signals import Interest, SignalQueue, Signals
+from adapters.dbus.slow_release import release_slowly
 from gateway.core import interfaces
 from gateway.core.admin.status import BusStatus, Presence, ServiceStatus
 from gateway.core.dbus.marshal import MarshalError
@@ -67,7 +68,6 @@ class Backend(interfaces.Backend):
         self._signals: dict[BusSettings, Signals] = {}  # by settings without the services; made on demand
         self._interests: dict[Interest, Signals | None] = {}  # subscription -> the signals of its bus
         self._own = OwnConnections(self._dependencies)
-        self._encoding = asyncio.Semaphore(1)
         self._adopt(buses.values())
 
     async def start(self) -> None:
@@ -100,10 +100,8 @@ class Backend(interfaces.Backend):
             send = partial(self._own.call, route.connection, pool.bus, call)
             return await self._answer(send, route, call, method_call, select)
         answer = await pool.call(method_call, oneway=call.oneway or route.bus_target.no_reply)
-        if isinstance(answer, Received) and not (
-            answer.error_name or select is not None or route.further or is_large(answer.body)
-        ):
-            return reply(route, answer)  # the usual case
+        if isinstance(answer, Received) and not (answer.error_name or select is not None or route.further):
+            return await self._large_reply(route, answer) if is_large(answer.body) else reply(route, answer)
         return await self._outcome(pool.call, answer, route, call, method_call, select)
 
     async def check(self, route: Route, call: Call) -> Fault | None:
@@ -114,7 +112,7 @@ class Backend(interfaces.Backend):
     async def _encoded(self, route: Route, call: Call) -> MethodCall | Fault:
         """Encode a large call in a thread, so that other calls go on: one at a time, or the threads take every turn."""
         try:
-            async with self._encoding:
+            async with self._dependencies.gate:
                 return await asyncio.to_thread(_encode_and_marshal, route, call)
         except asyncio.CancelledError as error:
             error.args = (*error.args, NOT_SENT)
@@ -145,8 +143,19 @@ class Backend(interfaces.Backend):
         if route.further:
             outcome = await _with_further(send, route, call, method_call, answer)
         else:
-            outcome = await read_reply(route, answer)
+            outcome = await self.read_reply(route, answer)
         return outcome if select is None or isinstance(outcome, Fault) else select(outcome.value)
+
+    async def read_reply(self, route: Route, message: Received) -> Outcome:
+        """Decode a method return."""
+        return await self._large_reply(route, message) if is_large(message.body) else reply(route, message)
+
+    async def _large_reply(self, route: Route, message: Received) -> Outcome:
+        """Decode a large method return in a thread, so that other calls go on."""
+        async with self._dependencies.gate:
+            outcome = await asyncio.to_thread(reply, route, message)
+        release_slowly(message.body, outcome.value if isinstance(outcome, Reply) else None)
+        return outcome
 
     async def _waiting_pool(self, pool: Pool) -> Pool:
         """The connections to the same bus for calls that wait at their service; they are made for the first one."""
@@ -334,11 +343,6 @@ def _is_large(call: Call) -> bool:
 def _encode_and_marshal(route: Route, call: Call) -> MethodCall | Fault:
     method_call = encode_arguments(route, call)
     return method_call if isinstance(method_call, Fault) else with_marshalled_body(method_call)
-
-
-async def read_reply(route: Route, message: Received) -> Outcome:
-    """Decode a method return: a large one in a thread, so that other calls go on."""
-    return await asyncio.to_thread(reply, route, message) if is_large(message.body) else reply(route, message)
 
 
 def reply(route: Route, message: Received) -> Outcome:

@@ -15,11 +15,13 @@ import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import unquote
 
 from dbus_fast.aio import MessageBus
 from dbus_fast.auth import AuthAnonymous, AuthExternal
+
+from adapters.dbus.inbox import Inbox
 
 PREFIX = "unixexec:"
 EXIT_TIMEOUT = 1.0  # seconds a process gets to end after its stdin is closed
@@ -96,7 +98,7 @@ class _External(AuthExternal):
         return "BEGIN" if self.negotiating_fds and line.startswith("ERROR") else super()._receive_line(line)
 
 
-class _Bus(MessageBus):
+class Bus(MessageBus):
     """The library's connection, read without room for descriptors: with it, the library makes three reads a message.
 
     The kernel closes descriptors for which a read has no room (unix(7), "SCM_RIGHTS"). The message itself is
@@ -106,19 +108,23 @@ class _Bus(MessageBus):
     async def _authenticate(self) -> None:
         await super()._authenticate()
         self._negotiate_unix_fd = False
+        assert self._sock is not None, "it is connected"
+        self.inbox = Inbox(self._sock)
+        self._sock = cast("socket.socket", self.inbox)
 
 
-async def connect(address: str) -> MessageBus:
+async def connect(address: str) -> Bus:
     """Connect and authenticate; raises the library's exceptions. A cancelled attempt leaves nothing behind."""
     over_tcp = address.startswith("tcp:")  # TCP carries neither credentials nor descriptors
     auth = AuthAnonymous() if over_tcp else _External()
-    bus = _Bus(bus_address=address, auth=auth, negotiate_unix_fd=not over_tcp)
+    bus = Bus(bus_address=address, auth=auth, negotiate_unix_fd=not over_tcp)
     connecting = asyncio.ensure_future(bus.connect())
     try:
-        return await asyncio.shield(connecting)
+        await asyncio.shield(connecting)
     except asyncio.CancelledError:
         await _give_up(bus, connecting)
         raise
+    return bus
 
 
 async def close(bus: MessageBus) -> None:

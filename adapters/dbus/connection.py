@@ -21,6 +21,7 @@ from dbus_fast.errors import InvalidMessageError
 from msgspec import Struct
 
 from adapters.dbus import connect
+from adapters.dbus.large_message import LargeMessage
 from adapters.dbus.messages import marshalled
 from gateway.core.dbus.marshal import HEADER, MAX_MESSAGE, body_size
 from gateway.core.dbus.scalars import MarshalError
@@ -142,6 +143,7 @@ Received = Message  # a method return or an error, of the library
 _ONEWAY = MessageFlag.NO_REPLY_EXPECTED.value
 
 ReplyFuture: TypeAlias = "Message | Fault"
+Unread: TypeAlias = "Message | LargeMessage | Fault"
 
 
 class ConnectError(Exception):
@@ -161,17 +163,20 @@ class DBusConnection:
     """Usable until `stale` is set: the connection is lost, or is to be replaced and finishes its calls."""
 
     def __init__(
-        self, bus: MessageBus, limits: BusConnectionLimits, process: asyncio.subprocess.Process | None = None
+        self,
+        bus: connect.Bus,
+        limits: BusConnectionLimits,
+        process: asyncio.subprocess.Process | None = None,
+        gate: asyncio.Semaphore | None = None,
     ) -> None:
         self._bus = bus
         self._limits = limits
         self._flags = 0 if limits.starts_services else MessageFlag.NO_AUTOSTART.value
         self._longest = min(limits.max_message, MAX_MESSAGE)
         self._process = process
+        self._gate = gate or asyncio.Semaphore(1)
         self._outbox = _outbox(bus)
-        self._waiting: dict[
-            int, tuple[asyncio.Future[ReplyFuture | None], int]
-        ] = {}  # by serial; with the end position
+        self._waiting: dict[int, tuple[asyncio.Future[Unread | None], int]] = {}  # by serial; with the end position
         self._abandoned = 0  # cancelled here, but still pending (or unwritten) at the broker
         self._retired = False
         self._xml: dict[tuple[str, str], str] = {}
@@ -184,18 +189,21 @@ class DBusConnection:
         self.error = ""
         self.stale = asyncio.Event()
         bus.add_message_handler(self._received)
+        bus.inbox.on_large = self._received_large
         self.ended = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # theirs
         self.ended.add_done_callback(self._ended)
 
     @classmethod
-    async def open(cls, address: str, limits: BusConnectionLimits) -> DBusConnection:
-        """Connect and authenticate; raises ConnectError."""
+    async def open(
+        cls, address: str, limits: BusConnectionLimits, gate: asyncio.Semaphore | None = None
+    ) -> DBusConnection:
+        """Connect and authenticate; raises ConnectError. `gate`: of the large messages, see LargeMessage."""
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 if address.startswith(connect.PREFIX):
                     bus, process = await connect.through_process(address, connect.connect)
-                    return cls(bus, limits, process)
-                return cls(await connect.connect(address), limits)
+                    return cls(bus, limits, process, gate)
+                return cls(await connect.connect(address), limits, gate=gate)
         except Exception as error:
             raise ConnectError(str(error) or type(error).__name__) from error
 
@@ -212,6 +220,21 @@ class DBusConnection:
     async def call(
         self, call: MethodCall, *, oneway: bool = False, take: Callable[[Message], None] | None = None
     ) -> ReplyFuture | None:
+        """As `send`, and read the reply."""
+        answer = await self.send(call, oneway=oneway, take=take)
+        return await self.read(answer) if isinstance(answer, LargeMessage) else answer
+
+    async def read(self, large: LargeMessage) -> ReplyFuture:
+        """Read a large reply beside the event loop. A malformed one ends the connection, as a small one does."""
+        try:
+            return await large.read()
+        except Exception as error:  # noqa: BLE001 - of the library: whatever it finds in what the bus has sent
+            self._bus._finalize(error)  # noqa: SLF001
+            return _unanswered()
+
+    async def send(
+        self, call: MethodCall, *, oneway: bool = False, take: Callable[[Message], None] | None = None
+    ) -> Unread | None:
         """Send a call and return its reply; None for a oneway call once it is written.
 
         A call that is cancelled before a byte was sent is withdrawn, and the CancelledError gets NOT_SENT. `take` gets
@@ -228,7 +251,7 @@ class DBusConnection:
         end = self._outbox.put(data, is_alone=not self._waiting)
         if oneway and end <= self._outbox.written:
             return None
-        reply: asyncio.Future[ReplyFuture | None]
+        reply: asyncio.Future[Unread | None]
         reply = self._loop.create_future() if take is None else _TakenReply(take, loop=self._loop)
         self._waiting[serial] = (reply, end)
         if oneway:
@@ -288,6 +311,16 @@ class DBusConnection:
         if self.on_signal is not None and message.message_type is MessageType.SIGNAL:
             self.on_signal(message)
         return False
+
+    def _received_large(self, data: bytearray) -> None:
+        """Handle a large message: a reply is read beside the loop, unless it must keep its place among the others."""
+        large = LargeMessage(data, self._gate)
+        waiting = self._waiting.get(large.reply_serial)
+        if waiting is None or isinstance(waiting[0], _TakenReply):
+            self._bus._process_message(large.read_at_once())  # noqa: SLF001
+            return
+        del self._waiting[large.reply_serial]
+        _settle(waiting[0], large)
 
     def _ended(self, end: asyncio.Future[None]) -> None:
         """Fail every waiting call: the connection is gone."""
@@ -395,21 +428,21 @@ def _match(bus_name: str) -> MethodCall:
     return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule])
 
 
-class _TakenReply(asyncio.Future["ReplyFuture | None"]):
+class _TakenReply(asyncio.Future["Unread | None"]):
     """A reply that is passed on in the step in which it arrives, before any message behind it."""
 
     def __init__(self, take: Callable[[Message], None], *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._take = take
 
-    def set_result(self, result: ReplyFuture | None, /) -> None:
+    def set_result(self, result: Unread | None, /) -> None:
         """Pass on the reply, then wake who waits for it."""
         if isinstance(result, Message):
             self._take(result)
         super().set_result(result)
 
 
-def _settle(reply: asyncio.Future[ReplyFuture | None], answer: ReplyFuture | None) -> None:
+def _settle(reply: asyncio.Future[Unread | None], answer: Unread | None) -> None:
     if not reply.done():
         reply.set_result(answer)
 

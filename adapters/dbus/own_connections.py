@@ -94,7 +94,7 @@ class OwnConnections(Struct):
         loop = asyncio.get_running_loop()
         limits = BusConnectionLimits(bus.in_flight, bus.max_message, self.dependencies.serials, bus.starts_services)
         idle = own.idle if own.of == "session" else None
-        opening = loop.create_task(DBusConnection.open(bus.address, limits))
+        opening = loop.create_task(DBusConnection.open(bus.address, limits, self.dependencies.gate))
         owned = self._owned[key] = _Owned(bus, opening, idle, loop.time())
         if isinstance(owner, PeerConnection):
             owned.forget = owner.when_closed(lambda: self._end(key, owned))

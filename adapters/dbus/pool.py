@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from adapters.dbus.circuit_breaker import CircuitBreakers
@@ -31,6 +31,7 @@ from adapters.dbus.connection import (
     ping,
 )
 from adapters.dbus.errors import is_transport_failure
+from adapters.dbus.large_message import LargeMessage
 from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner, owners
 from gateway.core.admin.status import BusStatus
 from gateway.core.dbus.target import MethodCall
@@ -80,6 +81,7 @@ class Dependencies(Struct, frozen=True):
     serials: int = SERIALS  # a connection is renewed after so many
     monotonic: Callable[[], float] = time.monotonic
     probe_timeout: float = PROBE_TIMEOUT
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))  # of threads for large messages
 
 
 def delays(chance: Callable[[], float]) -> Iterator[float]:
@@ -136,13 +138,15 @@ class Pool:
             busy = self._busy.get(destination, 0)
         self._busy[destination] = busy + 1
         try:
-            answer = await connection.call(call, oneway=oneway)
+            answer = await connection.send(call, oneway=oneway)
         except asyncio.CancelledError as error:
             if DEADLINE_PASSED in error.args:
                 self._failed(destination)
             raise
         finally:
             self._release(destination)
+        if isinstance(answer, LargeMessage):
+            answer = await connection.read(answer)
         if isinstance(answer, Received) and (answer.error_name or destination in self.breakers.known):
             self._record_reply(destination, answer)
         return answer
@@ -359,7 +363,7 @@ class Pool:
         pauses = delays(self._dependencies.chance)
         while True:
             try:
-                return await DBusConnection.open(self.bus.address, self._limits)
+                return await DBusConnection.open(self.bus.address, self._limits, self._dependencies.gate)
             except ConnectError as error:
                 self._error = f"cannot connect: {error}"
                 self._note_state()

@@ -220,9 +220,8 @@ class Signals:
     async def _connect(self) -> DBusConnection:
         for pause in delays(self._dependencies.chance):
             with suppress(ConnectError):
-                return await DBusConnection.open(
-                    self._bus.address, BusConnectionLimits(max_message=self._bus.max_message)
-                )
+                limits = BusConnectionLimits(max_message=self._bus.max_message)
+                return await DBusConnection.open(self._bus.address, limits, self._dependencies.gate)
             await self._dependencies.sleep(pause)
         raise AssertionError("there is always one more attempt")
 

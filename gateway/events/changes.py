@@ -20,6 +20,7 @@ import msgspec
 
 from gateway.core.rpc.model import Value
 
+MESSAGE = "message"  # the class whose new objects come first in a batch
 MOST_DELETED = 10_000  # objects
 MOST_LIVES = 16  # of one object that comes and goes
 _TOKEN = re.compile(r"([0-9]{1,20}),([0-9]{1,20})")
@@ -311,3 +312,30 @@ class ChangeLog:
             return reversed(self._objects.values())
         known = [self._objects[each] for each in wanted.objects if each in self._objects]
         return sorted(known, key=lambda state: -state.modified)
+
+
+def event_records(changes: Iterable[ObjectChange]) -> Value:
+    """The events of a batch as XenAPI has them: new objects, messages first; then changed ones, then those gone."""
+    return [event_record(change) for change in sorted(changes, key=_order)]
+
+
+def event_record(change: ObjectChange) -> Value:
+    """An event as XenAPI has it; `snapshot` is the newest record."""
+    operation, state = change
+    name, ref = state.id
+    event: dict[str, Value] = {
+        "id": str(state.modified),
+        "timestamp": "0.0",
+        "class": name,
+        "operation": operation,
+        "ref": ref,
+    }
+    return event if operation == "del" else {**event, "snapshot": state.record}
+
+
+def _order(change: ObjectChange) -> int:
+    if change.operation == "del":
+        return 3
+    if change.operation == "mod":
+        return 2
+    return 0 if change.state.id[0] == MESSAGE else 1

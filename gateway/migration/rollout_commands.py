@@ -73,7 +73,7 @@ class RolloutCommands(Struct, frozen=True):
         if isinstance(subject, str):
             return Rejected(subject)
         version, before = self._known(subject.name)
-        wrong = _under_way(subject.name, before) or unmovable(subject) or self._set_by_a_person(subject)
+        wrong = self._under_way(subject.name, before) or unmovable(subject) or self._set_by_a_person(subject)
         if wrong:
             return Rejected(wrong)
         now = self.now()
@@ -171,6 +171,21 @@ class RolloutCommands(Struct, frozen=True):
         kept = self.state.rollouts.get(name)
         return (0, None) if kept is None else (kept.version, rollout_storage.read(kept.document))
 
+    def _under_way(self, name: str, before: RolloutDocument | str | None) -> str:
+        """Why no rollout of this name can start. One that is done, and whose mode is cleared or promoted, is over."""
+        if not isinstance(before, RolloutDocument):
+            return ""
+        if not before.over:
+            return f"the rollout of {name} is under way: {before.progress.state.value}, at {before.step}; {_LISTED}"
+        holds = any(each.by == "rollout" and each.pattern == name for each in self.state.overrides)
+        if before.progress.state is RolloutState.DONE and holds:
+            promote = f"`xcp-gateway promote {shlex.quote(name)}` writes its mode into the mapping"
+            end = f"`xcp-gateway rollout abort {shlex.quote(name)}` sets its methods to legacy"
+            return (
+                f"the rollout of {name} is done, and its mode is in force: {promote}, {end}; then a new one can start"
+            )
+        return ""
+
     def _set_by_a_person(self, subject: RolloutSubject) -> str:
         theirs = set_by_persons(subject.members, self.state.overrides, self._moment())
         if not theirs:
@@ -215,12 +230,3 @@ class RolloutCommands(Struct, frozen=True):
 
 
 _LISTED = "`xcp-gateway rollout list` shows every rollout"
-
-
-def _under_way(name: str, before: RolloutDocument | str | None) -> str:
-    if isinstance(before, RolloutDocument) and before.progress.state is RolloutState.DONE:
-        end = f"end it with `xcp-gateway rollout abort {name}`, which sets its methods to legacy"
-        return f"the rollout of {name} is done: {end}; then a new one can start"
-    if isinstance(before, RolloutDocument) and not before.over:
-        return f"the rollout of {name} is under way: {before.progress.state.value}, at {before.step}; {_LISTED}"
-    return ""

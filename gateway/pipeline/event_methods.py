@@ -24,7 +24,17 @@ import msgspec
 from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route, encode_arguments
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.events.changes import BEGINNING, NOTHING, ObjectChange, Token, Wanted, change_since, parse_token
+from gateway.events.changes import (
+    BEGINNING,
+    NOTHING,
+    ObjectChange,
+    Token,
+    Wanted,
+    change_since,
+    event_record,
+    event_records,
+    parse_token,
+)
 from gateway.events.hub import EventHub, ServiceEvents
 from gateway.events.saved import Missed
 from gateway.pipeline.sessions import session_over
@@ -42,7 +52,6 @@ MOST_REGISTERED = 10_000  # sessions; the one that was registered first is forgo
 MOST_SUBSCRIBED = 128 * 1024  # bytes of all that a session has registered for, or that a connection subscribes to
 MOST_TOLD = 1000  # changes that are listed at one time for a client that is sent them
 IN_BATCH = 4  # of these in one message, so that it is short
-MESSAGE = "message"  # the class whose new objects come first in a batch
 
 _Arguments: TypeAlias = Sequence[Value]
 
@@ -267,7 +276,7 @@ class EventMethods:
         log = request.service.log
         names = [name for name in _concerned(request.service, wanted) if self._serves(request.service, name)]
         counts: dict[str, Value] = {**log.counts(names)}
-        return Reply({"events": _events(changes), "valid_ref_counts": counts, "token": str(newest)})
+        return Reply({"events": event_records(changes), "valid_ref_counts": counts, "token": str(newest)})
 
     async def _wait_for_changes(
         self, request: _Request, wanted: Wanted, since: Callable[[], Token], seconds: float
@@ -402,7 +411,7 @@ class EventMethods:
                 return found
             changes, known.token = found
             if changes or request.service.is_released:
-                return Reply(_events(changes))
+                return Reply(event_records(changes))
 
     # Subscriptions
 
@@ -452,11 +461,6 @@ def seconds_of(timeout: Value) -> float:
     return DAY if isnan(seconds) or seconds < 0 or seconds > LONGEST else seconds
 
 
-def _events(changes: Sequence[ObjectChange]) -> Value:
-    """The events of a batch: new objects, messages first; then those that have changed, then those that are gone."""
-    return [_event(change) for change in sorted(changes, key=_order)]
-
-
 def _batches(listed: _Listed) -> Iterator[Batch]:
     """Batches of changes in their order. The token of each is the generation of its last change.
 
@@ -466,7 +470,7 @@ def _batches(listed: _Listed) -> Iterator[Batch]:
     changes = [(change, change.state.modified) for change in listed.changes]
     for at in range(0, len(changes), IN_BATCH):
         part = changes[at : at + IN_BATCH]
-        events = [_event(change) for change, modified in part if change.state.modified == modified]
+        events = [event_record(change) for change, modified in part if change.state.modified == modified]
         is_last = at + IN_BATCH >= len(changes) and not listed.has_more
         token = newest if is_last else listed.meanwhile or Token(part[-1][1], newest.epoch)
         if events or is_last:
@@ -474,27 +478,6 @@ def _batches(listed: _Listed) -> Iterator[Batch]:
             is_snapshot = False
     if not changes and is_snapshot:
         yield Batch([], newest, is_snapshot=True)
-
-
-def _order(change: ObjectChange) -> int:
-    if change.operation == "del":
-        return 3
-    if change.operation == "mod":
-        return 2
-    return 0 if change.state.id[0] == MESSAGE else 1
-
-
-def _event(change: ObjectChange) -> Value:
-    operation, state = change
-    name, ref = state.id
-    event: dict[str, Value] = {
-        "id": str(state.modified),
-        "timestamp": "0.0",
-        "class": name,
-        "operation": operation,
-        "ref": ref,
-    }
-    return event if operation == "del" else {**event, "snapshot": state.record}
 
 
 def _fault(code: str, *arguments: str) -> Fault:

@@ -110,9 +110,7 @@ class Supervisor:
             self._coordinator.retire(member)
             if self._stopping.is_set():
                 return
-            if (
-                number == FIRST and not self._begun.is_set()
-            ):  # it has printed why the files, or the sockets, cannot be used
+            if number == FIRST and not self._begun.is_set():  # it has printed why it cannot serve the files
                 self._status = max(member.status, 1)
                 if member.status < 0:
                     _log.error(f"the first worker was ended by {_ending(member.status)} before it could serve")

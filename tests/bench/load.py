@@ -140,8 +140,9 @@ class _Caller(asyncio.Protocol):
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._begun = 0.0
-        self._got = b""
-        self._length = 0  # of a whole answer, once one was read
+        self._got = bytearray()
+        self._whole = 0  # bytes of the answer that is coming, once its head has come
+        self._length = 0  # bytes of the last answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -155,23 +156,31 @@ class _Caller(asyncio.Protocol):
         self.transport.write(self._clients.raw)
 
     def data_received(self, data: bytes) -> None:
+        """Take a part of an answer. A long one is gathered in place: copies of it would delay the other clients."""
+        answer: bytes | bytearray = data
         if self._got:
-            data = self._got + data
-        if len(data) != self._length and not self._is_whole(data):
-            self._got = data
+            self._got += data
+            answer = self._got
+        if len(answer) != self._length and not self._is_whole(answer):
+            if not self._got:
+                self._got = bytearray(data)
             return
-        self._got = b""
-        if not data.startswith(b"HTTP/1.1 200 ") or self._clients.expected not in data:
-            self._clients.fail(f"expected {self._clients.expected!r}, got {data[:300]!r}")
+        self._got, self._whole = bytearray(), 0
+        if not answer.startswith(b"HTTP/1.1 200 ") or self._clients.expected not in answer:
+            self._clients.fail(f"expected {self._clients.expected!r}, got {answer[:300]!r}")
         else:
             self._clients.answered(self, time.perf_counter() - self._begun)
 
-    def _is_whole(self, data: bytes) -> bool:
-        head, blank, body = data.partition(b"\r\n\r\n")
-        found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-        if not blank or found is None or len(body) < int(found[1]):
+    def _is_whole(self, answer: bytes | bytearray) -> bool:
+        if not self._whole:
+            end = answer.find(b"\r\n\r\n")
+            found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", answer[: max(end, 0)])
+            if found is None:
+                return False
+            self._whole = end + 4 + int(found[1])
+        if len(answer) < self._whole:
             return False
-        self._length = len(data)
+        self._length = len(answer)
         return True
 
 

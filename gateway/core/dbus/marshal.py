@@ -350,7 +350,7 @@ MAX_ARRAY = 2**26  # bytes of one array's data
 HEADER = 4096  # bytes that a header may take: names of 255 bytes at most, and the fixed part of an object path
 MAX_MESSAGE = 2**27  # bytes of a message with its header, whatever the limits of a bus ("Message Format")
 
-_ALIGNMENT: Mapping[str, int] = {
+ALIGNMENT: Mapping[str, int] = {
     **dict.fromkeys("ygv", 1),
     **dict.fromkeys("nq", 2),
     **dict.fromkeys("biuhsoa", 4),
@@ -375,12 +375,12 @@ def _end(kind: Type, value: Any, at: int) -> int:
     """Return the end of a value that begins at `at`, once aligned."""
     at = _aligned(kind, at)
     if kind.code in _FIXED:
-        return at + _ALIGNMENT[kind.code]
+        return at + ALIGNMENT[kind.code]
     return _ENDS[kind.code](kind, value, at)
 
 
 def _aligned(kind: Type, at: int) -> int:
-    return at + -at % _ALIGNMENT[kind.code]
+    return at + -at % ALIGNMENT[kind.code]
 
 
 def _text_end(_kind: Type, value: str, at: int) -> int:
@@ -406,7 +406,7 @@ def _array_end(kind: Type, value: Any, at: int) -> int:
     element = kind.children[0]
     start = end = _aligned(element, at + 4)
     if element.code in _FIXED:
-        end = start + len(value) * _ALIGNMENT[element.code]
+        end = start + len(value) * ALIGNMENT[element.code]
     else:
         for item in value.items() if kind.is_dict else value:
             end = _end(element, item, end)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from adapters.codecs.json_reader import JsonError, raw_items, raw_member, read
-from adapters.codecs.json_writer import WRITERS, visible, write, write_long_as_text
+from adapters.codecs.json_writer import WRITERS, _pieces, visible, write, write_long_as_text
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import FaultCode, MessageLimits, Value
 from tests.kit.cases import each_case
@@ -116,3 +116,23 @@ def test_the_value_itself_is_left_as_it_was() -> None:
 
 def test_text_for_people_shows_what_json_cannot_carry() -> None:
     assert visible("é\udfffx") == "é\\udfffx"
+
+
+RECORDS: dict[str, Value] = {f"ref {at}": {"label": "é" * 9, "at": MOMENT, "none": None} for at in range(1000)}
+
+
+@each_case("value", [RECORDS, [*RECORDS.values()], {"Status": "Success", "Value": RECORDS}, {"a": [1, {"b": RECORDS}]}])
+def test_a_long_value_is_written_in_pieces(value: Value) -> None:
+    """Each piece is one call of the library, during which no other thread goes on."""
+    pieces = [*_pieces(value)]
+    assert b"".join(pieces) == write(value) == write_long_as_text(value)
+    assert max(map(len, pieces)) < len(write(value)) / 7
+
+
+@each_case(
+    ("wrong", "why"),
+    [("\ud800", "expected Unicode text without half a surrogate pair"), (float("inf"), "expected a finite number")],
+)
+def test_the_place_of_what_cannot_be_written_is_found_in_a_long_value(wrong: Value, why: str) -> None:
+    with pytest.raises(MarshalError, match=rf'\$\.Value\["ref 700"\]\.x: {why}'):
+        write({"Value": {**RECORDS, "ref 700": {"x": wrong}}})

@@ -10,7 +10,7 @@ import pytest
 from dbus_fast import ErrorType, Message, MessageType, Variant
 from msgspec.structs import replace
 
-from adapters.dbus.backend import LARGE_ARGUMENTS, Backend, decode_result, read_reply
+from adapters.dbus.backend import LARGE_ARGUMENTS, Backend, decode_result
 from adapters.dbus.connection import BUS_NAME
 from adapters.dbus.errors import ERROR_NAMES, fault, is_transport_failure
 from adapters.dbus.messages import to_library
@@ -55,7 +55,9 @@ async def test_a_large_reply_is_shaped_in_a_thread() -> None:
 
     for size in (LARGE + 1, 1):
         message = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="ay", body=[[0] * size])
-        assert await read_reply(replace(toy_route("Echo", "", "ay"), decode_result=shape), message) == Reply(size)
+        assert await Backend({}).read_reply(
+            replace(toy_route("Echo", "", "ay"), decode_result=shape), message
+        ) == Reply(size)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 

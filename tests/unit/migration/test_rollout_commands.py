@@ -117,12 +117,24 @@ async def test_an_abort_gives_the_methods_to_the_old_service_also_when_all_was_d
         await one.advance()
         assert one.now_at() == ("done", "dbus")
         assert _why(await one.commands.start(NAME, "alice")) == (
-            f"the rollout of {NAME} is done: end it with `xcp-gateway rollout abort {NAME}`, which sets its methods "
-            "to legacy; then a new one can start"
+            f"the rollout of {NAME} is done, and its mode is in force: `xcp-gateway promote {NAME}` writes its mode "
+            f"into the mapping, `xcp-gateway rollout abort {NAME}` sets its methods to legacy; then a new one can start"
         )
         await one.commands.abort(NAME, "alice")
         assert one.now_at() == ("aborted", "legacy")
         await one.begin()  # as the message says
+        assert one.now_at() == ("running", "dbus")
+
+
+async def test_a_done_rollout_whose_mode_is_in_the_mapping_can_start_again() -> None:
+    done = replace(movable(), rollout=replace(movable().rollout, steps=movable().rollout.steps[-1:], watch=0.0))
+    async with world(None, done) as one:
+        await one.begin()
+        await one.advance()
+        await one.advance()
+        (held,) = one.state.overrides
+        await one.state.decide(Change((), drop=((held.pattern, held.by),)))  # as `promote` clears what a file says
+        await one.begin()
         assert one.now_at() == ("running", "dbus")
 
 

@@ -147,6 +147,22 @@ class Backend(interfaces.UpstreamBackend):
             return _unknown(upstream)
         return await found.connection.send(body, carried, repeatable=repeatable, wanted=wanted)
 
+    def send_at_once(
+        self,
+        upstream: str,
+        body: bytes,
+        carried: RequestMetadata,
+        receiver: interfaces.AnswerReceiver,
+        *,
+        repeatable: bool,
+    ) -> tuple[interfaces.SentMessage, float] | None:
+        """See interfaces.UpstreamBackend."""
+        found = self._upstreams.get(upstream)
+        if found is None or not self._running:
+            return None
+        sent = found.connection.send_at_once(body, carried, receiver, repeatable=repeatable)
+        return None if sent is None else (sent, found.timeout)
+
     async def relay(self, upstream: str, exchange: interfaces.HttpExchange) -> Answer | Fault:
         """Stream one exchange; see UpstreamConnection."""
         found = self._upstreams.get(upstream)

@@ -77,7 +77,7 @@ def stages() -> dict[str, list[Step]]:
 
 @pytest.fixture(scope="module")
 def compose() -> Mapping[str, Any]:
-    loaded: Mapping[str, Any] = YAML(typ="safe").load((ROOT / "docker/compose.yaml").read_text())
+    loaded: Mapping[str, Any] = YAML(typ="safe", pure=True).load((ROOT / "docker/compose.yaml").read_text())
     return loaded
 
 
@@ -156,7 +156,7 @@ def test_what_is_to_outlive_the_container_is_on_a_volume(compose: Mapping[str, A
 def test_no_mapping_asks_for_a_xenstore_where_none_is(folder: Folder) -> None:
     listeners = tomllib.loads((folder.place / "etc/xcp-gateway/gateway.toml").read_text())["listener"]
     for path in (folder.place / "etc/xcp-gateway/mappings.d").glob("*.yaml"):
-        mapped = YAML(typ="safe").load(path.read_text())
+        mapped = YAML(typ="safe", pure=True).load(path.read_text())
         for key in ("expose", "publish", "on_change"):
             needed = {entry["listener"] for entry in mapped.get(key, ()) if not entry.get("optional")}
             assert needed <= listeners.keys(), path

@@ -86,7 +86,7 @@ def all_evaluated(data: Any) -> list[dict[str, Any]]:
 
 
 def load(path: Path) -> Any:
-    return YAML(typ="safe").load(path.read_text())
+    return YAML(typ="safe", pure=True).load(path.read_text())
 
 
 def rules() -> list[dict[str, Any]]:

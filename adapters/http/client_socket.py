@@ -22,6 +22,7 @@ from adapters.http.request import HttpRefusal, HttpRequest, KnownHeads
 from adapters.http.request_parser import RequestParser
 from adapters.http.response import HttpResponse, ResponseWriter
 from adapters.limits import PeerAccount, Quota
+from gateway.core.interfaces import PassedMessage
 from gateway.core.rpc.model import Answer, Peer
 
 LINGER = 2.0  # seconds during which input after a refusal is dropped, so that the client can read the refusal
@@ -105,6 +106,7 @@ class ClientSocket(asyncio.Protocol):
         "_minor",
         "_owner",
         "_probes_at",
+        "_request",
         "_share",
         "_stalled_since",
         "_state",
@@ -124,7 +126,8 @@ class ClientSocket(asyncio.Protocol):
         self._input = RequestParser(owner.limits, needs_host=owner.needs_host)
         self._share: PeerShare | None = None
         self.peer = Peer()
-        self._task: asyncio.Task[None] | None = None
+        self._request: HttpRequest | None = None  # that is served, when it is not streamed
+        self._task: asyncio.Task[None] | PassedMessage | None = None  # what serves it
         self._exchange: Exchange | None = None  # of the request that is served, when it is streamed
         self._held = 0  # bytes reserved of the quota
         self._is_eof = False  # the client has ended its direction
@@ -287,12 +290,17 @@ class ClientSocket(asyncio.Protocol):
         self._state, self._due = "", NEVER
         self._action()
 
-    def _wait_for_request(self, seconds: float) -> None:
+    def _wait_for_request(self) -> None:
         """Be idle until the next request."""
         if self._state != RESTING:
             assert self._share is not None
             self._share.idle[self] = None
-            self._set_deadline(RESTING, seconds, self.force_close)
+            self._state, self._action = RESTING, self.force_close  # as in `_set_deadline`
+            self._due = due = self._loop.time() + self._limits.keepalive_timeout
+            if self._fires_at > due:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._start_timer(due)
 
     def _leave_idle(self) -> None:
         if self._share is not None:

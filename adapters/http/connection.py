@@ -1,31 +1,31 @@
 """One HTTP/1.x connection of a listener: requests are served one at a time, in their order (RFC 9112 section 9.3).
 
 Input is parsed only while no request is served. Requests that a client sends ahead wait as bytes; past READ_AHEAD the
-socket is not read. One task serves a request; a refusal needs none. A body is read whole for an RPC endpoint, and
-streamed through an `Exchange` for a passthrough. What concerns the socket alone is in `client_socket.py`.
+socket is not read. One task serves a request; a refusal needs none, nor does a message that its endpoint passes through
+at once. A body is read whole for an RPC endpoint, and streamed through an `Exchange` for a passthrough
+(`stream_socket.py`). What concerns the socket alone is in `client_socket.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
 from msgspec.structs import replace
 
 from adapters.http import response
-from adapters.http.addresses import Ending, ending, peer_of
-from adapters.http.client_socket import NEVER, RESTING, ClientSocket
-from adapters.http.exchange import BUFFER, CONTINUE, RESERVED, Exchange
+from adapters.http.addresses import peer_of
+from adapters.http.client_socket import NEVER, RESTING
+from adapters.http.exchange import CONTINUE, RESERVED, Exchange
 from adapters.http.quotas import PeerShare
 from adapters.http.request import BUSY, HttpRefusal, HttpRequest, broken_body, too_large, too_slow
 from adapters.http.response import HttpResponse
+from adapters.http.stream_socket import READ_AHEAD, RESERVED_FOR_EVENTS, StreamSocket
+from gateway.core.interfaces import AnswerLater, AnswerTaker, PassedMessage
 from gateway.core.rpc.model import Answer, PeerConnection
-
-READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; past it the socket is not read
-RESERVED_FOR_EVENTS = 16 * 1024  # bytes that count as held for a stream of events: mostly it waits
 
 SLOW_HEAD = response.text(408, "no complete request arrived in time", close=True)
 INTERNAL_ERROR = response.text(500, "internal error", close=True)
@@ -34,7 +34,7 @@ TOO_MANY_CONNECTIONS = response.text(503, "too many connections", close=True, he
 _log = logging.getLogger(__name__)
 
 
-class HttpConnection(ClientSocket):
+class HttpConnection(StreamSocket, AnswerTaker):
     """One client's connection."""
 
     __slots__ = ()
@@ -67,10 +67,13 @@ class HttpConnection(ClientSocket):
         self._reserve(0)
         if self._share is not None:
             self._owner.quota.slow_readers.discard(self)
-            task, self._task = self._task, None
-            if task is not None:
-                task.cancel()
-            self._owner.remove_connection(self, self._share, task)
+            serving, self._task = self._task, None
+            if serving is not None:
+                serving.cancel()
+            if serving is not None and not isinstance(serving, asyncio.Task):
+                self._owner.quotas.end_call(self._share)  # without a task it has ended now
+                serving = None
+            self._owner.remove_connection(self, self._share, serving)
 
     def data_received(self, data: bytes) -> None:
         """Parse input at once, unless a request is being served."""
@@ -80,7 +83,7 @@ class HttpConnection(ClientSocket):
             request, share = self._owner.known_heads.find(data), self._share
             if request is not None and share is not None and self._owner.quotas.begin_call(share, request.size):
                 self._held += request.size
-                self._run(request, data[len(data) - request.size :], share)
+                self._receive(request, data[len(data) - request.size :], share)
                 return
         self._input.unread = self._input.unread + data if self._input.unread else data
         if self._exchange is not None:
@@ -168,7 +171,7 @@ class HttpConnection(ClientSocket):
         elif self._input.has_begun:
             self._set_deadline("head", limits.header_timeout, self._head_is_late)
         elif self._state != "head":  # the first head has its time from connecting
-            self._wait_for_request(limits.keepalive_timeout)
+            self._wait_for_request()
 
     def _begin_body(self, request: HttpRequest) -> None:
         """Admit a request whose body has not arrived whole: stream the body, refuse it, or wait for it."""
@@ -222,7 +225,7 @@ class HttpConnection(ClientSocket):
                 if request.head:
                     self._owner.known_heads.add(request)
                 self._held = len(body)
-                self._run(request, body, share)
+                self._receive(request, body, share)
                 return
         self._answer(request, answer)
 
@@ -238,44 +241,113 @@ class HttpConnection(ClientSocket):
         is_whole = self._input.current is not request and not request.is_tunnel
         exchange = Exchange(self, request, self.peer, totals, is_whole=is_whole)
         self._held = reserved
-        self._run(request, b"", share, exchange)
+        self._minor = request.minor
+        self._leave_idle()
+        self._run(request, share, partial(self._stream, request, exchange), exchange)
         self._exchange = exchange
         self._feed_exchange(exchange)
         self._watch_exchange()
 
-    def _run(self, request: HttpRequest, body: bytes, share: PeerShare, exchange: Exchange | None = None) -> None:
-        """Start the task that serves a request, which is counted with its bytes."""
-        self._minor = request.minor
+    def _receive(self, request: HttpRequest, body: bytes, share: PeerShare) -> None:
+        """Have its endpoint serve a request, which is counted with its bytes."""
+        self._request, self._minor = request, request.minor
         self._state, self._due = "", NEVER
         share.idle.pop(self, None)
-        call = self._call(request, body, share, exchange)
+        assert request.endpoint is not None
+        answer = request.endpoint.receive(body, self.peer, request.metadata(), self)
+        if answer is not None:
+            self._request = None
+            self._run(request, share, answer)
+
+    def _run(
+        self,
+        request: HttpRequest,
+        share: PeerShare,
+        answer: Callable[[], Awaitable[Answer | None]],
+        exchange: Exchange | None = None,
+    ) -> None:
+        """Start the task that serves a request."""
+        self._state, self._due = "", NEVER
+        call = self._call(request, share, answer, exchange)
         self._task = asyncio.Task(call, loop=self._loop, name="http call")  # with a name, asyncio makes none
 
-    async def _call(self, request: HttpRequest, body: bytes, share: PeerShare, exchange: Exchange | None) -> None:
-        answer: Answer | None
+    async def _call(
+        self,
+        request: HttpRequest,
+        share: PeerShare,
+        find_answer: Callable[[], Awaitable[Answer | None]],
+        exchange: Exchange | None,
+    ) -> None:
         try:
             try:
-                if exchange is None:
-                    assert request.endpoint is not None
-                    answer = await request.endpoint.answer(body, self.peer, request.metadata())
-                else:
-                    answer = await self._stream(request, exchange)
+                answer = await find_answer()
             finally:
                 if self._task is not None:  # else the connection is lost, and the listener waits for the task
                     self._task = self._exchange = None
                     self._owner.quotas.end_call(share)
-            if self._transport is not None and answer is not None:
-                stays = request.head and not self._is_eof and not self._owner.is_stopping
-                if stays and response.is_plain(answer):
-                    self._answer_plainly(self._transport, answer)
-                else:
-                    self._answer(request, self._owner.to_response(answer))
+            if answer is not None:
+                self._answer_call(request, answer)
             elif exchange is not None:
                 self._end_exchange(request, exchange)
         except asyncio.CancelledError:
             self.force_close()  # a client that is still connected must not wait for ever
             raise
-        except Exception:  # noqa: BLE001 - see above
+        except Exception:  # noqa: BLE001 - `_internal_error` logs it, and ends the connection
+            self._internal_error()
+        else:
+            self._after_call()
+
+    def _answer_call(self, request: HttpRequest, answer: Answer) -> None:
+        if self._transport is None:
+            return
+        stays = request.head and not self._is_eof and not self._owner.is_stopping
+        if stays and response.is_plain(answer):
+            self._answer_plainly(self._transport, answer)
+        else:
+            self._answer(request, self._owner.to_response(answer))
+
+    # A message that is passed through without a task; see AnswerTaker
+
+    def wait_for(self, passed: PassedMessage) -> None:
+        """See AnswerTaker."""
+        self._task = passed
+
+    def serve(self, answer: AnswerLater, unserved: Callable[[], object]) -> None:
+        """See AnswerTaker."""
+        request, share = self._request, self._share
+        assert request is not None
+        assert share is not None
+        task = self._task = asyncio.Task(self._call(request, share, answer, None), loop=self._loop, name="http call")
+        task.add_done_callback(lambda _: unserved())
+
+    def take_answer(self, answer: Answer) -> None:
+        """See AnswerTaker."""
+        request, share = self._request, self._share
+        assert request is not None
+        assert share is not None
+        self._task = self._request = None
+        transport, body, owner = self._transport, answer.body, self._owner
+        owner.quotas.end_call(share)
+        try:
+            if (
+                answer.known_head  # the usual case: as in `_answer_call`
+                and request.head
+                and body is not None
+                and len(body) <= response.LARGE
+                and transport is not None
+                and not (self._is_eof or owner.is_stopping or transport.is_closing())
+            ):
+                self._state = ""
+                transport.write(answer.known_head + body)
+                if self._is_writing:
+                    self._reserve(len(body))
+                    self._close_next = False
+                else:
+                    owner.quotas.release(share, self._held)
+                    self._held = 0
+            else:
+                self._answer_call(request, answer)
+        except Exception:  # noqa: BLE001 - as in `_call`
             self._internal_error()
         else:
             self._after_call()
@@ -307,7 +379,7 @@ class HttpConnection(ClientSocket):
         elif self._is_writing:
             self._watch_reader()
         elif not self._ended:
-            self._wait_for_request(self._limits.keepalive_timeout)
+            self._wait_for_request()
 
     def _answer(self, request: HttpRequest, answer: HttpResponse) -> None:
         """Write a response; go on when the kernel has taken it."""
@@ -347,125 +419,9 @@ class HttpConnection(ClientSocket):
         if self._is_writing:
             self._reserve(len(answer.body))
             self._close_next = False
-        elif self._held:
-            self._reserve(0)
-
-    # Streamed bodies and tunnels; see ExchangeOwner
-
-    def _feed_exchange(self, exchange: Exchange) -> None:
-        """Pass input to an exchange; stop reading the socket while BUFFER bytes wait there."""
-        if exchange.is_tunnel and self._input.unread:
-            data, self._input.unread = self._input.unread, b""
-            exchange.feed(data)
-        while (
-            self._input.unread
-            and self._input.current is exchange.request
-            and self._input.failure is None
-            and exchange.size < BUFFER
-        ):
-            self._input.parse()
-        if self._input.current is exchange.request and (self._input.broken or self._input.failure is not None):
-            exchange.fail(self._input.broken or "found chunk framing without a body byte")
-        if exchange.size >= BUFFER or len(self._input.unread) > READ_AHEAD:
-            self._stop_reading()
-            self._watch_exchange()
-
-    def _end_input(self, exchange: Exchange) -> None:
-        """Pass the end of the client's direction to an exchange."""
-        if exchange.is_tunnel:
-            exchange.feed_end()
-        elif self._input.current is exchange.request:
-            exchange.fail(exchange.request.ended_early)
-
-    async def _stream(self, request: HttpRequest, exchange: Exchange) -> Answer | None:
-        assert request.passthrough is not None
-        quotas, counts = self._owner.quotas, request.is_tunnel and not request.is_events
-        quotas.tunnels += counts
-        try:
-            return await request.passthrough.stream(exchange)
-        finally:
-            quotas.tunnels -= counts
-
-    def _end_exchange(self, request: HttpRequest, exchange: Exchange) -> None:
-        """Go on after a whole response: with the next request, or by closing."""
-        if self._transport is None:
-            return
-        self._reserve(0)
-        self._state = ""
-        if exchange.closes or request is self._input.current:
-            self._close()
-
-    def _watch_exchange(self) -> None:
-        """Abort a client that sends nothing of its body, or reads nothing of its response, for too long.
-
-        The client of a tunnel may stall. While its socket is read, its end is heard, so there is nothing to watch.
-        """
-        exchange, transport = self._exchange, self._transport
-        if exchange is None or transport is None or transport.is_closing():
-            return
-        now, left, limits = self._loop.time(), transport.get_write_buffer_size(), self._limits
-        if (self._is_eof or self._is_paused) and ending(transport) is Ending.ALL:
-            transport.abort()
-            return
-        if not self._is_writing or left < self._unsent:
-            self._stalled_since = now
-        self._unsent = left
-        may_stall = exchange.is_tunnel or exchange.request.is_events
-        if self._is_writing and not may_stall and now - self._stalled_since >= limits.write_timeout:
-            self.abort(f"read nothing of its answer for {limits.write_timeout:g} s")
-        elif exchange.is_waiting and now - exchange.active_at >= limits.body_timeout:
-            self.abort(f"sent nothing of its body for {limits.body_timeout:g} s")
-        elif not exchange.is_tunnel or self._is_eof or self._is_paused:
-            self._set_deadline(
-                "exchange",
-                min(self._limits.poll_interval, limits.body_timeout, limits.write_timeout),
-                self._watch_exchange,
-            )
-
-    @property
-    def is_writing(self) -> bool:
-        """See ExchangeOwner."""
-        return self._is_writing
-
-    def write_eof(self) -> None:
-        """See ExchangeOwner."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def end_http(self) -> None:
-        """See ExchangeOwner."""
-        self._input.end()
-
-    def resume_reading_body(self) -> None:
-        """See ExchangeOwner."""
-        exchange = self._exchange
-        if exchange is None or not self._is_paused or self._transport is None:
-            return
-        self._feed_exchange(exchange)
-        if exchange.size < BUFFER and len(self._input.unread) <= READ_AHEAD:
-            self._is_paused = False
-            self._transport.resume_reading()
-
-    def hold(self, size: int) -> bool:
-        """See ExchangeOwner."""
-        share, exchange = self._share, self._exchange
-        if share is None or exchange is None:
-            return False
-        held = size + (RESERVED_FOR_EVENTS if exchange.request.is_events else RESERVED)
-        if held > self._held and not self._owner.quotas.has_room(share, held - self._held):
-            return False
-        self._reserve(held)
-        return True
-
-    def must_close(self, request: HttpRequest) -> bool:
-        """See ExchangeOwner."""
-        is_last = self._is_eof and self._is_over and not self._input.unread
-        return not request.keep_alive or self._owner.is_stopping or is_last
-
-    @property
-    def _is_over(self) -> bool:
-        """Whether no request was parsed behind the one that is answered now."""
-        return not (self._input.ready or self._input.current or self._input.failure)
+        elif self._held and self._share is not None:
+            self._owner.quotas.release(self._share, self._held)
+            self._held = 0
 
     def _internal_error(self) -> None:
         _log.exception("error while serving %s", self.peer.address)

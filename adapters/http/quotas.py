@@ -185,6 +185,15 @@ class Quotas:
         if not share.calls and not share.connections:
             self._forget(share)
 
+    def release(self, share: PeerShare, size: int) -> None:
+        """Stop counting bytes that a call took; see `begin_call`."""
+        quota, account = self._quota, share.account
+        if account.buffered > quota.max_per_account:
+            quota.reserve(-size, account)
+        else:
+            quota.buffered -= size
+            account.buffered -= size
+
     def begin_wait(self, share: PeerShare) -> bool:
         """A call begins to wait for events and gives back its slot; false if too many wait already."""
         if self.waiting >= self.max_waiting or share.waiting >= share.max_waiting:

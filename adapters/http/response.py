@@ -123,7 +123,7 @@ class ResponseWriter:
         assert answer.status is not None
         if len(self._relayed) >= _MOST_HEADS:
             self._relayed.clear()
-        head = _as_it_came(relay(answer), answer, 1, bodiless=False)
+        head = relayed_head(answer)
         self._relayed[answer.status, answer.reason, answer.headers] = head
         return head
 
@@ -157,6 +157,11 @@ def _as_it_came(answer: HttpResponse, came: Answer, minor: int, *, bodiless: boo
     if answer.headers and not http_headers.has(came.headers, b"access-control-allow-origin"):
         ours += answer.headers.encode("latin-1")
     return b"%b%b%b\r\n" % (start(came, minor), http_headers.lines(came.headers), ours)
+
+
+def relayed_head(came: Answer) -> bytes:
+    """The head of an upstream's answer for a client of HTTP/1.1 whose connection stays open."""
+    return _as_it_came(relay(came), came, 1, bodiless=False)
 
 
 def start(came: Answer, minor: int) -> bytes:

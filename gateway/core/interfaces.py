@@ -6,7 +6,8 @@ Adapters subclass these protocols explicitly, and tests/conformance checks every
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeAlias
 
 from gateway.core.admin.records import MethodId, StateRefused
 from gateway.core.admin.status import UpstreamStatus
@@ -120,6 +121,33 @@ class Dialect(Protocol):
         """The inverse of wrap_outcome, for answers of an upstream."""
 
 
+AnswerLater: TypeAlias = Callable[[], Awaitable[Answer]]  # answers a message, in a task
+
+
+class AnswerTaker(Protocol):
+    """Where the answer to a message goes that waits for it without a task: a transport's connection to its client."""
+
+    __slots__ = ()
+
+    def wait_for(self, passed: PassedMessage) -> None:
+        """The message is on its way to a legacy service. `passed` is cancelled when the client leaves."""
+
+    def serve(self, answer: AnswerLater, unserved: Callable[[], object]) -> None:
+        """The message that was waited for needs a task. `unserved` is called when that has ended, begun or not."""
+
+    def take_answer(self, answer: Answer) -> None:
+        """The answer to the message that was waited for."""
+
+
+class PassedMessage(Protocol):
+    """A message on its way to a legacy service, whose answer goes to an AnswerTaker."""
+
+    __slots__ = ()
+
+    def cancel(self, why: object = None) -> object:
+        """End it, without an answer unless the reason is DEADLINE_PASSED; what was sent is not undone."""
+
+
 class Endpoint(Protocol):
     """The receiver of a transport's messages for one path: bytes in, bytes out.
 
@@ -133,6 +161,10 @@ class Endpoint(Protocol):
         A call of which no byte was sent is then withdrawn: it is not executed. A call that was sent is not undone; its
         capacity is free, and it is counted and logged as unknown. The CancelledError is passed on at once.
         """
+
+    def receive(self, body: bytes, peer: Peer, carried: RequestMetadata, client: AnswerTaker) -> AnswerLater | None:  # noqa: ARG002
+        """Take one message: returns what answers it in a task, or None where `client` waits for it without one."""
+        return partial(self.answer, body, peer, carried)
 
     def refuse(self, fault: Fault) -> Answer:
         """Encode the reason why a message was not read, in the client's protocol."""
@@ -279,6 +311,33 @@ class Backend(Protocol):
         """Fail the calls that still wait, and close."""
 
 
+class AnswerReceiver(Protocol):
+    """Gets the answer to a message that was sent without a task."""
+
+    __slots__ = ()
+
+    def receive(self, answer: Answer | Fault) -> None:
+        """The answer, unchanged, or why there is none."""
+
+    def send_again(self, send: Callable[[], Awaitable[Answer | Fault]]) -> None:
+        """The connection has ended without an answer, and the message may be sent again: by `send`, in a task."""
+
+
+class AnsweredMessage(AnswerReceiver, PassedMessage, Protocol):
+    """A message that is passed through without a task."""
+
+    __slots__ = ()
+
+
+class SentMessage(Protocol):
+    """A message that was sent, and has no answer yet."""
+
+    __slots__ = ()
+
+    def withdraw(self) -> bool:
+        """Wait for no answer any more. True: certainly no byte of it was sent."""
+
+
 class UpstreamConnection(Protocol):
     """The connections to one legacy service: a message out, an answer back, both as bytes."""
 
@@ -293,6 +352,17 @@ class UpstreamConnection(Protocol):
         UNAVAILABLE and BUSY mean that nothing was executed. `repeatable`: the message may be sent twice. If no byte
         was sent when it is cancelled, it adds NOT_SENT to the CancelledError.
         """
+
+    def send_at_once(
+        self,
+        body: bytes,  # noqa: ARG002
+        carried: RequestMetadata,  # noqa: ARG002
+        receiver: AnswerReceiver,  # noqa: ARG002
+        *,
+        repeatable: bool,  # noqa: ARG002
+    ) -> SentMessage | None:
+        """Send one message without a task. None: that is not possible now, and nothing was sent; see `send`."""
+        return None
 
     async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:  # noqa: ARG002
         """Stream one exchange; `idle_timeout`: seconds during which no byte passes in either direction.
@@ -345,6 +415,18 @@ class UpstreamBackend(Backend, Protocol):
 
         The caller enforces the deadline. `repeatable`, `wanted`: see UpstreamConnection.send.
         """
+
+    def send_at_once(
+        self,
+        upstream: str,  # noqa: ARG002
+        body: bytes,  # noqa: ARG002
+        carried: RequestMetadata,  # noqa: ARG002
+        receiver: AnswerReceiver,  # noqa: ARG002
+        *,
+        repeatable: bool,  # noqa: ARG002
+    ) -> tuple[SentMessage, float] | None:
+        """Pass a message through without a task, and return the timeout too; see UpstreamConnection."""
+        return None
 
     async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
         """Stream one exchange; see UpstreamConnection."""

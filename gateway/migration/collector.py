@@ -66,12 +66,20 @@ class StatisticsCollector:
     def count(self, finished: CallFinished) -> None:
         """Count a call that has ended, and its client."""
         route, call, outcome, side = finished.route, finished.call, finished.outcome, finished.side
+        peer, extensions = call.peer, call.extensions
         if isinstance(outcome, Reply):
-            known = self._known.get((id(route), id(call.peer), id(call.extensions)))
-            if known is None or not known.are(route, call):
+            known = self._known.get((id(route), id(peer), id(extensions)))
+            # Another object may have had the id of one of them.
+            if (
+                known is None
+                or known.route is not route
+                or known.peer is not peer
+                or known.extensions is not extensions
+            ):
                 known = self._recognise(route, call)
             times = known.times
         else:
+            known = None
             times = self._times(route, call, failed=True)
             times.redirects += is_redirect(outcome)
         times.count += 1
@@ -79,7 +87,12 @@ class StatisticsCollector:
         times.received += finished.received
         times.sent += finished.sent
         if side is not None and outcome is not ABANDONED and outcome is not WITHDRAWN:  # neither side caused it
-            ran = self._gathered((route.service, route.method)).of(side)
+            gathered = None if known is None else known.gathered
+            if gathered is None:
+                gathered = self._gathered((route.service, route.method))
+                if known is not None:
+                    known.gathered = gathered
+            ran = gathered.dbus if side is Side.DBUS else gathered.legacy
             ran.answered += 1
             ran.run(route, call, outcome, finished.seconds)
 
@@ -198,17 +211,14 @@ class _Times(Struct):
         return ClientRecord(self.count, self.first, self.last, self.received, self.sent, self.redirects)
 
 
-class _Known(msgspec.Struct, frozen=True, eq=False):
+class _Known(msgspec.Struct, eq=False):
     """The counters of the client of calls that share these three objects."""
 
     route: Route
     peer: Peer
     extensions: Mapping[str, object]
     times: _Times
-
-    def are(self, route: Route, call: Call) -> bool:
-        """Whether they are those of this call: another object may have had the id of one of them."""
-        return self.route is route and self.peer is call.peer and self.extensions is call.extensions
+    gathered: _Gathered | None = None  # of the method, once a side has answered
 
 
 class _Ran(Struct):

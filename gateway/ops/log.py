@@ -234,7 +234,7 @@ class KnownLines:
         """Write the line of a call."""
         route, call = finished.route, finished.call
         peer, extensions = call.peer, call.extensions
-        if not isinstance(finished.outcome, Reply) or not is_shared(extensions):
+        if not isinstance(finished.outcome, Reply):
             self._write(_line(finished))
             return
         known = self._known.get((id(route), id(peer), id(extensions)))
@@ -245,6 +245,9 @@ class KnownLines:
             or known.extensions is not extensions
             or known.side is not finished.side
         ):
+            if not is_shared(extensions):
+                self._write(_line(finished))
+                return
             known = self._learn(finished)
         self._write((_time(), round(finished.seconds * 1000, 2), known))
 

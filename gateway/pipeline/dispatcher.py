@@ -18,8 +18,10 @@ from msgspec.structs import replace
 
 from gateway.core.interfaces import (
     NOT_SENT,
+    AnsweredMessage,
     Backend,
     HttpExchange,
+    SentMessage,
     UpstreamBackend,
     Wanted,
     always,
@@ -44,6 +46,7 @@ from gateway.core.rpc.model import (
     Fault,
     FaultCode,
     Outcome,
+    RefusedCall,
     Reply,
     RequestMetadata,
     Value,
@@ -51,7 +54,7 @@ from gateway.core.rpc.model import (
 from gateway.core.rpc.trace_context import KEY
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.ops.traces import Tracer
-from gateway.pipeline.waiting import TOO_MANY, Deadlines, slot_freed
+from gateway.pipeline.waiting import TOO_MANY, Deadline, Deadlines, slot_freed
 
 _DBUS = Side.DBUS  # an attribute of an enum is slow to read
 
@@ -77,6 +80,10 @@ class PlannedCall(msgspec.Struct, frozen=True):
     forced: Side | None = None
 
 
+# What is known of an entry of a message; see endpoint.py.
+Entry: TypeAlias = PlannedCall | RefusedCall | Fault
+
+
 class Dispatcher:
     """One for the whole gateway: `backend` is the D-Bus side, `upstreams` are the legacy services.
 
@@ -99,6 +106,8 @@ class Dispatcher:
         self._upstreams = upstreams
         self._observing = observing or backend
         self._observing_upstreams = observing_upstreams or upstreams
+        # Whether a legacy service understands messages of a codec and dialect as the client wrote them.
+        self.speaks: Callable[[str, str, str], bool] = _speaks_nothing if upstreams is None else upstreams.speaks
         self._deadlines = Deadlines()
         self._on_fallback = on_fallback
         self._tracer = tracer
@@ -370,20 +379,54 @@ class Dispatcher:
         """
         if self._upstreams is None:
             return _no_upstream(upstream)
-        seconds = self._upstreams.timeout(upstream)
-        deadline = self._deadlines.start(seconds)
+        deadline = self._deadlines.start(self._upstreams.timeout(upstream))
         self.in_flight += 1
         try:
             return await self._upstreams.forward(upstream, body, metadata, repeatable=repeatable, wanted=wanted)
         except asyncio.CancelledError as error:
             if deadline.was_the_reason():
-                known = "it was not sent" if NOT_SENT in error.args else "it may have been executed"
-                text = f"no answer from the legacy service '{upstream}' within {seconds:g} s; {known}"
-                return Fault(FaultCode.TIMEOUT, text)
+                return too_late(upstream, deadline, sent=NOT_SENT not in error.args)
             raise
         finally:
-            deadline.lift()
-            self.in_flight -= 1
+            self.end_passed(deadline)
+
+    def forward_at_once(
+        self, upstream: str, body: bytes, metadata: RequestMetadata, passed: AnsweredMessage, *, repeatable: bool
+    ) -> tuple[SentMessage, Deadline] | None:
+        """The same without a task: `passed` gets the answer, and is cancelled past the deadline.
+
+        None: that is not possible now, and nothing was sent. The caller ends the message by `end_passed`.
+        """
+        if self._upstreams is None:
+            return None
+        begun = self._upstreams.send_at_once(upstream, body, metadata, passed, repeatable=repeatable)
+        if begun is None:
+            return None
+        sent, timeout = begun
+        self.in_flight += 1
+        return sent, self._deadlines.start_for(passed, timeout)
+
+    async def forward_again(
+        self, upstream: str, sent: SentMessage, deadline: Deadline, send: Callable[[], Awaitable[Answer | Fault]]
+    ) -> Answer | Fault:
+        """Send a message again whose connection has ended, in a task and within the same deadline."""
+        deadline.hand_over()
+        try:
+            if deadline.passed:  # before this task has begun
+                sent.withdraw()
+                return too_late(upstream, deadline)
+            return await send()
+        except asyncio.CancelledError:
+            if deadline.was_the_reason():
+                return too_late(upstream, deadline)
+            raise
+        finally:
+            self.end_passed(deadline)
+
+    def end_passed(self, deadline: Deadline) -> None:
+        """A message that was passed through has ended."""
+        deadline.waiting.pop(deadline, None)
+        self.in_flight -= 1
 
     async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
         """Stream one exchange to an upstream; see UpstreamBackend. The caller reports it."""
@@ -395,10 +438,6 @@ class Dispatcher:
         finally:
             self.in_flight -= 1
 
-    def speaks(self, upstream: str, codec: str, dialect: str) -> bool:
-        """Whether a legacy service understands messages of this codec and dialect as the client wrote them."""
-        return self._upstreams is not None and self._upstreams.speaks(upstream, codec, dialect)
-
     def _review(self) -> None:
         """Modes may have changed: a call that waits for a connection to its legacy service may go elsewhere."""
         if self._upstreams is not None:
@@ -407,6 +446,17 @@ class Dispatcher:
     def _upstream_timeout(self, route: Route) -> float:
         upstream = route.migration.upstream
         return route.timeout if self._upstreams is None or upstream is None else self._upstreams.timeout(upstream)
+
+
+def too_late(upstream: str, deadline: Deadline, *, sent: bool = True) -> Fault:
+    """The deadline of a message that was passed through has passed."""
+    known = "it may have been executed" if sent else "it was not sent"
+    text = f"no answer from the legacy service '{upstream}' within {deadline.seconds:g} s; {known}"
+    return Fault(FaultCode.TIMEOUT, text)
+
+
+def _speaks_nothing(_upstream: str, _codec: str, _dialect: str) -> bool:
+    return False
 
 
 def withdrawn_or_abandoned(error: asyncio.CancelledError) -> Fault:

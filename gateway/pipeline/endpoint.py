@@ -2,8 +2,7 @@
 
 `RpcEndpoint.handle` is the heart: a decoded message in, an outcome for each of its entries out. `answer` adds the codec
 on both sides. One kind of message bypasses `handle`: when one legacy service answers every call of a message and
-understands it as the client wrote it, the bytes are passed through unchanged in both directions. Its calls are decoded
-all the same, to decide that, and the legacy service's answer is decoded after it has left, to account for each call.
+understands it as the client wrote it, its bytes are passed through (`passthrough.py`).
 
 An entry of a message is one of three:
 
@@ -26,12 +25,11 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from gateway.core.dbus.names import quoted
-from gateway.core.interfaces import Codec, Dialect, Endpoint
+from gateway.core.interfaces import AnswerLater, AnswerTaker, Codec, Dialect, Endpoint
 from gateway.core.logger import Logger
-from gateway.core.migration.modes import Migration, Mode, Setting, Side
-from gateway.core.routing.call_record import UNKEPT
+from gateway.core.migration.modes import Mode, Side
 from gateway.core.routing.policy import LOCAL, CallPlan
-from gateway.core.routing.route import CallFinished, Effect, Route, local_route
+from gateway.core.routing.route import CallFinished, Route
 from gateway.core.rpc.model import (
     NO_METADATA,
     Answer,
@@ -51,25 +49,24 @@ from gateway.core.rpc.trace_context import KEY
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
 from gateway.ops.traces import Tracer
-from gateway.pipeline.dispatcher import NOT_EXECUTED, UNMAPPED, Dispatcher, PlannedCall, View
-from gateway.pipeline.introspection import introspection_routes
+from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher, Entry, PlannedCall, View
+from gateway.pipeline.introspection import UnknownMethods, introspection_routes
 from gateway.pipeline.openrpc import Described, nothing_described
 from gateway.pipeline.origins import Origins
-from gateway.pipeline.passthrough import read_answers
+from gateway.pipeline.passthrough import PASSED_THROUGH, MessagePassthrough, WholeMessage, unmapped_route
 from gateway.pipeline.sessions import Sessions, session_over
 from gateway.pipeline.side_override import SideOverride
-from gateway.pipeline.task_methods import task_routes, with_own
+from gateway.pipeline.task_methods import TaskMethods, with_own
 from gateway.pipeline.tasks import Tasks, TaskWatch
+from gateway.pipeline.waiting import AfterAnswers
 
 _log = Logger()
 
-_PASSED_THROUGH = CallPlan(Side.LEGACY, None, "the method is not mapped: the legacy service answers")
 _DBUS = Side.DBUS
 READ_AT_ONCE = 128 * 1024  # bytes of a request, or of a legacy service's answer; a longer one is read in a thread
 READ_MOST = 32 * 1024**2  # bytes; a longer answer is not read
 
 _Readable: TypeAlias = PlannedCall | RefusedCall
-_Entry: TypeAlias = _Readable | Fault
 
 
 class RpcEndpoint(Endpoint):
@@ -121,16 +118,11 @@ class RpcEndpoint(Endpoint):
         self._on_logout = on_logout
         self._logout = next((route for route in table.routes.values() if route.closes is not None), None)
         self._tasks = tasks if table.spelling.task_prefixes else None
-        self._task_methods = {} if self._tasks is None else task_routes(self._tasks, self._check_session)
-        self._spelled_task_methods = table.spelling.index(self._task_methods)
-        # Whether others answer for tasks too: calls about those of a gateway must not reach them.
-        self._shares_tasks = bool(self._task_methods) and (
-            table.passthrough_to is not None or not self._task_methods.keys().isdisjoint(table.routes)
-        )
+        self._task_methods = TaskMethods(self._tasks, table, self._check_session)
         introspection = introspection_routes(
             table,
             codec.name,
-            {**self._task_methods, **further},
+            {**self._task_methods.routes, **further},
             self._is_answered,
             describe=describe,
             servers=servers,
@@ -141,10 +133,11 @@ class RpcEndpoint(Endpoint):
         self._on_refused = on_refused
         self._shadow = shadow
         # A message comes or goes: observations wait until the gateway is idle.
-        self._touch: Callable[[], object] = tuple if shadow is None else shadow.touch
+        self.touch: Callable[[], object] = tuple if shadow is None else shadow.touch
         self._override = override
+        self._is_simple = tracer is None and override is None
         self._sessions = Sessions() if sessions is None else sessions  # an empty one is false
-        self._read_at_once, self._read_most = read_at_once, read_most
+        self._read_at_once = read_at_once
         # What a call carries of its way here. `listener` marks the call of a client, which may be recorded.
         self.origin: Mapping[str, object] = {
             "protocol": codec.name,
@@ -153,47 +146,85 @@ class RpcEndpoint(Endpoint):
             "agent": "",
         }
         self._origins = Origins({**self.origin, "listener": table.key.listener})
-        self._task_forms: dict[str, Route] = {}
-        self._unmapped = _unmapped_route(table.passthrough_to, self._unknown_method)
+        unknown = UnknownMethods(table, dialect, dispatcher.toggles, self._check_session)
+        self._unmapped = unmapped_route(table.passthrough_to, unknown.answer)
+        self._after = AfterAnswers(str(table.key))
+        unread = Call(UNMAPPED, extensions=self._origins.client)
+        self._passthrough = MessagePassthrough(
+            self,
+            self._after,
+            PlannedCall(unread, self._unmapped, PASSED_THROUGH),
+            override,
+            self._sessions,
+            shadow,
+            read_at_once=read_at_once,
+            read_most=read_most,
+        )
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         """Answer one message; raises nothing but the cancellation of its task."""
-        self._touch()
+        self.touch()
         arrived = perf_counter() if self._tracer is not None else 0.0
         try:
-            charset = "" if body.isascii() else carried.charset
             if len(body) > self._read_at_once:
-                envelope = await asyncio.to_thread(self.codec.decode, body, charset)
+                envelope = await asyncio.to_thread(self._decode, body, peer, carried)
             else:
-                envelope = self.codec.decode(body, charset)
-            if not self.dialect.has_notifications:
-                envelope = _without_notification(envelope, peer)
-            if self._shares_tasks:
-                await self._look_tasks_up(envelope)
+                envelope = self._decode(body, peer, carried)
+            if self._task_methods.is_shared:
+                await self._task_methods.look_up(envelope.entries, self.dialect)
+            entries = self._plan_entries(envelope, peer, carried, arrived)
+            upstream = self._passthrough.upstream(entries)
+        except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
+            return self.internal_error()
+        if upstream is not None:
+            return await self._guarded(
+                WholeMessage(self._passthrough, upstream, body, carried, envelope, entries, perf_counter()).answer
+            )
+        return await self._guarded(partial(self.answer_each, envelope, entries))
+
+    def receive(self, body: bytes, peer: Peer, carried: RequestMetadata, client: AnswerTaker) -> AnswerLater | None:
+        """See Endpoint: a message that a legacy service answers is passed through at once where that is possible."""
+        if len(body) > self._read_at_once or self._task_methods.is_shared:
+            return partial(self.answer, body, peer, carried)
+        self.touch()
+        arrived = perf_counter() if self._tracer is not None else 0.0
+        try:
+            envelope = self._decode(body, peer, carried)
             entries = self._plan_entries(envelope, peer, carried, arrived)
             only = entries[0] if len(entries) == 1 else None
-            if isinstance(only, PlannedCall) and only.plan.answer is _DBUS and only.route.task_of is None:
-                view = partial(self._view, envelope, 0, only.call)  # the usual case: as in `_answer_entry`
-                outcome = self._wrap(only, await self.dispatcher.run(only, view), view)
-                if isinstance(outcome, Reply) and not is_large(outcome.value):
-                    return self._encode(envelope, (outcome,))
-                return await self._encode_answer(envelope, (outcome,))
-            upstream = self._passthrough_upstream(entries)
-            if upstream is not None:
-                return await self._pass_through(upstream, body, carried, envelope, entries)
-            return await self._encode_answer(envelope, await self._answer_entries(envelope, entries))
-        except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
-            _log.exception("a bug answered this message", endpoint=str(self.table.key))
-            return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
+            is_migrated = isinstance(only, PlannedCall) and only.plan.answer is _DBUS  # the usual case
+            upstream = None if is_migrated else self._passthrough.upstream(entries)
+            if upstream is None:
+                return partial(self._guarded, partial(self.answer_each, envelope, entries))
+            message = WholeMessage(self._passthrough, upstream, body, carried, envelope, entries, perf_counter())
+            return None if message.send(client) else partial(self._guarded, message.answer)
+        except Exception:  # noqa: BLE001 - see above
+            return partial(_already, self.internal_error())
+
+    async def _guarded(self, answer: AnswerLater) -> Answer:
+        """Answer a message that was read."""
+        try:
+            return await answer()
+        except Exception:  # noqa: BLE001 - see above
+            return self.internal_error()
         finally:
-            self._touch()
+            self.touch()
+
+    def internal_error(self) -> Answer:
+        """Log the exception that is being handled; returns the answer in its place."""
+        _log.exception("a bug answered this message", endpoint=str(self.table.key))
+        return self.refuse(Fault(FaultCode.INTERNAL, "internal error"))
+
+    def _decode(self, body: bytes, peer: Peer, carried: RequestMetadata) -> Envelope:
+        envelope = self.codec.decode(body, "" if body.isascii() else carried.charset)
+        return envelope if self.dialect.has_notifications else _without_notification(envelope, peer)
 
     async def handle(
         self, envelope: Envelope, peer: Peer, metadata: RequestMetadata = NO_METADATA
     ) -> Sequence[Outcome]:
         """Answer a decoded message: an outcome for each entry, in the client's dialect, for its codec to encode."""
-        if self._shares_tasks:
-            await self._look_tasks_up(envelope)
+        if self._task_methods.is_shared:
+            await self._task_methods.look_up(envelope.entries, self.dialect)
         return await self._answer_entries(envelope, self._plan_entries(envelope, peer, metadata))
 
     def refuse(self, fault: Fault) -> Answer:
@@ -218,11 +249,12 @@ class RpcEndpoint(Endpoint):
 
     def _plan_entries(
         self, envelope: Envelope, peer: Peer, metadata: RequestMetadata, arrived: float = 0.0
-    ) -> list[_Entry]:
+    ) -> list[Entry]:
         is_alone = len(envelope.entries) == 1
         origin = self._origins.of(metadata, is_alone=is_alone)
-        if is_alone and isinstance(only := envelope.entries[0], Call):
-            return [self._plan_entry(only, peer, metadata, origin, arrived)]
+        if is_alone and self._is_simple and isinstance(only := envelope.entries[0], Call):  # the usual case
+            read = self.dialect.unwrap_call(only)
+            return [self.plan(Call(read.method, read.params, read.named, read.oneway, peer, origin))]
         return [
             entry if isinstance(entry, Fault) else self._plan_entry(entry, peer, metadata, origin, arrived)
             for entry in envelope.entries
@@ -246,7 +278,7 @@ class RpcEndpoint(Endpoint):
         mapped, task_prefix = self.table.routes.get(call.method), ""
         if mapped is None:  # unmapped, or another form of a mapped name
             mapped, task_prefix = self.table.find(call.method)
-        own = self._task_method(call, mapped) if self._task_methods else None
+        own = self._task_methods.route(call, is_mapped=mapped is not None) if self._task_methods.routes else None
         if own is not None:
             mapped = None
         route = own or mapped or self.local_routes.get(call.method) or self._unmapped
@@ -255,7 +287,7 @@ class RpcEndpoint(Endpoint):
             return RefusedCall(call, self.dispatcher.refuse(call, fault, route))
         if mapped is None:
             passed = route is self._unmapped and self.table.passthrough_to is not None
-            return PlannedCall(call, route, _PASSED_THROUGH if passed else LOCAL)
+            return PlannedCall(call, route, PASSED_THROUGH if passed else LOCAL)
         if route.root_login is not None and self._trusts_root and call.peer.uid == 0:
             route = route.root_login
         if route.session is not None or route.login is not None:
@@ -273,7 +305,7 @@ class RpcEndpoint(Endpoint):
 
     def _plan_task(self, call: Call, route: Route, prefix: str, plan: CallPlan, forced: Side | None) -> _Readable:
         """Plan the form of a call that returns a task; `plan` is that of the call itself."""
-        task = self._task_route(route, prefix)
+        task = self._task_methods.form(route, prefix)
         task_plan = self.dispatcher.plan(task, call, forced)
         runs_here = task_plan.answer is Side.DBUS
         if (task_plan.answer is not None and not (runs_here and self._tasks is None)) or plan.answer is None:
@@ -282,45 +314,7 @@ class RpcEndpoint(Endpoint):
         fault = Fault(FaultCode.APPLICATION, f"{why}: {task_plan.why}", name="Fault", data=[why])
         return RefusedCall(call, self.dispatcher.refuse(call, fault, task))
 
-    def _task_route(self, route: Route, prefix: str) -> Route:
-        """The route of a form that returns a task: counted under its own name, and a write like any new task."""
-        name = prefix + route.method
-        task = self._task_forms.get(name)
-        if task is None or task.task_of is not route:
-            task = replace(
-                route,
-                method=name,
-                effect=Effect.WRITE,
-                result=None,
-                login=None,
-                aliases=(),
-                task_of=route,
-                session_check=None,  # made before the task
-            )
-            self._task_forms[name] = task
-        return task
-
     # Tasks
-
-    def _task_method(self, call: Call, mapped: Route | None) -> Route | None:
-        """The route of a method of the class `task` that the gateway answers.
-
-        It answers those about its own tasks. Of the others it answers those that no mapping and no legacy service does.
-        """
-        name = call.method if call.method in self._task_methods else self._spelled_task_methods.get(call.method)
-        if name is None or self._tasks is None:
-            return None
-        served = mapped is not None or self.table.passthrough_to is not None
-        return None if served and not self._tasks.knows(_about(call)) else self._task_methods[name]
-
-    async def _look_tasks_up(self, envelope: Envelope) -> None:
-        """Read from the state file whether another gateway has begun the tasks that these calls are about."""
-        assert self._tasks is not None, "it has tasks"
-        for entry in envelope.entries:
-            if not isinstance(entry, Fault) and (
-                entry.method in self._task_methods or entry.method in self._spelled_task_methods
-            ):
-                await self._tasks.look_up(_about(self.dialect.unwrap_call(entry)))
 
     async def begin_task(self, entry: PlannedCall) -> Outcome:
         """Answer a call that asks for a task with its reference; the call is checked first and made afterwards."""
@@ -347,25 +341,6 @@ class RpcEndpoint(Endpoint):
         check = self.table.session_check
         return None if check is None else await self.dispatcher.check_session(check, call)
 
-    async def _unknown_method(self, call: Call) -> Outcome:
-        """Refuse a call that is not mapped; its first parameter is a session, which is checked first.
-
-        An echo of the dialect is answered; it needs no session.
-        """
-        if self.dialect.echo and call.method.startswith(self.dialect.echo):
-            return _echo(call)
-        invalid = await self._check_session(call) if call.params and self._opens_sessions() else None
-        if invalid is None and self.table.is_removed(call.method):
-            return Fault(
-                FaultCode.APPLICATION, f"removed method {quoted(call.method)}", name="MESSAGE_REMOVED", data=[]
-            )
-        return invalid or Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")
-
-    def _opens_sessions(self) -> bool:
-        """Whether sessions are those of the D-Bus side."""
-        logins = (route for route in self.table.routes.values() if route.login is not None)
-        return any(self.dispatcher.toggles.setting(route).mode is Mode.DBUS for route in logins)
-
     def _is_answered(self, route: Route) -> bool:
         return self.dispatcher.toggles.setting(route).mode is not Mode.OFF
 
@@ -378,7 +353,18 @@ class RpcEndpoint(Endpoint):
 
     # Answering call by call
 
-    async def _answer_entries(self, envelope: Envelope, entries: Sequence[_Entry]) -> Sequence[Outcome]:
+    async def answer_each(self, envelope: Envelope, entries: Sequence[Entry]) -> Answer:
+        """Answer a message whose entries are planned, call by call."""
+        only = entries[0] if len(entries) == 1 else None
+        if isinstance(only, PlannedCall) and only.plan.answer is _DBUS and only.route.task_of is None:
+            view = partial(self.view, envelope, 0, only.call)  # the usual case: as in `_answer_entry`
+            outcome = self._wrap(only, await self.dispatcher.run(only, view), view)
+            if isinstance(outcome, Reply) and not is_large(outcome.value):
+                return self._encode(envelope, (outcome,))
+            return await self._encode_answer(envelope, (outcome,))
+        return await self._encode_answer(envelope, await self._answer_entries(envelope, entries))
+
+    async def _answer_entries(self, envelope: Envelope, entries: Sequence[Entry]) -> Sequence[Outcome]:
         """Answer the entries in their order, which old clients rely on, or several at a time where so configured."""
         if len(entries) == 1:
             return (await self._answer_entry(envelope, entries, 0),)
@@ -394,7 +380,7 @@ class RpcEndpoint(Endpoint):
             tasks = [group.create_task(answer(at)) for at in range(len(entries))]
         return [task.result() for task in tasks]
 
-    async def _answer_entry(self, envelope: Envelope, entries: Sequence[_Entry], at: int) -> Outcome:
+    async def _answer_entry(self, envelope: Envelope, entries: Sequence[Entry], at: int) -> Outcome:
         """A fault of framing skips the dialect, whose conventions are for application outcomes."""
         entry = entries[at]
         if isinstance(entry, Fault):
@@ -403,7 +389,7 @@ class RpcEndpoint(Endpoint):
             return self.dialect.wrap_outcome(entry.fault, entry.call)
         if entry.route.task_of is not None and entry.plan.answer is Side.DBUS:
             return self.dialect.wrap_outcome(await self.begin_task(entry), entry.call)
-        view = partial(self._view, envelope, at, entry.call)
+        view = partial(self.view, envelope, at, entry.call)
         return self._wrap(entry, await self.dispatcher.run(entry, view), view)
 
     def _wrap(self, entry: PlannedCall, finished: CallFinished, view: View) -> Outcome:
@@ -411,7 +397,7 @@ class RpcEndpoint(Endpoint):
         if entry.route.login is not None or entry.route.closes is not None:
             self._learn(finished)
         if entry.plan.candidate is not None and finished.side is entry.plan.answer:  # not where the call fell back
-            self._after_answer(self._observe, entry, finished, view, code_of(finished.outcome))
+            self._after.do(self.observe, entry, finished, view, code_of(finished.outcome))
         outcome = finished.outcome
         if self._tasks is not None and finished.side is Side.DBUS:
             outcome = with_own(self._tasks, entry.route.method, outcome)
@@ -422,129 +408,11 @@ class RpcEndpoint(Endpoint):
         body = self.codec.encode(single, (self.dialect.wrap_outcome(outcome, call),))
         return self.dialect.unwrap_outcome(self.client.decode_answers(body or b"", single)[0], call)
 
-    def _view(self, envelope: Envelope, at: int, call: Call, outcome: Outcome) -> Outcome:
+    def view(self, envelope: Envelope, at: int, call: Call, outcome: Outcome) -> Outcome:
+        """The outcome of one call of a message as its client reads it."""
         return self.as_client_reads(_single(envelope, at), call, outcome)
 
-    # Passing a whole message through
-
-    def _passthrough_upstream(self, entries: Sequence[_Entry]) -> str | None:
-        """The one legacy service that answers every entry and understands the message as it is; None: there is none."""
-        first = self._upstream_of(entries[0]) if entries else self.table.passthrough_to  # a multicall of no calls
-        if first is None or not self.dispatcher.speaks(first, self.codec.name, self.dialect.name):
-            return None
-        return first if len(entries) < 2 or all(self._upstream_of(entry) == first for entry in entries) else None
-
-    def _upstream_of(self, entry: _Entry) -> str | None:
-        """The legacy service to which this entry may be passed through; None: it may not."""
-        if isinstance(entry, Fault):
-            return self.table.passthrough_to if self._all_legacy() else None
-        if isinstance(entry, RefusedCall) or entry.plan.answer is not Side.LEGACY:
-            return None
-        if self._override is not None and self._override.was_extracted(entry.call):
-            return None
-        return entry.route.migration.upstream
-
-    def _all_legacy(self) -> bool:
-        """Whether no mode governs a call of this endpoint, so that one in an unreadable message is none either."""
-        setting = self.dispatcher.toggles.setting
-        return all(setting(route).mode is Mode.LEGACY for route in self.table.routes.values())
-
-    async def _pass_through(
-        self, upstream: str, body: bytes, metadata: RequestMetadata, envelope: Envelope, entries: Sequence[_Entry]
-    ) -> Answer:
-        def unmoved() -> bool:
-            return self._passthrough_upstream(self._plan_again(entries)) == upstream
-
-        passed = [self._as_passed(entry) for entry in entries]
-        repeatable = Effect.WRITE not in [each.route.effect for each in passed]
-        started = perf_counter()
-        try:
-            answer = await self.dispatcher.forward(upstream, body, metadata, repeatable=repeatable, wanted=unmoved)
-        except asyncio.CancelledError as error:
-            calls = [(each.route, each.call) for each in passed]
-            self.dispatcher.abandon(calls, error, perf_counter() - started, Side.LEGACY)
-            raise
-        seconds = perf_counter() - started
-        if not isinstance(answer, Fault):
-            self._after_answer(self._account, envelope, passed, answer, started, seconds)
-            return answer
-        if answer.code in NOT_EXECUTED and not unmoved():
-            return await self._encode_answer(envelope, await self._answer_entries(envelope, self._plan_again(entries)))
-        fault = structs.replace(answer, name="")
-        for each in passed:
-            self._finish(each, fault, started, seconds)
-        outcomes = [
-            fault if isinstance(entry, Fault) else self.dialect.wrap_outcome(fault, entry.call) for entry in entries
-        ]
-        return Answer(self.codec.encode(envelope, outcomes), self.codec.content_type)
-
-    def _plan_again(self, entries: Sequence[_Entry]) -> Sequence[_Entry]:
-        """The same entries by the modes that hold now."""
-        return [
-            structs.replace(entry, plan=self.dispatcher.plan(entry.route, entry.call, entry.forced))
-            if isinstance(entry, PlannedCall) and entry.route is not self._unmapped
-            else entry
-            for entry in entries
-        ]
-
-    def _as_passed(self, entry: _Entry) -> PlannedCall:
-        """An unreadable entry is accounted for as an unmapped call."""
-        if isinstance(entry, PlannedCall):
-            return entry
-        return PlannedCall(Call(UNMAPPED, extensions=self._origins.client), self._unmapped, _PASSED_THROUGH)
-
-    # Accounting for a message that was passed through
-
-    def _account(
-        self, envelope: Envelope, passed: Sequence[PlannedCall], answer: Answer, started: float, seconds: float
-    ) -> None:
-        """Read the outcome of each call from the legacy service's answer: here, or in a thread where it is long."""
-        size = len(answer.body or b"")
-        if size > self._read_most:
-            self._account_each(envelope, passed, None, started, seconds)
-            return
-        outcomes = None
-        if size <= self._read_at_once:
-            outcomes = read_answers(self.client, envelope, answer, self._read_at_once)
-        if outcomes is not None:
-            self._account_each(envelope, passed, outcomes, started, seconds)
-            return
-        loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(None, read_answers, self.client, envelope, answer, self._read_most)
-        reading.add_done_callback(
-            lambda done: self._guarded(lambda: self._account_each(envelope, passed, done.result(), started, seconds))
-        )
-
-    def _account_each(
-        self,
-        envelope: Envelope,
-        passed: Sequence[PlannedCall],
-        outcomes: Sequence[Outcome] | None,
-        started: float,
-        seconds: float,
-    ) -> None:
-        """`outcomes` None: the answer is too long to be read, and so a result: an error takes few words."""
-        if outcomes is None:
-            for each in passed:
-                self._finish(each, UNKEPT, started, seconds)
-                if each.plan.candidate is not None and self._shadow is not None:
-                    self._shadow.drop(each.route)
-            return
-        for at, (each, read) in enumerate(zip(passed, outcomes, strict=True)):
-            outcome = self.dialect.unwrap_outcome(read, each.call)
-            finished = self._finish(each, outcome, started, seconds)
-            if each.plan.candidate is not None:
-                view = partial(self._view, envelope, at, each.call)
-                # In a batch an HTTP error answers the message; alone, it is the answer to this call.
-                self._observe(each, finished, view, code_of(outcome) if envelope.batch else None)
-
-    def _finish(self, passed: PlannedCall, outcome: Outcome, started: float, seconds: float) -> CallFinished:
-        finished = self.dispatcher.finish(
-            CallFinished(passed.route, passed.call, outcome, Side.LEGACY, seconds, started=started)
-        )
-        if passed.route.login is not None or passed.route.closes is not None:
-            self._sessions.learn(finished)
-        return finished
+    # Calls that have ended
 
     def _learn(self, finished: CallFinished) -> None:
         """A login or logout has ended."""
@@ -553,19 +421,7 @@ class RpcEndpoint(Endpoint):
         if closes is not None and isinstance(finished.outcome, Reply) and self._on_logout is not None:
             self._on_logout(closes(finished.call) or "")
 
-    # After the answer
-
-    def _after_answer(self, work: Callable[..., None], *what: object) -> None:
-        """Do this when the transport has written the answer, which it does before the loop turns again."""
-        asyncio.get_running_loop().call_soon(self._guarded, partial(work, *what))
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception:  # noqa: BLE001 - the client has its answer; a bug loses only the record of the message
-            _log.exception("a bug lost the outcome of this message", endpoint=str(self.table.key))
-
-    def _observe(self, planned: PlannedCall, finished: CallFinished, view: View, code: FaultCode | None) -> None:
+    def observe(self, planned: PlannedCall, finished: CallFinished, view: View, code: FaultCode | None) -> None:
         """Have the other side run the call too. `code`: the kind of fault of this side's outcome, if it is one."""
         if self._shadow is None or finished.side is None or planned.call.oneway:
             return
@@ -602,6 +458,10 @@ def _is_below(path: str, above: str) -> bool:
     return path.startswith(above) and (above.endswith("/") or path[len(above)] == "/")
 
 
+async def _already(answer: Answer) -> Answer:
+    return answer
+
+
 def _message_fault(envelope: Envelope) -> Fault | None:
     """The fault of a message that holds no call at all."""
     entry = envelope.entries[0] if len(envelope.entries) == 1 and not envelope.batch else None
@@ -621,27 +481,9 @@ def _without_notification(envelope: Envelope, peer: Peer) -> Envelope:
     return Envelope((Fault(FaultCode.INVALID_REQUEST, f"$.id: {found}"),))
 
 
-def _echo(call: Call) -> Outcome:
-    if call.params:
-        return Reply(call.params[0])
-    data: Value = {"expected": 1, "received": 0}
-    return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected a parameter, got none", data=data)
-
-
 def _single(envelope: Envelope, at: int) -> Envelope:
     """The message that one entry of a batch would be alone."""
     if not envelope.batch:
         return envelope
     tags = envelope.tags[at : at + 1] if isinstance(envelope.tags, tuple) else envelope.tags
     return Envelope(envelope.entries[at : at + 1], tags)
-
-
-def _about(call: Call) -> Value:
-    """The task that a call of the class `task` is about."""
-    return call.params[1] if len(call.params) > 1 else call.named.get("self", call.named.get("task"))
-
-
-def _unmapped_route(upstream: str | None, refuse: Callable[[Call], Awaitable[Outcome]]) -> Route:
-    """The route of all calls that are not mapped: a legacy service answers them, or they are unknown."""
-    migration = Migration(Setting(Mode.LEGACY), upstream)
-    return local_route(UNMAPPED, refuse, service=UNMAPPED, migration=migration, effect=Effect.WRITE)

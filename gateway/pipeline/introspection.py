@@ -1,4 +1,4 @@
-"""The methods that every endpoint has: `system.*` introspection and `rpc.discover`.
+"""The methods that every endpoint has: `system.*` introspection and `rpc.discover`; and those that it does not have.
 
 They are local routes, answered from the mapping and the IDL without any call.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from gateway.core.dbus.names import quoted
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Parameter
+from gateway.core.interfaces import Dialect
+from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import LocalTarget, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.mapping.table import NOT_MAPPED, EndpointTable
+from gateway.migration.active_overrides import ActiveOverrides
 from gateway.pipeline.openrpc import Described, nothing_described, openrpc
 
 # The names of XML-RPC's introspection convention (system.methodSignature) for D-Bus types.
@@ -193,3 +197,45 @@ def _help(route: Route) -> Value:
         lines.append(f"  {parameter.name}{optional}{about}")
     target = "Answered by the gateway itself." if isinstance(route.target, LocalTarget) else f"D-Bus: {route.target}"
     return "\n".join([*lines, target])
+
+
+class UnknownMethods:
+    """Answers the calls of methods that are not mapped, where no legacy service does.
+
+    The first parameter of such a call is a session, which is checked first by `check`.
+    """
+
+    def __init__(
+        self,
+        table: EndpointTable,
+        dialect: Dialect,
+        toggles: ActiveOverrides,
+        check: Callable[[Call], Awaitable[Fault | None]],
+    ) -> None:
+        self._table = table
+        self._dialect = dialect
+        self._toggles = toggles
+        self._check = check
+
+    async def answer(self, call: Call) -> Outcome:
+        """Refuse a call, or answer an echo of the dialect, which needs no session."""
+        if self._dialect.echo and call.method.startswith(self._dialect.echo):
+            return _echo(call)
+        invalid = await self._check(call) if call.params and self._opens_sessions() else None
+        if invalid is None and self._table.is_removed(call.method):
+            return Fault(
+                FaultCode.APPLICATION, f"removed method {quoted(call.method)}", name="MESSAGE_REMOVED", data=[]
+            )
+        return invalid or Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")
+
+    def _opens_sessions(self) -> bool:
+        """Whether sessions are those of the D-Bus side."""
+        logins = (route for route in self._table.routes.values() if route.login is not None)
+        return any(self._toggles.setting(route).mode is Mode.DBUS for route in logins)
+
+
+def _echo(call: Call) -> Outcome:
+    if call.params:
+        return Reply(call.params[0])
+    data: Value = {"expected": 1, "received": 0}
+    return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected a parameter, got none", data=data)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
 
+from msgspec.structs import replace
+
 from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import Parameter
+from gateway.core.interfaces import Dialect
 from gateway.core.routing.route import Effect, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.events.hub import OwnObjects
+from gateway.mapping.table import EndpointTable
 from gateway.pipeline.tasks import Tasks
 from gateway.state.task_records import RUNNING, STATUSES, Task
 
@@ -73,6 +77,64 @@ class TaskObjects(OwnObjects):
 
 def _all(tasks: Tasks) -> list[Task]:
     return [*tasks.others.known(), *tasks.own()]
+
+
+class TaskMethods:
+    """The methods of the class at one endpoint, in each spelling of their names; `tasks` None: there are none.
+
+    `is_shared`: others answer for tasks too, so calls about those of a gateway must not reach them.
+    """
+
+    def __init__(self, tasks: Tasks | None, table: EndpointTable, check: Check) -> None:
+        self._tasks = tasks
+        self._passes = table.passthrough_to is not None
+        self.routes: Mapping[str, Route] = {} if tasks is None else task_routes(tasks, check)
+        self._spelled = table.spelling.index(self.routes)
+        self._forms: dict[str, Route] = {}
+        self.is_shared = bool(self.routes) and (self._passes or not self.routes.keys().isdisjoint(table.routes))
+
+    def route(self, call: Call, *, is_mapped: bool) -> Route | None:
+        """The route of a call that the gateway answers.
+
+        It answers those about its own tasks. Of the others it answers those that no mapping and no legacy service does.
+        """
+        name = self._name(call)
+        if name is None or self._tasks is None:
+            return None
+        served = is_mapped or self._passes
+        return None if served and not self._tasks.knows(_about(call)) else self.routes[name]
+
+    def form(self, route: Route, prefix: str) -> Route:
+        """The route of a form that returns a task: counted under its own name, and a write like any new task."""
+        name = prefix + route.method
+        task = self._forms.get(name)
+        if task is None or task.task_of is not route:
+            task = replace(
+                route,
+                method=name,
+                effect=Effect.WRITE,
+                result=None,
+                login=None,
+                aliases=(),
+                task_of=route,
+                session_check=None,  # made before the task
+            )
+            self._forms[name] = task
+        return task
+
+    async def look_up(self, entries: Iterable[Call | Fault], dialect: Dialect) -> None:
+        """Read from the state file whether another gateway has begun the tasks that these calls are about."""
+        for entry in entries:
+            if not isinstance(entry, Fault) and self._name(entry) is not None and self._tasks is not None:
+                await self._tasks.look_up(_about(dialect.unwrap_call(entry)))
+
+    def _name(self, call: Call) -> str | None:
+        return call.method if call.method in self.routes else self._spelled.get(call.method)
+
+
+def _about(call: Call) -> Value:
+    """The task that a call is about."""
+    return call.params[1] if len(call.params) > 1 else call.named.get("self", call.named.get("task"))
 
 
 def with_own(tasks: Tasks, method: str, outcome: Outcome) -> Outcome:

@@ -1,4 +1,4 @@
-"""How long a call waits: its deadline; and the slot that it gives back while it waits for something to happen."""
+"""What waits: a call, for its deadline or for something to happen; and work, until the answers have left."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.interfaces import DEADLINE_PASSED
+from gateway.core.interfaces import DEADLINE_PASSED, PassedMessage
+from gateway.core.logger import Logger
 from gateway.core.rpc.model import Call, Fault, FaultCode
 
 BATCHED = "batched"  # an extension of calls that share their message, and so their slot, with others
+
+_log = Logger()
 
 TOO_MANY = Fault(FaultCode.BUSY, "too many calls wait (limit max_waiting of the listener); nothing was executed")
 
@@ -61,60 +64,122 @@ class Deadlines:
 
     def start(self, seconds: float) -> Deadline:
         """Give the running task this many seconds; the caller lifts the deadline when the task is done."""
-        queue = self._queues.get(seconds)
-        if queue is None:
-            queue = self._queues[seconds] = _Queue()
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
+        queue = self._queues.get(seconds) or self._add(seconds)
+        task = asyncio.current_task(queue.loop)
         assert task is not None, "a deadline is held by a task"
-        deadline = Deadline(task, task.cancelling(), queue.waiting, loop.time() + seconds)
+        deadline = Deadline(task, task.cancelling(), queue.waiting, queue.loop.time() + seconds, seconds)
         queue.waiting[deadline] = None
         if not queue.is_timing:
-            queue.start_timer(loop, seconds)
+            queue.start_timer(seconds)
         return deadline
+
+    def start_for(self, holder: PassedMessage, seconds: float) -> Deadline:
+        """The same for a message that no task waits for."""
+        queue = self._queues.get(seconds) or self._add(seconds)
+        deadline = Deadline(holder, 0, queue.waiting, queue.loop.time() + seconds, seconds)
+        queue.waiting[deadline] = None
+        if not queue.is_timing:
+            queue.start_timer(seconds)
+        return deadline
+
+    def _add(self, seconds: float) -> _Queue:
+        queue = self._queues[seconds] = _Queue(asyncio.get_running_loop())
+        return queue
 
 
 class Deadline(msgspec.Struct, eq=False):
-    """The deadline of one task."""
+    """The deadline of one task, or of a message that no task waits for."""
 
-    task: asyncio.Task[Any]
+    holder: asyncio.Task[Any] | PassedMessage
     before: int  # how often the task was cancelled before
     waiting: dict[Deadline, None]  # those of the same duration
     when: float  # of the loop's clock
+    seconds: float  # from its start
     passed: bool = False
 
     def was_the_reason(self) -> bool:
         """Whether this deadline alone caused the CancelledError that is being handled."""
-        return self.passed and self.task.uncancel() <= self.before
+        if not self.passed or not isinstance(self.holder, asyncio.Task):
+            return self.passed
+        return self.holder.uncancel() <= self.before
+
+    def hand_over(self) -> None:
+        """From now on the running task holds the deadline."""
+        task = asyncio.current_task()
+        assert task is not None, "a deadline is held by a task"
+        self.holder, self.before = task, task.cancelling()
 
     def lift(self) -> None:
         """End the deadline, passed or not."""
         self.waiting.pop(self, None)
 
     def expire(self) -> None:
-        """Cancel the task."""
+        """Cancel what holds it."""
         self.passed = True
-        self.task.cancel(DEADLINE_PASSED)
+        self.holder.cancel(DEADLINE_PASSED)
 
 
 class _Queue:
     """Deadlines of one duration: the oldest one passes first, so one timer is enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.waiting: dict[Deadline, None] = {}
         self.is_timing = False
 
-    def start_timer(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    def start_timer(self, seconds: float) -> None:
         self.is_timing = True
-        loop.call_later(seconds, self._expire_passed, loop)
+        self.loop.call_later(seconds, self._expire_passed)
 
-    def _expire_passed(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.is_timing = False
-        now = loop.time()
-        while self.waiting:
-            deadline = next(iter(self.waiting))
-            if deadline.when > now:
-                self.start_timer(loop, deadline.when - now)
-                return
-            del self.waiting[deadline]
-            deadline.expire()
+    def _expire_passed(self) -> None:
+        now = self.loop.time()
+        try:
+            while self.waiting:
+                deadline = next(iter(self.waiting))
+                if deadline.when > now:
+                    return
+                del self.waiting[deadline]
+                deadline.expire()
+        finally:  # a message whose deadline passes may begin the next one of its client: one timer is enough for it too
+            self.is_timing = False
+            if self.waiting:
+                self.start_timer(max(next(iter(self.waiting)).when - now, 0.0))
+
+
+# Answers
+
+
+class AfterAnswers:
+    """Work that waits until the transports have written the answers of this turn of the event loop.
+
+    They write before the loop turns again. `endpoint` is named in the log where the work fails: the client has its
+    answer, and a bug loses only the record of the message.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._waiting: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+
+    def do(self, work: Callable[..., object], *what: object) -> None:
+        """Do this then."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._do_all)
+        self._waiting.append((work, what))
+
+    def _do_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for work, what in waiting:
+            try:
+                work(*what)
+            except Exception:  # noqa: BLE001 - see above
+                self._log_bug()
+
+    def guard(self, work: Callable[..., object], *what: object) -> None:
+        """Do this now; a bug is logged and goes no further."""
+        try:
+            work(*what)
+        except Exception:  # noqa: BLE001 - see above
+            self._log_bug()
+
+    def _log_bug(self) -> None:
+        _log.exception("a bug lost the outcome of this message", endpoint=self._endpoint)

@@ -22,7 +22,7 @@ from tests.kit.clients import UnixConnection
 
 pytestmark = pytest.mark.bus
 
-RULES: Mapping[str, Any] = YAML(typ="safe").load(Path(__file__).with_name("wire_rules.yaml"))
+RULES: Mapping[str, Any] = YAML(typ="safe", pure=True).load(Path(__file__).with_name("wire_rules.yaml"))
 KEYS = {"title", "at", "verb", "headers", "call", "body", "answer", "raw", "status", "has", "keep"}
 AT = {"xml": "rpc /", "json": "rpc /jsonrpc", "json1": "rpc /jsonrpc"}
 

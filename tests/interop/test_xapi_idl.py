@@ -47,7 +47,9 @@ def ask(running: Environment, socket: str, method: str, *params: Any) -> Any:
 
 
 def named(service: str) -> Mapping[str, Any]:
-    calls: Mapping[str, Any] = YAML(typ="safe").load(Path(__file__).with_name("xapi_idl_calls.yaml"))[service]
+    calls: Mapping[str, Any] = YAML(typ="safe", pure=True).load(Path(__file__).with_name("xapi_idl_calls.yaml"))[
+        service
+    ]
     return calls
 
 

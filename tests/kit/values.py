@@ -297,7 +297,7 @@ Case = dict[str, Any]
 
 def cases(name: str) -> list[Any]:
     """Return the cases of one file, as parameters of a test."""
-    return [pytest.param(case, id=case["title"]) for case in YAML(typ="safe").load(REPORTS / f"{name}.yaml")]
+    return [pytest.param(case, id=case["title"]) for case in YAML(typ="safe", pure=True).load(REPORTS / f"{name}.yaml")]
 
 
 def value_of(written: Any) -> Value:

@@ -35,7 +35,7 @@ Case = dict[str, Any]
 
 def _cases(*names: str) -> Iterator[Any]:
     for path in (HERE / f"{name}.yaml" for name in names):
-        for case in YAML(typ="safe").load(path):
+        for case in YAML(typ="safe", pure=True).load(path):
             yield pytest.param(path.stem, case, id=f"{path.stem}: {case['title']}")
 
 

@@ -34,7 +34,7 @@ Case = dict[str, Any]
 
 def _cases() -> Iterator[Any]:
     for path in sorted(path for name in CODECS for path in HERE.glob(f"{name}/*.yaml")):
-        for case in YAML(typ="safe").load(path):
+        for case in YAML(typ="safe", pure=True).load(path):
             yield pytest.param(CODECS[path.parent.name](), case, id=f"{path.relative_to(HERE)}: {case['title']}")
 
 

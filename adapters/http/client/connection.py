@@ -13,7 +13,7 @@ import os
 import select
 import ssl
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from adapters.http import headers as http_headers
 from adapters.http.client.request import UpstreamAddress
@@ -31,6 +31,19 @@ class TooLargeError(Exception):
     """An answer is over a limit; the text names the limit."""
 
 
+class ResponseWatcher(Protocol):
+    """Is told of a response as it comes, in place of a task that waits for it."""
+
+    def progress(self, connection: ClientConnection) -> None:
+        """More of the response has come, or the connection has ended."""
+
+    def takes_whole(self, size: int) -> bool:
+        """Whether `finish` may be called for a response of so many bytes."""
+
+    def finish(self, connection: ClientConnection, head: ResponseHead, body: bytes) -> None:
+        """The same as `progress` where a whole response has come at once, with a head that is known."""
+
+
 class ClientConnection(asyncio.Protocol):
     """A connection for one request at a time; another may follow when `is_reusable`.
 
@@ -46,6 +59,7 @@ class ClientConnection(asyncio.Protocol):
         on_lost: Callable[[ClientConnection], object] | None = None,
     ) -> None:
         self._loop = loop
+        self.clock = loop.time
         self._tls = tls
         self._on_lost = on_lost
         self.transport: asyncio.Transport | None = None
@@ -56,6 +70,9 @@ class ClientConnection(asyncio.Protocol):
         self._response = ResponseParser(known)
         self._error: Exception | None = None  # why the response can never be whole
         self._waiting: asyncio.Future[None] | None = None  # for bytes of the response, or its end
+        self.watcher: ResponseWatcher | None = None  # in its place; `sent` is for the watcher
+        self.sent: object = None
+        self._held = 0  # bytes of an answer that are counted in the quota
         self._draining: asyncio.Future[None] | None = None  # for space in the write buffer
         self._is_full = False  # the write buffer
         self._most_unread: int | None = None  # bytes of a streamed body; None: the answer is read whole
@@ -75,18 +92,24 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a response."""
+        response, watcher = self._response, self.watcher
+        if watcher is not None and watcher.takes_whole(len(data)):
+            body = response.take_known(data)
+            if body is not None:
+                assert response.head is not None
+                watcher.finish(self, response.head, body)
+                return
         try:
-            self._response.feed(data)
+            response.feed(data)
         except LOST as error:
             self._fail(error)
             self.reset()
             return
         most = self._most_unread
-        if most is not None and self._response.size > most and not self._is_paused and self.transport is not None:
+        if most is not None and response.size > most and not self._is_paused and self.transport is not None:
             self._is_paused = True
             self.transport.pause_reading()
-        if self._waiting is not None:
-            self._wake()
+        self._wake()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is gone; a reset is never the end of a body."""
@@ -162,25 +185,35 @@ class ClientConnection(asyncio.Protocol):
 
     async def answer(self, limit: int, quota: Quota) -> Answer:
         """Read the whole answer, byte for byte; raises one of LOST, or TooLargeError. `quota`: for a part of it."""
-        response, held = self._response, 0
         try:
-            while True:
-                size = response.size
-                if size > limit:
-                    raise TooLargeError(f"is over {limit} bytes")
-                if size != held and not quota.fits(size - held):
-                    raise TooLargeError("does not fit into what may be held at one time")
-                if response.is_whole:
-                    break
-                if size != held:
-                    quota.reserve(size - held)
-                    held = size
+            while (answer := self.answer_now(limit, quota)) is None:
                 await self._more()
+            return answer
         finally:
-            if held:
-                quota.reserve(-held)
-        assert response.head is not None
-        return response.head.answer(response.take())
+            self.release(quota)
+
+    def answer_now(self, limit: int, quota: Quota) -> Answer | None:
+        """The same where the answer is whole; None while it is not. The caller calls `release` in the end."""
+        response, held = self._response, self._held
+        size = response.size
+        if size > limit:
+            raise TooLargeError(f"is over {limit} bytes")
+        if size != held and not quota.fits(size - held):
+            raise TooLargeError("does not fit into what may be held at one time")
+        if response.is_whole:
+            assert response.head is not None
+            return response.head.answer(response.take())
+        self._check_open()
+        if size != held:
+            quota.reserve(size - held)
+            self._held = size
+        return None
+
+    def release(self, quota: Quota) -> None:
+        """Count nothing of an answer any more."""
+        if self._held:
+            quota.reserve(-self._held)
+            self._held = 0
 
     async def head(self, on_continue: Callable[[], None]) -> Answer:
         """Read the head of the final response, whose body follows in `read`; raises one of LOST.
@@ -211,12 +244,15 @@ class ClientConnection(asyncio.Protocol):
 
     def _more(self) -> asyncio.Future[None]:
         """Done when there is more of the response; raises one of LOST when there will never be."""
+        self._check_open()
+        self._waiting = self._loop.create_future()
+        return self._waiting
+
+    def _check_open(self) -> None:
         if self._error is not None:
             raise self._error
         if self.transport is None:
             raise ConnectionResetError("the connection is closed")
-        self._waiting = self._loop.create_future()
-        return self._waiting
 
     @property
     def trailers(self) -> Headers:
@@ -265,6 +301,9 @@ class ClientConnection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
+        if self.watcher is not None:
+            self.watcher.progress(self)
+            return
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)

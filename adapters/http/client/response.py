@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import httptools
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.http import headers as http_headers
 from adapters.http.body import Pieces, add_piece, joined
+from adapters.http.response import relayed_head
 from gateway.core.rpc.model import Answer, Headers
 
 MAX_HEADERS = 256  # of a head, and of trailers
@@ -43,6 +45,7 @@ class ResponseHead(Struct, frozen=True):
     is_chunked: bool
     end_to_end: Headers  # those of the message alone
     content_type: str
+    forwarded: bytes = b""  # the head that a client gets, where it is known; see Answer.known_head
 
     @property
     def ends_with_connection(self) -> bool:
@@ -75,6 +78,8 @@ class KnownResponses:
             return
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
+        if not http_headers.has(head.end_to_end, b"content-encoding"):
+            head = replace(head, forwarded=relayed_head(head.answer(None)))
         self._known[response[:end]] = head
 
     def find(self, response: bytes) -> tuple[ResponseHead, bytes] | None:
@@ -124,21 +129,29 @@ class ResponseParser:
         if self.is_whole:
             self.is_dirty = True
             return
+        body = self.take_known(data)
+        if body is not None:
+            self.parts.append(body)
+            self.size = len(body)
+            return
         is_first, self._is_untouched = self._is_untouched, False
-        if is_first and self._known is not None and not self._bodiless:
-            found = self._known.find(data)
-            if found is not None:
-                self.head, body = found
-                self.parts.append(body)
-                self.size = len(body)
-                self.is_whole = True
-                return
         self._overhead += len(data)
         if not self._parse(data):
             if self._overhead > MAX_OVERHEAD:
                 raise NotHttpError(f"found more than {MAX_OVERHEAD} bytes without content")
         elif is_first and self._known is not None and self.head is not None and not (self._bodiless or self.is_dirty):
             self._known.add(data, self.head)
+
+    def take_known(self, data: bytes) -> bytes | None:
+        """The body, if these bytes are a whole response whose head is known; None: they must be fed."""
+        if not self._is_untouched or self._known is None or self._bodiless or self.is_whole:
+            return None
+        found = self._known.find(data)
+        if found is None:
+            return None
+        self._is_untouched, self.is_whole = False, True
+        self.head, body = found
+        return body
 
     def _parse(self, data: bytes) -> bool:
         """Returns whether the response is whole."""

@@ -15,11 +15,19 @@ from msgspec import Struct
 from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, connect_as, reason
 from adapters.http.client.relay import PIECE, TunnelConnection, relay, tunnel
 from adapters.http.client.request import RequestHeads, UpstreamAddress, write_head
-from adapters.http.client.response import KnownResponses, NotHttpError
+from adapters.http.client.response import KnownResponses, NotHttpError, ResponseHead
 from adapters.limits import ConcurrencyLimiter, Quota
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus
-from gateway.core.interfaces import NOT_SENT, BrokenBodyError, HttpExchange, Wanted, always
+from gateway.core.interfaces import (
+    NOT_SENT,
+    AnswerReceiver,
+    BrokenBodyError,
+    HttpExchange,
+    SentMessage,
+    Wanted,
+    always,
+)
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
 
 __all__ = ["ConnectionPoolLimits", "HttpUpstreamConnection", "UpstreamStatus"]
@@ -129,6 +137,96 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
                 self._limiter.release()
         finally:
             self._in_flight -= 1
+
+    # Requests that no task waits for; see ResponseWatcher
+
+    def send_at_once(
+        self, body: bytes, carried: RequestMetadata, receiver: AnswerReceiver, *, repeatable: bool
+    ) -> SentMessage | None:
+        """Send over a connection that is idle, with a slot that is free; see UpstreamConnection."""
+        if self._probe is not None:
+            self._check_probe()
+        if not self._idle or self._stopped or carried.verb == "HEAD" or not self._limiter.take():
+            return None
+        request = self._heads.of(carried, len(body)) + body
+        connection = self._idle.pop()
+        if not connection.start(request, bodiless=False):
+            self._drop(connection)
+            self._distrust()
+            self._limiter.release()
+            return None
+        self._in_flight += 1
+        connection.watcher = self
+        sent = connection.sent = _SentRequest(self, connection, request, receiver, repeatable)
+        return sent
+
+    def takes_whole(self, size: int) -> bool:
+        """See ResponseWatcher."""
+        if not self._keeps_alive or not self._is_sweeping or self._retired or self._stopped:
+            return False
+        return size <= self._limits.answer and self._quota.fits(size)
+
+    def finish(self, connection: ClientConnection, head: ResponseHead, body: bytes) -> None:
+        """See ResponseWatcher."""
+        sent, connection.watcher, connection.sent = connection.sent, None, None
+        assert isinstance(sent, _SentRequest)
+        if connection.is_reusable:
+            connection.idle_since = connection.clock()
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+        self._limiter.release()
+        self._in_flight -= 1
+        sent.receiver.receive(
+            Answer(body, head.content_type, None, head.status, head.reason, head.end_to_end, known_head=head.forwarded)
+        )
+
+    def progress(self, connection: ClientConnection) -> None:
+        """See ResponseWatcher."""
+        sent = connection.sent
+        assert isinstance(sent, _SentRequest)
+        kept = False
+        answer: Answer | Fault | None
+        try:
+            answer = connection.answer_now(self._limits.answer, self._quota)
+            if answer is None:
+                return
+            kept = self._return_to_pool(connection)
+        except (*LOST, TooLargeError) as error:
+            answer = self._failure(error)
+            self._distrust()
+        connection.watcher = connection.sent = None
+        connection.release(self._quota)
+        if not kept:
+            self._drop(connection)
+        if sent.repeatable and isinstance(answer, Fault) and answer.code is FaultCode.NO_REPLY:
+            sent.has_failed = True
+            sent.receiver.send_again(partial(self._send_again, sent.request))
+            return
+        self._end_sent()
+        sent.receiver.receive(answer)
+
+    async def _send_again(self, request: bytes) -> Answer | Fault:
+        try:
+            connection = await self._write_on_new(request, bodiless=False)
+            return connection if isinstance(connection, Fault) else await self._answer(connection)
+        finally:
+            self._end_sent()
+
+    def withdraw(self, sent: _SentRequest) -> bool:
+        """See SentMessage."""
+        connection = sent.connection
+        self._end_sent()
+        if sent.has_failed:
+            return False
+        connection.watcher = connection.sent = None
+        connection.release(self._quota)
+        self._drop(connection)
+        return connection.was_unwritten
+
+    def _end_sent(self) -> None:
+        self._limiter.release()
+        self._in_flight -= 1
 
     async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
         """Stream one exchange; see UpstreamConnection. Tunnels are limited by the listener, not here."""
@@ -265,11 +363,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             answer = await connection.answer(self._limits.answer, self._quota)
             kept = self._return_to_pool(connection)
             return answer
-        except LOST as error:
-            return self._no_reply(error)
-        except TooLargeError as error:
-            self._last_error = f"an answer {error}"
-            return Fault(FaultCode.TOO_LARGE, f"the answer of {self._label} {error}; the call was executed")
+        except (*LOST, TooLargeError) as error:
+            return self._failure(error)
         finally:
             if not kept:
                 self._drop(connection)
@@ -358,9 +453,30 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._last_error = why
         return Fault(FaultCode.UNAVAILABLE, f"{self._label} {why}; nothing was executed")
 
+    def _failure(self, error: Exception) -> Fault:
+        if isinstance(error, TooLargeError):
+            self._last_error = f"an answer {error}"
+            return Fault(FaultCode.TOO_LARGE, f"the answer of {self._label} {error}; the call was executed")
+        return self._no_reply(error)
+
     def _no_reply(self, error: Exception) -> Fault:
         garbled = isinstance(error, NotHttpError)
         why = "answered with something other than HTTP" if garbled else "closed the connection before it had answered"
         self._last_error = why
         text = f"{self._label} {why}; whether the call was executed is unknown"
         return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)
+
+
+class _SentRequest(Struct, eq=False):
+    """A request that was sent over an idle connection, and that no task waits for. It has a slot of its upstream."""
+
+    upstream: HttpUpstreamConnection
+    connection: ClientConnection
+    request: bytes
+    receiver: AnswerReceiver
+    repeatable: bool
+    has_failed: bool = False  # and waits to be sent again
+
+    def withdraw(self) -> bool:
+        """See SentMessage."""
+        return self.upstream.withdraw(self)

@@ -306,6 +306,7 @@ _CONTENT_TYPE = b"content-type"
 _CHARSET = re.compile(r""";[ \t]*charset[ \t]*=[ \t]*["']?([^\s;"']{1,40})""", re.IGNORECASE)
 
 
+@lru_cache(maxsize=256)
 def charset_of(content_type: str) -> str:
     """The parameter `charset` of a Content-Type; empty when there is none."""
     found = _CHARSET.search(content_type)
@@ -326,6 +327,9 @@ class Answer(msgspec.Struct, frozen=True):
     headers: Headers = ()
     as_page: bool = False  # where `fault` is set: servers of the dialect say so in a page with status 500
     hang_up: bool = False  # the legacy service closed the connection without an answer, and so does the transport
+    # The head of a legacy service's answer as a transport sends it to a client of HTTP/1.1 whose connection stays open,
+    # where it is known and the body is not encoded. Else the transport makes it.
+    known_head: bytes = b""
 
 
 class Event(msgspec.Struct, frozen=True):

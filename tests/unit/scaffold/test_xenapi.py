@@ -29,8 +29,8 @@ def test_the_shipped_idl_is_the_output(made: xenapi.Scaffold) -> None:
 
 
 def test_the_shipped_mapping_is_the_output_with_additions(made: xenapi.Scaffold) -> None:
-    shipped = YAML(typ="safe").load(ROOT / "mappings/xapi.yaml")["classes"]
-    written = YAML(typ="safe").load(made.mapping)["classes"]
+    shipped = YAML(typ="safe", pure=True).load(ROOT / "mappings/xapi.yaml")["classes"]
+    written = YAML(typ="safe", pure=True).load(made.mapping)["classes"]
     assert list(shipped) == list(written)
     assert missing(written, shipped) == []
 
@@ -105,7 +105,7 @@ def shape(interface: introspection_xml.Interface) -> dict[str, tuple[str, str]]:
 
 def test_what_the_naming_rule_does_not_give_back_is_listed() -> None:
     [cls] = datamodel.read(json.dumps([CLASS]).encode())
-    made = YAML(typ="safe").load(xenapi.make([cls], NAMES).mapping)
+    made = YAML(typ="safe", pure=True).load(xenapi.make([cls], NAMES).mapping)
     assert made["classes"]["VM"]["fields"] == {"IPv6": "IPv6"}
     assert made["removed"] == ["VM.old", "VM.get_IPv6"]
 

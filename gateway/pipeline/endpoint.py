@@ -358,10 +358,10 @@ class RpcEndpoint(Endpoint):
         only = entries[0] if len(entries) == 1 else None
         if isinstance(only, PlannedCall) and only.plan.answer is _DBUS and only.route.task_of is None:
             view = partial(self.view, envelope, 0, only.call)  # the usual case: as in `_answer_entry`
-            outcome = self._wrap(only, await self.dispatcher.run(only, view), view)
-            if isinstance(outcome, Reply) and not is_large(outcome.value):
-                return self._encode(envelope, (outcome,))
-            return await self._encode_answer(envelope, (outcome,))
+            outcome = self._ended(only, await self.dispatcher.run(only, view), view)
+            if isinstance(outcome, Reply) and is_large(outcome.value):
+                return await asyncio.to_thread(self._wrap_and_encode, envelope, outcome, only.call)
+            return self._wrap_and_encode(envelope, outcome, only.call)
         return await self._encode_answer(envelope, await self._answer_entries(envelope, entries))
 
     async def _answer_entries(self, envelope: Envelope, entries: Sequence[Entry]) -> Sequence[Outcome]:
@@ -390,10 +390,16 @@ class RpcEndpoint(Endpoint):
         if entry.route.task_of is not None and entry.plan.answer is Side.DBUS:
             return self.dialect.wrap_outcome(await self.begin_task(entry), entry.call)
         view = partial(self.view, envelope, at, entry.call)
-        return self._wrap(entry, await self.dispatcher.run(entry, view), view)
+        outcome = self._ended(entry, await self.dispatcher.run(entry, view), view)
+        if isinstance(outcome, Reply) and is_large(outcome.value):
+            return await asyncio.to_thread(self.dialect.wrap_outcome, outcome, entry.call)
+        return self.dialect.wrap_outcome(outcome, entry.call)
 
-    def _wrap(self, entry: PlannedCall, finished: CallFinished, view: View) -> Outcome:
-        """The outcome of a call that has ended, in the client's dialect."""
+    def _wrap_and_encode(self, envelope: Envelope, outcome: Outcome, call: Call) -> Answer:
+        return self._encode(envelope, (self.dialect.wrap_outcome(outcome, call),))
+
+    def _ended(self, entry: PlannedCall, finished: CallFinished, view: View) -> Outcome:
+        """The outcome of a call that has ended, before the client's dialect."""
         if entry.route.login is not None or entry.route.closes is not None:
             self._learn(finished)
         if entry.plan.candidate is not None and finished.side is entry.plan.answer:  # not where the call fell back
@@ -401,7 +407,7 @@ class RpcEndpoint(Endpoint):
         outcome = finished.outcome
         if self._tasks is not None and finished.side is Side.DBUS:
             outcome = with_own(self._tasks, entry.route.method, outcome)
-        return self.dialect.wrap_outcome(outcome, entry.call)
+        return outcome
 
     def as_client_reads(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
         """An outcome as the client of this call reads it in its own protocol. `single`: the call's message alone."""

@@ -16,7 +16,7 @@ from msgspec import structs
 from msgspec.structs import replace
 
 from adapters.codecs import CODECS, jsonrpc
-from adapters.dialects import DIALECTS
+from adapters.dialects import DIALECTS, plain
 from gateway.core.admin.records import MethodId
 from gateway.core.comparison.compare import compare
 from gateway.core.comparison.equality import Checkpoint
@@ -123,40 +123,55 @@ class Held(jsonrpc.Codec):
         self._held = held
         self.holds, self.goes_on = threading.Event(), threading.Event()
 
-    def _hold(self, method: str) -> None:
+    def hold(self, method: str) -> None:
         if method == self._held:
             self.holds.set()
             assert self.goes_on.wait(TIMEOUT)
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
-        self._hold("decode")
+        self.hold("decode")
         return super().decode(body, charset)
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
-        self._hold("encode")
+        self.hold("encode")
         return super().encode(envelope, outcomes)
 
 
+class HeldDialect(plain.Dialect):
+    """The same for the outcome of a call."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__(held.name)
+        self._held = held
+
+    def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
+        self._held.hold("wrap_outcome")
+        return super().wrap_outcome(outcome, call)
+
+
 async def _beside_another(codec: Held, message: bytes, answer: Callable[[Call], Awaitable[Outcome]]) -> Answer:
-    """Answer a message; its codec goes on only when a second call was answered meanwhile."""
+    """Answer a message; its codec or dialect goes on only when a second call was answered meanwhile."""
     table = EndpointTable(HERE, codec.name, "plain", {"echo": route("echo")})
-    dialect, dispatcher = DIALECTS["plain"](codec.name), Dispatcher(Scripted(answer))
+    endpoint = RpcEndpoint(table, codec, HeldDialect(codec), Dispatcher(Scripted(answer)))
     async with asyncio.TaskGroup() as group:
-        large = group.create_task(RpcEndpoint(table, codec, dialect, dispatcher).answer(message, PEER))
+        large = group.create_task(endpoint.answer(message, PEER))
         assert await asyncio.to_thread(codec.holds.wait, 60)
         assert json.loads(body(await exchange().answer(request(7), PEER)))["result"] == 7
         codec.goes_on.set()
     return large.result()
 
 
-async def test_a_large_answer_is_written_while_others_are_answered() -> None:
+@pytest.mark.parametrize("held", ["wrap_outcome", "encode"])
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_a_large_answer_is_written_while_others_are_answered(held: str, *, is_batch: bool) -> None:
     names: dict[str, Value] = {f"name{number}": "value" for number in range(LARGE + 1)}
 
     async def records(_: Call) -> Outcome:
         return Reply(names)
 
-    answer = await _beside_another(Held("encode"), request(1), records)
-    assert json.loads(body(answer))["result"] == names
+    message = b"[" + request(1) + b"]" if is_batch else request(1)
+    answer = json.loads(body(await _beside_another(Held(held), message, records)))
+    assert (answer[0] if is_batch else answer)["result"] == names
 
 
 async def test_a_long_request_is_read_while_others_are_answered() -> None:

@@ -1,8 +1,8 @@
 """`make soak`: runs clients while everything around the gateway is killed, and reports each promise with numbers.
 
 SOAK_SECONDS (300): the duration. SEED: of the random numbers. NUISANCES: those that run (crowding.py; default: all).
-SOAK_SLACK (1): how many times longer calls may take than on an idle machine. The exit status is 0 only if every promise
-holds.
+SOAK_SLACK (1): how many times longer calls may take than on an idle machine; above 1, percentiles are not judged.
+The exit status is 0 only if every promise holds.
 """
 
 from __future__ import annotations

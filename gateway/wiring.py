@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import encodings
+import pkgutil
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -427,10 +429,19 @@ def websockets() -> OpenChannel:
     return open_websocket
 
 
+_OF_WINDOWS = frozenset({"mbcs", "oem"})  # encodings
+
+
 def import_for_reloads() -> None:
-    """Import what a later reload may be the first to have use for: adapters, and words for what is wrong in files."""
+    """Import what is imported when it is needed first: adapters, words for what is wrong in files, and text encodings.
+
+    A process that has given up root may be unable to read them. Encodings are of host names and of old clients' XML.
+    """
     for name in ("adapters.xenstore.upstream", "jsonschema"):
         import_module(name)
+    for found in pkgutil.iter_modules(encodings.__path__):
+        if found.name not in _OF_WINDOWS:
+            import_module(f"encodings.{found.name}")
 
 
 def offer(table: EndpointTable, endpoint: Endpoint) -> ExposedEndpoint:

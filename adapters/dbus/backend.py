@@ -25,6 +25,7 @@ from adapters.dbus.errors import (
     of_properties,
     without_object,
 )
+from adapters.dbus.large_message import in_thread
 from adapters.dbus.messages import with_marshalled_body
 from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner
 from adapters.dbus.own_connections import OwnConnections
@@ -112,8 +113,7 @@ class Backend(interfaces.Backend):
     async def _encoded(self, route: Route, call: Call) -> MethodCall | Fault:
         """Encode a large call in a thread, so that other calls go on: one at a time, or the threads take every turn."""
         try:
-            async with self._dependencies.gate:
-                return await asyncio.to_thread(_encode_and_marshal, route, call)
+            return await in_thread(self._dependencies.gate, _encode_and_marshal, route, call)
         except asyncio.CancelledError as error:
             error.args = (*error.args, NOT_SENT)
             raise
@@ -152,8 +152,7 @@ class Backend(interfaces.Backend):
 
     async def _large_reply(self, route: Route, message: Received) -> Outcome:
         """Decode a large method return in a thread, so that other calls go on."""
-        async with self._dependencies.gate:
-            outcome = await asyncio.to_thread(reply, route, message)
+        outcome = await in_thread(self._dependencies.gate, reply, route, message)
         release_slowly(message.body, outcome.value if isinstance(outcome, Reply) else None)
         return outcome
 

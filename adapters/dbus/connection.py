@@ -316,6 +316,9 @@ class DBusConnection:
         """Handle a large message: a reply is read beside the loop, unless it must keep its place among the others."""
         large = LargeMessage(data, self._gate)
         waiting = self._waiting.get(large.reply_serial)
+        if waiting is None and large.reply_serial:  # its caller was cancelled
+            self._bus._process_message(large.without_body())  # noqa: SLF001
+            return
         if waiting is None or isinstance(waiting[0], _TakenReply):
             self._bus._process_message(large.read_at_once())  # noqa: SLF001
             return

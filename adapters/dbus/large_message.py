@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast._private.unmarshaller import Unmarshaller
@@ -28,6 +28,8 @@ from gateway.core.dbus.signature import Type, parse, parse_one
 if TYPE_CHECKING:
     from io import BufferedRWPair
 
+T = TypeVar("T")
+
 PIECE = 32 * 1024  # bytes, a multiple of 8: about 0.2 ms
 _SIZES = {code: ALIGNMENT[code] for code in "ybnqiuxtdh"}  # of a value
 _ENDIAN = {ord("l"): "<", ord("B"): ">"}
@@ -36,6 +38,14 @@ _FIELDS = 8  # where serial and header fields begin: the body of a message "ua(y
 _NAMES = {1: "path", 2: "interface", 3: "member", 4: "error_name", 5: "reply_serial", 6: "destination", 7: "sender"}
 _SIGNATURE = 8
 _MALFORMED = (ValueError, IndexError, struct.error, RecursionError)
+
+
+async def in_thread(gate: asyncio.Semaphore, work: Callable[..., T], *what: object) -> T:
+    """Do long work in a thread, one at a time. A caller that is cancelled leaves its turn when the thread has ended."""
+    await gate.acquire()
+    running = asyncio.get_running_loop().run_in_executor(None, work, *what)
+    running.add_done_callback(lambda _: gate.release())
+    return await asyncio.shield(running)
 
 
 class LargeMessage:
@@ -56,8 +66,11 @@ class LargeMessage:
 
     async def read(self) -> Message:
         """Read it in a thread; raises InvalidMessageError."""
-        async with self._gate:
-            return await asyncio.to_thread(self.read_in_pieces)
+        return await in_thread(self._gate, self.read_in_pieces)
+
+    def without_body(self) -> Message:
+        """The message without its body: for a reply that nobody waits for."""
+        return self._message("", [])
 
     def read_at_once(self) -> Message:
         """Have the library read it; raises what the library raises."""
@@ -74,12 +87,15 @@ class LargeMessage:
             return self.read_at_once()
         except _MALFORMED as error:
             raise InvalidMessageError(f"malformed message of {len(self._data)} bytes: {error}") from error
+        return self._message(self._signature, body)
+
+    def _message(self, signature: str, body: list[Any]) -> Message:
         (serial,) = struct.unpack_from(_ENDIAN[self._data[0]] + "I", self._data, _FIELDS)
         return Message(
             **self._fields,
             message_type=self.type,
             flags=MessageFlag(self._data[2]),
-            signature=self._signature,
+            signature=signature,
             unix_fds=[],
             body=body,
             serial=serial,

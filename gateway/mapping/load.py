@@ -47,6 +47,8 @@ SUFFIXES = (".yaml", ".yml")
 MAX_DEPTH = 64  # of nested nodes
 MAX_SIZE = 8 * 1024**2  # bytes of one file
 MAX_NODES = 100_000  # in one file, with aliases expanded
+MAX_KEYS_AND_NODES = 2 * MAX_NODES  # a key is a node of the parser
+TOO_MANY = f"more than {MAX_NODES} nodes, with aliases expanded"
 TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 
@@ -158,6 +160,8 @@ def parse(path: Path, content: bytes) -> tuple[MappingDocument | None, list[Prob
         reader.report((mark.line + 1, mark.column + 1) if mark else (1, 1), (), f"invalid YAML: {error.problem}")
     except YAMLError as error:
         reader.report((1, 1), (), f"invalid YAML: {' '.join(str(error).split())}")
+    except TooManyNodesError as error:
+        reader.report(error.mark, (), TOO_MANY)
     except RecursionError:
         reader.report((1, 1), (), TOO_DEEP)
     if reader.problems:
@@ -207,12 +211,20 @@ _unusual = re.compile(
 _resolve = YAML(typ="safe", pure=True).resolver.resolve
 
 
+class TooManyNodesError(Exception):
+    """A document has more nodes than a file may have."""
+
+    def __init__(self, mark: Mark) -> None:
+        super().__init__(TOO_MANY)
+        self.mark = mark
+
+
 class _LeftToPythonError(Exception):
     """The text is left to the parser in Python."""
 
 
 def compose_quickly(text: str) -> Node | None:
-    """The same by the parser in C; None: the text is left to the one in Python.
+    """The same by the parser in C; None: the text is left to the one in Python. Raises TooManyNodesError.
 
     Only its events are used: it composes nodes too, and overflows the stack of the process where they are deep.
     """
@@ -230,6 +242,7 @@ class _EventComposer:
     def __init__(self, events: Iterator[Event]) -> None:
         self._events = events
         self._anchors: dict[str, Node] = {}
+        self._count = 0  # of nodes
 
     def document(self) -> Node:
         """The root of the only document."""
@@ -248,6 +261,9 @@ class _EventComposer:
                 raise _LeftToPythonError
             return self._anchors[event.anchor]
         assert isinstance(event, ScalarEvent | CollectionStartEvent)
+        self._count += 1
+        if self._count > MAX_KEYS_AND_NODES:
+            raise TooManyNodesError(_mark(event))
         if event.tag == "!" or depth > MAX_DEPTH or event.anchor in self._anchors:
             raise _LeftToPythonError
         if isinstance(event, ScalarEvent):
@@ -299,7 +315,7 @@ class _Reader(Struct):
             self.report(mark, (), TOO_DEEP)
         elif len(self.values) > MAX_NODES:
             if not self.problems:
-                self.report(mark, (), f"more than {MAX_NODES} nodes, with aliases expanded")
+                self.report(mark, (), TOO_MANY)
         elif isinstance(node, MappingNode) and node.tag == f"{_TAG}map":
             return {key: self._data(item, (*path, key)) for key, item in self._entries(node, path)}
         elif isinstance(node, SequenceNode) and node.tag == f"{_TAG}seq":
@@ -332,7 +348,7 @@ class _Reader(Struct):
             return None
 
 
-def _mark(node: Node) -> Mark:
+def _mark(node: Node | NodeEvent) -> Mark:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 

@@ -184,7 +184,10 @@ class MessagePassthrough:
     def end(self, message: WholeMessage, answer: Answer | Fault, seconds: float) -> Answer:
         """What the client gets, and the account of each call."""
         if not isinstance(answer, Fault):
-            self._after.do(self._account, message, answer, seconds)
+            if message.is_about_sessions:  # known before the client has its answer, and makes its next call
+                self._after.guard(self._account, message, answer, seconds)
+            else:
+                self._after.do(self._account, message, answer, seconds)
             return answer
         fault = structs.replace(answer, name="")
         for each in message.passed:
@@ -279,6 +282,14 @@ class WholeMessage(Struct, eq=False):
     def passed(self) -> list[PlannedCall]:
         """Its calls. An unreadable entry is accounted for as an unmapped call."""
         return [entry if isinstance(entry, PlannedCall) else self._way.unread for entry in self.entries]
+
+    @property
+    def is_about_sessions(self) -> bool:
+        """Whether one of its calls is a login or a logout."""
+        for entry in self.entries:
+            if isinstance(entry, PlannedCall) and (entry.route.login is not None or entry.route.closes is not None):
+                return True
+        return False
 
     @property
     def _is_repeatable(self) -> bool:

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml.error import YAMLError
@@ -170,3 +171,11 @@ def test_what_is_nested_deeply_ends_neither_the_stack_nor_the_process(text: str)
 def test_aliases_that_multiply_are_no_data() -> None:
     levels = [f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 10)}]" for at in range(1, 8)]
     assert in_c("\n".join(["a0: &a0 [1, 2, 3, 4]", *levels])) is None
+
+
+def test_a_document_of_too_many_nodes_is_not_composed_to_its_end() -> None:
+    text = "[" + "1, " * load.MAX_KEYS_AND_NODES + "1]"
+    with pytest.raises(load.TooManyNodesError):
+        load.compose_quickly(text)
+    document, (problem,) = load.parse(Path("x.yaml"), text.encode())
+    assert (document, problem.message) == (None, load.TOO_MANY)

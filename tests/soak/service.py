@@ -9,7 +9,9 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from socket import SHUT_RDWR
 
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import MessageType
@@ -94,10 +96,13 @@ async def serve(address: str, bus_name: str, journal: int) -> None:
             raise EOFError
     finally:
         # The library gives up on EAGAIN between two replies, and leaves its socket open: the broker would keep the name
-        # for a service that does not read any more. What the loop knows of the descriptor would hide its successor.
+        # and wait for the replies of a service that does not read any more. `close` alone does not close it, since the
+        # library has a file of it. What the loop knows of the descriptor would hide its successor.
         loop = asyncio.get_running_loop()
         loop.remove_reader(bus._fd)
         loop.remove_writer(bus._fd)
+        with suppress(OSError):  # the broker has closed it
+            bus._sock.shutdown(SHUT_RDWR)
         bus._sock.close()
 
 

@@ -124,6 +124,45 @@ async def test_a_call_that_is_given_up_while_its_reply_is_read_holds_nothing(bus
         assert await body(asyncio.ensure_future(connection.call(ask("Large")))) == [RECORDS]
 
 
+async def test_a_large_reply_that_comes_too_late_is_not_read(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    unmarshalled = large_message._unmarshalled
+
+    def counted(data: bytes | bytearray) -> Message | None:
+        sizes.append(len(data))
+        return unmarshalled(data)
+
+    monkeypatch.setattr(large_message, "_unmarshalled", counted)
+    async with connected(bus.address) as connection:
+        large = asyncio.ensure_future(connection.call(ask("Large")))
+        await asyncio.sleep(0)  # it is sent
+        large.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await large
+        while not connection.late_replies:
+            assert await body(asyncio.ensure_future(connection.call(ask("Small")))) == ["small"]
+        assert connection.in_flight == 0
+    assert max(sizes) < HEADER
+
+
+async def test_a_caller_that_leaves_keeps_its_turn_until_its_thread_has_ended() -> None:
+    gate, began, goes_on = asyncio.Semaphore(1), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        assert goes_on.wait(TIMEOUT)
+
+    first = asyncio.ensure_future(large_message.in_thread(gate, work))
+    assert await asyncio.to_thread(began.wait, TIMEOUT)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert gate.locked()
+    goes_on.set()
+    async with asyncio.timeout(TIMEOUT):
+        assert await large_message.in_thread(gate, lambda: "next") == "next"
+
+
 async def test_a_malformed_large_reply_ends_the_connection_with_an_unknown_outcome(
     bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

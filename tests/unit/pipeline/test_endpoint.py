@@ -444,6 +444,26 @@ async def test_a_message_of_legacy_calls_goes_as_it_came_and_its_answer_comes_ba
     assert front.asked == []
 
 
+@each_case(
+    ("session", "at_once"),
+    [
+        ({"login": lambda call: str(call.params[0])}, True),
+        ({"closes": lambda call: str(call.params[0])}, True),
+        ({}, False),
+    ],
+)
+async def test_a_session_is_known_before_its_client_can_make_another_call(
+    session: dict[str, Callable[[Call], str]], *, at_once: bool
+) -> None:
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
+    routes = front.exchange.table.routes
+    front.exchange.table = replace(front.exchange.table, routes={"stat": replace(routes["stat"], **session)})
+    assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
+    assert bool(front.told.noted) is at_once  # all else is counted after the answer has left
+    await asyncio.sleep(0)
+    assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
+
+
 async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_calls_is_a_write() -> None:
     front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
     routes = front.exchange.table.routes

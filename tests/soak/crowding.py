@@ -25,14 +25,14 @@ from tests.kit.clients import Wire, post
 from tests.kit.fake_stores import at_random, nothing
 from tests.soak import healthy
 from tests.soak.story import Ledger
-from tests.soak.world import HUNG, World
+from tests.soak.world import HUNG, LARGE, World
 
 CALLERS = 300  # of a hung service: more than the default `max_calls` of a listener
 IDLE = 1_100  # connections: more than the default of a listener
 KEPT = 10_000  # clients that the gateway tells
 AGENTS = KEPT + 500
 BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
-READERS, LARGE = 24, 8 * 1024**2  # slow readers, and the bytes that each requests: more than may be buffered together
+READERS, SIZE = 24, 8 * 1024**2  # slow readers, and the bytes that each requests: more than may be buffered together
 SMALL = 64 * 1024  # bytes of each connection's buffer in the kernel: unread bytes stay in the gateway
 PATIENCE = 45.0  # seconds until each client must have an answer
 LEAVES_AFTER = 2.0  # seconds; the callers of a hung legacy service
@@ -160,7 +160,7 @@ async def slow_reader(place: Place) -> None:
     async def ask(place: Place) -> None:
         with suppress(*NO_ANSWER):
             async with place.connect() as wire:
-                await wire.send(call(f"{healthy.NAME}.large", LARGE))
+                await wire.send(call(f"{LARGE}.text", SIZE))
                 place.counted("asked")
                 await place.pause(10)
 

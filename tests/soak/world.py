@@ -29,7 +29,8 @@ MOVED = "alpha"  # the service with a legacy service beside it; its clients do n
 STORES: Mapping[str, str] = {"store": C_STORE, "guests": OXENSTORED, "refused": C_STORE}  # by listener
 TREE = "/soak"  # the path of the services in xenstore
 NARROW = "two"  # the bus with quotas so small that BUSY occurs
-QUIET = "quiet"  # the bus without harm: for the service of the healthy client, and one that hangs
+QUIET = "quiet"  # the bus without harm: for the service of the healthy client, and those of the nuisances
+LARGE = "large"  # the service of large answers; it has a process of its own, as it sends nothing else meanwhile
 HUNG = "hung"  # that service, and the legacy service that hangs; a nuisance decides when
 START_TIMEOUT = 60.0  # seconds
 BACK_TIMEOUT = 45.0  # seconds until a service must be reached again after the harm
@@ -132,7 +133,6 @@ defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
 methods:
   healthy.read: {{member: Read, params: [text], result: {{same: same}}}}
   healthy.write: {{member: Write, params: [token, pause], result: {{done: done}}, effect: write}}
-  healthy.large: {{member: Large, params: [size]}}
 """,
     "chunked": """\
 mapping: 1
@@ -145,6 +145,17 @@ expose:
 defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
+""",
+    LARGE: """\
+mapping: 1
+service: large
+dbus: {{bus_name: org.example.quiet.large, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
+  idl: soak.xml}}
+expose:
+  - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
+defaults: {{timeout: {timeout}, effect: read}}
+methods:
+  large.text: {{member: Large, params: [size]}}
 """,
     "hung": """\
 mapping: 1
@@ -249,7 +260,7 @@ class World:
             )
         )
         self.services = {name: self._service(name, bus, stack) for name, bus in HOMES.items()}
-        self.quiet = {name: self._service(name, QUIET, stack) for name in (healthy.NAME, HUNG)}
+        self.quiet = {name: self._service(name, QUIET, stack) for name in (healthy.NAME, LARGE, HUNG)}
         self.old = self._old("old", MOVED, stack)
         self.hung_old = self._old(HUNG, HUNG, stack)
         command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]

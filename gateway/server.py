@@ -452,6 +452,7 @@ async def run_until(
     """Run a gateway until `stop` is set; `also` runs beside it. Reload whenever `reload` is set."""
     loop = asyncio.get_running_loop()
     gc.freeze()  # the modules: the collection at the end of the start need not look at them
+    process.return_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL)  # large messages are read and written in threads beside the loop
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside-the-loop"))
     async with make() as gateway, asyncio.TaskGroup() as tasks:

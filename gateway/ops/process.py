@@ -1,10 +1,11 @@
-"""The process on its host: notifications to the service manager (sd_notify(3)), and the change to another user.
+"""The process on its host: notifications to the service manager (sd_notify(3)), its memory, and its change of user.
 
 Without a service manager notifications are discarded. `become` runs once, after every socket is bound.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import socket
@@ -16,7 +17,23 @@ from gateway.core.logger import Logger
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # in a container: microseconds of each period, or "max"
 
+# Options of mallopt(3), and their values. By itself glibc takes blocks of up to 32 MiB from its heaps once one of that
+# size was freed, and has a heap for each thread. A small block that stays behind a large message then keeps all of it.
+_MALLOC = {
+    -3: 1024**2,  # M_MMAP_THRESHOLD: a block of this size has pages of its own, which go when it is freed
+    -1: 2 * 1024**2,  # M_TRIM_THRESHOLD: free bytes at the end of a heap that are kept
+    -8: 2,  # M_ARENA_MAX: heaps
+}
+
 _log = Logger()
+
+
+def return_freed_memory() -> None:
+    """Have the allocator give large blocks back to the system when they are freed; does nothing without glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in _MALLOC.items():
+            mallopt(option, value)
 
 
 class ServiceManager:

@@ -1,4 +1,4 @@
-"""sd_notify(3) on a real socket, and the change of user in a process of its own; see tests/interop/test_process.py."""
+"""sd_notify(3) on a real socket; memory and user in processes of their own; see tests/interop/test_process.py."""
 
 from __future__ import annotations
 
@@ -97,6 +97,28 @@ def test_the_watchdog_is_ours_unless_it_names_another_process(variables: dict[st
 def test_broken_variables_are_named(variables: dict[str, str], says: str) -> None:
     with pytest.raises(OSError, match=says):
         from_environment(variables)
+
+
+# Memory
+
+
+def test_small_blocks_that_stay_do_not_keep_large_ones_that_were_freed() -> None:
+    lines = """
+from concurrent.futures import ThreadPoolExecutor
+process.return_freed_memory()
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
+kept, before = [], resident()
+def pass_large_messages(_):
+    large = []
+    for _ in range(6):
+        large.append(bytearray(8 * 2**20))
+        kept.append(bytes(700))
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(pass_large_messages, range(20)))
+    print(resident() - before)
+"""
+    grown = int(attempt(lines).split()[0])  # MiB; 130 without it
+    assert grown < 24
 
 
 # The change to another user

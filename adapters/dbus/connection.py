@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import TypeAlias, cast
 
 from dbus_fast import Message, MessageFlag, MessageType
-from dbus_fast.aio import MessageBus
 from dbus_fast.errors import InvalidMessageError
 from msgspec import Struct
 

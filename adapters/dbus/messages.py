@@ -221,7 +221,6 @@ class Inbox:
             self.on_large(large)
         raise _nothing_yet()
 
-
     def _check(self) -> None:
         number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:

@@ -21,7 +21,7 @@ lint: setup ## format, lint, types, import contracts, sizes
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/house.py
 
-test: lint ## what check does, and all other tests, one file on each core at a time, the longest first
+test: lint ## what check does, and all other tests, two files on each core at a time, the longest first
 	@scripts/programs python ansible fence node
 	$(BIN)/pytest -q -n auto --dist loadfile tests/unit
 	$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder -rs tests --ignore tests/unit

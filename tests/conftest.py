@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.kit.buses import private_bus
 from tests.kit.programs import forbid_others
 
 GRACE = 20.0  # seconds for a task or thread that is already ending
@@ -97,9 +98,23 @@ def _descriptors() -> set[tuple[str, str]]:
     return found
 
 
+@pytest.fixture(scope="session")
+def empty_bus() -> Iterator[str]:
+    """The address of a bus without services: a gateway waits two seconds for one that is not there."""
+    with private_bus() as bus:
+        yield bus.address
+
+
 # The files that take longest, in their order: the last one that runs is then a short one.
-LONGEST: tuple[str, ...] = ("test_docker.py", "test_install.py", "test_package.py", "test_moving.py", "test_demo.py")
-LONGEST += ("test_events_killed.py", "test_xenstore.py", "test_soak.py", "test_process.py")
+LONGEST: tuple[str, ...] = ("test_package.py", "test_moving.py", "test_workers.py", "test_cost.py", "test_demo.py")
+LONGEST += ("test_xenstore.py", "test_marshal.py", "test_soak.py", "test_install.py", "test_simulated_plans.py")
+LONGEST += ("test_words_killed.py", "test_events_killed.py", "test_xenapi_messages.py", "test_process.py")
+LONGEST += ("test_types_over_the_bus.py", "test_dialects.py", "test_day_one.py", "test_nodes.py", "test_docker.py")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core: half of the time a test waits, for a process or a deadline."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

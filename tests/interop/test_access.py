@@ -58,13 +58,13 @@ def ask(folder: Folder, uid: int, gids: Sequence[int], verb: str, target: str, b
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Folder]:
+def folder(empty_bus: str) -> Iterator[Folder]:
     """Not below pytest's folder, which no other user may enter."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o711)
         folder = Folder(path)
-        folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+        folder.buses({"toolstack": (empty_bus, "org.example.*")})
         lists = f'read = ["uid:{READER}"]\nchange = ["gid:{GROUP}"]\ngroup = "gid:{DOOR}"\n'
         folder.config.write_text(folder.config.read_text().replace("[admin]\n", f"[admin]\n{lists}"))
         with gateway_process(folder.config):

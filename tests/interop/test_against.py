@@ -283,10 +283,10 @@ SARIF: dict[str, Any] = {
 
 
 @pytest.mark.bus
-def test_what_the_running_gateway_serves(tmp_path: Path) -> None:
+def test_what_the_running_gateway_serves(tmp_path: Path, empty_bus: str) -> None:
     """Files that are not loaded yet are compared with those that are."""
     folder = Folder(tmp_path)
-    folder.buses({"example": ("unix:path=/nowhere", "org.example.*")})
+    folder.buses({"example": (empty_bus, "org.example.*")})
     with gateway_process(folder.config) as process:
         process.wait_for("ready")
         words = ("--config", folder.config, "--socket", folder.control, "--against", "live")

@@ -47,6 +47,7 @@ tunnel_grace = "4s"
 [upstream.xapi]
 url = "{url}"
 dialect = "xenapi"
+idle = "100ms"
 [mappings]
 directories = ["mappings"]
 [admin]
@@ -339,11 +340,8 @@ def test_a_console_lives_across_reloads_and_ends_politely_with_the_drain(tmp_pat
 def reload(gateway: Front, number: int) -> None:
     """Change an upstream's setting, reload, and wait until it is done."""
     config = gateway.process.config
-    config.write_text(config.read_text().replace("[upstream.xapi]\n", f'[upstream.xapi]\nidle = "{number + 1}s"\n'))
-    if number:
-        config.write_text(config.read_text().replace(f'idle = "{number}s"\n', ""))
+    config.write_text(re.sub(r'idle = ".*"', f'idle = "{number + 1}s"', config.read_text()))
     gateway.process.signal(signal.SIGHUP)
-
     gateway.process.wait_until(lambda lines: [line.get("event") for line in lines].count("reloaded") > number)
 
 

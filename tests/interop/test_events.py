@@ -152,7 +152,7 @@ def test_a_logout_wakes_all_calls_of_the_session(running: Environment, client: C
     other = Client(running.url, "xmlrpc" if client.xml else "jsonrpc")
     token = other.from_(["sr"])["token"]
     waiting = [other.begin(["sr"], token) for _ in range(3)]
-    session, stays = other.session, client.begin(["sr"], token, 2.0)
+    session, stays = other.session, client.begin(["sr"], token, 0.5)
     time.sleep(0.2)  # no condition depends on it: a call that comes after the logout is refused in the same way
     other.ask("session.logout")
     for each in waiting:

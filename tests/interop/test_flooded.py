@@ -18,9 +18,9 @@ HALF = b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: "
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path, empty_bus: str) -> Folder:
     folder = Folder(tmp_path)
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    folder.buses({"toolstack": (empty_bus, "org.example.*")})
     folder.config.write_text(folder.config.read_text().replace("[admin]\n", '[admin]\nmetrics = "tcp:127.0.0.1:0"\n'))
     return folder
 

@@ -15,10 +15,10 @@ OLD = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}  # until it is
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
+def folder(tmp_path: Path, empty_bus: str) -> Iterator[Folder]:
     folder = Folder(tmp_path)
     folder.mapping(OLD)
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+    folder.buses({"toolstack": (empty_bus, "org.example.*")})
     upstream = '[upstream.old]\nurl = "http://127.0.0.1:1"\n'
     folder.config.write_text(upstream + folder.config.read_text())
     with gateway_process(folder.config):

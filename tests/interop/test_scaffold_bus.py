@@ -197,10 +197,13 @@ def test_a_service_without_an_interface_is_refused(
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_name_without_owner_and_a_bus_that_is_not_there_are_refused(tmp_path: Path) -> None:
+def test_a_name_without_owner_and_a_bus_that_is_not_there_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with private_bus() as bus:
         code, _, message = scaffold(bus.address, tmp_path)
         assert (code, "org.example.Shop" in message) == (1, True), message
+    monkeypatch.setattr("gateway.check.BUS_TIMEOUT", 0.05)
     assert "cannot be reached" in scaffold("unix:path=/nowhere/bus", tmp_path)[2]
     done = command("scaffold", "bus", NAME, "--config", str(tmp_path / "none.toml"))
     assert (done.exit_code, "or name the bus with --address" in done.stderr) == (2, True)

@@ -20,13 +20,13 @@ from gateway.core.xenstore.paths import pack
 from tests.kit.cases import each_case
 
 FACTOR = 40  # bytes of memory for each byte of a message, at most
-CONSTANT = 512 * 1024  # bytes: tables of the parsers, pieces of the message, a tag
+CONSTANT = 256 * 1024  # bytes: tables of the parsers, pieces of the message, a tag
 LONGEST_MESSAGE = 8 * 1024  # characters of a fault's message
-SIZE = 96 * 1024  # bytes of a message whose memory is measured
-SHORT = 24 * 1024
-LARGE = 256 * 1024  # of one whose work is
+SIZE = 48 * 1024  # bytes of a message whose memory is measured
+SHORT = 12 * 1024
+LARGE = 128 * 1024  # of one whose work is
 STEEP = 10  # times the work for four times the bytes; what grows with the square of them does 16 times
-NOT_MEASURED = 0.003  # seconds
+NOT_MEASURED = 0.0015  # seconds
 TRIES = 10
 
 ANSWERS = MessageLimits(body=2**30, elements=2**30)  # as the gateway reads legacy services' answers

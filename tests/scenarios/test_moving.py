@@ -23,12 +23,12 @@ QUICK = """\
 rollouts:
   quick:
     steps:
-      - {shadow: 50}
-      - {canary: 10%, calls: 50}
-      - {canary: 50%, calls: 50}
+      - {shadow: 25}
+      - {canary: 25%, calls: 25}
+      - {canary: 50%, calls: 25}
       - {gate: person}
       - dbus
-    limits: {samples: 50, slow_from: 700ms}
+    limits: {samples: 25, slow_from: 700ms}
 """
 SAID = {
     "xapi": f"groups: {{vms: {{methods: [VM.get_record, VM.get_power_state], key: vm, rollout: quick}}}}\n{QUICK}",

@@ -37,6 +37,7 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "BUS_TIMEOUT", 0.05)
+    monkeypatch.setattr("adapters.dbus.backend.SWAP_PATIENCE", 0.05)
 
 
 @pytest.fixture

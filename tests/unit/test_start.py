@@ -61,11 +61,11 @@ NEEDED_BY = {
 }
 
 
-def started(tmp_path: Path, first: str, *changes: str) -> tuple[set[str], list[str], list[bool]]:
+def started(tmp_path: Path, bus: str, first: str, *changes: str) -> tuple[set[str], list[str], list[bool]]:
     """The modules of a gateway that has started, those that it imports when its config changes, what is refused."""
     folder = Folder(tmp_path)
     folder.mapping(TOY_MAPPING)
-    folder.buses({"example": ("unix:path=/nowhere", "org.example.*")})
+    folder.buses({"example": (bus, "org.example.*")})
     text = folder.config.read_text()
     folder.config.write_text(first + text)
     files = [tmp_path / f"{number}.toml" for number in range(len(changes))]
@@ -77,22 +77,24 @@ def started(tmp_path: Path, first: str, *changes: str) -> tuple[set[str], list[s
     return set(modules), later, refused
 
 
-def test_a_small_gateway_starts_without_what_other_configs_need(tmp_path: Path) -> None:
-    modules, *_ = started(tmp_path, "")
+def test_a_small_gateway_starts_without_what_other_configs_need(tmp_path: Path, empty_bus: str) -> None:
+    modules, *_ = started(tmp_path, empty_bus, "")
     assert {name: why for name, why in NEEDED_BY.items() if name in modules} == {}
 
 
 STORE = '[upstream.nodes]\nurl = "xenstore:/memory"\ncodec = "xenstore"\n'
 
 
-def test_after_it_has_given_up_root_a_reload_imports_nothing(tmp_path: Path) -> None:
+def test_after_it_has_given_up_root_a_reload_imports_nothing(tmp_path: Path, empty_bus: str) -> None:
     """A user that root has become may be unable to read the modules."""
     user = f'user = "{pwd.getpwuid(os.geteuid()).pw_name}"\n'
-    modules, later, refused = started(tmp_path, user, STORE, "[limits]\nmax_calls = 0\n", "[nonsense]\n", "[")
+    modules, later, refused = started(
+        tmp_path, empty_bus, user, STORE, "[limits]\nmax_calls = 0\n", "[nonsense]\n", "["
+    )
     assert (later, refused) == ([], [False, True, True, True])
     assert {"encodings.idna", "encodings.cp1252", "encodings.iso8859_15"} <= modules  # host names, XML of old clients
 
 
-def test_another_gateway_imports_adapters_when_a_reload_needs_them(tmp_path: Path) -> None:
-    _, later, refused = started(tmp_path, "", STORE)
+def test_another_gateway_imports_adapters_when_a_reload_needs_them(tmp_path: Path, empty_bus: str) -> None:
+    _, later, refused = started(tmp_path, empty_bus, "", STORE)
     assert ("adapters.xenstore.upstream" in later, refused) == (True, [False])

@@ -201,11 +201,13 @@ def test_a_server_of_pythons_library_tells_names_and_help_only(tmp_path: Path) -
 
 @pytest.mark.bus
 @pytest.mark.parametrize(("codec", "path"), [("xmlrpc", "/RPC2"), ("jsonrpc", "/jsonrpc")])
-def test_a_server_with_signatures_is_read_over_tcp_and_a_socket(codec: str, path: str, tmp_path: Path) -> None:
+def test_a_server_with_signatures_is_read_over_tcp_and_a_socket(
+    codec: str, path: str, tmp_path: Path, empty_bus: str
+) -> None:
     """A gateway is such a server. What was read serves the same clients, from the same legacy service."""
     folder = Folder(tmp_path)
     folder.mapping(TOY_MAPPING)
-    folder.buses({"example": ("unix:path=/nowhere", "org.example.*")})
+    folder.buses({"example": (empty_bus, "org.example.*")})
     with gateway_process(folder.config) as process:
         address = process.wait_for("ready")["listening"][0].removeprefix("tcp:")
         socket = f"http+unix://{str(tmp_path / 'rpc').replace('/', '%2F')}{path}"

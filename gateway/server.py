@@ -36,10 +36,10 @@ from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table, changes, describe_routes
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.worker import SWITCH_INTERVAL
-from gateway.ops import metrics, process
+from gateway.ops import process
 from gateway.pipeline import trace
 from gateway.pipeline.replay import Replayer
-from gateway.readings import Readings
+from gateway.readings import Readings, rendered
 from gateway.state import clock
 
 if TYPE_CHECKING:  # imported where the config has use for it, or with the first connection of an operator
@@ -299,7 +299,7 @@ class Gateway(Assembly):
 
     async def metrics(self) -> bytes:
         """All series as text. The text is long, so a thread renders it while calls go on."""
-        return await asyncio.to_thread(metrics.render, await self.readings.snapshot())
+        return await asyncio.to_thread(rendered, await self.readings.snapshot())
 
     def routes(self) -> list[Mapping[str, object]]:
         """Each mapped method at each endpoint."""

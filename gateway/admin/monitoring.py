@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from gateway.ops.metrics import CONTENT_TYPE
+from gateway.ops.exposition import CONTENT_TYPE
 
 
 class MonitoredGateway(Protocol):

@@ -191,8 +191,8 @@ async def serving(folder: Path, rights: AccessRules | None = None, file: Path | 
     async with StateStore(file) as state:
         api = Api(folder / "control", state)
         rules = rights or AccessRules(os.geteuid())
-        file = AdminSocket(api.socket, shared=rules.shared)
-        server = AdminServer(file, lambda: application(api.toy, api.admin_service, api.traffic, rules))
+        bound = AdminSocket(api.socket, shared=rules.shared)
+        server = AdminServer(bound, lambda: application(api.toy, api.admin_service, api.traffic, rules))
         await server.start()
         try:
             yield api

@@ -30,7 +30,7 @@ class Imports(MetaPathFinder):
 
 async def ask(socket):
     reader, writer = await asyncio.open_unix_connection(socket)
-    writer.write(b"GET /healthz HTTP/1.1\\r\\nHost: gateway\\r\\n\\r\\n")
+    writer.write(b"GET /metrics HTTP/1.1\\r\\nHost: gateway\\r\\n\\r\\n")
     answer = await reader.read()
     writer.close()
     return "200 OK" in answer.decode()
@@ -58,6 +58,7 @@ asyncio.run(main())
 NEEDED_BY = {
     "aiohttp": "the first connection of an operator",
     "gateway.ops.traces": "traces.url",
+    "prometheus_client": "the first scrape",
     "jinja2": "admin.web",
     "gateway.admin.web.server": "admin.web",
     "jsonschema": "files with problems",

@@ -7,11 +7,12 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from aiohttp import web
 
-from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits
+from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits, LimitedConnection
 from gateway.admin.sockets import SocketServer
 from tests.kit.cases import each_case
 from tests.kit.logs import logged
@@ -223,12 +224,17 @@ async def being_made(limits: ConnectionLimits | None = None) -> AsyncIterator[Lo
         await server.stop()
 
 
+def has_come(connection: LimitedConnection, data: bytes) -> bool:
+    return bytes(connection._early) == data
+
+
 async def test_the_first_connections_wait_for_what_answers_while_the_event_loop_goes_on() -> None:
     async with being_made() as server:
         reader, writer = await server.connect()
-        for part in (WHOLE[:5], WHOLE[5:20]):
+        await until(lambda: len(server._waiting) == 1)
+        for part, so_far in ((WHOLE[:5], WHOLE[:5]), (WHOLE[5:20], WHOLE[:20])):
             writer.write(part)
-            await until(lambda wanted=part: server._waiting and bytes(server._waiting[0]._early).endswith(wanted))  # type: ignore[misc]
+            await until(partial(has_come, server._waiting[0], so_far))
         asking = asyncio.ensure_future(asked(server))
         await until(lambda: len(server._waiting) == 2)
         server.may_make.set()

@@ -19,7 +19,8 @@ from gateway.core.admin.status import BreakerState
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
-from gateway.ops.metrics import CALLS, CONTENT_TYPE, REFUSED, SECONDS, SERIES, Calls
+from gateway.ops.exposition import CONTENT_TYPE
+from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
 from tests.kit.mappings import TARGET, noting, route
 

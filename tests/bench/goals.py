@@ -249,7 +249,7 @@ def tail(made: Bench, seconds: float) -> None:
 
 def batches(made: Bench) -> None:
     """A call in a batch of a hundred beside a single call, over one connection."""
-    alone, together = made.turns([GATEWAY] * 2, [JSON, load.batch("say", BATCH, load.UUID)], 1, BATCH, 2)
+    alone, together = made.turns([GATEWAY] * 2, [JSON, load.batch("say", BATCH, load.UUID)], 1, made.calls, 4)
     ratios = [cpu / BATCH / single for (single, _), (cpu, _) in zip(alone, together, strict=True)]
     what = f"CPU of a call in a batch of {BATCH}, beside a single call"
     made.figures["batch_call_cpu_beside_single"] = Figure(what, 0.5, ratios)

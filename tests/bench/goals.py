@@ -437,7 +437,7 @@ def measured(*, quick: bool, after_each: Callable[[Bench], object]) -> Bench:
             partial(shadow, made, 200, seconds),
             partial(large_answer, made),
             partial(starts, made, times),
-            partial(memory, made, 100_000 if quick else 300_000),
+            partial(memory, made, 300_000 if quick else 1_000_000),
             partial(
                 growth, made, (10, 1_000) if quick else (10, 1_000, 10_000), (100, 1_000) if quick else (1, 100, 1_000)
             ),

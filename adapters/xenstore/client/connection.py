@@ -176,6 +176,8 @@ class XenstoreConnection(asyncio.Protocol):
             raise StoreLostError(self.error, sent=False)
         future: asyncio.Future[list[Answer]] = self._loop.create_future()
         batch, now = _Batch(future, [b""] * len(asked), len(asked)), self._loop.time()
+        if not asked:
+            future.set_result([])
         for place, (operation, payload, path) in enumerate(asked):
             number = self._next_id()
             try:

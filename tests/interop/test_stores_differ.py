@@ -9,11 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 import pytest
 
 from adapters.xenstore.client.client import StoreError, XenstoreClient
+from adapters.xenstore.client.connection import XenstoreConnection
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import HEADER, Operation, Permissions
+from adapters.xenstore.server.listener import XenstoreTransport
+from adapters.xenstore.server.state import ExposedEndpoint
+from gateway.core.xenstore.exposure import Exposure
+from gateway.core.xenstore.paths import template
 from tests.kit.guests import fill, guest, guest_socket
+from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import BOTH, C_STORE, OXENSTORED, Xenstored, connected, xenstored
+from tests.kit.xenstore_clients import TreeClient
 
 
 @pytest.fixture(params=BOTH)
@@ -236,3 +243,74 @@ async def test_a_planned_change_of_the_store_keeps_nodes_and_a_kill_does_not(dae
     assert daemon.tool("read", "/kept") == "1\n"
     daemon.restart()
     assert daemon.tool("read", "/kept", check=False) == ""
+
+
+# What does not differ: the trips of a request
+
+
+PEEK = "TRANSACTION_START GET_PERMS READ GET_PERMS"
+WHOLE = "READ GET_PERMS DIRECTORY READ GET_PERMS READ GET_PERMS"
+RESPONSE = "GET_PERMS GET_PERMS RM WRITE SET_PERMS WRITE WRITE"
+TRIPS = {
+    "read": [PEEK, f"{WHOLE} TRANSACTION_END TRANSACTION_START", RESPONSE, "TRANSACTION_END", "GET_PERMS"],
+    "write": [
+        PEEK,
+        WHOLE,
+        "WRITE TRANSACTION_END TRANSACTION_START",
+        f"{RESPONSE} RM",
+        "TRANSACTION_END",
+        "GET_PERMS",
+    ],
+}
+
+
+@pytest.fixture
+async def trips(daemon: Xenstored, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
+    """What a listener with one exposed path sends to the store, in the pieces in which it is sent."""
+    transport = XenstoreTransport("store", [f"xenstore:{daemon.path}"])
+    pieces: list[str] = []
+    flush = XenstoreConnection.flush
+
+    def noted(connection: XenstoreConnection) -> None:
+        if connection._out and connection is transport.store._connection:
+            piece = " ".join(Operation(HEADER.unpack_from(packet)[0]).name for packet in connection._out)
+            pieces.extend([piece] if piece != "DIRECTORY" else [])  # a scan, at a moment of its own
+        flush(connection)
+
+    monkeypatch.setattr(XenstoreConnection, "flush", noted)
+    exposed = ExposedEndpoint(Exposure("tree", template("/svc")), AnsweringEndpoint(), writes=frozenset({"write"}))
+    await transport.expose([exposed])
+    await transport.start()
+    yield pieces
+    await transport.stop(0)
+
+
+async def ended(trips: list[str]) -> None:
+    """Wait until the removal of a request has been seen."""
+    async with asyncio.timeout(TIMEOUT):
+        for _ in iter(lambda: trips[-1:] == ["GET_PERMS"], True):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("method", TRIPS)
+async def test_the_trips_of_a_request(store: XenstoreClient, trips: list[str], method: str) -> None:
+    client = TreeClient(store, "/svc")
+    await client.call(method, a="first")
+    await ended(trips)
+    trips.clear()
+    assert await client.call(method, a="x", b="y") == {"a": "x", "b": "y"}
+    await ended(trips)
+    assert trips == TRIPS[method]
+
+
+async def test_a_request_with_nodes_that_were_not_expected_is_read_again(
+    store: XenstoreClient, trips: list[str]
+) -> None:
+    client = TreeClient(store, "/svc")
+    await client.call("read", a="first")
+    await ended(trips)
+    trips.clear()
+    assert await client.call("read", a="", b="y") == {"a": "", "b": "y"}  # an empty node may have nodes below it
+    await ended(trips)
+    dropped = "TRANSACTION_END"
+    assert trips[:3] == [*TRIPS["read"][:2], f"{dropped} TRANSACTION_START"]

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapters.xenstore.client.connection import IDS, MAX_LATE, StoreLostError, StoreTimeoutError, XenstoreConnection
-from adapters.xenstore.client.wire import Operation, StoreError
+from adapters.xenstore.client.operations import EarlyTransaction, ask
+from adapters.xenstore.client.wire import Asked, Operation, StoreError
 from tests.kit.cases import each_case
 from tests.kit.fake_stores import END, READ, START, Client, Request, Script, fake_store, packed, pass_time
 from tests.kit.programs import TIMEOUT
@@ -37,7 +39,7 @@ def read(connection: XenstoreConnection, path: str) -> asyncio.Future[bytes]:
     return connection.send(Operation.READ, path.encode() + b"\0", path=path)
 
 
-async def lost(future: asyncio.Future[bytes]) -> StoreLostError:
+async def lost(future: asyncio.Future[Any]) -> StoreLostError:
     with pytest.raises(StoreLostError) as caught:
         await asyncio.wait_for(future, TIMEOUT)
     return caught.value
@@ -331,3 +333,141 @@ async def test_a_store_with_a_full_backlog_is_not_waited_for(tmp_path: Path) -> 
         waiting.connect(path)
         with pytest.raises(StoreLostError, match="temporarily unavailable"):
             await XenstoreConnection(deadline=TIMEOUT).open(path)
+
+
+# Several in one piece, and transactions that are begun early
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        for _ in iter(condition, True):
+            await asyncio.sleep(0)
+
+
+def asked(*paths: str) -> list[Asked]:
+    return [ask(Operation.READ, path) for path in paths]
+
+
+async def test_each_of_a_batch_has_its_answer_or_its_refusal() -> None:
+    async def some(client: Client) -> None:
+        first, second, third = [await client.request() for _ in range(3)]
+        client.answer(third, b"3")
+        client.refuse(second, "ENOENT")
+        client.answer(first, b"1")
+
+    async with connected(some) as connection:
+        first, second, third = await asyncio.wait_for(connection.send_all(asked("/a", "/b", "/c")), TIMEOUT)
+        assert (first, third) == (b"1", b"3")
+        assert isinstance(second, StoreError)
+        assert (second.name, second.path) == ("ENOENT", "/b")
+
+
+async def test_a_batch_of_nothing_ends_at_once() -> None:
+    async with connected(silent) as connection:
+        assert await asyncio.wait_for(connection.send_all([]), TIMEOUT) == []
+
+
+async def test_what_is_too_large_for_a_packet_is_refused_and_the_rest_of_the_batch_is_not() -> None:
+    async def one(client: Client) -> None:
+        client.answer(await client.request(), b"1")
+
+    async with connected(one) as connection:
+        large = ask(Operation.WRITE, "/large", b"x" * 5000)
+        refused, found = await asyncio.wait_for(connection.send_all([large, *asked("/a")]), TIMEOUT)
+        assert isinstance(refused, StoreError)
+        assert (refused.name, found) == ("E2BIG", b"1")
+
+
+async def test_a_batch_fails_when_the_store_hangs_up_before_its_last_answer() -> None:
+    async def half(client: Client) -> None:
+        client.answer(await client.request(), b"1")
+        await client.request()
+
+    async with connected(half) as connection:
+        assert (await lost(connection.send_all(asked("/a", "/b")))).sent
+
+
+async def test_a_batch_fails_at_the_deadline_of_its_oldest_request_and_late_answers_are_dropped() -> None:
+    goes_on = asyncio.Event()
+
+    async def late(client: Client) -> None:
+        first, second = [await client.request() for _ in range(2)]
+        client.answer(first, b"1")
+        await goes_on.wait()
+        client.answer(second, b"2")
+        client.answer(await client.request(), b"3")
+
+    async with connected(late) as connection:
+        future = connection.send_all(asked("/a", "/b"))
+        await until(lambda: connection.in_flight == 1)
+        pass_time(connection)
+        assert isinstance(await lost(future), StoreTimeoutError)
+        goes_on.set()
+        assert await asyncio.wait_for(read(connection, "/c"), TIMEOUT) == b"3"
+
+
+async def beginning(client: Client, came: list[tuple[int, int, bytes]], goes_on: asyncio.Event) -> None:
+    """Begins a transaction when it may, then notes what comes."""
+    begin = await client.request()
+    await goes_on.wait()
+    client.answer(begin, b"7\0")
+    while True:
+        request = await client.request()
+        came.append((request.operation, request.transaction, request.payload))
+        client.answer(request)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_transaction_that_was_begun_early_and_is_not_taken_is_dropped(begun: bool) -> None:
+    came: list[tuple[int, int, bytes]] = []
+    goes_on = asyncio.Event()
+    async with connected(lambda client: beginning(client, came, goes_on)) as connection:
+        early = EarlyTransaction(connection)
+        if begun:
+            goes_on.set()
+            await until(lambda: connection.in_flight == 0)
+        early.drop()
+        early.drop()  # once is enough
+        goes_on.set()
+        assert await early.take() is None
+        await until(lambda: bool(came))
+    assert came == [(END, 7, b"F\0")]
+
+
+async def test_a_transaction_that_was_begun_early_is_taken_once_and_not_dropped_any_more() -> None:
+    came: list[tuple[int, int, bytes]] = []
+    goes_on = asyncio.Event()
+    goes_on.set()
+    async with connected(lambda client: beginning(client, came, goes_on)) as connection:
+        early = EarlyTransaction(connection)
+        transaction = await asyncio.wait_for(early.take(), TIMEOUT)
+        assert transaction is not None
+        assert await early.take() is None
+        early.drop()
+        await asyncio.wait_for(transaction.commit([ask(Operation.WRITE, "/a", b"1")]), TIMEOUT)
+    assert came == [(11, 7, b"/a\x001"), (END, 7, b"T\0")]
+
+
+async def test_a_transaction_that_could_not_be_begun_early_is_none() -> None:
+    async def refuses(client: Client) -> None:
+        client.refuse(await client.request(), "ENOSPC")
+
+    async with connected(refuses) as connection:
+        assert await asyncio.wait_for(EarlyTransaction(connection).take(), TIMEOUT) is None
+
+
+async def test_the_transaction_that_follows_is_begun_in_the_piece_that_ends_the_one_before() -> None:
+    numbers = iter((b"7\0", b"8\0"))
+
+    async def store(client: Client) -> None:
+        while True:
+            request = await client.request()
+            client.answer(request, next(numbers) if request.operation == START else b"OK\0")
+
+    async with connected(store) as connection:
+        transaction = await asyncio.wait_for(EarlyTransaction(connection).take(), TIMEOUT)
+        assert transaction is not None
+        assert await asyncio.wait_for(transaction.commit(goes_on=True), TIMEOUT) == []
+        assert await transaction.commit() == []  # it has ended
+        assert transaction.following is not None
+        assert await asyncio.wait_for(transaction.following.take(), TIMEOUT) is not None

@@ -886,6 +886,17 @@ async def test_looks_at_nodes_of_a_guest_that_ask_nothing_are_so_many_a_second_a
     assert made.paused == [state.UNPRODUCTIVE_READ]
 
 
+async def test_a_new_node_is_read_at_once_unless_guests_have_many_that_ask_nothing(made: World) -> None:
+    response = (Operation.GET_PERMS, f"{RESPONSES}/read/1")
+    for unproductive, at_once in ((state.MAX_UNPRODUCTIVE - 1, True), (state.MAX_UNPRODUCTIVE, False)):
+        made.shared.unproductive = unproductive
+        made.store.asked.clear()
+        for watch in made.store._watches.values():
+            watch.notify(f"{REQUESTS}/read/1")  # the node has gone again
+        await made.quiet()
+        assert (response in made.store.asked) == at_once
+
+
 async def test_of_a_query_that_is_not_submitted_no_slice_is_read() -> None:
     async with world("chunked", "/c/{domid}") as made:
         for number in range(99):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 
 import pytest
 
+from adapters.xenstore.client import operations
 from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.connection import XenstoreConnection
 from adapters.xenstore.client.operations import StoreOperations
@@ -274,13 +275,18 @@ async def trips(daemon: Xenstored, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     def noted(connection: XenstoreConnection) -> None:
         if connection._out and connection is transport.store._connection:
             piece = " ".join(Operation(HEADER.unpack_from(packet)[0]).name for packet in connection._out)
-            pieces.extend([piece] if piece != "DIRECTORY" else [])  # a scan, at a moment of its own
+            if set(piece.split()) != {"DIRECTORY"}:  # else a scan, at a moment of its own
+                pieces.append(piece)
         flush(connection)
 
     monkeypatch.setattr(XenstoreConnection, "flush", noted)
+    monkeypatch.setattr(operations, "EARLY", TIMEOUT)  # a busy machine takes longer than the transaction is kept
     exposed = ExposedEndpoint(Exposure("tree", template("/svc")), AnsweringEndpoint(), writes=frozenset({"write"}))
     await transport.expose([exposed])
     await transport.start()
+    async with asyncio.timeout(TIMEOUT):
+        for _ in iter(lambda: transport.status().serving, True):
+            await asyncio.sleep(0)
     yield pieces
     await transport.stop(0)
 
@@ -312,5 +318,5 @@ async def test_a_request_with_nodes_that_were_not_expected_is_read_again(
     trips.clear()
     assert await client.call("read", a="", b="y") == {"a": "", "b": "y"}  # an empty node may have nodes below it
     await ended(trips)
-    dropped = "TRANSACTION_END"
-    assert trips[:3] == [*TRIPS["read"][:2], f"{dropped} TRANSACTION_START"]
+    assert trips[:2] == TRIPS["read"][:2]
+    assert "READ GET_PERMS DIRECTORY" in trips[2:]

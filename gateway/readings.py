@@ -18,7 +18,7 @@ from gateway.mapping.table import ungoverned
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.ops import metrics
 from gateway.ops.log import lines_lost
-from gateway.ops.metrics import Samples, Snapshot
+from gateway.ops.metrics import ProcessSamples, Samples, Snapshot
 
 
 class Readings:
@@ -101,7 +101,7 @@ class Readings:
         buses = parts.backend.status()
         readings = health.readings(parts.table, buses, services, gauges, parts.aborted, stores, published, upstreams)
         readings = {**readings, **self._streamed(), **parts.migration.readings(), **self._rollout_states()}
-        return metrics.snapshot(parts.calls, readings)
+        return metrics.snapshot(parts.calls, readings, await asyncio.to_thread(_process))
 
     def _servers(self) -> Mapping[str, wiring.HttpServer]:
         return {name: each for name, each in self._parts.transports.items() if isinstance(each, wiring.HttpServer)}
@@ -135,3 +135,16 @@ class Readings:
         """Whether a call of this method may go to the bus in its current mode."""
         setting = self._parts.migration.toggles.setting(route)
         return setting.mode is not Mode.OFF and (setting.mode is not Mode.LEGACY or setting.observe)
+
+
+def _process() -> ProcessSamples:
+    from gateway.ops.exposition import process
+
+    return process()
+
+
+def rendered(taken: Snapshot) -> bytes:
+    """All series as text. It is long, and its library is imported with the first scrape: both are for a thread."""
+    from gateway.ops.exposition import render
+
+    return render(taken)

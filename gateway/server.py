@@ -14,17 +14,17 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import Struct
 
 from gateway import config, descriptors, wiring
-from gateway.admin import health, monitoring, peer_credentials
+from gateway.admin import health, peer_credentials
 from gateway.admin.api import CallBody
-from gateway.admin.http_server import AdminServer
 from gateway.admin.service import AdminService
-from gateway.admin.traffic import Traffic
+from gateway.admin.sockets import AdminServer, AdminSocket, TcpServer
 from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
@@ -36,18 +36,24 @@ from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table, changes, describe_routes
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.worker import SWITCH_INTERVAL
-from gateway.ops import metrics, process
+from gateway.ops import process
 from gateway.pipeline import trace
 from gateway.pipeline.replay import Replayer
-from gateway.readings import Readings
+from gateway.readings import Readings, rendered
 from gateway.state import clock
 
-if TYPE_CHECKING:  # imported where the config has use for it
+if TYPE_CHECKING:  # imported where the config has use for it, or with the first connection of an operator
+    from aiohttp import web
+
+    from gateway.admin.traffic import Traffic
     from gateway.admin.web.server import WebServer
 
 # Objects of a collection's generations (gc.set_threshold). Each collection stops all threads: with 20,000 and 20 one of
 # 142 ms fell into the reading of a message of 20 MiB, with these none is longer than 3 ms, and all together take half.
 GC_THRESHOLDS = (2_000, 5, 800)
+# With these, all generations are collected too late. That is done at most so often (seconds), and after so many
+# collections of the middle one: each stands for 10,000 objects more. Where calls leave no garbage there are none.
+COLLECT_EVERY, COLLECT_AFTER = 10.0, 10
 THREADS = 4  # of the pool for work beside the event loop: large messages, mapping files, metrics
 
 _log = Logger()
@@ -103,46 +109,55 @@ class Gateway(Assembly):
             flush=self.flush,
         )
         self.readings = Readings(self, rollouts, lambda: self._refused)
-        socket = Path(self.settings.admin.socket)
-        replayer = Replayer(
-            self.endpoints, self.dispatcher.observe, self.migration.evidence.compare, self.shadow.worker
-        )
-        traffic = Traffic(
-            self.live_routes,
-            lambda: self.table.revision,
-            self.migration.state,
-            self.recorder,
-            replayer,
-            self.event_methods,
-        )
         rights = peer_credentials.rights(self.settings)
         group = peer_credentials.group(self.settings)
-        self._admin = AdminServer(socket, self, self.admin_service, traffic, rights, group)
         if rights.shared and group is None:
             _log.warning(
                 "only members of its owner's group can open the admin socket; set admin.group to let others in"
             )
+        file = AdminSocket(Path(self.settings.admin.socket), group, shared=rights.shared)
+        self._admin = AdminServer(file, partial(self._admin_application, rights))
         self._operators = wiring.operators(self.settings, self.admin_service, rights, peer_credentials.user_name)
         address = self.settings.admin.metrics
-        self._monitoring = monitoring.MonitoringServer(address, self) if address else None
-        self._web = self._web_page(traffic, rights)
+        self._monitoring = TcpServer("metrics", address, self._monitoring_application) if address else None
+        self._web = self._web_page(rights)
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
 
-    def _web_page(self, traffic: Traffic, rights: AccessRules) -> WebServer | None:
+    def _admin_application(self, rights: AccessRules) -> web.Application:
+        from gateway.admin.handlers import application
+
+        return application(self, self.admin_service, self._traffic(), rights)
+
+    def _monitoring_application(self) -> web.Application:
+        from gateway.admin.monitoring import application
+
+        return application(self)
+
+    def _web_page(self, rights: AccessRules) -> WebServer | None:
         """The web page; None if the config has none."""
         if self.settings.admin.web is None:
             return None
         from gateway.admin.web.server import WebServer
 
-        return WebServer(self.settings.admin.web, self, self.admin_service, traffic, rights)
+        return WebServer(self.settings.admin.web, self, self.admin_service, self._traffic(), rights)
+
+    def _traffic(self) -> Traffic:
+        """What operators ask about the calls of clients."""
+        from gateway.admin.traffic import Traffic
+
+        state, compare = self.migration.state, self.migration.evidence.compare
+        replayer = Replayer(self.endpoints, self.dispatcher.observe, compare, self.shadow.worker)
+        return Traffic(
+            self.live_routes, lambda: self.table.revision, state, self.recorder, replayer, self.event_methods
+        )
 
     async def __aenter__(self) -> Self:
         """Start, in the order of the module's description; leaving the block goes backwards."""
         async with AsyncExitStack() as stack:
             await self._bind(stack)
             if self.settings.user is not None:
-                wiring.import_for_reloads()
+                self._import_for_later()
                 process.become(self.settings.user, self._socket_files())
             await self.start_sides(stack)
             await asyncio.gather(self._wait_for_buses(), self._probe_upstreams())
@@ -152,6 +167,13 @@ class Gateway(Assembly):
             await self._store_table()
         self._announce()
         return self
+
+    def _import_for_later(self) -> None:
+        """Import what is imported when it is needed first, which a process that gives up root may be unable to read."""
+        wiring.import_for_reloads()
+        for server in (self._admin, self._monitoring, self._web):
+            if server is not None:
+                server.prepare()
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Let operators in, then clients."""
@@ -210,6 +232,14 @@ class Gateway(Assembly):
                     self.manager.alive(self.readings.summary())
             except Exception:  # noqa: BLE001 - a bug skips one notification, and costs no client's call
                 _log.exception("a bug skipped a watchdog notification")
+
+    async def collect_garbage(self, every: float = COLLECT_EVERY, after: int = COLLECT_AFTER) -> None:
+        """Free objects that refer to each other, as in an old mapping or the traceback of an exception."""
+        while True:
+            await asyncio.sleep(every)
+            if gc.get_count()[2] >= after:
+                async with self.backend.large_messages:  # not while one is read: each of its values would be gone over
+                    gc.collect()
 
     async def _is_alive(self, watchdog: float) -> bool:
         """Probe each bus. A connection that did not answer has been replaced, so the second probe uses another one."""
@@ -280,7 +310,7 @@ class Gateway(Assembly):
 
     async def metrics(self) -> bytes:
         """All series as text. The text is long, so a thread renders it while calls go on."""
-        return await asyncio.to_thread(metrics.render, await self.readings.snapshot())
+        return await asyncio.to_thread(rendered, await self.readings.snapshot())
 
     def routes(self) -> list[Mapping[str, object]]:
         """Each mapped method at each endpoint."""
@@ -457,7 +487,8 @@ async def run_until(
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside-the-loop"))
     async with make() as gateway, asyncio.TaskGroup() as tasks:
         _freeze_heap()
-        work = [reload_when_signalled(reload, gateway), gateway.watch(), *(each(gateway) for each in also)]
+        work = [reload_when_signalled(reload, gateway), gateway.watch(), gateway.collect_garbage()]
+        work += [each(gateway) for each in also]
         owned = [tasks.create_task(each) for each in work]
         await stop.wait()
         _log.info("stopping", in_flight=gateway.dispatcher.in_flight)

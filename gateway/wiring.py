@@ -52,14 +52,14 @@ from gateway.mapping.compiler import build
 from gateway.mapping.problem import Problem, unknown
 from gateway.mapping.table import EndpointTable, Table
 from gateway.mapping.targets import NOTHING as NO_CONTENTS
-from gateway.ops.traces import Tracer
 from gateway.pipeline.tasks import TaskEnding
 
-if TYPE_CHECKING:  # for types alone: a gateway imports these adapters where its config has use for them
+if TYPE_CHECKING:  # for types alone: a gateway imports these where its config has use for them
     from adapters.admin_dbus.service import AdminBusService
     from adapters.xenstore.publish.publisher import XenstorePublisher
     from adapters.xenstore.publish.watch_trigger import FireTrigger
     from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
+    from gateway.ops.traces import Tracer
 
 __all__ = [
     "CODECS",
@@ -346,6 +346,8 @@ def tracer(settings: Config) -> Tracer | None:
     """What makes spans of calls; None where the config has no collector."""
     if settings.traces.url is None:
         return None
+    from gateway.ops.traces import Tracer
+
     return Tracer(settings.traces.url, float(settings.traces.share.removesuffix("%")) / 100, __version__)
 
 

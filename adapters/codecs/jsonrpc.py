@@ -106,7 +106,9 @@ class _Plain(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _COLONS = len(_Plain.__struct_fields__)  # that a plain request without colons in its values has
+_BATCH_DEPTH = 3  # of a batch of plain requests whose parameters are single values
 _SHORT = 4096  # bytes; a longer request gains nothing from being read as a plain one
+_decode_plain_batch = msgspec.json.Decoder(list[_Plain]).decode
 _decode_plain, _encode_plain = msgspec.json.Decoder(_Plain).decode, msgspec.json.Encoder().encode
 
 
@@ -135,15 +137,15 @@ class Codec(interfaces.Codec):
     ) -> None:
         self._limits = limits
         self._longest_plain = min(_SHORT, limits.body, limits.elements)  # which cannot hold too many values
+        self._longest_batch = min(limits.body, limits.elements) if limits.depth >= _BATCH_DEPTH else 0
         self._one = one
         self._write = WRITERS[long_integers]
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:  # noqa: ARG002 - JSON is UTF-8 (RFC 8259, section 8.1)
         """Read a request, a notification or a batch of either version; an invalid entry does not affect the others."""
-        if len(body) <= self._longest_plain and b'"jsonrpc"' in body:
-            plain = self._read_plain(body)
-            if plain is not None:
-                return plain
+        plain = self._read_plain_batch(body) if body.startswith(b"[{") else self._read_plain(body)
+        if plain is not None:
+            return plain
         try:
             message = read(body, self._limits)
         except DamagedJsonError as damaged:
@@ -157,6 +159,8 @@ class Codec(interfaces.Codec):
 
     def _read_plain(self, body: bytes) -> Envelope | None:
         """Read a request with all four members, each of them once; None: it is to be read more closely."""
+        if len(body) > self._longest_plain or b'"jsonrpc"' not in body:
+            return None
         if body.count(b"[") + body.count(b"{") > self._limits.depth:
             return None
         try:
@@ -166,10 +170,27 @@ class Codec(interfaces.Codec):
         colons = body.count(b":")  # a member that came twice leaves one too many, as in `read`
         if colons != _COLONS and (b"\\u003" in body or _encode_plain(found).count(b":") != colons):
             return None
-        params, number = found.params, found.id
-        tag = _Tag(b"%d" % number if type(number) is int else write(number))
-        call = Call(found.method, tuple(params)) if type(params) is list else Call(found.method, named=params)  # type: ignore[arg-type]
+        call, tag = _plain_entry(found)
         return Envelope((call,), (tag,))
+
+    def _read_plain_batch(self, body: bytes) -> Envelope | None:
+        """Read a batch of such requests whose parameters are single values; None: it is to be read more closely."""
+        count = body.count(b"{")
+        if (
+            len(body) > self._longest_batch
+            or count > self._limits.batch
+            or body.count(b":") != _COLONS * count
+            or body.count(b"[") != count + 1
+        ):
+            return None
+        try:
+            found = _decode_plain_batch(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        if len(found) != count:  # a text, or what came twice, holds some of them
+            return None
+        entries = [_plain_entry(each) for each in found]
+        return Envelope(tuple([call for call, _ in entries]), tuple([tag for _, tag in entries]), batch=True)
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
         """Write the response; None for notifications (sections 4.1 and 6)."""
@@ -271,6 +292,12 @@ class Codec(interfaces.Codec):
 
 
 # Requests
+
+
+def _plain_entry(found: _Plain) -> tuple[Call, _Tag]:
+    params, number = found.params, found.id
+    tag = _Tag(b"%d" % number if type(number) is int else write(number))
+    return (Call(found.method, tuple(params)) if type(params) is list else Call(found.method, named=params)), tag  # type: ignore[arg-type]
 
 
 def _read(message: Any, body: bytes, *, batch: bool = False) -> _Entry:

@@ -71,6 +71,11 @@ class Backend(interfaces.Backend):
         self._own = OwnConnections(self._dependencies)
         self._adopt(buses.values())
 
+    @property
+    def large_messages(self) -> asyncio.Semaphore:
+        """The turn of one large message to be read or written."""
+        return self._dependencies.gate
+
     async def start(self) -> None:
         """Start to connect; returns at once, retries until `stop`."""
         for pool in self._pools.values():

@@ -5,6 +5,8 @@
 - File descriptors: they are negotiated, since a broker otherwise holds a reply with a descriptor back for ever. No
   read takes them, so the kernel closes them.
 - Cancellation: an attempt to connect that is cancelled leaves no socket behind.
+- The end of a broker that had not read everything: its socket has an error then, and uvloop calls the reader once more
+  and never again. The library stops after one message, so it would wait for ever for what comes behind it.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ async def end(process: Process) -> None:
         await process.wait()
 
 
+END_READ_WITHIN = 0.1  # seconds from an error of the socket to the end of what the broker had sent before
 GIVE_UP_TIMEOUT = 0.5  # seconds for a connection to notice that its socket is closed
 
 
@@ -109,8 +112,17 @@ class Bus(MessageBus):
         await super()._authenticate()
         self._negotiate_unix_fd = False
         assert self._sock is not None, "it is connected"
-        self.inbox = Inbox(self._sock)
+        self.inbox = Inbox(self._sock, self.end_soon)
         self._sock = cast("socket.socket", self.inbox)
+
+    def end_soon(self, error: Exception) -> None:
+        """End the connection with this error of its socket, unless its end is read before."""
+        self._loop.call_later(END_READ_WITHIN, self.end, error)
+
+    def end(self, error: Exception) -> None:
+        """End the connection with this error; does nothing where it has ended."""
+        if not self._disconnected:  # else its descriptor may be another connection's
+            self._finalize(error)
 
 
 async def connect(address: str) -> Bus:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import TypeAlias, cast
 
 from dbus_fast import Message, MessageFlag, MessageType
-from dbus_fast.aio import MessageBus
 from dbus_fast.errors import InvalidMessageError
 from msgspec import Struct
 
@@ -33,10 +32,12 @@ from gateway.core.rpc.model import Fault, FaultCode
 class Outbox:
     """An outgoing byte stream; positions are counted in bytes from its start."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, on_error: Callable[[OSError], object] = lambda _: None) -> None:
+        """`on_error`: called when the socket is broken for good."""
         self.written = 0  # bytes taken by the kernel
         self._put = 0  # bytes put
         self._sock = sock
+        self._on_error = on_error
         self._fd = sock.fileno()
         self._loop = asyncio.get_running_loop()
         self._backlog = bytearray()
@@ -112,9 +113,10 @@ class Outbox:
             return
         try:
             sent = self._sock.send(self._backlog)
-        except ConnectionError:  # broken for good; its end will be read, and the loop may have left the socket already
+        except ConnectionError as error:  # broken for good; the loop may have left the socket already
             self._backlog.clear()
             self._wait_for_capacity()
+            self._on_error(error)
             return
         except OSError:
             sent = 0
@@ -229,7 +231,7 @@ class DBusConnection:
         try:
             return await large.read()
         except Exception as error:  # noqa: BLE001 - of the library: whatever it finds in what the bus has sent
-            self._bus._finalize(error)  # noqa: SLF001
+            self._bus.end(error)
             return _unanswered()
 
     async def send(
@@ -410,12 +412,12 @@ class DBusConnection:
         self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}
 
 
-def _outbox(bus: MessageBus) -> Outbox:
+def _outbox(bus: connect.Bus) -> Outbox:
     """Take over the writing of a connected bus; what the library itself answers to others goes the same way."""
     writer = bus._writer  # noqa: SLF001
     assert writer is not None
     assert writer.sock is not None
-    outbox = Outbox(writer.sock)
+    outbox = Outbox(writer.sock, bus.end_soon)
     writer.sock = cast("socket.socket", outbox)
     return outbox
 

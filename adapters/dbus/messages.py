@@ -11,6 +11,7 @@ other call waits. So it gets the messages up to LARGE, and an Inbox keeps longer
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -165,8 +166,10 @@ class Inbox:
     before it.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, on_error: Callable[[OSError], object]) -> None:
+        """`on_error`: called with the error of the socket, which may be the last time that it is read."""
         self.on_large: Callable[[bytearray], None] | None = None  # None: the library gets all messages
+        self._on_error = on_error
         self._sock = sock
         self._left = 0  # bytes to come of a message that the library gets
         self._head = b""  # the first bytes of a message whose length has not come yet
@@ -183,6 +186,7 @@ class Inbox:
         data = self._sock.recv(size)
         if not data:
             return data
+        self._check()
         if self._head:
             data, self._head = self._head + data, b""
         at, end = self._left, len(data)
@@ -209,12 +213,18 @@ class Inbox:
         received = self._sock.recv_into(memoryview(large)[self._filled :])
         if not received:
             return b""
+        self._check()
         self._filled += received
         if self._filled == len(large):
             self._large = None
             assert self.on_large is not None, "it was there when the message began"
             self.on_large(large)
         raise _nothing_yet()
+
+    def _check(self) -> None:
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._on_error(OSError(number, os.strerror(number)))
 
 
 def _nothing_yet() -> BlockingIOError:

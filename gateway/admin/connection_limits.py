@@ -15,8 +15,6 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import cast
 
-from aiohttp import web
-from aiohttp.typedefs import Handler
 from msgspec import Struct
 
 from gateway.admin import peer_credentials
@@ -51,19 +49,14 @@ class ConnectionLimiter:
         self.name = name
         self.limits = limits or ConnectionLimits()
         self.refused = 0
-        self._open: dict[asyncio.BaseTransport, _Connection] = {}  # the oldest first
+        self._open: dict[asyncio.BaseTransport, LimitedConnection] = {}  # the oldest first
         self._log_limiter = LogLimiter(self.limits.log_interval)
 
-    def limit(self, application: web.Application) -> None:
-        """Apply the limits to the requests of this application."""
-        application.middlewares.append(self._limited)
-        application.on_response_prepare.append(_last_of_its_connection)
+    def find(self, transport: asyncio.BaseTransport | None) -> LimitedConnection | None:
+        """The open connection with this transport."""
+        return self._open.get(transport) if transport is not None else None
 
-    def protocols(self, inner: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """Wrap a protocol factory with the limits."""
-        return lambda: _Connection(self, inner)
-
-    def admit(self, connection: _Connection) -> bool:
+    def admit(self, connection: LimitedConnection) -> bool:
         """Return whether a new connection is accepted; an idle one may be closed for it."""
         transport, limits = connection.transport, self.limits
         left = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - transport.get_extra_info("socket").fileno()
@@ -79,17 +72,17 @@ class ConnectionLimiter:
         self._open[transport] = connection
         return True
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: LimitedConnection) -> None:
         """Remove a closed connection."""
         self._open.pop(connection.transport, None)
 
-    def cut(self, connection: _Connection, why: str) -> None:
+    def cut(self, connection: LimitedConnection, why: str) -> None:
         """Close a connection at once."""
         self.forget(connection)
         connection.transport.abort()
         self._refuse(why, connection.peer)
 
-    def _close_idle(self, connections: Iterable[_Connection]) -> bool:
+    def _close_idle(self, connections: Iterable[LimitedConnection]) -> bool:
         """Close the oldest connection without a request; return whether there was one."""
         idle = next((each for each in connections if each.waits), None)
         if idle is not None:
@@ -104,75 +97,73 @@ class ConnectionLimiter:
             _log.warning("turned away", socket=self.name, why=why, peer=peer, connections=count)
         return False
 
-    @web.middleware
-    async def _limited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        connection = self._open.get(request.transport) if request.transport is not None else None
-        try:
-            await request.read()
-        except (ConnectionError, web.RequestPayloadError):
-            raise web.HTTPBadRequest(reason="the request is incomplete") from None
-        if connection is None:
-            return await handler(request)
-        connection.work()
-        try:
-            return await handler(request)
-        finally:
-            connection.answer()
 
-
-async def _last_of_its_connection(_request: web.Request, response: web.StreamResponse) -> None:
-    response.force_close()
-    response.headers["Connection"] = "close"  # aiohttp has made its headers by now
-
-
-class _Connection(asyncio.Protocol):
-    """Passes everything to aiohttp's protocol, with timers."""
+class LimitedConnection(asyncio.Protocol):
+    """Passes everything on to a protocol of the HTTP server, with timers. `serve` says which, now or later."""
 
     transport: asyncio.Transport
     peer: str
     trusted: bool  # of root or the gateway's user
     waits = True  # the request has not arrived
 
-    def __init__(self, limiter: ConnectionLimiter, inner: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, limiter: ConnectionLimiter, serve: Callable[[LimitedConnection], None]) -> None:
         self._limiter = limiter
-        self._make = inner
+        self._serve = serve
         self._inner: asyncio.Protocol | None = None
+        self._early = bytearray()  # what has come before there was an inner protocol
         self._received = 0
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a new connection, or refuse it."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop has its own class
         self.peer, self.trusted = _peer(self.transport)
         if not self._limiter.admit(self):
             self.transport.abort()
             return
-        self._inner = self._make()
-        self._inner.connection_made(transport)
         self._set_timer(self._limiter.limits.request, "its request did not arrive in time")
+        self._serve(self)
+
+    def pass_on(self, inner: asyncio.Protocol) -> None:
+        """Pass the connection on to a protocol, with what has come until now; unless it has been closed."""
+        if self.transport.is_closing():
+            return
+        self._inner = inner
+        inner.connection_made(self.transport)
+        if self._early:
+            inner.data_received(bytes(self._early))
+            self._early = bytearray()
 
     def data_received(self, data: bytes) -> None:
+        """Count the bytes of a request."""
         self._received += len(data)
         if self._received > HEAD + BODY:
             self._limiter.cut(self, f"it sent more than {HEAD + BODY} bytes")
         elif self._inner is not None:
             self._inner.data_received(data)
+        else:
+            self._early += data
 
     def eof_received(self) -> bool | None:
+        """The peer sends no more."""
         return self._inner.eof_received() if self._inner is not None else None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
         self._set_timer(None)
         self._limiter.forget(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """The kernel has not taken everything that was written; the peer has to read in time."""
         self._set_timer(self._limiter.limits.answer, "it did not read its response")
         if self._inner is not None:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
+        """The kernel has taken everything that was written."""
         if not self._answered:
             self._set_timer(None)
         if self._inner is not None:
@@ -192,7 +183,7 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if seconds is not None and self._inner is not None:
+        if seconds is not None and not self.transport.is_closing():
             self._timer = asyncio.get_running_loop().call_later(seconds, self._limiter.cut, self, why)
 
 

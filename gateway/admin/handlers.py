@@ -1,20 +1,24 @@
-"""Handlers of the admin API for the gateway, for modes and for rollouts; one for each name in `api.OPERATIONS`.
+"""The admin API: JSON over HTTP. Handlers for the gateway, modes and rollouts; one for each name in `api.OPERATIONS`.
 
 A handler decodes the request, calls the running gateway or its admin service, and encodes the result.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Protocol
 
+import msgspec
 from aiohttp import web
 
 from gateway.admin import api
-from gateway.admin.http import Handler, body, check_range, json, query
-from gateway.admin.monitoring import MonitoredGateway
+from gateway.admin.http import Handler, body, check_origin, check_range, check_right, json, plain_errors, query
+from gateway.admin.monitoring import MonitoredGateway, add_paths
 from gateway.admin.service import AdminService
-from gateway.core.admin.access import Caller
+from gateway.admin.traffic import Traffic, traffic_handlers
+from gateway.core.admin.access import AccessRules, Caller, Right
 from gateway.core.admin.records import StateRefused
 from gateway.core.admin.views import ModeRequest, setting_view
 from gateway.core.routing.overrides import Override
@@ -192,3 +196,52 @@ def rollout_handlers(commands: RolloutCommands) -> dict[str, Handler]:
 def _rollout(view: RolloutView) -> Mapping[str, object]:
     setting = None if view.setting is None else setting_view(view.setting)
     return {**{field: getattr(view, field) for field in RolloutView.__struct_fields__}, "setting": setting}
+
+
+def handlers_by_name(operations: Operations, service: AdminService, clients: Traffic) -> dict[str, Handler]:
+    """The handler of each operation that needs a right, by its name in `api.OPERATIONS`."""
+
+    async def openapi(_request: web.Request, _caller: Caller) -> web.Response:
+        described = await asyncio.to_thread(_described)
+        return web.Response(body=described, content_type="application/json")
+
+    return {
+        **gateway_handlers(operations, service),
+        **migration_handlers(service),
+        **rollback_handlers(service),
+        **promotion_handlers(service.promoting),
+        **rollout_handlers(service.rollouts),
+        **traffic_handlers(clients),
+        "openapi": openapi,
+    }
+
+
+@cache
+def _described() -> bytes:
+    """The OpenAPI document, which takes a while to make."""
+    return msgspec.json.encode(api.document())
+
+
+def application(
+    operations: Operations, service: AdminService, clients: Traffic, rights: AccessRules
+) -> web.Application:
+    """The admin API. Each request is checked against the lists of the config."""
+    served = handlers_by_name(operations, service, clients)
+    made = web.Application(middlewares=[plain_errors])
+    add_paths(made, operations)
+    for each in api.OPERATIONS:
+        if each.right is not None:
+            made.router.add_route(each.verb, each.path, _checked(served[each.name], each.right, rights))
+    return made
+
+
+def _checked(
+    handler: Handler, right: Right, rights: AccessRules
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The handler for callers that have the right, and not for web pages: a socket may be forwarded to a TCP port."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        check_origin(request)
+        return await handler(request, check_right(request, rights, right))
+
+    return handle

@@ -1,12 +1,10 @@
-"""What both servers of the admin side share: a bound socket, JSON bodies and answers, errors without tracebacks.
+"""What the applications behind the sockets of the operator's side share: JSON bodies and answers, errors, limits.
 
-`SocketServer.bind` takes the address before root is given up; `start` accepts connections once the gateway is ready.
+This and what imports it needs aiohttp, so a gateway imports it with the first connection (sockets.py).
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -14,9 +12,10 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
-from gateway.admin.connection_limits import BACKLOG, ConnectionLimiter, ConnectionLimits
+from gateway.admin import peer_credentials
+from gateway.admin.connection_limits import ConnectionLimiter
 from gateway.config.doubts import is_loopback
-from gateway.core.admin.access import Caller
+from gateway.core.admin.access import AccessRules, Caller, Right, denial
 from gateway.core.admin.records import Rejected, StateRefused
 from gateway.core.dbus.names import printable
 from gateway.core.logger import Logger
@@ -24,91 +23,50 @@ from gateway.core.logger import Logger
 STOP_TIMEOUT = 1.0  # seconds for a request to end at stop; the calls of clients have had the grace period before
 
 
-class SocketServer:
-    """Base of the servers. `bind` of a subclass sets `_socket`; it raises OSError that names the address."""
-
-    def __init__(self, name: str, application: web.Application, limits: ConnectionLimits | None = None) -> None:
-        self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
-        self.limiter = ConnectionLimiter(name, limits)
-        self.limiter.limit(application)
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT)
-
-    def bind(self) -> None:
-        """Bind the address; connections wait until `start`."""
-        raise NotImplementedError
-
-    def adopt(self, bound: socket.socket) -> None:
-        """Use a socket that another process has bound, and whose file it removes."""
-        self._socket = bound
-
-    async def start(self) -> None:
-        """Accept connections; bind first if that is not done."""
-        if self._socket is None:
-            self.bind()
-        assert self._socket is not None
-        await self._runner.setup()
-        assert self._runner.server is not None
-        protocols = self.limiter.protocols(self._runner.server)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(protocols, sock=self._socket, backlog=BACKLOG)
-
-    async def stop(self) -> None:
-        """Close all connections and the socket."""
-        if self._server is not None:
-            self._server.close()
-        await self._runner.cleanup()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-MAX_PORT = 65535
-
-
-class TcpServer(SocketServer):
-    """A server on "tcp:HOST:PORT"."""
-
-    def __init__(
-        self, name: str, address: str, application: web.Application, limits: ConnectionLimits | None = None
-    ) -> None:
-        super().__init__(name, application, limits)
-        self._address = address
-
-    @property
-    def address(self) -> str:
-        """The address, with the real port if the config has port 0."""
-        if self._socket is None:
-            return self._address
-        host, port = self._socket.getsockname()[:2]
-        return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
-
-    def bind(self) -> None:
-        """Bind the address; raise OSError that names it."""
-        self._socket = listening_at(self._address)
-
-
-def listening_at(address: str) -> socket.socket:
-    """A socket that listens on "tcp:HOST:PORT"; raises OSError that names the address."""
-    host, _, port = address.removeprefix("tcp:").rpartition(":")
-    try:
-        return _listening(host.strip("[]"), int(port))
-    except OSError as error:
-        raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    if port > MAX_PORT:  # the standard library raises, and leaves a socket open
-        raise OSError(f"port {port}: expected at most {MAX_PORT}")
-    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((host, port), family=family)
-
-
 _log = Logger("admin")
 
 Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
 _T = TypeVar("_T")
+
+
+def runner(application: web.Application, limiter: ConnectionLimiter) -> web.AppRunner:
+    """What answers the requests of a socket: this application, within the limits of the socket."""
+
+    @web.middleware
+    async def limited(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        connection = limiter.find(request.transport)
+        try:
+            await request.read()
+        except (ConnectionError, web.RequestPayloadError):
+            raise web.HTTPBadRequest(reason="the request is incomplete") from None
+        if connection is None:
+            return await handler(request)
+        connection.work()
+        try:
+            return await handler(request)
+        finally:
+            connection.answer()
+
+    application.middlewares.append(limited)
+    application.on_response_prepare.append(_last_of_its_connection)
+    return web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT)
+
+
+async def _last_of_its_connection(_request: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()
+    response.headers["Connection"] = "close"  # aiohttp has made its headers by now
+
+
+def check_right(request: web.Request, rights: AccessRules, right: Right) -> Caller:
+    """The caller of a request, as the kernel reports its peer; raises HTTPForbidden unless it has the right."""
+    assert request.transport is not None
+    found = peer_credentials.caller(request.transport.get_extra_info("socket"))
+    if not rights.have(found, right):
+        raise web.HTTPForbidden(reason=denial(found, right))
+    return found
 
 
 _OUR_NAME = "gateway"  # as the commands send it

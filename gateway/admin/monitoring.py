@@ -8,9 +8,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from gateway.admin.connection_limits import ConnectionLimits
-from gateway.admin.http import TcpServer
-from gateway.ops.metrics import CONTENT_TYPE
+from gateway.ops.exposition import CONTENT_TYPE
 
 
 class MonitoredGateway(Protocol):
@@ -44,13 +42,11 @@ def add_paths(application: web.Application, monitored: MonitoredGateway) -> None
         application.router.add_get(path, handler)
 
 
-class MonitoringServer(TcpServer):
-    """Serves only the three paths."""
-
-    def __init__(self, address: str, monitored: MonitoredGateway, limits: ConnectionLimits | None = None) -> None:
-        application = web.Application()
-        add_paths(application, monitored)
-        super().__init__("metrics", address, application, limits)
+def application(monitored: MonitoredGateway) -> web.Application:
+    """Only the three paths."""
+    made = web.Application()
+    add_paths(made, monitored)
+    return made
 
 
 def _json(document: Mapping[str, object], status: int = 200) -> web.Response:

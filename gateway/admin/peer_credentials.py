@@ -9,10 +9,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from aiohttp import web
-
 from gateway.config import Config, Finding
-from gateway.core.admin.access import AccessRules, Caller, Principals, Right, denial
+from gateway.core.admin.access import AccessRules, Caller, Principals
 from gateway.core.rpc import model
 
 _SO_PEERGROUPS = 59  # linux/socket.h; Python has no name for it
@@ -39,10 +37,8 @@ def unknown_names(settings: Config) -> Iterator[Finding]:
         yield ("user",), f"unknown user '{settings.user}'"
 
 
-def caller(request: web.Request) -> Caller:
+def caller(connection: socket.socket) -> Caller:
     """The peer of a connection, as the kernel reports it."""
-    assert request.transport is not None
-    connection = request.transport.get_extra_info("socket")
     uid, gid = user(connection)
     return Caller(uid, frozenset({gid, *_groups(connection, uid, gid)}), user_name(uid))
 
@@ -75,14 +71,6 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return ""
-
-
-def check(request: web.Request, rights: AccessRules, right: Right) -> Caller:
-    """The caller of a request; raise HTTPForbidden unless it has the right."""
-    found = caller(request)
-    if not rights.have(found, right):
-        raise web.HTTPForbidden(reason=denial(found, right))
-    return found
 
 
 def _own(user: str | None) -> int:

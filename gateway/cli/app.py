@@ -94,6 +94,7 @@ class _Application(CommandGroup):
         """This group with commands that can be listed and not called."""
         listed = copy.copy(self)
         listed.commands = summaries()
+        listed.rich_markup_mode = "rich"  # summaries are one line each, and Markdown takes a tenth of the command
         return listed
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]

@@ -1,6 +1,6 @@
 """The Prometheus metrics: the table of all series, and the counters of calls.
 
-A call only increments counters. Families, labels and text are made for a scrape.
+A call only increments counters. Families, labels and text are made for a scrape (exposition.py).
 """
 
 from __future__ import annotations
@@ -8,20 +8,14 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Fault, FaultCode, Reply, ended, is_redirect
-
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 # Upper bounds in seconds, inclusive.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -211,6 +205,7 @@ class Calls:
 
 # Calls by bucket of BUCKETS, not cumulative, and the sum of their seconds.
 Spread: TypeAlias = tuple[list[int], float]
+ProcessSamples: TypeAlias = Mapping[str, tuple[str, str, float]]  # kind, help and value, by name
 
 
 class Snapshot(Struct, frozen=True):
@@ -218,7 +213,7 @@ class Snapshot(Struct, frozen=True):
 
     samples: Mapping[str, Mapping[tuple[str, ...], float]]
     seconds: Mapping[tuple[str, ...], Spread]
-    process: Mapping[str, tuple[str, str, float]]  # kind, help and value of process_*: memory, CPU, descriptors
+    process: ProcessSamples  # process_*: memory, CPU, descriptors
 
     def counters(self) -> Snapshot:
         """What stays when its process has ended."""
@@ -227,19 +222,13 @@ class Snapshot(Struct, frozen=True):
         return Snapshot(kept, self.seconds, process)
 
 
-_PROCESS = ProcessCollector(registry=CollectorRegistry())
 _LEAST = frozenset({"process_start_time_seconds", "process_max_fds"})  # of several processes; the others are added
 
 
-def snapshot(calls: Calls, readings: Mapping[str, Samples]) -> Snapshot:
+def snapshot(calls: Calls, readings: Mapping[str, Samples], process: ProcessSamples) -> Snapshot:
     """The samples of this process now. `readings`: samples taken for this scrape, by name in SERIES."""
     samples = {**readings, CALLS: calls.outcomes(), REFUSED: calls.refused()}
     samples = {name: samples[name] for name, series in SERIES.items() if series.kind != "histogram"}
-    process = {
-        family.name: (family.type, family.documentation, sample.value)
-        for family in _PROCESS.collect()
-        for sample in family.samples
-    }
     return Snapshot({name: dict(values) for name, values in samples.items()}, calls.seconds(), process)
 
 
@@ -264,45 +253,3 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
 
 
 _OVER: Mapping[str, Callable[[float, float], float]] = {"sum": operator.add, "max": max, "min": min}
-
-
-def render(taken: Snapshot) -> bytes:
-    """Return all series as text."""
-    return generate_latest(_Scrape(taken))
-
-
-class _Scrape(Collector):
-    """The collector of one scrape."""
-
-    def __init__(self, taken: Snapshot) -> None:
-        self._taken = taken
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every family, empty ones too."""
-        for name, series in SERIES.items():
-            if series.kind == "histogram":
-                yield _histogram(name, series, self._taken.seconds)
-            else:
-                yield _family(name, series, self._taken.samples.get(name, {}))
-        for name, (kind, text, value) in self._taken.process.items():
-            yield (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, value=value)
-
-
-def _family(name: str, series: Series, samples: Mapping[tuple[str, ...], float]) -> Metric:
-    kind = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
-    family = kind(name, series.help, labels=series.labels)
-    for labels, value in samples.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(name: str, series: Series, samples: Mapping[tuple[str, ...], Spread]) -> Metric:
-    family = HistogramMetricFamily(name, series.help, labels=series.labels)
-    for labels, (buckets, total) in samples.items():
-        family.add_metric(labels, _cumulative(buckets), total)
-    return family
-
-
-def _cumulative(buckets: Sequence[int]) -> list[tuple[str, float]]:
-    names = (*map(str, BUCKETS), "+Inf")
-    return list(zip(names, accumulate(buckets), strict=True))

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -53,8 +53,10 @@ from gateway.core.rpc.model import (
 )
 from gateway.core.rpc.trace_context import KEY
 from gateway.migration.active_overrides import ActiveOverrides
-from gateway.ops.traces import Tracer
 from gateway.pipeline.waiting import TOO_MANY, Deadline, Deadlines, slot_freed
+
+if TYPE_CHECKING:  # imported where the config has a collector
+    from gateway.ops.traces import Tracer
 
 _DBUS = Side.DBUS  # an attribute of an enum is slow to read
 

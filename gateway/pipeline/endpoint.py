@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import structs
 from msgspec.structs import replace
@@ -48,7 +48,6 @@ from gateway.core.rpc.model import (
 from gateway.core.rpc.trace_context import KEY
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
-from gateway.ops.traces import Tracer
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher, Entry, PlannedCall, View
 from gateway.pipeline.introspection import UnknownMethods, introspection_routes
 from gateway.pipeline.openrpc import Described, nothing_described
@@ -59,6 +58,9 @@ from gateway.pipeline.side_override import SideOverride
 from gateway.pipeline.task_methods import TaskMethods, with_own
 from gateway.pipeline.tasks import Tasks, TaskWatch
 from gateway.pipeline.waiting import AfterAnswers
+
+if TYPE_CHECKING:  # imported where the config has a collector
+    from gateway.ops.traces import Tracer
 
 _log = Logger()
 

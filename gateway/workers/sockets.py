@@ -15,8 +15,7 @@ from pathlib import Path
 
 from gateway import wiring
 from gateway.admin import peer_credentials
-from gateway.admin.http import listening_at
-from gateway.admin.http_server import AdminSocket
+from gateway.admin.sockets import AdminSocket, listening_at
 from gateway.config import Config
 
 ADMIN, METRICS, WEB = "admin", "metrics", "web"

@@ -27,6 +27,7 @@ from gateway.ops import log, metrics
 from gateway.ops.metrics import Snapshot
 from gateway.pipeline.sessions import SessionNews
 from gateway.pipeline.task_methods import answer_worker
+from gateway.readings import rendered
 from gateway.server import Gateway, run_until, start_from_files
 from gateway.workers import status
 from gateway.workers.coordinator import Answers, Scrape, WorkerRow
@@ -270,7 +271,7 @@ class WorkerGateway(Gateway):
             "xcp_gateway_workers": {(): together.workers},
             "xcp_gateway_worker_restarts_total": {(): together.restarts},
         }
-        return await asyncio.to_thread(metrics.render, replace(all_, samples=samples))
+        return await asyncio.to_thread(rendered, replace(all_, samples=samples))
 
     async def _snapshot(self, _body: None) -> Snapshot:
         return await self.readings.snapshot()

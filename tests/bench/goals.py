@@ -249,7 +249,7 @@ def tail(made: Bench, seconds: float) -> None:
 
 def batches(made: Bench) -> None:
     """A call in a batch of a hundred beside a single call, over one connection."""
-    alone, together = made.turns([GATEWAY] * 2, [JSON, load.batch("say", BATCH, load.UUID)], 1, BATCH, 2)
+    alone, together = made.turns([GATEWAY] * 2, [JSON, load.batch("say", BATCH, load.UUID)], 1, made.calls, 4)
     ratios = [cpu / BATCH / single for (single, _), (cpu, _) in zip(alone, together, strict=True)]
     what = f"CPU of a call in a batch of {BATCH}, beside a single call"
     made.figures["batch_call_cpu_beside_single"] = Figure(what, 0.5, ratios)
@@ -271,8 +271,8 @@ def passthrough(made: Bench) -> None:
 
 
 def shadow(made: Bench, pace: float, seconds: float) -> None:
-    """Latency of a client in mode shadow, beside mode legacy: calls at random moments."""
-    request = load.Request("/RPC2", "text/xml", load.xml_rpc("old", load.UUID).body, b"8a5b2c1e")
+    """Latency of a client in mode shadow, beside mode legacy: calls at random moments, to which both sides agree."""
+    request = load.Request("/RPC2", "text/xml", load.xml_rpc("old", "8a5b2c1e").body, b"8a5b2c1e")
 
     async def run() -> dict[str, list[Seen]]:
         clients = await Clients(request).connect(made.ports[GATEWAY], 8)

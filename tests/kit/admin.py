@@ -25,9 +25,10 @@ from adapters.admin_dbus.objects import BUS_NAME, ROOT
 from adapters.admin_dbus.service import AdminBusService
 from adapters.dbus import connect
 from gateway.admin.api import CallBody, document
-from gateway.admin.http_server import AdminServer
+from gateway.admin.handlers import application
 from gateway.admin.peer_credentials import user_name
 from gateway.admin.service import AdminService
+from gateway.admin.sockets import AdminServer, AdminSocket
 from gateway.core.admin.access import AccessRules, Caller
 from gateway.core.migration.modes import Key, Migration, Mode, Setting
 from gateway.core.migration.rollout_plan import DEFAULT
@@ -189,7 +190,9 @@ async def serving(folder: Path, rights: AccessRules | None = None, file: Path | 
     """Serve the API on a socket of its own. `file`: of the state; None keeps it in memory."""
     async with StateStore(file) as state:
         api = Api(folder / "control", state)
-        server = AdminServer(api.socket, api.toy, api.admin_service, api.traffic, rights or AccessRules(os.geteuid()))
+        rules = rights or AccessRules(os.geteuid())
+        bound = AdminSocket(api.socket, shared=rules.shared)
+        server = AdminServer(bound, lambda: application(api.toy, api.admin_service, api.traffic, rules))
         await server.start()
         try:
             yield api

@@ -5,14 +5,14 @@ tests/conformance/test_stores.py holds it against the real one.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.connection import StoreLostError
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import Operation, Permissions, StoreError
+from adapters.xenstore.client.wire import Answer, Asked, Operation, Permissions, StoreError
 
 T = TypeVar("T")
 
@@ -68,6 +68,12 @@ class MemoryTransaction(StoreOperations):
         self.tree = dict(tree)
         self._ask_for = ask_for
         self.changes: list[tuple[Operation, bytes, str]] = []
+        self.following = None
+
+    async def commit(self, asked: Sequence[Asked] = (), *, goes_on: bool = False) -> list[Answer]:
+        """What is sent along; the store commits when the work is done."""
+        assert goes_on or asked
+        return await self.together(asked)
 
     async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
         self._ask_for(operation, path)
@@ -114,7 +120,11 @@ class MemoryStore(XenstoreClient):
         for watch in self._watches.values():
             watch.notify(watch.path)
 
-    async def transaction(self, work: Callable[..., Awaitable[T]], lock: object = None) -> T:
+    async def together(self, asked: Sequence[Asked]) -> list[Answer]:
+        """One after the other."""
+        return await StoreOperations.together(self, asked)
+
+    async def transaction(self, work: Callable[..., Awaitable[T]], lock: object = None, early: object = None) -> T:
         """All or nothing."""
         self._check("")
         transaction = MemoryTransaction(self.tree, self._ask_for)

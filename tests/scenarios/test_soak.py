@@ -224,9 +224,11 @@ def test_what_is_still_held_is_found(name: str) -> None:
 
 def test_memory_that_grows_after_the_first_third_is_found() -> None:
     rising = Memory(0, [at * 1024 for at in range(36)])
-    early = Memory(0, [min(at, 11) * 1024 * 10 for at in range(36)])
+    early = Memory(0, [min(at, 9) * 1024 * 10 for at in range(36)])
+    swinging = Memory(0, [(at // 2 % 2) * 1024 * 100 for at in range(36)])
     assert broken(verdict.judge_gauges(HELD, HELD, rising)) == ["memory, after a third -> at the end"]
     assert broken(verdict.judge_gauges(HELD, HELD, early)) == []
+    assert broken(verdict.judge_gauges(HELD, HELD, swinging)) == []
 
 
 def test_a_traceback_and_an_end_in_haste_are_found_in_the_log() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -435,3 +437,30 @@ async def test_without_a_web_page_an_invitation_says_how_to_have_one(folder: Fol
     async with Gateway(folder.config) as gateway:
         with pytest.raises(LookupError, match=r"there is no web page: set web = "):
             gateway.invite(Caller(0))
+
+
+# Memory
+
+
+class Circle:
+    """What refers to itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_objects_that_refer_to_each_other_are_freed_between_two_large_messages(folder: Folder) -> None:
+    gateway, freed = Gateway(folder.config), asyncio.Event()
+    gc.disable()
+    try:
+        weakref.finalize(Circle(), freed.set)
+        async with gateway.backend.large_messages:
+            collecting = asyncio.ensure_future(gateway.collect_garbage(every=0.0, after=0))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not freed.is_set()
+        async with asyncio.timeout(30):
+            await freed.wait()
+    finally:
+        gc.enable()
+    collecting.cancel()

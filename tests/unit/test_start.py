@@ -8,21 +8,32 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.kit.gateway import TOY_MAPPING, Folder
 from tests.kit.programs import TIMEOUT
 
 START = """
-import asyncio, json, sys
+import asyncio, json, sys, threading
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from gateway import server
 
 class Imports(MetaPathFinder):
     names = []
+    in_event_loop = []
 
     def find_spec(self, name, path, target=None):
         self.names.append(name)
+        if threading.current_thread() is threading.main_thread():
+            self.in_event_loop.append(name)
+
+async def ask(socket):
+    reader, writer = await asyncio.open_unix_connection(socket)
+    writer.write(b"GET /metrics HTTP/1.1\\r\\nHost: gateway\\r\\n\\r\\n")
+    answer = await reader.read()
+    writer.close()
+    return "200 OK" in answer.decode()
 
 async def main():
     config, *changes = map(Path, sys.argv[1:])
@@ -35,7 +46,8 @@ async def main():
         for change in changes:
             config.write_text(change.read_text())
             answers.append("problems" in await gateway.reload())
-        print(json.dumps([started, later.names, answers]))
+        is_answered = await ask(gateway.settings.admin.socket)
+        print(json.dumps([started, later.names, later.in_event_loop, answers, is_answered]))
         stop.set()
 
     await server.run_until(stop, asyncio.Event(), lambda: server.Gateway(config), show)
@@ -44,6 +56,9 @@ asyncio.run(main())
 """
 # Each with the part of a config that needs it.
 NEEDED_BY = {
+    "aiohttp": "the first connection of an operator",
+    "gateway.ops.traces": "traces.url",
+    "prometheus_client": "the first scrape",
     "jinja2": "admin.web",
     "gateway.admin.web.server": "admin.web",
     "jsonschema": "files with problems",
@@ -61,8 +76,18 @@ NEEDED_BY = {
 }
 
 
-def started(tmp_path: Path, bus: str, first: str, *changes: str) -> tuple[set[str], list[str], list[bool]]:
-    """The modules of a gateway that has started, those that it imports when its config changes, what is refused."""
+class Seen(NamedTuple):
+    """The modules of a gateway that has started; what it imports later, and what of this in the event loop."""
+
+    started: list[str]
+    later: list[str]  # when its config changes, then when an operator asks
+    in_event_loop: list[str]
+    refused: list[bool]  # of the changes
+    is_answered: bool  # the operator
+
+
+def seen(tmp_path: Path, bus: str, first: str, *changes: str) -> Seen:
+    """Start a gateway, change its config, ask it as an operator."""
     folder = Folder(tmp_path)
     folder.mapping(TOY_MAPPING)
     folder.buses({"example": (bus, "org.example.*")})
@@ -73,28 +98,34 @@ def started(tmp_path: Path, bus: str, first: str, *changes: str) -> tuple[set[st
         file.write_text(first + text + change)
     command = [sys.executable, "-c", START, str(folder.config), *map(str, files)]
     shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT)
-    modules, later, refused = json.loads(shown.stdout)
-    return set(modules), later, refused
+    return Seen(*json.loads(shown.stdout))
 
 
 def test_a_small_gateway_starts_without_what_other_configs_need(tmp_path: Path, empty_bus: str) -> None:
-    modules, *_ = started(tmp_path, empty_bus, "")
-    assert {name: why for name, why in NEEDED_BY.items() if name in modules} == {}
+    found = seen(tmp_path, empty_bus, "")
+    assert {name: why for name, why in NEEDED_BY.items() if name in found.started} == {}
+
+
+def test_the_first_operator_is_answered_by_what_a_thread_imports(tmp_path: Path, empty_bus: str) -> None:
+    """The imports take 0.1 s, in which the event loop goes on."""
+    found = seen(tmp_path, empty_bus, "")
+    assert ("aiohttp.web" in found.later, found.in_event_loop, found.is_answered) == (True, [], True)
 
 
 STORE = '[upstream.nodes]\nurl = "xenstore:/memory"\ncodec = "xenstore"\n'
 
 
-def test_after_it_has_given_up_root_a_reload_imports_nothing(tmp_path: Path, empty_bus: str) -> None:
+def test_after_it_has_given_up_root_neither_a_reload_nor_an_operator_imports_anything(
+    tmp_path: Path, empty_bus: str
+) -> None:
     """A user that root has become may be unable to read the modules."""
     user = f'user = "{pwd.getpwuid(os.geteuid()).pw_name}"\n'
-    modules, later, refused = started(
-        tmp_path, empty_bus, user, STORE, "[limits]\nmax_calls = 0\n", "[nonsense]\n", "["
-    )
-    assert (later, refused) == ([], [False, True, True, True])
-    assert {"encodings.idna", "encodings.cp1252", "encodings.iso8859_15"} <= modules  # host names, XML of old clients
+    found = seen(tmp_path, empty_bus, user, STORE, "[limits]\nmax_calls = 0\n", "[nonsense]\n", "[")
+    assert (found.later, found.refused, found.is_answered) == ([], [False, True, True, True], True)
+    encodings = {"encodings.idna", "encodings.cp1252", "encodings.iso8859_15"}  # host names, XML of old clients
+    assert encodings <= {*found.started}
 
 
 def test_another_gateway_imports_adapters_when_a_reload_needs_them(tmp_path: Path, empty_bus: str) -> None:
-    _, later, refused = started(tmp_path, empty_bus, "", STORE)
-    assert ("adapters.xenstore.upstream" in later, refused) == (True, [False])
+    found = seen(tmp_path, empty_bus, "", STORE)
+    assert ("adapters.xenstore.upstream" in found.later, found.refused) == (True, [False])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import count
 from types import TracebackType
@@ -20,9 +20,11 @@ from typing import Self, TypeVar
 from msgspec import Struct
 
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
-from adapters.xenstore.client.operations import StoreOperations, Transaction
+from adapters.xenstore.client.operations import EarlyTransaction, StoreOperations, Transaction
 from adapters.xenstore.client.wire import (
     NUL,
+    Answer,
+    Asked,
     Operation,
     Permissions,
     StoreError,
@@ -224,13 +226,17 @@ class XenstoreClient(StoreOperations):
         return watch
 
     async def transaction(
-        self, work: Callable[[Transaction], Awaitable[T]], lock: AbstractAsyncContextManager[object] = NO_LOCK
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        lock: AbstractAsyncContextManager[object] = NO_LOCK,
+        early: EarlyTransaction | None = None,
     ) -> T:
         """Do the work in one transaction and commit it; repeat both when others interfere or the store is refusing.
 
         An exception of the work rolls the transaction back and is raised. Raises StoreError EAGAIN after the last
         attempt. Raises StoreLostError; when `sent`, it is unknown whether the transaction was committed. `lock` is held
-        during each attempt, but not between them: transactions that would conflict share it.
+        during each attempt, but not between them: transactions that would conflict share it. `early` is used for the
+        first attempt, if it still can be.
         """
         refused = 0
         for attempt in range(self._attempts):
@@ -238,20 +244,37 @@ class XenstoreClient(StoreOperations):
                 await self._pause(_random_pause(attempt - IMMEDIATE_ATTEMPTS))
             try:
                 async with lock:
-                    return await self._attempt(work)
+                    return await self._attempt(work, early if attempt == 0 else None)
             except StoreError as error:
                 refused += error.name != "EAGAIN"
                 if error.name not in RETRIED or refused >= TRIES:
                     raise
         raise StoreError("EAGAIN", "transaction", f"conflicted with other clients in each of {self._attempts} attempts")
 
-    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        transaction = await self._begin()
+    def begin_early(self) -> EarlyTransaction | None:
+        """A transaction for `transaction`; None without a connection."""
+        return EarlyTransaction(self._connection) if self._connection is not None else None
+
+    async def together(self, asked: Sequence[Asked]) -> list[Answer]:
+        """Send all in one piece; the store does them in their order. The answer to each."""
+        answers = await self._require_connection().send_all(asked)
+        for place, answer in enumerate(answers):
+            if isinstance(answer, StoreError) and answer.name in RETRIED:
+                await self._pause(_random_pause(0))
+                (answers[place],) = await super().together([asked[place]])
+        return answers
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], early: EarlyTransaction | None) -> T:
+        transaction = (await early.take() if early is not None else None) or await self._begin()
+        is_done = False
         try:
             result = await work(transaction)
             await transaction.commit()
+            is_done = True
         finally:
             transaction.roll_back()
+            if not is_done and transaction.following is not None:
+                transaction.following.drop()
         return result
 
     async def _begin(self) -> Transaction:

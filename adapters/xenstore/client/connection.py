@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from msgspec import Struct
@@ -18,6 +18,8 @@ from adapters.xenstore.client.wire import (
     ACKNOWLEDGED,
     NUL,
     OK,
+    Answer,
+    Asked,
     Operation,
     ProtocolError,
     Reader,
@@ -30,6 +32,8 @@ from adapters.xenstore.client.wire import (
 
 IDS = 2**32  # a request id is 32 bits wide; 0 is that of a watch event
 ASLEEP = 1.0  # seconds; a timer that is later than this shows that this process was stopped
+_EVENT, _ERROR = int(Operation.WATCH_EVENT), int(Operation.ERROR)
+_START = int(Operation.TRANSACTION_START)
 MAX_LATE = 1000  # responses that are still expected after their deadline; with more the connection is closed
 
 
@@ -52,15 +56,42 @@ def _ignore(*_: object) -> None:
     """The default of both callbacks."""
 
 
-class _Waiting(Struct):
-    """A request whose response has not come."""
+class _Batch(Struct):
+    """Requests that are sent together; the future is done when the last response has come."""
 
-    response: asyncio.Future[bytes]
+    future: asyncio.Future[list[Answer]]
+    answers: list[Answer]
+    missing: int
+
+    def put(self, place: int, answer: Answer) -> None:
+        """Take the response to one of them."""
+        self.answers[place] = answer
+        self.missing -= 1
+        if not self.missing and not self.future.done():
+            self.future.set_result(self.answers)
+
+
+class _Waiting(Struct):
+    """A request whose response has not come. In a batch the future is that of the batch."""
+
+    response: asyncio.Future[bytes] | asyncio.Future[list[Answer]]
     operation: Operation
     transaction: int
     path: str
     sent: float  # the loop's clock
     received: int  # value of `_received_count` when it was sent
+    batch: _Batch | None = None
+    place: int = 0  # in the batch
+
+    def end(self, answer: Answer) -> None:
+        """Take the response."""
+        if self.batch is not None:
+            self.batch.put(self.place, answer)
+        elif not self.response.done():
+            if isinstance(answer, StoreError):
+                self.response.set_exception(answer)
+            else:
+                cast("asyncio.Future[bytes]", self.response).set_result(answer)
 
 
 class XenstoreConnection(asyncio.Protocol):
@@ -125,12 +156,43 @@ class XenstoreConnection(asyncio.Protocol):
             raise StoreLostError(self.error, sent=False)
         number = self._next_id()
         self._put(request(operation, payload, number, transaction, path=path))
+        response: asyncio.Future[bytes] = self._loop.create_future()
         now = self._loop.time()
-        waiting = _Waiting(self._loop.create_future(), operation, transaction, path, now, self._received_count)
-        self._waiting[number] = waiting
+        self._waiting[number] = _Waiting(response, operation, transaction, path, now, self._received_count)
         if self._timer is None:
-            self._arm(waiting.sent + self._deadline)
-        return waiting.response
+            self._arm(now + self._deadline)
+        return response
+
+    def send_all(
+        self, asked: Sequence[Asked], transaction: int = 0, *, write: bool = True
+    ) -> asyncio.Future[list[Answer]]:
+        """Send requests in one piece, at once. The future has the response to each, or the error of the store.
+
+        Without `write` they are written with what is sent next.
+
+        What the store has refused keeps nothing behind it from being executed.
+        """
+        if self.lost:
+            raise StoreLostError(self.error, sent=False)
+        future: asyncio.Future[list[Answer]] = self._loop.create_future()
+        batch, now = _Batch(future, [b""] * len(asked), len(asked)), self._loop.time()
+        if not asked:
+            future.set_result([])
+        for place, (operation, payload, path) in enumerate(asked):
+            number = self._next_id()
+            try:
+                self._out.append(request(operation, payload, number, transaction, path=path))
+            except StoreError as error:  # it is too large
+                batch.put(place, error)
+                continue
+            self._waiting[number] = _Waiting(
+                future, operation, transaction, path, now, self._received_count, batch, place
+            )
+        if self._timer is None and self._waiting:
+            self._arm(now + self._deadline)
+        if write:
+            self.flush()
+        return future
 
     def send_and_forget(self, operation: Operation, payload: bytes, *, transaction: int = 0) -> None:
         """Send without waiting for the response. Does nothing when the connection is lost."""
@@ -148,12 +210,13 @@ class XenstoreConnection(asyncio.Protocol):
     def _put(self, packet: bytes) -> None:
         """Queue a packet; all packets of one turn of the loop are written together."""
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._out.append(packet)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is queued now."""
         packets, self._out = self._out, []
-        if self._transport is not None and not self.lost:
+        if packets and self._transport is not None and not self.lost:
             self._transport.write(b"".join(packets))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -198,7 +261,7 @@ class XenstoreConnection(asyncio.Protocol):
     def _received(self, packet: Received) -> None:
         if self.lost:
             return
-        if packet.operation == Operation.WATCH_EVENT:
+        if packet.operation == _EVENT:
             self._on_event(*event(packet.payload))
         elif packet.request in self._late:
             self._came_late(packet)
@@ -209,22 +272,22 @@ class XenstoreConnection(asyncio.Protocol):
         waiting = self._waiting.get(packet.request)
         if waiting is None:
             raise ProtocolError(f"a response to request {packet.request}, which was not sent")
-        if packet.operation == Operation.ERROR:
+        if packet.operation == _ERROR:
             del self._waiting[packet.request]
-            _fail(waiting, StoreError(text(packet.payload.rstrip(NUL)), waiting.path))
+            waiting.end(StoreError(text(packet.payload.rstrip(NUL)), waiting.path))
             return
         _check(packet, waiting)
         del self._waiting[packet.request]
-        if not waiting.response.done():
-            waiting.response.set_result(packet.payload)
-        elif waiting.operation == Operation.TRANSACTION_START:
-            self._end(packet.payload)
+        if waiting.operation == _START and waiting.response.done():
+            self.end_transaction(packet.payload)
+        else:
+            waiting.end(packet.payload)
 
     def _came_late(self, packet: Received) -> None:
         if self._late.pop(packet.request) == packet.operation == Operation.TRANSACTION_START:
-            self._end(packet.payload)
+            self.end_transaction(packet.payload)
 
-    def _end(self, transaction: bytes) -> None:
+    def end_transaction(self, transaction: bytes) -> None:
         """Drop a transaction whose caller has gone."""
         number = transaction.rstrip(NUL)
         if number.isdigit():

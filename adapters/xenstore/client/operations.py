@@ -6,15 +6,50 @@ method for single operations, `Transaction` for those of one transaction.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from adapters.xenstore.client.connection import XenstoreConnection
-from adapters.xenstore.client.wire import NUL, Operation, Permissions, StoreError, children, part, path_argument
+from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
+from adapters.xenstore.client.wire import (
+    NUL,
+    Answer,
+    Asked,
+    Operation,
+    Permissions,
+    StoreError,
+    children,
+    part,
+    path_argument,
+    transaction_id,
+)
 
 Names: TypeAlias = "list[str]"
 
 LISTINGS = 50  # attempts to list a directory that changes meanwhile
 UNKNOWN_OPERATION = ("EINVAL", "ENOSYS")
+EARLY = 0.05  # seconds after which a transaction that was begun early is dropped: it must not hold the store up
+COMMIT = Asked(Operation.TRANSACTION_END, b"T" + NUL, "transaction")
+
+
+def ask(operation: Operation, path: str, value: bytes = b"") -> Asked:
+    """An operation on a node, to be sent with others. Raises StoreError EINVAL for an invalid path."""
+    return Asked(operation, path_argument(path) + value, path)
+
+
+def found(answer: Answer) -> bytes | None:
+    """The payload of an answer; None when the node does not exist. Raises the StoreError that it is otherwise."""
+    if not isinstance(answer, StoreError):
+        return answer
+    if answer.name == "ENOENT":
+        return None
+    raise answer
+
+
+def permissions_in(answer: Answer, path: str) -> Permissions | None:
+    """The permissions in the answer to GET_PERMS; None when the node does not exist. Raises StoreError."""
+    payload = found(answer)
+    return None if payload is None else Permissions.decode(payload, path)
 
 
 class StoreOperations:
@@ -22,6 +57,20 @@ class StoreOperations:
 
     async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
         raise NotImplementedError
+
+    async def together(self, asked: Sequence[Asked]) -> list[Answer]:
+        """Send all in one piece; the store does them in their order. The answer to each.
+
+        What the store refuses keeps nothing behind it from being done. Outside of a transaction only for reads: what is
+        refused for the moment is asked again later, after all others.
+        """
+        answers: list[Answer] = []
+        for each in asked:
+            try:
+                answers.append(await self._request(*each))
+            except StoreError as error:
+                answers.append(error)
+        return answers
 
     async def read(self, path: str) -> bytes | None:
         """The value of a node; None when the node does not exist."""
@@ -92,6 +141,41 @@ class StoreOperations:
         return names
 
 
+class EarlyTransaction:
+    """A transaction that is begun before it is needed, so that nobody waits for its number.
+
+    It is dropped when it has not been taken within `EARLY` seconds: an open transaction delays a live update of the
+    store, and oxenstored has to repeat its work when others have changed anything since it was begun.
+    """
+
+    def __init__(self, connection: XenstoreConnection) -> None:
+        self._connection = connection
+        self._response: asyncio.Future[bytes] | None = connection.send(
+            Operation.TRANSACTION_START, NUL, path="transaction"
+        )
+        self._timer = asyncio.get_running_loop().call_later(EARLY, self.drop)
+
+    def drop(self) -> None:
+        """Drop it unless it was taken."""
+        self._timer.cancel()
+        response, self._response = self._response, None
+        if response is None or response.cancel():  # the connection ends it when its number comes
+            return
+        if not response.cancelled() and response.exception() is None:
+            self._connection.end_transaction(response.result())
+
+    async def take(self) -> Transaction | None:
+        """The transaction; None when it was dropped or taken, or could not be begun."""
+        self._timer.cancel()
+        response, self._response = self._response, None
+        if response is None:
+            return None
+        try:
+            return Transaction(self._connection, transaction_id(await response))
+        except (StoreError, StoreLostError):
+            return None
+
+
 class Transaction(StoreOperations):
     """One transaction: its changes take effect together at `commit`, or not at all."""
 
@@ -99,22 +183,37 @@ class Transaction(StoreOperations):
         self._connection = connection
         self._number = number
         self._ended = False
+        self.following: EarlyTransaction | None = None
 
     async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
         assert not self._ended, "the transaction is over"
         return await self._connection.request(operation, payload, path=path, transaction=self._number)
 
-    async def commit(self) -> None:
-        """End it. Raises StoreError EAGAIN when another client interfered and the transaction must be repeated."""
+    async def together(self, asked: Sequence[Asked]) -> list[Answer]:
+        """Send all in one piece; the store does them in their order. The answer to each."""
+        assert not self._ended, "the transaction is over"
+        return await self._connection.send_all(asked, self._number)
+
+    async def commit(self, asked: Sequence[Asked] = (), *, goes_on: bool = False) -> list[Answer]:
+        """End it. Raises StoreError EAGAIN when another client interfered and the transaction must be repeated.
+
+        `asked` is sent along, and the end does not wait for the answers: only where nothing is half done when the store
+        refuses one of them. `goes_on`: `following` is a transaction that is begun in the same piece. Does nothing when
+        it has ended.
+        """
+        if self._ended:
+            return []
         self._ended = True
-        try:
-            await self._connection.request(
-                Operation.TRANSACTION_END, b"T" + NUL, path="transaction", transaction=self._number
-            )
-        except StoreError as error:
-            if error.name != "ENOENT":
-                raise
-            raise StoreError("EAGAIN", "transaction", "the store dropped it in a live update") from error
+        done = self._connection.send_all([*asked, COMMIT], self._number, write=False)
+        if goes_on:
+            self.following = EarlyTransaction(self._connection)
+        self._connection.flush()
+        *answers, end = await done
+        if isinstance(end, StoreError):
+            if end.name == "ENOENT":
+                raise StoreError("EAGAIN", "transaction", "the store dropped it in a live update")
+            raise end
+        return answers
 
     def roll_back(self) -> None:
         """Drop it without waiting. Does nothing after `commit`."""

@@ -13,7 +13,8 @@ import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 from msgspec import Struct
 from pyxs import PyXSError, UnexpectedPacket
@@ -23,6 +24,8 @@ OK = b"OK" + NUL
 MAX_PAYLOAD = 4096  # bytes of a request; xenstored closes the connection after a larger one (xs_wire.h)
 MAX_RESPONSE = 16 * 1024**2  # bytes; oxenstored sends a whole directory in one packet, and this is 400,000 names
 MAX_PATH = 3072  # bytes of an absolute path (xs_wire.h, XENSTORE_ABS_PATH_MAX)
+
+KNOWN_PERMISSIONS = 256  # that are not read again; most nodes have one of a few
 
 HEADER = struct.Struct("IIII")  # operation, request id, transaction id, length of the payload
 # xenstore.txt: only these characters, no trailing and no double slash. `@`: special watches, which are not nodes.
@@ -97,6 +100,17 @@ class Received(NamedTuple):
     payload: bytes
 
 
+class Asked(NamedTuple):
+    """An operation to be sent: its payload, and the path that its errors name."""
+
+    operation: Operation
+    payload: bytes
+    path: str
+
+
+Answer: TypeAlias = "bytes | StoreError"  # the payload of a response, or the error with which the store refused
+
+
 class Permissions(Struct, frozen=True):
     """Permissions of a node. Its owner may do everything, a listed domain its letter, every other domain `others`.
 
@@ -114,11 +128,20 @@ class Permissions(Struct, frozen=True):
     @classmethod
     def decode(cls, payload: bytes, path: str = "") -> Permissions:
         """Read the payload of GET_PERMS. Raises StoreError EBADMSG."""
-        texts = [text.decode("ascii", "replace") for text in payload.split(NUL) if text]
-        if not texts or any(text[0] not in _GRANTS or not text[1:].isdecimal() for text in texts):
-            raise StoreError("EBADMSG", path, f"expected permissions such as n0 r5, got {payload[:80]!r}")
-        first, *rest = [(int(text[1:]), text[0]) for text in texts]
-        return cls(*first, tuple(rest))
+        try:
+            return _decoded(payload)
+        except ValueError:
+            what = f"expected permissions such as n0 r5, got {payload[:80]!r}"
+            raise StoreError("EBADMSG", path, what) from None
+
+
+@lru_cache(KNOWN_PERMISSIONS)
+def _decoded(payload: bytes) -> Permissions:
+    texts = [text.decode("ascii", "replace") for text in payload.split(NUL) if text]
+    if not texts or any(text[0] not in _GRANTS or not text[1:].isdecimal() for text in texts):
+        raise ValueError
+    first, *rest = [(int(text[1:]), text[0]) for text in texts]
+    return Permissions(*first, tuple(rest))
 
 
 def _grant(letter: str, domid: int) -> bytes:
@@ -196,28 +219,33 @@ class Reader:
 
     def feed(self, data: bytes) -> Iterator[Received]:
         """The packets that are complete now. Raises ProtocolError for an unknown operation or a too large payload."""
-        buffer = self._buffer
-        buffer += data
-        at = 0
+        buffer: bytes | bytearray = data
+        if self._buffer:  # most data is whole packets, which are cut from it as it is
+            self._buffer += data
+            buffer = self._buffer
+        at, whole = 0, len(buffer)
         try:
-            while len(buffer) - at >= HEADER.size:
+            while whole - at >= HEADER.size:
                 operation, request_id, transaction, size = HEADER.unpack_from(buffer, at)
-                _check(operation, size)
+                if operation not in _OPERATIONS or size > MAX_RESPONSE:
+                    _refuse(operation, size)
                 end = at + HEADER.size + size
-                if len(buffer) < end:
+                if whole < end:
                     break
-                payload = bytes(memoryview(buffer)[at + HEADER.size : end])
+                payload = bytes(buffer[at + HEADER.size : end])
                 at = end
                 yield Received(operation, request_id, transaction, payload)
         finally:
-            del buffer[:at]
+            if buffer is self._buffer:
+                del self._buffer[:at]
+            else:
+                self._buffer += buffer[at:]
 
 
 _OPERATIONS = frozenset(Operation)
 
 
-def _check(operation: int, size: int) -> None:
+def _refuse(operation: int, size: int) -> NoReturn:
     if operation not in _OPERATIONS:
         raise ProtocolError(f"a packet of the unknown type {operation}")
-    if size > MAX_RESPONSE:
-        raise ProtocolError(f"a packet of {size} bytes; expected at most {MAX_RESPONSE}")
+    raise ProtocolError(f"a packet of {size} bytes; expected at most {MAX_RESPONSE}")

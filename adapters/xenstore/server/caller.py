@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from msgspec import Struct
 
@@ -88,7 +88,7 @@ class Admission:
     @asynccontextmanager
     async def admitted(self, domid: int) -> AsyncIterator[AdmittedRequest | None]:
         """Count a request before it is read; None without capacity. Domain 0 waits for capacity of its own limit."""
-        async with self._turn(domid):
+        async with self._dom0 if domid == DOM0 else nullcontext():
             if self._quota.is_full or not self.has_capacity(domid, 1, 0):
                 yield None
                 return
@@ -98,14 +98,6 @@ class Admission:
                 yield admitted
             finally:
                 self.add(domid, -1, -admitted.size)
-
-    @asynccontextmanager
-    async def _turn(self, domid: int) -> AsyncIterator[None]:
-        if domid != DOM0:
-            yield
-            return
-        async with self._dom0:
-            yield
 
     def has_capacity(self, domid: int, calls: int, size: int) -> bool:
         """Whether this many more calls and bytes of this domain are within the limits."""

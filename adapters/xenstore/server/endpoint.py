@@ -7,42 +7,62 @@ A style gives nodes their meaning, an endpoint executes the calls. A request goe
 2. Claim. The whole request is read in one transaction, with the owner of each node. When it must not be executed twice,
    the same transaction writes a claim. After a crash of the gateway the claim shows that the outcome is unknown.
 3. Call.
-4. Deliver. The response is written in one transaction, together with the end of the claim, and only if the request is
-   still there as it was read and still belongs to the same domain.
+4. Deliver the response (delivery.py).
 
+What can be asked together is sent in one piece. A new request of the style `tree` costs four trips to the store: the
+peek, with the begin of the next transaction; the request, with the end of that transaction and the begin of the one
+that writes the response; the response; its end. A claim is one more, since it is written when the request is known.
 What the store refuses for the moment is repeated with growing pauses.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from os import getpid
 
-from msgspec import Struct, structs
 from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
-from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import StoreError, is_permanent
+from adapters.xenstore.client.operations import (
+    EarlyTransaction,
+    Transaction,
+    ask,
+    found,
+    permissions_in,
+)
+from adapters.xenstore.client.wire import Answer, Asked, Operation, StoreError, is_permanent
 from adapters.xenstore.server import state, transactions
 from adapters.xenstore.server.caller import AdmittedRequest, caller_of, least_privileged
+from adapters.xenstore.server.delivery import (
+    EXECUTED,
+    NOT_EXECUTED,
+    Delivery,
+    PackedResponse,
+    PendingRequest,
+    is_answered,
+)
 from adapters.xenstore.server.state import (
     LAST_PAUSE,
-    RESPONSE_TTL,
+    MAX_UNPRODUCTIVE,
     UNKNOWN_CALLER,
     UNPRODUCTIVE_READ,
     ExposedEndpoint,
     SharedContext,
     backoff,
 )
-from adapters.xenstore.server.transactions import conditions_hold, run_steps, too_long
+from adapters.xenstore.server.transactions import operations, run_steps
 from adapters.xenstore.styles import STYLES
-from adapters.xenstore.styles.base import Pairs, Remove, Request, Style, Write, WriteStep, error_of, shortened
+from adapters.xenstore.styles.base import (
+    Pairs,
+    ReadSet,
+    Request,
+    Style,
+)
 from gateway.core.dbus.names import quoted
 from gateway.core.rpc.model import Fault, FaultCode, Peer
 from gateway.core.xenstore.exposure import DOM0
-from gateway.core.xenstore.paths import MAX_PATH, Match, member, pack, text_of, unpack
+from gateway.core.xenstore.paths import MAX_PATH, Match, member, pack, text_of
 
 CLAIM_ATTEMPTS = 6  # then the client gets a fault that says that the store refuses the claim
 SCAN_SHARE = 0.1  # of the time may be spent on scans: a change above the requests causes a scan of all of them
@@ -50,34 +70,18 @@ SCAN_SHARE = 0.1  # of the time may be spent on scans: a change above the reques
 UNKNOWN = Fault(FaultCode.NO_REPLY, "the gateway went away while this call was made; it may have been executed")
 BUSY = Fault(FaultCode.BUSY, "too many requests of this domain are outstanding; nothing was executed")
 SHARED = Fault(FaultCode.ACCESS_DENIED, "several domains can write this request, so its caller is unknown")
-NOT_EXECUTED, EXECUTED = "nothing was executed", "the call was executed"
 
 
-class _RequestChangedError(Exception):
-    """The request is gone, was changed, or belongs to another domain."""
+class _UnexpectedNodesError(Exception):
+    """The request has other nodes than those whose events came."""
 
 
 class _ClaimRefusedError(Exception):
     """The store refuses the claim; the text is the name of its error."""
 
-
-class _Pending(Struct, frozen=True):
-    """A request that is being served."""
-
-    match: Match
-    request: Request
-    owner: int | None  # owner of the request, and so of its response; None: several domains can write it
-    domid: int | None  # the domain in whose name it is made: the least privileged of all writers of its nodes
-    connection: int  # number of the store's connection over which it was seen
-    fault: Fault | None = None  # why the call is not made
-    once: bool = False  # it is claimed
-
-
-class _Response(Struct, frozen=True):
-    """A response as the codec packs it, and what to say of the call when the response cannot be written."""
-
-    body: bytes
-    executed: str = NOT_EXECUTED
+    def __init__(self, error: StoreError) -> None:
+        super().__init__(error.name)
+        self.error = error
 
 
 class XenstoreEndpoint:
@@ -88,6 +92,7 @@ class XenstoreEndpoint:
         self._shared = shared
         self._store = shared.store
         self._style: Style = STYLES[exposed.exposure.style](exposed.exposure)
+        self._delivery = Delivery(self._style, shared, exposed.exposure.parameters, self._refusal)
         self._requests = self._style.requests
         self._tasks: list[asyncio.Task[None]] = []
         self._scanned_at = -1  # number of reconnects at the last full scan
@@ -126,6 +131,8 @@ class XenstoreEndpoint:
                 match = self._requests.match(path)
                 if match is not None:
                     self._schedule(match)
+                    if match.rest:
+                        self._note_child(match)
                 if path == self._requests.root or (match is None and self._requests.continues(path) is not None):
                     self._to_scan[path] = None
                     self._wake.set()
@@ -172,8 +179,8 @@ class XenstoreEndpoint:
                 match = self._requests.match(node)
                 if match is not None and not match.rest:
                     self._schedule(match)
-        for found in await transactions.places(self._store, self._requests, path):
-            self._schedule(found)
+        for place in await transactions.places(self._store, self._requests, path):
+            self._schedule(place)
         if everything:
             self._scanned_at = connection
 
@@ -183,7 +190,14 @@ class XenstoreEndpoint:
             self._shared.running[match.node] = True
         elif len(match.node) <= MAX_PATH:
             self._shared.running[match.node] = False
+            self._shared.children[match.node] = {}
             self._shared.spawn(self._serve(match), f"request {match.node}")
+
+    def _note_child(self, match: Match) -> None:
+        """Note a node below a request that has changed, so that it is read together with the request."""
+        children = self._shared.children.get(match.node)
+        if children is not None and len(children) < transactions.BATCH:
+            children[match.rest[0]] = None
 
     # Serving one request
 
@@ -207,40 +221,57 @@ class XenstoreEndpoint:
                     return
                 running[match.node] = False
         finally:
-            del running[match.node]
+            del running[match.node], self._shared.children[match.node]
 
     async def _process(self, match: Match) -> None:
         """Peek at the node and respond if there is a request."""
-        pending = await self._peek(match)
-        if pending is None:
-            return
-        stored = self._shared.responses.get(match.node) if self._style.unique else None
-        if stored is not None and stored.owner == pending.owner:
-            self._shared.store_response(match.node, stored.owner, stored.body, pending.connection)
-            await self._deliver(pending, _Response(stored.body, EXECUTED))
-        elif pending.fault is not None or pending.domid is None:
-            await self._deliver(pending, self._refusal(pending.fault or SHARED))
-        else:
-            await self._admit(pending, pending.domid)
+        early: list[EarlyTransaction] = []
+        try:
+            pending = await self._peek(match, early)
+            if pending is None:
+                return
+            stored = self._shared.responses.get(match.node) if self._style.unique else None
+            if stored is not None and stored.owner == pending.owner:
+                self._shared.store_response(match.node, stored.owner, stored.body, pending.connection)
+                await self._delivery.deliver(pending, PackedResponse(stored.body, EXECUTED), early)
+            elif pending.fault is not None or pending.domid is None:
+                await self._delivery.deliver(pending, self._refusal(pending.fault or SHARED), early)
+            else:
+                await self._admit(pending, pending.domid, early)
+        finally:
+            for each in early:
+                each.drop()
 
-    async def _admit(self, pending: _Pending, domid: int) -> None:
+    async def _admit(self, pending: PendingRequest, domid: int, early: list[EarlyTransaction]) -> None:
         """Claim, call and deliver within the limits of the domain."""
         async with self._shared.admission.admitted(domid) as admitted:
             try:
-                claimed = replace(pending, fault=BUSY) if admitted is None else await self._claim(pending, admitted)
+                if admitted is None:
+                    claimed: PendingRequest | None = replace(pending, fault=BUSY)
+                else:
+                    claimed = await self._claim(pending, admitted, early)
             except _ClaimRefusedError as error:
                 why = f"the store does not let the call be begun ({error}); it was not made"
                 claimed = replace(pending, fault=Fault(FaultCode.UNAVAILABLE, why))
             if claimed is not None:
                 response = await self._call(claimed) if claimed.fault is None else self._refusal(claimed.fault)
-                await self._deliver(claimed, response)
+                await self._delivery.deliver(claimed, response, early)
 
-    async def _peek(self, match: Match) -> _Pending | None:
-        """Read few nodes to find the caller and whether there is a request; None when there is none."""
+    async def _peek(self, match: Match, early: list[EarlyTransaction]) -> PendingRequest | None:
+        """Read few nodes to find the caller and whether there is a request; None when there is none.
+
+        At a new node everything is asked in one piece, and the transaction that reads the request is begun with it.
+        """
         node, shared, wanted = match.node, self._shared, self._style.read_set(match)
         connection = self._store.connections
-        async with shared.lane(shared.owners.get(node)):
-            permissions = await self._store.permissions(self._style.owner_node(match))
+        owner_node, known = self._style.owner_node(match), shared.owners.get(node)
+        first, rest = [ask(Operation.GET_PERMS, owner_node)], self._asked_in_peek(wanted, node)
+        is_new = known is None and shared.unproductive < MAX_UNPRODUCTIVE
+        async with shared.lane(known):
+            if is_new:
+                self._begin_early(early)
+            answers = await self._store.together([*first, *rest] if is_new else first)
+        permissions = permissions_in(answers[0], owner_node)
         if permissions is None:
             shared.request_is_gone(node)
             shared.owners.pop(node, None)
@@ -250,23 +281,46 @@ class XenstoreEndpoint:
         lane = UNKNOWN_CALLER if owner is None else owner
         shared.remember_owner(node, lane)
         async with shared.lane(lane):
-            nodes, answered, claim = await asyncio.gather(
-                transactions.values(self._store, wanted.nodes),
-                self._is_answered(self._store, wanted.response, owner),
-                self._store.read(state.claim_path(node)),
-            )
-            request = None if answered else self._style.parse(match, nodes)
-            if request is not None and request.started and claim is None:  # another server has started it
-                request = None
-            is_stale = claim is not None and node not in shared.unstarted  # claimed by a gateway that has crashed
-            pending = _Pending(match, request, owner, owner, connection) if request is not None else None
-            if pending is not None:
-                pending = replace(pending, fault=UNKNOWN if is_stale else self._check(pending))
+            if not is_new:
+                answers += await self._store.together(rest)
+            pending = self._pending(match, wanted, owner, connection, answers[1:])
             if lane != DOM0 and (pending is None or pending.fault is not None):
-                await shared.pause(UNPRODUCTIVE_READ)
+                shared.unproductive += 1
+                try:
+                    await shared.pause(UNPRODUCTIVE_READ)
+                finally:
+                    shared.unproductive -= 1
         if pending is None:
             await self._end_claim(node)
         return pending
+
+    def _begin_early(self, early: list[EarlyTransaction]) -> None:
+        begun = self._store.begin_early()
+        if begun is not None:
+            early.append(begun)
+
+    def _asked_in_peek(self, wanted: ReadSet, node: str) -> list[Asked]:
+        """The claim, the single nodes, and whether there is a response."""
+        asked = [ask(Operation.READ, each) for each in (state.claim_path(node), *wanted.nodes)]
+        if wanted.response is not None:
+            asked.append(ask(Operation.GET_PERMS, wanted.response))
+        return asked
+
+    def _pending(
+        self, match: Match, wanted: ReadSet, owner: int | None, connection: int, answers: Sequence[Answer]
+    ) -> PendingRequest | None:
+        """The request that these answers show."""
+        node = match.node
+        claim, *values = (found(each) for each in answers[: 1 + len(wanted.nodes)])
+        nodes = {path: value for path, value in zip(wanted.nodes, values, strict=True) if value is not None}
+        if wanted.response is not None and is_answered(permissions_in(answers[-1], wanted.response), owner):
+            return None
+        request = self._style.parse(match, nodes)
+        if request is None or (request.started and claim is None):  # another server has started it
+            return None
+        is_stale = claim is not None and node not in self._shared.unstarted  # claimed by a gateway that has crashed
+        pending = PendingRequest(match, request, owner, owner, connection, wanted, has_claim=claim is not None)
+        return replace(pending, fault=UNKNOWN if is_stale else self._check(pending))
 
     async def _end_claim(self, node: str) -> None:
         """Remove the claim on a node that has no request any more."""
@@ -275,12 +329,7 @@ class XenstoreEndpoint:
             self._shared.claimed.discard(node)
             self._shared.unstarted.discard(node)
 
-    async def _is_answered(self, nodes: StoreOperations, path: str | None, owner: int | None) -> bool:
-        """Whether there is a response. A node that a third domain has put there is none."""
-        permissions = await nodes.permissions(path) if path is not None else None
-        return permissions is not None and caller_of(permissions) in (DOM0, owner)
-
-    def _check(self, pending: _Pending) -> Fault | None:
+    def _check(self, pending: PendingRequest) -> Fault | None:
         """Why the call must not be made, as far as that is known so far."""
         if pending.domid is None:
             return SHARED
@@ -299,56 +348,99 @@ class XenstoreEndpoint:
                 return Fault(FaultCode.INVALID_REQUEST, f"'{path}' is given by the path of the request already")
         return None
 
-    async def _claim(self, pending: _Pending, admitted: AdmittedRequest) -> _Pending | None:
+    async def _claim(
+        self, pending: PendingRequest, admitted: AdmittedRequest, early: list[EarlyTransaction]
+    ) -> PendingRequest | None:
         """Read the whole request and claim it if it must not be executed twice, in one transaction.
 
-        None when the request has changed. Raises _ClaimRefusedError when the store refuses the claim.
+        None when the request has changed. Raises _ClaimRefusedError when the store refuses the claim. The transaction
+        ends in the trip of the last read, or of the claim, since there is nothing else in it that could be refused.
         """
-        node, unstarted, waits = pending.match.node, self._shared.unstarted, backoff()
-        claiming = False
-
-        async def work(nodes: StoreOperations) -> _Pending | None:
-            nonlocal claiming
-            claiming = False
-            whole = await self._read_whole(nodes, pending, admitted)
-            if whole is None or whole.fault is not None or not whole.once:
-                return whole
-            claiming = True
-            unstarted.add(node)
-            claim = Write(state.claim_path(node), node.encode())
-            await run_steps(nodes, [claim, *self._style.start(whole.match, whole.request)], DOM0)
-            return whole
-
-        for attempt in range(1, CLAIM_ATTEMPTS + 1):
+        waits = backoff()
+        for left in reversed(range(CLAIM_ATTEMPTS)):
             try:
                 async with self._shared.lane(pending.owner):
-                    whole = await self._store.transaction(work)
-            except StoreError as error:
-                unstarted.discard(node)
-                if not claiming:
+                    return await self._claim_once(pending, admitted, early)
+            except _ClaimRefusedError as refused:
+                if is_permanent(refused.error) or not left:
                     raise
-                if is_permanent(error) or attempt == CLAIM_ATTEMPTS:
-                    raise _ClaimRefusedError(error.name) from error
-                await self._shared.pause(next(waits))
-            else:
-                unstarted.discard(node)
-                return whole
+            await self._shared.pause(next(waits))
         raise AssertionError("the last attempt returns or raises")
 
+    async def _claim_once(
+        self, pending: PendingRequest, admitted: AdmittedRequest, early: list[EarlyTransaction]
+    ) -> PendingRequest | None:
+        node, unstarted = pending.match.node, self._shared.unstarted
+        names = list(self._shared.children[node])
+        claiming = False
+
+        async def work(nodes: Transaction) -> PendingRequest | None:
+            nonlocal claiming
+            claiming = False
+            whole = await self._read_whole(nodes, pending, admitted, names)
+            if whole is not None and whole.fault is None and whole.once:
+                claiming = True
+                unstarted.add(node)
+                await self._write_claim(nodes, whole)
+            if nodes.following is not None:
+                early.append(nodes.following)
+            return whole
+
+        try:
+            whole = await self._in_transaction(work, names, early)
+        except StoreError as error:
+            unstarted.discard(node)
+            if claiming:
+                raise _ClaimRefusedError(error) from error
+            raise
+        unstarted.discard(node)
+        return whole
+
+    async def _in_transaction(
+        self,
+        work: Callable[[Transaction], Awaitable[PendingRequest | None]],
+        names: list[str],
+        early: list[EarlyTransaction],
+    ) -> PendingRequest | None:
+        """Do the work; again, without the names, when the request has other nodes."""
+        try:
+            return await self._store.transaction(work, early=early.pop() if early else None)
+        except _UnexpectedNodesError:
+            names.clear()
+            return await self._store.transaction(work)
+
+    async def _write_claim(self, nodes: Transaction, whole: PendingRequest) -> None:
+        """Write the claim and do the style's first steps. A claim alone is sent with the end of the transaction."""
+        claim = ask(Operation.WRITE, state.claim_path(whole.match.node), whole.match.node.encode())
+        steps = operations(self._style.start(whole.match, whole.request), DOM0)
+        answers = await (nodes.together([claim, *steps]) if steps else nodes.commit([claim], goes_on=True))
+        for answer in answers:
+            found(answer)
+
     async def _read_whole(
-        self, nodes: StoreOperations, pending: _Pending, admitted: AdmittedRequest
-    ) -> _Pending | None:
-        """The whole request and its caller; None when it is gone, changed, or belongs to another domain."""
-        match, wanted, limits = pending.match, self._style.read_set(pending.match), self._shared.limits
-        found = await transactions.several(nodes, wanted.nodes)
-        request = self._style.parse(match, found.values)
+        self, nodes: Transaction, pending: PendingRequest, admitted: AdmittedRequest, names: Sequence[str]
+    ) -> PendingRequest | None:
+        """The whole request and its caller; None when it is gone, changed, or belongs to another domain.
+
+        `names`: its children that are known so far. A request that is a tree and needs no claim is read in one trip
+        with them, and its transaction ends. Raises _UnexpectedNodesError when it has other nodes.
+        """
+        match, wanted, limits = pending.match, pending.wanted, self._shared.limits
+        single = await transactions.several(nodes, wanted.nodes)
+        request = self._style.parse(match, single.values)
         if request is None:
             return None
-        permissions = found.permissions
+        permissions = single.permissions
         if wanted.tree is not None:
             try:
                 size = self._shared.admission.max_body(pending.owner or DOM0)
-                tree = await transactions.tree(nodes, wanted.tree, limits.nodes, size)
+                if names and not wanted.nodes and not self._is_once(match, request):
+                    leaves = await transactions.leaves(nodes, wanted.tree, limits.nodes, size, names)
+                    if leaves is None:
+                        raise _UnexpectedNodesError
+                    tree = leaves
+                else:
+                    tree = await transactions.tree(nodes, wanted.tree, limits.nodes, size, names)
             except transactions.RequestTooLargeError as error:
                 return replace(pending, fault=Fault(FaultCode.TOO_LARGE, str(error)))
             below = {f"{wanted.tree}/{path}" if path else wanted.tree: each for path, each in tree.permissions.items()}
@@ -358,14 +450,17 @@ class XenstoreEndpoint:
         if owned is None or caller_of(owned) != pending.owner:
             return None
         domid = least_privileged(map(caller_of, permissions.values()))
-        is_once = request.started or request.method in self.exposed.writes or bool(self._style.start(match, request))
-        whole = replace(pending, request=request, domid=domid, once=is_once)
+        whole = replace(pending, request=request, domid=domid, once=self._is_once(match, request))
         fault = self._check(whole)
         if fault is None and not admitted.resize(sum(len(path) + len(value) for path, value in request.pairs)):
             fault = BUSY
         return replace(whole, fault=fault)
 
-    async def _call(self, pending: _Pending) -> _Response:
+    def _is_once(self, match: Match, request: Request) -> bool:
+        """Whether the request must not be executed twice."""
+        return request.started or request.method in self.exposed.writes or bool(self._style.start(match, request))
+
+    async def _call(self, pending: PendingRequest) -> PackedResponse:
         assert pending.domid is not None
         assert pending.owner is not None
         items: list[bytes] = [pending.request.method.encode()]
@@ -375,116 +470,11 @@ class XenstoreEndpoint:
         body = (await self.exposed.endpoint.answer(pack(items), peer)).body or b""
         if pending.once and self._style.unique:
             self._shared.store_response(pending.match.node, pending.owner, body, pending.connection)
-        return _Response(body, EXECUTED)
+        return PackedResponse(body, EXECUTED)
 
-    def _refusal(self, fault: Fault) -> _Response:
+    def _refusal(self, fault: Fault) -> PackedResponse:
         executed = "it may have been executed" if fault is UNKNOWN else NOT_EXECUTED
-        return _Response(self.exposed.endpoint.refuse(fault).body or b"", executed)
-
-    # Delivering the response
-
-    async def _deliver(self, pending: _Pending, response: _Response) -> None:
-        """Write the response; when the store refuses it for good, write a fault that says so."""
-        node = pending.match.node
-        error = await self._write_with_retries(pending, self._steps(pending, response))
-        if error is not None and is_permanent(error):
-            self._shared.report(f"{node}: the store refuses the answer: {error}")
-            why = f"the store refused the answer ({error.name}); {response.executed}"
-            fault = replace(self._refusal(Fault(FaultCode.UNREPRESENTABLE, why)), executed="")
-            error = await self._write_with_retries(pending, self._steps(pending, fault))
-        if error is not None:
-            self._shared.report(f"{node} stays without an answer: {error}")
-
-    async def _write_with_retries(self, pending: _Pending, steps: Sequence[WriteStep]) -> StoreError | None:
-        """Write the response, with retries for as long as the client may wait. The error if it was not written."""
-        waits, end, reported = backoff(), self._shared.clock() + RESPONSE_TTL, False
-        while True:
-            try:
-                await self._write_once(pending, steps)
-            except StoreError as error:
-                if is_permanent(error) or self._shared.clock() >= end:
-                    return error
-                if not reported:
-                    self._shared.report(f"{pending.match.node}: the answer is tried again: {error}")
-                reported = True
-            else:
-                return None
-            await self._shared.pause(next(waits))
-
-    async def _write_once(self, pending: _Pending, steps: Sequence[WriteStep]) -> None:
-        """Write the response, or find that its request is gone; waits for a connection to the store."""
-        node = pending.match.node
-        while True:
-            await self._store.until_connected()
-            if self._style.unique:  # earlier changes do not matter: the node can only hold the same request
-                self._shared.running[node] = False
-            try:
-                async with self._shared.turn(UNKNOWN_CALLER if pending.owner is None else pending.owner):
-                    return await self._store.transaction(
-                        lambda nodes: self._write(nodes, pending, steps), self._shared.writing
-                    )
-            except StoreLostError:
-                continue  # the conditions tell whether the response was written
-            except _RequestChangedError:
-                self._shared.running[node] = True  # the node may hold another request now
-                self._shared.claimed.discard(node)
-                return await self._store.remove(state.claim_path(node))
-
-    def _steps(self, pending: _Pending, response: _Response) -> Sequence[WriteStep]:
-        """The steps that write a response; those of a fault when style or store cannot hold the response."""
-        pairs: Pairs = ()
-        try:
-            pairs = _pairs(response.body)
-            steps = self._style.respond(pending.match, pending.request, pairs)
-        except ValueError as error:  # the response of a legacy service that was passed through
-            steps = Fault(FaultCode.REMOTE, f"expected an answer that consists of nodes: {error}")
-        fault = steps if isinstance(steps, Fault) else too_long(steps)
-        if fault is None:
-            assert not isinstance(steps, Fault)
-            return steps
-        if error_of(pairs):
-            pairs = shortened(pairs)
-        else:
-            pairs = _pairs(self._refusal(structs.replace(fault, message=f"{fault.message}; {response.executed}")).body)
-        refused = self._style.respond(pending.match, pending.request, pairs)
-        assert not isinstance(refused, Fault), "every style can express an error"
-        return refused
-
-    async def _write(self, nodes: StoreOperations, pending: _Pending, steps: Sequence[WriteStep]) -> None:
-        """Write the response and end the claim. Raises _RequestChangedError. Everything is sent without waiting."""
-        match, conditions = pending.match, pending.request.conditions
-        replaced = await self._replace_previous(nodes, match, steps)
-        end_claim = Remove(state.claim_path(match.node))
-        permissions, answered, found, _ = await asyncio.gather(
-            nodes.permissions(self._style.owner_node(match)),
-            self._is_answered(nodes, self._style.read_set(match).response, pending.owner),
-            asyncio.gather(*map(nodes.read, conditions)),
-            run_steps(nodes, [*replaced, *steps, end_claim], DOM0 if pending.owner is None else pending.owner),
-        )
-        is_same = permissions is not None and caller_of(permissions) == pending.owner
-        if not is_same or answered or not conditions_hold(conditions, found):
-            raise _RequestChangedError
-
-    async def _replace_previous(
-        self, nodes: StoreOperations, match: Match, steps: Sequence[WriteStep]
-    ) -> Sequence[WriteStep]:
-        """For a response that shares a folder: remove the nodes of the previous one, and record those of this one."""
-        folder = self._style.shared_folder(match)
-        if folder is None:
-            return ()
-        record = state.answer_path(match.node)
-        before = (await nodes.read(record) or b"").decode("ascii").split()
-        owned = [step.path for step in steps if isinstance(step, Write) and step.owned]
-        left = sorted({path[len(folder) + 1 :].partition("/")[0] for path in owned})
-        stay = {*left, *self.exposed.exposure.parameters}
-        written = Write(record, " ".join(left).encode()) if left else Remove(record)
-        return [*(Remove(f"{folder}/{name}") for name in before if name not in stay), written]
-
-
-def _pairs(body: bytes) -> Pairs:
-    """The nodes of a packed response. Raises ValueError."""
-    items = unpack(body)
-    return [(path.decode("ascii"), value) for path, value in zip(items[::2], items[1::2], strict=True)]
+        return PackedResponse(self.exposed.endpoint.refuse(fault).body or b"", executed)
 
 
 def _path_parameters(match: Match) -> Pairs:

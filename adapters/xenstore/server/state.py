@@ -20,6 +20,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -42,6 +43,7 @@ READERS_PER_DOMAIN = 2  # of each other domain
 NEWCOMERS = 16  # nodes with an unknown owner whose permissions are read at the same time
 UNKNOWN_CALLER = -1  # in place of a domid: several domains may have written the node
 UNPRODUCTIVE_READ = 0.01  # seconds for which a guest's node without an allowed request occupies its domain's lane
+MAX_UNPRODUCTIVE = 4  # such nodes at a time, beyond which a new node is read in steps again
 MAX_OWNERS = 20_000  # nodes whose owner is remembered
 FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before a refused operation is repeated
 RESPONSE_TTL = 1200.0  # seconds for which the response of a write is stored: as long as the old clients wait
@@ -93,6 +95,8 @@ class SharedContext(Struct):
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep  # before a refused operation is repeated
     running: dict[str, bool] = field(default_factory=dict)  # request node -> whether it changed while it was served
+    children: dict[str, dict[str, None]] = field(default_factory=dict)  # of nodes in `running`: names with events
+    unproductive: int = 0  # guests' nodes without an allowed request that occupy a lane
     responses: dict[str, StoredResponse] = field(default_factory=dict)  # by request node, oldest first
     response_bytes: int = 0
     unstarted: set[str] = field(default_factory=set)  # request nodes that may be claimed, but were not executed
@@ -102,6 +106,8 @@ class SharedContext(Struct):
     owners: OrderedDict[str, int] = field(default_factory=OrderedDict)  # request node -> its owner at the last read
     _turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _lanes: WeakValueDictionary[int | None, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
+
+    _lasting: list[asyncio.Semaphore | asyncio.Lock] = field(default_factory=list)  # that are kept without a holder
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         """Start a task that ends by itself; an exception in it goes to the loop's exception handler."""
@@ -123,6 +129,8 @@ class SharedContext(Struct):
         if lane is None:
             width = NEWCOMERS if domid is None else READERS if domid == DOM0 else READERS_PER_DOMAIN
             lane = self._lanes[domid] = asyncio.Semaphore(width)
+            if domid is None or domid == DOM0:  # most requests are theirs
+                self._lasting.append(lane)
         return lane
 
     def remember_owner(self, node: str, domid: int) -> None:
@@ -140,6 +148,8 @@ class SharedContext(Struct):
         turn = self._turns.get(domid)
         if turn is None:
             turn = self._turns[domid] = asyncio.Lock()
+            if domid == DOM0:
+                self._lasting.append(turn)
         return turn
 
     def store_response(self, node: str, owner: int, body: bytes, connection: int) -> None:
@@ -173,10 +183,12 @@ class SharedContext(Struct):
 # Records in the store
 
 RECORDS = "/tool/xcp-gateway"
+KNOWN_CLAIMS = 256  # paths of claims that are not computed again: one request needs its own several times
 CLAIMS = f"{RECORDS}/claims"
 ANSWERS = f"{RECORDS}/answers"
 
 
+@lru_cache(KNOWN_CLAIMS)
 def claim_path(node: str) -> str:
     """The path of the claim on a request. Its length does not depend on the request's path."""
     return _record(CLAIMS, node)

@@ -5,30 +5,35 @@ The functions take `StoreOperations`, so that they work inside a transaction and
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import Permissions
+from adapters.xenstore.client.operations import StoreOperations, Transaction, ask, found, permissions_in
+from adapters.xenstore.client.wire import Answer, Asked, Operation, Permissions, StoreError, children
 from adapters.xenstore.styles.base import ANYTHING, Conditions, Write, WriteStep
 from gateway.core.rpc.model import Fault, FaultCode
 from gateway.core.xenstore.paths import MAX_PATH, MAX_VALUE, Match, Template, is_parameter
 
 
 async def run_steps(nodes: StoreOperations, steps: Sequence[WriteStep], domid: int) -> None:
-    """Apply the steps for a domain. All are sent without waiting; the store executes them in their order."""
-    await asyncio.gather(*(operation for step in steps for operation in _operations(nodes, step, domid)))
+    """Apply the steps for a domain, sent in one piece. Raises the first StoreError."""
+    for answer in await nodes.together(operations(steps, domid)):
+        found(answer)
 
 
-def _operations(nodes: StoreOperations, step: WriteStep, domid: int) -> list[Coroutine[None, None, None]]:
-    """The operations of one step. Every store gives a node that is created below an owned one its permissions."""
-    if not isinstance(step, Write):
-        return [nodes.remove(step.path)]
-    written = nodes.write(step.path, step.value)
-    if not step.owned:
-        return [written]
-    return [nodes.remove(step.path), written, nodes.set_permissions(step.path, Permissions(domid, "n"))]
+def operations(steps: Sequence[WriteStep], domid: int) -> list[Asked]:
+    """The operations of the steps. Every store gives a node that is created below an owned one its permissions."""
+    asked: list[Asked] = []
+    for step in steps:
+        if not isinstance(step, Write):
+            asked.append(ask(Operation.RM, step.path))
+            continue
+        if step.owned:
+            asked.append(ask(Operation.RM, step.path))
+        asked.append(ask(Operation.WRITE, step.path, step.value))
+        if step.owned:
+            asked.append(ask(Operation.SET_PERMS, step.path, Permissions(domid, "n").encode()))
+    return asked
 
 
 def conditions_hold(conditions: Conditions, found: Sequence[bytes | None]) -> bool:
@@ -48,8 +53,6 @@ def too_long(steps: Sequence[WriteStep]) -> Fault | None:
     return None
 
 
-T = TypeVar("T")
-
 BATCH = 16  # nodes that one reader reads at once, so that other readers get their turn
 
 
@@ -64,55 +67,122 @@ class Read(NamedTuple):
     permissions: dict[str, Permissions]
 
 
-async def tree(nodes: StoreOperations, root: str, limit: int, size: int) -> Read:
+async def tree(nodes: StoreOperations, root: str, limit: int, size: int, names: Sequence[str] = ()) -> Read:
     """The node `root` and its descendants, by their path below it. Nodes below a node with a value are not read.
 
-    `limit` nodes and `size` bytes are the most. Raises RequestTooLargeError.
+    `limit` nodes and `size` bytes are the most. `names`: children that are probably there, read together with the root.
+    Raises RequestTooLargeError.
     """
-    found, level = await asyncio.gather(several(nodes, [root]), nodes.list(root))
-    level = [f"{root}/{name}" for name in sorted(level or ())]
+    likely = [f"{root}/{name}" for name in names]
+    answers = await nodes.together(_with_children(root, likely))
+    whole = _read([root, *likely], [*answers[:2], *answers[3:]])
+    level = await _names(nodes, root, answers[2])
+    more = [path for path in level if path not in likely]
+    whole = _only(whole, [root, *level])
     while level:
-        if len(found.values) + len(level) > limit:
+        if len(whole.values.keys() | level) > limit:
             raise RequestTooLargeError(f"expected at most {limit} nodes")
-        more = await several(nodes, level)
-        found.values.update(more.values)
-        found.permissions.update(more.permissions)
-        if sum(map(len, found.values.values())) > size:
-            raise RequestTooLargeError(f"expected at most {size} bytes in all nodes together")
-        inner = [path for path, value in more.values.items() if value == b""]
-        lists = await _in_batches(nodes.list, inner)
-        level = [f"{path}/{name}" for path, names in zip(inner, lists, strict=True) for name in sorted(names or ())]
+        read = await several(nodes, more)
+        whole.values.update(read.values)
+        whole.permissions.update(read.permissions)
+        _check_size(whole, size)
+        inner = [path for path in level if whole.values.get(path) == b""]
+        level = more = await _lists(nodes, inner)
+    return _below(root, whole)
+
+
+async def leaves(nodes: Transaction, root: str, limit: int, size: int, names: Sequence[str]) -> Read | None:
+    """The node `root` with children of these names, as `tree`, and the end of the transaction in the same trip.
+
+    None when there are other nodes; the transaction has ended then too. Raises StoreError, RequestTooLargeError.
+    """
+    likely = sorted(f"{root}/{name}" for name in names)
+    answers = await nodes.commit(_with_children(root, likely), goes_on=True)
+    there = found(answers[2])
+    whole = _read([root, *likely], [*answers[:2], *answers[3:]])
+    if there is None or sorted(children(there)) != sorted(names) or b"" in map(whole.values.get, likely):
+        return None
+    if len(whole.values) > limit:
+        raise RequestTooLargeError(f"expected at most {limit} nodes")
+    _check_size(whole, size)
+    return _below(root, whole)
+
+
+def _with_children(root: str, paths: Sequence[str]) -> list[Asked]:
+    return [*_pair(root), ask(Operation.DIRECTORY, root), *(each for path in paths for each in _pair(path))]
+
+
+def _pair(path: str) -> tuple[Asked, Asked]:
+    return ask(Operation.READ, path), ask(Operation.GET_PERMS, path)
+
+
+def _read(paths: Sequence[str], answers: Sequence[Answer]) -> Read:
+    """Those of the nodes that exist, from the answers to READ and GET_PERMS of each."""
+    read = Read({}, {})
+    for at, path in enumerate(paths):
+        value, permissions = found(answers[2 * at]), permissions_in(answers[2 * at + 1], path)
+        if value is not None and permissions is not None:
+            read.values[path] = value
+            read.permissions[path] = permissions
+    return read
+
+
+def _only(read: Read, paths: Sequence[str]) -> Read:
+    """Those of the paths, in their order."""
+    return Read(
+        {path: read.values[path] for path in paths if path in read.values},
+        {path: read.permissions[path] for path in paths if path in read.permissions},
+    )
+
+
+def _below(root: str, read: Read) -> Read:
     begin = len(root) + 1
     return Read(
-        {path[begin:]: value for path, value in found.values.items()},
-        {path[begin:]: each for path, each in found.permissions.items()},
+        {path[begin:]: value for path, value in read.values.items()},
+        {path[begin:]: each for path, each in read.permissions.items()},
     )
+
+
+def _check_size(read: Read, size: int) -> None:
+    if sum(map(len, read.values.values())) > size:
+        raise RequestTooLargeError(f"expected at most {size} bytes in all nodes together")
+
+
+async def _names(nodes: StoreOperations, path: str, answer: Answer) -> list[str]:
+    """The paths of the children, from the answer to DIRECTORY."""
+    if isinstance(answer, StoreError) and answer.name == "E2BIG":
+        names = await nodes.list(path)
+    else:
+        payload = found(answer)
+        names = None if payload is None else children(payload)
+    return [f"{path}/{name}" for name in sorted(names or ())]
+
+
+async def _lists(nodes: StoreOperations, paths: Sequence[str]) -> list[str]:
+    """The paths of the children of all nodes."""
+    answers = await _in_batches(nodes, [(ask(Operation.DIRECTORY, path),) for path in paths])
+    return [child for path, answer in zip(paths, answers, strict=True) for child in await _names(nodes, path, answer)]
 
 
 async def several(nodes: StoreOperations, paths: Iterable[str]) -> Read:
     """Those of the nodes that exist."""
-
-    async def one(path: str) -> tuple[bytes | None, Permissions | None]:
-        return await asyncio.gather(nodes.read(path), nodes.permissions(path))
-
     paths = list(paths)
-    found = dict(zip(paths, await _in_batches(one, paths), strict=True))
-    values = {path: value for path, (value, who) in found.items() if value is not None and who is not None}
-    return Read(values, {path: who for path, (_, who) in found.items() if who is not None and path in values})
+    return _read(paths, await _in_batches(nodes, [_pair(path) for path in paths]))
 
 
 async def values(nodes: StoreOperations, paths: Iterable[str]) -> dict[str, bytes]:
     """The values of those of the nodes that exist."""
     paths = list(paths)
-    found = await _in_batches(nodes.read, paths)
-    return {path: value for path, value in zip(paths, found, strict=True) if value is not None}
+    answers = await _in_batches(nodes, [(ask(Operation.READ, path),) for path in paths])
+    return {path: value for path, answer in zip(paths, answers, strict=True) if (value := found(answer)) is not None}
 
 
-async def _in_batches(operation: Callable[[str], Awaitable[T]], paths: Sequence[str]) -> list[T]:
-    found: list[T] = []
-    for at in range(0, len(paths), BATCH):
-        found += await asyncio.gather(*map(operation, paths[at : at + BATCH]))
-    return found
+async def _in_batches(nodes: StoreOperations, asked: Sequence[Sequence[Asked]]) -> list[Answer]:
+    """The answers to what is asked of each node, in one list."""
+    answers: list[Answer] = []
+    for at in range(0, len(asked), BATCH):
+        answers += await nodes.together([each for of_node in asked[at : at + BATCH] for each in of_node])
+    return answers
 
 
 async def places(nodes: StoreOperations, template: Template, start: str) -> list[Match]:
@@ -123,8 +193,7 @@ async def places(nodes: StoreOperations, template: Template, start: str) -> list
     paths = [start]
     for element in rest.elements:
         if is_parameter(element):
-            lists = await _in_batches(nodes.list, paths)
-            paths = [f"{path}/{name}" for path, names in zip(paths, lists, strict=True) for name in names or ()]
+            paths = await _lists(nodes, paths)
         else:
             paths = [f"{path}/{element}" for path in paths]
     return [match for path in paths if (match := template.match(path)) is not None]

@@ -15,8 +15,9 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.handlers import Operations
-from gateway.admin.http import TcpServer, check_origin
+from gateway.admin.http import check_origin
 from gateway.admin.service import AdminService
+from gateway.admin.sockets import TcpServer
 from gateway.admin.traffic import Traffic
 from gateway.admin.web.actions import ACTIONS, Outcome
 from gateway.admin.web.pages import Pages
@@ -57,19 +58,22 @@ class WebServer(TcpServer):
         self._service = service
         self._pages = Pages(operations, service, traffic)
         self._streams = 0
-        application = web.Application(middlewares=[self._guard], client_max_size=MAX_FORM)
-        application.router.add_get("/enter", self._enter)
-        application.router.add_post("/leave", self._leave)
-        application.router.add_get("/static/{name}", _static)
-        application.router.add_get("/events", self._events)
-        application.router.add_post("/do/{action}", self._act)
-        for path, page in self._pages.routes().items():
-            application.router.add_get(path, self._shown(page))
-        super().__init__("web", address, application)
+        super().__init__("web", address, self._application)
 
     def invite(self, caller: Caller) -> str:
         """A URL that lets its first visitor in as this caller."""
         return f"http://{self.address.removeprefix('tcp:')}/enter?token={self._sessions.invite(caller)}"
+
+    def _application(self) -> web.Application:
+        made = web.Application(middlewares=[self._guard], client_max_size=MAX_FORM)
+        made.router.add_get("/enter", self._enter)
+        made.router.add_post("/leave", self._leave)
+        made.router.add_get("/static/{name}", _static)
+        made.router.add_get("/events", self._events)
+        made.router.add_post("/do/{action}", self._act)
+        for path, page in self._pages.routes().items():
+            made.router.add_get(path, self._shown(page))
+        return made
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handle) -> web.StreamResponse:

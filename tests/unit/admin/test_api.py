@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from gateway.admin.api import OPERATIONS, CallBody, document
+from gateway.admin.handlers import handlers_by_name
 from gateway.admin.http import json
-from gateway.admin.http_server import handlers_by_name
 from gateway.core.admin.access import AccessRules, Right
 from gateway.core.admin.records import Counts, CountsBatch, MethodId, MismatchRecord, Rejected, StateRefused
 from tests.kit.admin import DOCUMENT, STATE, Api, ask, operation, serving

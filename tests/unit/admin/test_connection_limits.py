@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from aiohttp import web
 
-from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits
-from gateway.admin.http import SocketServer
+from gateway.admin.connection_limits import BODY, HEAD, ConnectionLimits, LimitedConnection
+from gateway.admin.sockets import SocketServer
 from tests.kit.cases import each_case
 from tests.kit.logs import logged
 from tests.kit.programs import TIMEOUT
@@ -24,16 +26,25 @@ class Local(SocketServer):
     """Any free port of this machine; answers after a signal where the path asks for it, with as much as it asks for."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
-        application = web.Application()
         self.go = asyncio.Event()
+        self.may_make, self.broken = threading.Event(), 0
+        self.may_make.set()
+        super().__init__("local", self._application, limits)
+
+    def _application(self) -> web.Application:
+        assert self.may_make.wait(TIMEOUT)
+        if self.broken:
+            self.broken -= 1
+            raise ImportError("no module")
+        made = web.Application()
 
         async def answer(request: web.Request) -> web.Response:
             if "wait" in request.query:
                 await self.go.wait()
             return web.Response(body=b"x" * int(request.query.get("size", "2")))
 
-        application.router.add_route("*", "/", answer)
-        super().__init__("local", application, limits)
+        made.router.add_route("*", "/", answer)
+        return made
 
     def bind(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -51,6 +62,7 @@ async def serving(limits: ConnectionLimits) -> AsyncIterator[Local]:
         yield server
     finally:
         server.go.set()
+        server.may_make.set()
         await server.stop()
 
 
@@ -193,3 +205,93 @@ async def test_a_body_that_is_not_framed_as_it_says_is_a_bad_request() -> None:
     async with serving(ConnectionLimits()) as server:
         head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         assert b" 400 " in await asked(server, head + b"zz\r\nnonsense\r\n")
+
+
+# What answers is made with the first connection
+
+
+@asynccontextmanager
+async def being_made(limits: ConnectionLimits | None = None) -> AsyncIterator[Local]:
+    """A server that makes what answers once it may."""
+    server = Local(limits or ConnectionLimits())
+    server.may_make.clear()
+    await server.start()
+    try:
+        yield server
+    finally:
+        server.go.set()
+        server.may_make.set()
+        await server.stop()
+
+
+def has_come(connection: LimitedConnection, data: bytes) -> bool:
+    return bytes(connection._early) == data
+
+
+async def test_the_first_connections_wait_for_what_answers_while_the_event_loop_goes_on() -> None:
+    async with being_made() as server:
+        reader, writer = await server.connect()
+        await until(lambda: len(server._waiting) == 1)
+        for part, so_far in ((WHOLE[:5], WHOLE[:5]), (WHOLE[5:20], WHOLE[:20])):
+            writer.write(part)
+            await until(partial(has_come, server._waiting[0], so_far))
+        asking = asyncio.ensure_future(asked(server))
+        await until(lambda: len(server._waiting) == 2)
+        server.may_make.set()
+        writer.write(WHOLE[20:])
+        assert b"200 OK" in await reader.read()
+        assert b"200 OK" in await asking
+        assert b"200 OK" in await asked(server)
+        writer.close()
+
+
+async def test_the_limits_hold_while_a_connection_waits_for_what_answers() -> None:
+    async with being_made(ConnectionLimits(share=2, request=0.05)) as server:
+        endless = asyncio.ensure_future(asked(server, b"x" * (2 * (HEAD + BODY))))
+        assert await endless == b""
+        assert await asked(server) == b""  # its time is over
+        assert server.limiter.refused == 2
+
+
+async def test_a_peer_that_leaves_before_it_is_answered_leaves_nothing_behind() -> None:
+    async with being_made() as server:
+        _, writer = await server.connect()
+        writer.write(WHOLE)
+        await until(lambda: len(server.limiter._open) == 1)
+        writer.close()
+        await until(lambda: not server.limiter._open)
+        server.may_make.set()
+        assert b"200 OK" in await asked(server)
+
+
+async def test_where_what_answers_cannot_be_made_the_next_connection_tries_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(ConnectionLimits()) as server:
+        server.broken = 1
+        assert await asked(server) == b""
+        assert [(event, fields["socket"]) for event, fields in logged(caplog)] == [
+            ("no request can be answered", "local")
+        ]
+        assert b"200 OK" in await asked(server)
+
+
+async def test_a_stop_does_not_wait_for_what_answers() -> None:
+    async with being_made() as server:
+        asking = asyncio.ensure_future(asked(server))
+        await until(lambda: len(server._waiting) == 1)
+        await server.stop()
+        assert await asking == b""
+
+
+async def test_a_peer_that_has_left_is_not_said_to_read_slowly() -> None:
+    async with serving(ConnectionLimits(answer=0.05)) as server:
+        _, writer = await server.connect()
+        writer.write(WHOLE.replace(b"/", b"/?wait", 1))
+        await until(lambda: any(not each.waits for each in server.limiter._open.values()))
+        (connection,) = server.limiter._open.values()
+        writer.close()
+        await until(lambda: not server.limiter._open)
+        server.go.set()
+        await until(lambda: connection._answered)
+        assert connection._timer is None

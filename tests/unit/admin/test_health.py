@@ -13,12 +13,14 @@ from msgspec.structs import replace
 
 from adapters.dbus.backend import Presence
 from gateway.admin import health
-from gateway.admin.monitoring import MonitoringServer
+from gateway.admin.monitoring import application
+from gateway.admin.sockets import TcpServer
 from gateway.core.admin.status import BreakerState
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
-from gateway.ops.metrics import CALLS, CONTENT_TYPE, REFUSED, SECONDS, SERIES, Calls
+from gateway.ops.exposition import CONTENT_TYPE
+from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
 from tests.kit.mappings import TARGET, noting, route
 
@@ -144,9 +146,13 @@ def toy() -> Toy:
     return Toy()
 
 
+def monitoring(toy: Toy, address: str) -> TcpServer:
+    return TcpServer("metrics", address, lambda: application(toy))
+
+
 @asynccontextmanager
 async def serving(toy: Toy, address: str = "tcp:127.0.0.1:0") -> AsyncIterator[str]:
-    server = MonitoringServer(address, toy)
+    server = monitoring(toy, address)
     await server.start()
     try:
         yield server.address.replace("tcp:", "http://")
@@ -197,6 +203,6 @@ async def test_an_address_that_is_taken_is_named(toy: Toy) -> None:
     with sockets.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {address}: Address already in use"):
-            MonitoringServer(address, toy).bind()
+            monitoring(toy, address).bind()
     with pytest.raises(OSError, match=r"cannot listen on tcp:127.0.0.1:99999: port 99999: expected at most 65535"):
-        MonitoringServer("tcp:127.0.0.1:99999", toy).bind()
+        monitoring(toy, "tcp:127.0.0.1:99999").bind()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.cli.commands import COMMANDS
@@ -37,6 +39,12 @@ def test_the_table_says_of_each_command_what_its_docstring_says_first() -> None:
         command = made.commands[name]  # type: ignore[attr-defined] # it is a group
         first = " ".join(command.help.split("\n\n")[0].split())
         assert (command.name, entry.summary) == (name, first)
+
+
+def test_help_lists_every_command_with_its_summary_as_it_stands_in_the_table() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"TERMINAL_WIDTH": "400", "COLUMNS": "400"}).output
+    found = dict(re.findall(r"^│ (\w+) +(\S.*?) +│$", shown, re.MULTILINE))
+    assert found == {name: entry.summary for name, entry in COMMANDS.items()}
 
 
 def test_help_and_completion_import_no_command_and_nothing_that_commands_work_with() -> None:

@@ -331,6 +331,10 @@ PLAIN = [
     b'{"jsonrpc":"1.0","method":"m","params":[],"id":1}',
     b'{"jsonrpc":"2.0","method":1,"params":[],"id":1}',
     b'{"jsonrpc":"2.0","method":"m","params":' + b"[" * 100 + b"]" * 100 + b',"id":1}',
+    b'{"jsonrpc":"2.0","method":"a{[:::","params":[],"id":1,"id":2}',
+    b'{"jsonrpc":"2.0","method":"a{[","params":[],"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","params":{},"id":1}',
+    b'{"jsonrpc":"2.0","method":"m","id":1}',
 ]
 
 
@@ -339,6 +343,14 @@ def test_a_plain_request_means_what_it_means_to_the_reader_of_all_others(body: b
     read = CODEC.decode(body)
     assert read == CODEC.decode(body + b" " * 5000)  # too long to be read as a plain one
     assert repr(read) == repr(CODEC.decode(body + b" " * 5000))  # and of the same types
+
+
+@each_case("body", PLAIN)
+def test_a_batch_of_plain_requests_means_what_it_means_to_the_reader_of_all_others(body: bytes) -> None:
+    batch, closely = b"[%b,%b]" % (PLAIN[0], body), Codec()
+    closely._longest_batch = 0
+    read, expected = CODEC.decode(batch), closely.decode(batch)
+    assert (read, repr(read)) == (expected, repr(expected))
 
 
 def test_no_two_faults_share_a_number() -> None:

@@ -4,11 +4,14 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
+from dbus_fast import Message, MessageType
 from msgspec.structs import replace
 
 from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection
@@ -20,6 +23,8 @@ from tests.kit.buses import ANONYMOUS, BROKERS, SYSTEM_LIMITS, PrivateBus, broke
 from tests.kit.cases import each_case, expect, present
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
+
+uvloop.new_event_loop().close()  # libuv opens a pipe of its own with the first loop of a process, and keeps it
 
 ROOMY = BusConnectionLimits(in_flight=10_000)
 
@@ -366,3 +371,52 @@ async def test_a_bus_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPa
 async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
+
+
+# A broker that dies
+
+
+async def hello(listener: socket.socket) -> socket.socket:
+    """Authenticate the one client that comes, and answer its Hello."""
+    loop = asyncio.get_running_loop()
+    client, _ = await loop.sock_accept(listener)
+    client.setblocking(False)
+    heard = b""
+    for line, reply in ((b"AUTH", b"OK 0123456789abcdef0123456789abcdef\r\n"), (b"NEGOTIATE", b"AGREE_UNIX_FD\r\n")):
+        while line not in heard:
+            heard += await loop.sock_recv(client, 4096)
+        await loop.sock_sendall(client, reply)
+    while b"Hello" not in heard:
+        heard += await loop.sock_recv(client, 4096)
+    welcome = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="s", body=[":1.1"])
+    welcome.serial = 1
+    await loop.sock_sendall(client, welcome._marshall(False))
+    return client
+
+
+@pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_a_broker_that_dies_behind_a_message_with_calls_unread_ends_the_connection(
+    tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def run() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "bus"))
+            listener.listen()
+            listener.setblocking(False)
+            opening = asyncio.ensure_future(DBusConnection.open(f"unix:path={tmp_path}/bus", ROOMY))
+            broker = await hello(listener)
+            connection = await opening
+            calling = asyncio.ensure_future(connection.call(ask("Unread")))
+            await asyncio.sleep(0)  # it is sent
+            last = Message(message_type=MessageType.SIGNAL, path="/", interface=INTERFACE, member="Last")
+            last.serial = 2
+            broker.send(last._marshall(False))
+            broker.close()
+            async with asyncio.timeout(TIMEOUT):
+                fault = expect(Fault, await calling)
+                await connection.closed()
+            assert fault.code is FaultCode.NO_REPLY
+            assert connection.error
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())

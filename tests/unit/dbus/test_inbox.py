@@ -20,7 +20,7 @@ class Reader:
     def __init__(self, near: socket.socket, *, takes_large: bool = True) -> None:
         self.seen: list[tuple[str, int]] = []
         self.ends: list[Exception | None] = []
-        inbox = Inbox(near)
+        inbox = Inbox(near, self.ends.append)
         if takes_large:
             inbox.on_large = lambda data: self.seen.append(("large", len(data)))
         self.on_readable = build_message_reader(

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.migration.modes import Side
 from gateway.core.rpc.model import ABANDONED, WITHDRAWN, Call, Fault, FaultCode, Outcome, Reply, http_failure
-from gateway.ops.metrics import BUCKETS, CALLS, REFUSED, SECONDS, SERIES, Calls, Samples, render, snapshot
+from gateway.ops.exposition import process, render
+from gateway.ops.metrics import BUCKETS, CALLS, REFUSED, SECONDS, SERIES, Calls, Samples, snapshot
 from tests.kit.cases import each_case
 from tests.kit.mappings import noting
 
@@ -25,7 +26,7 @@ def key(name: str, **labels: str) -> tuple[object, ...]:
 
 def samples(calls: Calls, readings: Mapping[str, Samples] = NOTHING) -> dict[tuple[object, ...], float]:
     """What a scraper reads."""
-    families = text_string_to_metric_families(render(snapshot(calls, {**NOTHING, **readings})).decode())
+    families = text_string_to_metric_families(render(snapshot(calls, {**NOTHING, **readings}, process())).decode())
     return {key(sample.name, **sample.labels): sample.value for family in families for sample in family.samples}
 
 
@@ -107,7 +108,7 @@ def test_readings_are_told_under_the_labels_of_their_series() -> None:
 
 
 def test_every_series_is_there_from_the_start_with_its_help() -> None:
-    lines = render(snapshot(Calls(), NOTHING)).decode().splitlines()
+    lines = render(snapshot(Calls(), NOTHING, process())).decode().splitlines()
     told = {line for line in lines if line.startswith(("# HELP xcp_gateway_", "# TYPE xcp_gateway_"))}
     wanted = {f"# HELP {name} {series.help}" for name, series in SERIES.items()}
     wanted |= {f"# TYPE {name} {series.kind}" for name, series in SERIES.items()}
@@ -116,7 +117,7 @@ def test_every_series_is_there_from_the_start_with_its_help() -> None:
 
 def test_a_reading_that_is_not_taken_is_a_bug() -> None:
     with pytest.raises(KeyError, match="xcp_gateway_build_info"):
-        snapshot(Calls(), {})
+        snapshot(Calls(), {}, {})
 
 
 def test_the_process_itself_is_told_of_too() -> None:

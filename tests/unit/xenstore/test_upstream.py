@@ -39,8 +39,8 @@ class Served(MemoryStore):
         self.stopped = True
         await super().stop()
 
-    async def transaction(self, work: Callable[..., Awaitable[T]], turn: object = None) -> T:
-        result = await super().transaction(work, turn)
+    async def transaction(self, work: Callable[..., Awaitable[T]], lock: object = None, early: object = None) -> T:
+        result = await super().transaction(work, lock, early)
         if self.fails is not None:
             raise self.fails
         (identity,) = await self.list("/squeezed/rpc/request/login") or []

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from adapters.limits import Quota
-from adapters.xenstore.client.wire import Operation, Permissions
-from adapters.xenstore.server import endpoint as xenstore_exposed
-from adapters.xenstore.server import state
+from adapters.xenstore.client.wire import Asked, Operation, Permissions
+from adapters.xenstore.server import delivery, state
 from adapters.xenstore.server.caller import Admission, StoreLimits
 from adapters.xenstore.server.endpoint import XenstoreEndpoint
 from adapters.xenstore.server.state import RESPONSE_TTL, ExposedEndpoint, SharedContext, claim_path
@@ -613,7 +612,7 @@ async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else(made:
     commit, open_again = made.store.transaction, asyncio.Event()
     made.endpoint.open.clear()
 
-    async def slow_for_the_first(work: Any, lock: object = None) -> Any:
+    async def slow_for_the_first(work: Any, lock: object = None, early: object = None) -> Any:
         made.store.transaction = commit  # type: ignore[method-assign]
         await open_again.wait()
         return await commit(work)
@@ -636,7 +635,7 @@ async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else(made:
 async def test_an_id_that_is_used_again_at_once_is_a_new_request(made: World) -> None:
     commit = made.store.transaction
 
-    async def and_then_a_quick_client(work: Any, lock: object = None) -> Any:
+    async def and_then_a_quick_client(work: Any, lock: object = None, early: object = None) -> Any:
         result = await commit(work)
         if made.response("read/1") == {"a": b"x"}:
             for root in (REQUESTS, RESPONSES):
@@ -676,7 +675,7 @@ async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(mon
             raise RuntimeError("a bug")
 
         with monkeypatch.context() as patched:
-            patched.setattr(xenstore_exposed, "_pairs", bug)
+            patched.setattr(delivery, "_pairs", bug)
             made.put("read/1")
             await made.quiet()
         made.put("read/2")
@@ -932,13 +931,13 @@ async def test_a_domain_whose_requests_cannot_be_read_holds_up_no_other(made: Wo
 async def test_whoever_touches_what_is_above_requests_has_them_looked_through_for_a_tenth_of_the_time_at_most(
     made: World,
 ) -> None:
-    directory = made.store.list
+    together = made.store.together
 
-    async def slow(path: str) -> Any:
-        made.now += 0.01 if path == REQUESTS else 0
-        return await directory(path)
+    async def slow(asked: Sequence[Asked]) -> Any:
+        made.now += 0.01 if [each.path for each in asked] == [REQUESTS] else 0
+        return await together(asked)
 
-    made.store.list = slow  # type: ignore[method-assign]
+    made.store.together = slow  # type: ignore[method-assign]
     made.paused.clear()
     made.store.put(REQUESTS)
     await made.quiet()

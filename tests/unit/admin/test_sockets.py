@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from gateway.admin.http_server import AdminServer
+from gateway.admin.handlers import application
 from gateway.admin.peer_credentials import rights, unknown_names, user_name
+from gateway.admin.sockets import AdminServer, AdminSocket
 from gateway.config import Config, ConfigError, parse
 from gateway.core.admin.access import AccessRules, Principals
 from tests.kit.admin import Api, ask, serving
@@ -32,8 +33,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield api
 
 
-def server(path: Path, api: Api, rights: AccessRules = OURS) -> AdminServer:
-    return AdminServer(path, api.toy, api.admin_service, api.traffic, rights)
+def server(path: Path, api: Api, group: int | None = None, *, shared: bool = False) -> AdminServer:
+    file = AdminSocket(path, group, shared=shared)
+    return AdminServer(file, lambda: application(api.toy, api.admin_service, api.traffic, OURS))
 
 
 async def test_only_the_owner_can_open_the_socket(api: Api) -> None:
@@ -43,7 +45,7 @@ async def test_only_the_owner_can_open_the_socket(api: Api) -> None:
 async def test_its_group_can_open_it_too_once_the_config_names_others_and_nobody_else_ever(
     api: Api, tmp_path: Path
 ) -> None:
-    shared = server(tmp_path / "shared", api, AccessRules(0, read=Principals(uids=frozenset({1234}))))
+    shared = server(tmp_path / "shared", api, shared=AccessRules(0, read=Principals(uids=frozenset({1234}))).shared)
     shared.bind()
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o660
     await shared.stop()
@@ -51,7 +53,7 @@ async def test_its_group_can_open_it_too_once_the_config_names_others_and_nobody
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to any group")
 async def test_it_is_given_to_the_group_of_the_config(api: Api, tmp_path: Path) -> None:
-    given = AdminServer(tmp_path / "given", api.toy, api.admin_service, api.traffic, OURS, group=54_321)
+    given = server(tmp_path / "given", api, 54_321)
     given.bind()
     found = (tmp_path / "given").stat()
     assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 54_321)

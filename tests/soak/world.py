@@ -32,7 +32,7 @@ NARROW = "two"  # the bus with quotas so small that BUSY occurs
 QUIET = "quiet"  # the bus without harm: for the service of the healthy client, and those of the nuisances
 LARGE = "large"  # the service of large answers; it has a process of its own, as it sends nothing else meanwhile
 HUNG = "hung"  # that service, and the legacy service that hangs; a nuisance decides when
-# As on the shipped bus: with equal ones it drops small answers to a gateway that has not read 128 MiB of large ones yet.
+# As on the shipped bus: with equal ones it drops small answers to a gateway that has 128 MiB of large ones unread.
 LIMITS = {**SYSTEM_LIMITS, "max_incoming_bytes": 128 * 1024**2, "max_outgoing_bytes": 1024**3}
 START_TIMEOUT = 60.0  # seconds
 BACK_TIMEOUT = 45.0  # seconds until a service must be reached again after the harm

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +21,16 @@ from tests.kit.programs import TIMEOUT
 
 START = 4 * TIMEOUT  # three programs start, on a machine that may be busy
 _numbers = count()
+
+
+def kill(pid: int) -> None:
+    """Kill a process, and wait until its sockets are closed: until then the kernel may give it a new connection."""
+    ended = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([ended], [], [], TIMEOUT)[0], f"process {pid} has not ended"
+    finally:
+        os.close(ended)
 
 
 class Team:

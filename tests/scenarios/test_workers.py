@@ -27,7 +27,7 @@ from tests.kit.clients import UnixConnection
 from tests.kit.gateway import TOY_MAPPING, Folder, Process
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
-from tests.kit.workers import Team, running_team, with_workers
+from tests.kit.workers import Team, kill, running_team, with_workers
 
 pytestmark = pytest.mark.bus
 
@@ -235,7 +235,7 @@ def test_a_worker_that_starts_again_serves_what_the_others_serve(team: Team, fil
     team.ask("POST", "/v1/mode", {"pattern": "held", "mode": "off"})
     files.mapping(MAPPING.replace("  echo:", "  other:"))
     follower = team.follower()
-    os.kill(follower["pid"], signal.SIGKILL)
+    kill(follower["pid"])
     team.restarted(follower)
     with team.connected_to(follower["number"]) as fresh:
         assert fresh.call("mirror", "hi") == "hi"
@@ -255,7 +255,7 @@ def test_a_worker_that_is_killed_costs_its_own_calls_only(team: Team, bus: Priva
         stays.send("hold")
         lost.send("hold")
         until_held(bus, 2)
-        os.kill(follower["pid"], signal.SIGKILL)
+        kill(follower["pid"])
         with pytest.raises((HTTPException, OSError)):
             lost.answer()
         assert release(bus) == 2
@@ -277,7 +277,7 @@ def test_when_the_leader_is_killed_another_one_serves_operators_and_no_write_is_
     with team.connected_to(leader["number"]) as lost, team.connected_to(follower["number"]) as stays:
         lost.send("hold")
         assert held(bus) == 1
-        os.kill(leader["pid"], signal.SIGKILL)
+        kill(leader["pid"])
         assert team.leader()["number"] == follower["number"]  # the first question already
         with pytest.raises((HTTPException, OSError)):
             lost.answer()
@@ -296,7 +296,7 @@ def test_counters_do_not_fall_when_a_worker_dies(team: Team) -> None:
             connection.call("echo", "hi")
     before = team.series("xcp_gateway_calls_total")
     seconds = team.series("xcp_gateway_call_seconds_count")
-    os.kill(follower["pid"], signal.SIGKILL)
+    kill(follower["pid"])
     team.restarted(follower)
     assert team.series("xcp_gateway_calls_total") >= before
     assert team.series("xcp_gateway_call_seconds_count") >= seconds

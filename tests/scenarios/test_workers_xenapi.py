@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from dbus_fast import Variant
 from tests.kit.gateway import Folder
 from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.toolstack import Toolstack
-from tests.kit.workers import Connection, Team, running_team, with_workers
+from tests.kit.workers import Connection, Team, kill, running_team, with_workers
 
 pytestmark = pytest.mark.bus
 
@@ -149,7 +147,7 @@ async def test_a_task_of_a_worker_that_died_ends_with_an_unknown_outcome(team: T
             session = one.login()
             task = other.call("task.create", session, "kept", "")
             one.until_task(session, task, "pending")
-            os.kill(follower["pid"], signal.SIGKILL)
+            kill(follower["pid"])
             assert one.until_task(session, task, "pending")["name_label"] == "kept"  # from the state file
             one.call("task.set_status", session, task, "success")
             one.until_task(session, task, "success")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,14 @@ def test_the_program_prints_the_address_and_the_command(tmp_path: Path) -> None:
     assert address == f"unix:path={tmp_path}/bus"
     assert command == f"dbus-daemon --config-file={tmp_path}/bus.conf --nofork --nopidfile --print-address"
     assert sorted(path.stem for path in (tmp_path / "services").iterdir()) == sorted(render.BUS_NAMES)
+
+
+def test_one_service_with_large_answers_is_stopped_before_the_answers_of_others_are_dropped() -> None:
+    limits = dict(re.findall(r'<limit name="(\w+)">(\d+)</limit>', (ROOT / "docker/bus/bus.conf.in").read_text()))
+    longest, incoming, outgoing = (
+        int(limits[f"max_{each}"]) for each in ("message_size", "incoming_bytes", "outgoing_bytes")
+    )
+    assert longest <= incoming <= outgoing // 8
 
 
 def test_a_user_who_does_not_exist_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.buses import SYSTEM_LIMITS, PrivateBus, private_bus
 from tests.kit.fake_stores import RefusingStore, refusing_store
 from tests.kit.programs import ROOT
 from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, xenstored
@@ -32,6 +32,8 @@ NARROW = "two"  # the bus with quotas so small that BUSY occurs
 QUIET = "quiet"  # the bus without harm: for the service of the healthy client, and those of the nuisances
 LARGE = "large"  # the service of large answers; it has a process of its own, as it sends nothing else meanwhile
 HUNG = "hung"  # that service, and the legacy service that hangs; a nuisance decides when
+# As on the shipped bus: with equal ones it drops small answers to a gateway that has 128 MiB of large ones unread.
+LIMITS = {**SYSTEM_LIMITS, "max_incoming_bytes": 128 * 1024**2, "max_outgoing_bytes": 1024**3}
 START_TIMEOUT = 60.0  # seconds
 BACK_TIMEOUT = 45.0  # seconds until a service must be reached again after the harm
 MOST_SLACK = 6  # of a time that a test waits for before it fails
@@ -407,4 +409,4 @@ async def world(folder: Path, slack: float) -> AsyncIterator[World]:
 @contextmanager
 def _buses() -> Iterator[Mapping[str, PrivateBus]]:
     with ExitStack() as stack:
-        yield {name: stack.enter_context(private_bus()) for name in (*BUSES, QUIET)}
+        yield {name: stack.enter_context(private_bus(limits=LIMITS)) for name in (*BUSES, QUIET)}

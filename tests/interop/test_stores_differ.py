@@ -13,6 +13,7 @@ from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.connection import XenstoreConnection
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import HEADER, Operation, Permissions
+from adapters.xenstore.server import transactions
 from adapters.xenstore.server.listener import XenstoreTransport
 from adapters.xenstore.server.state import ExposedEndpoint
 from gateway.core.xenstore.exposure import Exposure
@@ -320,3 +321,10 @@ async def test_a_request_with_nodes_that_were_not_expected_is_read_again(
     await ended(trips)
     assert trips[:2] == TRIPS["read"][:2]
     assert "READ GET_PERMS DIRECTORY" in trips[2:]
+
+
+async def test_a_request_and_a_response_of_many_nodes(store: XenstoreClient, trips: list[str]) -> None:
+    """Their names do not fit into one answer, and nothing that others ask waits for all that is written."""
+    arguments = {f"an-argument-that-takes-its-room-{number:04}": "x" for number in range(900)}
+    assert await TreeClient(store, "/svc").call("read", **arguments) == arguments
+    assert max(len(piece.split()) for piece in trips) <= transactions.PIECE

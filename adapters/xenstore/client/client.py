@@ -233,10 +233,11 @@ class XenstoreClient(StoreOperations):
     ) -> T:
         """Do the work in one transaction and commit it; repeat both when others interfere or the store is refusing.
 
-        An exception of the work rolls the transaction back and is raised. Raises StoreError EAGAIN after the last
-        attempt. Raises StoreLostError; when `sent`, it is unknown whether the transaction was committed. `lock` is held
-        during each attempt, but not between them: transactions that would conflict share it. `early` is used for the
-        first attempt, if it still can be.
+        An exception of the work rolls the transaction back and is raised; the work is repeated where the store had
+        dropped the transaction, in which no node is found then. Raises StoreError EAGAIN after the last attempt. Raises
+        StoreLostError; when `sent`, it is unknown whether the transaction was committed. `lock` is held during each
+        attempt, but not between them: transactions that would conflict share it. `early` is used for the first
+        attempt, if it still can be.
         """
         refused = 0
         for attempt in range(self._attempts):
@@ -271,6 +272,11 @@ class XenstoreClient(StoreOperations):
             result = await work(transaction)
             await transaction.commit()
             is_done = True
+        except (StoreError, StoreLostError):
+            raise
+        except Exception:
+            await transaction.abandon()
+            raise
         finally:
             transaction.roll_back()
             if not is_done and transaction.following is not None:
@@ -297,7 +303,10 @@ class XenstoreClient(StoreOperations):
         """Use a transaction that is then dropped: inside it the directory does not change between its parts."""
         transaction = await self._begin()
         try:
-            return await transaction._list_in_parts(path, too_large)  # noqa: SLF001 - the same method of the base class
+            names = await transaction._list_in_parts(path, too_large)  # noqa: SLF001 - the same method of the base class
+            if names is None:
+                await transaction.abandon()
+            return names
         finally:
             transaction.roll_back()
 

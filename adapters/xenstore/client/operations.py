@@ -29,7 +29,7 @@ Names: TypeAlias = "list[str]"
 LISTINGS = 50  # attempts to list a directory that changes meanwhile
 UNKNOWN_OPERATION = ("EINVAL", "ENOSYS")
 EARLY = 0.05  # seconds after which a transaction that was begun early is dropped: it must not hold the store up
-COMMIT = Asked(Operation.TRANSACTION_END, b"T" + NUL, "transaction")
+COMMIT, ABORT = (Asked(Operation.TRANSACTION_END, each + NUL, "transaction") for each in (b"T", b"F"))
 
 
 def ask(operation: Operation, path: str, value: bytes = b"") -> Asked:
@@ -209,14 +209,28 @@ class Transaction(StoreOperations):
             self.following = EarlyTransaction(self._connection)
         self._connection.flush()
         *answers, end = await done
-        if isinstance(end, StoreError):
-            if end.name == "ENOENT":
-                raise StoreError("EAGAIN", "transaction", "the store dropped it in a live update")
-            raise end
+        _check_end(end)
         return answers
+
+    async def abandon(self) -> None:
+        """End it without its changes. Raises StoreError EAGAIN when the store had dropped it: it found no node then.
+
+        Does nothing when it has ended.
+        """
+        if not self._ended:
+            self._ended = True
+            (end,) = await self._connection.send_all([ABORT], self._number)
+            _check_end(end)
 
     def roll_back(self) -> None:
         """Drop it without waiting. Does nothing after `commit`."""
         if not self._ended:
             self._ended = True
             self._connection.send_and_forget(Operation.TRANSACTION_END, b"F" + NUL, transaction=self._number)
+
+
+def _check_end(end: Answer) -> None:
+    if isinstance(end, StoreError):
+        if end.name == "ENOENT":
+            raise StoreError("EAGAIN", "transaction", "the store dropped it in a live update")
+        raise end

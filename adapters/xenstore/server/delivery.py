@@ -18,7 +18,7 @@ from adapters.xenstore.client.wire import Operation, Permissions, StoreError, is
 from adapters.xenstore.server import state
 from adapters.xenstore.server.caller import caller_of
 from adapters.xenstore.server.state import RESPONSE_TTL, UNKNOWN_CALLER, SharedContext, backoff
-from adapters.xenstore.server.transactions import conditions_hold, operations, too_long
+from adapters.xenstore.server.transactions import conditions_hold, in_pieces, operations, too_long
 from adapters.xenstore.styles.base import (
     ANYTHING,
     Pairs,
@@ -159,7 +159,7 @@ class Delivery:
         return refused
 
     async def _write(self, nodes: StoreOperations, pending: PendingRequest, steps: Sequence[WriteStep]) -> None:
-        """Write the response and end the claim. Raises _RequestChangedError. Everything is sent without waiting."""
+        """Write the response and end the claim. Raises _RequestChangedError. What is short is sent without waiting."""
         match, owner_node = pending.match, self._style.owner_node(pending.match)
         replaced = await self._replace_previous(nodes, match, steps)
         conditions = {
@@ -175,7 +175,7 @@ class Delivery:
         asked += operations([*replaced, *steps], DOM0 if pending.owner is None else pending.owner)
         if pending.once or pending.has_claim:
             asked.append(ask(Operation.RM, state.claim_path(match.node)))
-        answers = await nodes.together(asked)
+        answers = await in_pieces(nodes, asked)
         permissions = permissions_in(answers[0], owner_node)
         is_same = permissions is not None and caller_of(permissions) == pending.owner
         answered = response is not None and is_answered(

@@ -110,6 +110,29 @@ async def test_what_the_work_raises_rolls_back_and_is_raised() -> None:
     assert [request.payload for request in seen] == [b"\0", b"/a\0x", b"F\0", b"/b\0"]
 
 
+async def test_what_the_work_finds_counts_for_nothing_when_the_store_had_dropped_the_transaction() -> None:
+    """In a forced live update; the C xenstored then refuses whatever belongs to it, as if there were no node."""
+    numbers, found = iter((b"17\0", b"18\0")), []
+
+    async def updated(client: Client) -> None:
+        while True:
+            request = await client.request()
+            if request.transaction == 17:
+                client.refuse(request, "ENOENT")
+            else:
+                client.answer(request, next(numbers) if request.operation == START else b"OK\0")
+
+    async def look(transaction: Transaction) -> None:
+        found.append(await transaction.read("/a"))
+        if found[-1] is None:
+            raise ZeroDivisionError
+
+    async with fake_store(updated) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        await asyncio.wait_for(store.transaction(look), TIMEOUT)
+    assert found == [None, b"OK\0"]
+
+
 async def test_a_cancelled_transaction_is_rolled_back() -> None:
     seen: list[Request] = []
     began = asyncio.Event()
@@ -511,3 +534,18 @@ async def test_a_directory_that_no_answer_can_hold_is_listed_in_a_transaction_th
         (READ, 0),
     ]
     assert seen[4].payload == b"F\0"
+
+
+async def test_a_directory_is_not_missing_because_the_store_dropped_the_transaction_that_listed_it() -> None:
+    async def script(client: Client) -> None:
+        while True:
+            request = await client.request()
+            if request.operation == START:
+                client.answer(request, b"17\0")
+            else:
+                client.refuse(request, "E2BIG" if request.operation == DIRECTORY else "ENOENT")
+
+    async with fake_store(script) as path, XenstoreClient(path) as store:
+        await within_patience(store)
+        with pytest.raises(StoreError, match="live update"):
+            await store.list("/a")

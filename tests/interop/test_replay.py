@@ -17,7 +17,7 @@ from typer.testing import Result
 
 from tests.kit.command import command, succeed
 from tests.kit.gateway import REST, Process, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, TIMEOUT, json_lines
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import dialled
 
@@ -90,7 +90,7 @@ class Front:
 
     def lines(self) -> list[dict[str, Any]]:
         """Of the recording."""
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        return json_lines(self.file)
 
 
 @pytest.fixture(scope="module")

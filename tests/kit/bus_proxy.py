@@ -24,7 +24,7 @@ from typing import IO, Any
 from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, TIMEOUT, json_lines
 
 ERROR = "org.freedesktop.DBus.Error.Failed"
 
@@ -45,7 +45,7 @@ class BusProxy:
 
     def called(self) -> list[dict[str, Any]]:
         """Return every call so far."""
-        return [json.loads(line) for line in self.calls.read_text().splitlines()]
+        return json_lines(self.calls)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -44,6 +45,12 @@ def forbid_others() -> None:
                 )
 
     sys.addaudithook(look)
+
+
+def json_lines(file: Path) -> list[Any]:
+    """The lines of a file to which another process appends; not the last one while it is being written."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def until(read: Callable[[], T]) -> T:

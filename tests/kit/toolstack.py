@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, TIMEOUT, json_lines
 
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
 BUS = "org.freedesktop.DBus"
@@ -267,7 +267,7 @@ class Twin:
 
     def called(self) -> list[dict[str, Any]]:
         """Return every call so far: time, method, parameters."""
-        return [json.loads(line) for line in self.calls.read_text().splitlines()] if self.calls.exists() else []
+        return json_lines(self.calls)
 
     def switch(self, **rules: Any) -> None:
         """Set its faults from the next call on: method or pattern -> fault; none: no faults."""

@@ -81,15 +81,21 @@ def unescape_path_element(element: str) -> str:
     An element counts as not escaped if escaping its text would not return it, or if the text would hold a control
     character (BlueZ's "dev_11_22").
     """
+    text = decoded_path_element(element)
+    if text is None or escape_path_element(text) != element or _CONTROL.search(text):
+        return element
+    return text
+
+
+def decoded_path_element(element: str) -> str | None:
+    """Return the text whose escaped form an element may be; None if there is none."""
     if element == "_":
         return ""
     unescaped = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), element.encode("utf-8", "surrogatepass"))
     try:
-        text = unescaped.decode("utf-8", "surrogatepass")
+        return unescaped.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
-        return element
-    was_escaped = escape_path_element(text) == element and not _CONTROL.search(text)
-    return text if was_escaped else element
+        return None
 
 
 def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:

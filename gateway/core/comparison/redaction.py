@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.compare import Comparison, Difference
-from gateway.core.comparison.equality import MISSING, MaybeValue
+from gateway.core.comparison.equality import MISSING
 from gateway.core.comparison.json_path import Cursor, Pattern, Place
 from gateway.core.comparison.rules import RESULT
 from gateway.core.rpc.model import Call, Fault, Outcome, Reply, Value
@@ -92,64 +92,56 @@ class Redaction:
         return Comparison(comparison.verdict, differences, ignored, noisy, comparison.more)
 
     def _difference(self, difference: Difference) -> Difference:
-        root = difference.path.startswith(RESULT)
-        cursor = json_path.advance_cursor(self._cursor, RESULT_OF if root else FAULT_OF)
+        cursor = json_path.advance_cursor(self._cursor, RESULT_OF if difference.root == RESULT else FAULT_OF)
         for step in difference.place:
             cursor = _WHOLE if isinstance(step, str) and is_secret(step) else _inside(cursor, step)
         place = tuple(self._secrets.text(step) if isinstance(step, str) else step for step in difference.place)
-        return Difference(
-            json_path.show(place, difference.path[: 1 if root else len(FAULT_OF)]),
-            self._hidden_found(difference.control, cursor),
-            self._hidden_found(difference.candidate, cursor),
-            self._secrets.text(difference.why),
-            place,
+        control, candidate = (
+            found if found is MISSING else self._secrets.scrub(self._secrets.hide(found, cursor))
+            for found in (difference.control, difference.candidate)
         )
-
-    def _hidden_found(self, value: MaybeValue, cursor: _Cursor) -> MaybeValue:
-        return MISSING if value is MISSING else self._secrets.scrub(self._secrets.hide(value, cursor))
+        path = json_path.show(place, difference.root)
+        return Difference(path, control, candidate, self._secrets.text(difference.why), place)
 
     def _hidden_call(self, call: Call) -> Call:
         """A path means a parameter by position or by name, however the client passes it."""
-        by_position, by_name = (
-            json_path.advance_cursor(self._cursor, PARAMS),
-            json_path.advance_cursor(self._cursor, NAMED),
-        )
-        indexes = {name: index for index, name in enumerate(self._rules.parameters)}
-        free = [name for name in self._rules.parameters if name not in call.named]
+        by_position, by_name = (json_path.advance_cursor(self._cursor, root) for root in (PARAMS, NAMED))
+        parameters = self._rules.parameters
+        free = [name for name in parameters if name not in call.named]
         entries = _entries({**dict(zip(free, call.params, strict=False)), **call.named})
+
+        def hide(value: Value, name: str, *cursors: _Cursor) -> Value:
+            return self._secrets.hide(value, _WHOLE if name in entries else sum(cursors, ()))
+
         params = []
         for index, value in enumerate(call.params):
-            cursor = _inside(by_position, index)
-            if index < len(free):
-                cursor += _inside(by_name, free[index]) + _inside(by_position, indexes[free[index]])
-                cursor = _WHOLE if free[index] in entries else cursor
-            params.append(self._secrets.hide(value, cursor))
+            given, name = _inside(by_position, index), free[index] if index < len(free) else ""
+            if name:
+                at = _inside(by_position, parameters.index(name))
+                params.append(hide(value, name, given, _inside(by_name, name), at))
+            else:
+                params.append(self._secrets.hide(value, given))
         named = {}
         for name, value in call.named.items():
-            cursor = _inside(by_name, name)
-            cursor += _inside(by_position, indexes[name]) if name in indexes else ()
-            cursor = _WHOLE if name in entries else cursor
-            named[name] = self._secrets.hide(value, cursor)
+            at = _inside(by_position, parameters.index(name)) if name in parameters else ()
+            named[name] = hide(value, name, _inside(by_name, name), at)
         return replace(call, params=tuple(params), named=named)
 
     def _hidden_outcome(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Reply):
             return Reply(self._secrets.hide(outcome.value, json_path.advance_cursor(self._cursor, RESULT_OF)))
         cursor = json_path.advance_cursor(self._cursor, FAULT_OF)
-        name = self._secrets.hide(outcome.name, _inside(cursor, "name"))
-        message = self._secrets.hide(outcome.message, _inside(cursor, "message"))
-        data = self._secrets.hide(outcome.data, _inside(cursor, "data"))
-        return Fault(outcome.code, _words(message), _words(name), data)
+        name, message, data = (
+            self._secrets.hide(value, _inside(cursor, member))
+            for member, value in (("name", outcome.name), ("message", outcome.message), ("data", outcome.data))
+        )
+        name, message = (text if isinstance(text, str) else HIDDEN for text in (name, message))
+        return Fault(outcome.code, message, name, data)
 
 
 def _inside(cursor: _Cursor, step: str | int) -> _Cursor:
     """One step further in; everything inside a secret is secret."""
     return _WHOLE if json_path.cursor_value(cursor) is not None else json_path.advance_cursor(cursor, step)
-
-
-def redacted_call(redactions: RedactionRules, call: Call) -> Call:
-    """A call without its secrets, when no outcome is kept with it."""
-    return Redaction(redactions, call).call(call)
 
 
 def parse(text: str) -> Pattern:
@@ -233,7 +225,8 @@ class _Secrets:
         if isinstance(value, str):
             return marker(value) if value in self._whole else self.text(value)
         if isinstance(value, bytes):
-            return marker(value) if value in self._whole or self._holds_one(value) else value
+            inside = any(secret.encode("utf-8", "surrogatepass") in value for secret in self._inside)
+            return marker(value) if inside or value in self._whole else value
         if isinstance(value, list):
             return [self.scrub(item) for item in value]
         if isinstance(value, dict) and not _is_marker(value):
@@ -248,9 +241,6 @@ class _Secrets:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return text
-
-    def _holds_one(self, value: bytes) -> bool:
-        return any(secret.encode("utf-8", "surrogatepass") in value for secret in self._inside)
 
     def remember(self, value: Value) -> None:
         """Treat these texts as secrets everywhere."""
@@ -275,7 +265,3 @@ def _texts(value: Value) -> Iterator[str]:
 
 def _is_marker(value: Value) -> bool:
     return isinstance(value, dict) and value.keys() == {REDACTED} and value[REDACTED] in _KINDS.values()
-
-
-def _words(value: Value) -> str:
-    return value if isinstance(value, str) else HIDDEN

@@ -10,7 +10,7 @@ import pytest
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.comparison.compare import Verdict, compare
-from gateway.core.comparison.redaction import redacted_call
+from gateway.core.comparison.redaction import Redaction
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
 from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
@@ -321,8 +321,8 @@ def test_a_code_that_dbus_never_gives_is_no_client_error(
 def test_the_session_is_always_redacted(tmp_path: Path) -> None:
     redactions = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}").route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
-        assert "OpaqueRef" not in repr(redacted_call(redactions, call))
-        assert "False" in repr(redacted_call(redactions, call))
+        assert "OpaqueRef" not in repr(Redaction(redactions, call).call(call))
+        assert "False" in repr(Redaction(redactions, call).call(call))
 
 
 def test_the_result_of_a_login_is_redacted(tmp_path: Path) -> None:

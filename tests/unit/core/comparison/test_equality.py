@@ -19,7 +19,6 @@ from gateway.core.comparison.equality import (
     MaybeValue,
     equal,
     hash_key,
-    is_container,
 )
 from gateway.core.rpc.model import Value
 from tests.kit.cases import each_case
@@ -81,11 +80,6 @@ def test_a_long_comparison_reaches_a_checkpoint_often() -> None:
     checks: list[None] = []
     equal([0] * 10_000, [0] * 10_000, Budget(checkpoint=lambda: checks.append(None)))
     assert len(checks) == 10_001 // CHECK_EVERY
-
-
-def test_lists_and_structs_are_containers() -> None:
-    values: list[MaybeValue] = [[], {}, "", None, MISSING]
-    assert [is_container(value) for value in values] == [True, True, False, False, False]
 
 
 @given(anything(), anything())

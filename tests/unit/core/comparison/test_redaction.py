@@ -12,7 +12,7 @@ from gateway.core.comparison import json_path, redaction
 from gateway.core.comparison.compare import compare
 from gateway.core.comparison.equality import MISSING
 from gateway.core.comparison.json_path import Place
-from gateway.core.comparison.redaction import Redaction, RedactionRules, redacted_call
+from gateway.core.comparison.redaction import Redaction, RedactionRules
 from gateway.core.comparison.rules import Rules, compile_rule
 from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
 from tests.kit.cases import each_case
@@ -25,6 +25,10 @@ LOGIN = ("uname", "pwd", "version")
 
 def redactions(*texts: str, parameters: tuple[str, ...] = ()) -> RedactionRules:
     return RedactionRules(tuple(map(redaction.parse, texts)), parameters)
+
+
+def redacted_call(rules: RedactionRules, call: Call) -> Call:
+    return Redaction(rules, call).call(call)
 
 
 @each_case(

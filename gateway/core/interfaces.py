@@ -53,13 +53,8 @@ class Codec(Protocol):
     `charset` is that of the Content-Type, for protocols that leave the encoding open; empty if there is none.
     """
 
-    @property
-    def name(self) -> str:
-        """Its name in mapping files: "xmlrpc"."""
-
-    @property
-    def content_type(self) -> str:
-        """The exact Content-Type of its answers."""
+    name: str  # in mapping files: "xmlrpc"
+    content_type: str  # the exact Content-Type of its answers
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
         """Read one message. Unreadable bytes give an envelope with one Fault, which `encode` can answer."""
@@ -99,14 +94,8 @@ class Dialect(Protocol):
     malformed_as_page: bool = False
     has_notifications: bool = True
     echo: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in mapping files: "xenapi"."""
-
-    @property
-    def spelling(self) -> MethodSpelling:
-        """The forms in which its servers accept the name of a method."""
+    name: str  # in mapping files: "xenapi"
+    spelling: MethodSpelling  # the forms in which its servers accept the name of a method
 
     def unwrap_call(self, call: Call) -> Call:
         """The call as the client sent it -> as the mapping reads it."""

@@ -163,22 +163,16 @@ def _after(progress: Progress, seen: BothSides, plan: RolloutPlan = PLAN, now: f
     return apply(plan, progress, decide(plan, progress, seen, now), seen, now)
 
 
-def test_a_promotion_begins_the_next_step_and_remembers_the_control() -> None:
+def test_a_decision_makes_progress_that_remembers_the_control() -> None:
     after = _after(replace(_at(CANARY), approved=True), GOOD)
     assert (after.state, after.step, after.since, after.approved) == (RolloutState.RUNNING, HALF, 1900.0, False)
     assert after.baseline == GOOD.control
     few = replace(GOOD, control=side(5))
     assert _after(_at(HALF, baseline=side(700)), few).baseline == side(700)
-
-
-def test_a_hold_changes_nothing_and_a_gate_waits() -> None:
     assert _after(_at(SHADOW), BothSides()) == _at(SHADOW)
     waiting = _after(_at(CANARY), GOOD)
     assert waiting.state is RolloutState.WAITING
     assert _after(waiting, GOOD).state is RolloutState.WAITING
-
-
-def test_the_end_is_done() -> None:
     done = _after(_at(DBUS), GOOD)
     assert done.state is RolloutState.DONE
     assert setting(PLAN, done) == Setting(Mode.DBUS)
@@ -227,32 +221,18 @@ def test_a_command_means_something_or_is_refused_with_words(state: RolloutState,
         apply_command(_at(HALF, state), command, "")
 
 
-def test_every_state_that_is_not_over_has_a_way_out() -> None:
+def test_commands_lead_out_of_every_state_and_only_an_approval_opens_the_gate() -> None:
     for state in set(RolloutState) - OVER:
         assert state in COMMANDS[Command.ABORT][0]
         assert state in GUARDED or state in COMMANDS[Command.RESUME][0]
-
-
-def test_only_an_approval_opens_the_gate() -> None:
     waiting = _at(CANARY, RolloutState.WAITING)
     assert _action(apply_command(waiting, Command.APPROVE, "looks good"), GOOD) is Action.PROMOTE
     paused = apply_command(waiting, Command.PAUSE, "lunch")
     assert _action(apply_command(paused, Command.RESUME, "back"), GOOD) is Action.WAIT
-
-
-def test_counts_begin_anew_where_those_of_before_say_nothing() -> None:
-    assert [
-        begins_anew(state, Command.RESUME)
-        for state in (RolloutState.FROZEN, RolloutState.OVERRIDDEN, RolloutState.PAUSED)
-    ] == [
-        True,
-        True,
-        False,
-    ]
+    for state in (RolloutState.FROZEN, RolloutState.OVERRIDDEN):
+        assert begins_anew(state, Command.RESUME)
+    assert not begins_anew(RolloutState.PAUSED, Command.RESUME)
     assert not begins_anew(RolloutState.WAITING, Command.APPROVE)
-
-
-def test_what_is_aborted_goes_to_the_old_service_and_what_is_ended_to_the_mapping() -> None:
     assert setting(PLAN, _at(HALF, RolloutState.ABORTED)) == Setting(Mode.LEGACY)
     assert setting(PLAN, _at(HALF, RolloutState.ENDED)) is None
 

@@ -42,12 +42,12 @@ class Budget:
         self.checkpoint = checkpoint
         self._since_check = 0
 
-    def spend(self, values: int = 1) -> None:
-        """Count visited values; raises ComparisonBudgetError when there were too many."""
-        self.left -= values
+    def spend(self) -> None:
+        """Count a visited value; raises ComparisonBudgetError when there were too many."""
+        self.left -= 1
         if self.left < 0:
             raise ComparisonBudgetError
-        self._since_check += values
+        self._since_check += 1
         if self._since_check >= CHECK_EVERY:
             self._since_check = 0
             self.checkpoint()

@@ -32,15 +32,7 @@ class Type(Struct, frozen=True):
 
     def __str__(self) -> str:
         inner = "".join(map(str, self.children))
-        match self.code:
-            case "a":
-                return "a" + inner
-            case "(":
-                return f"({inner})"
-            case "{":
-                return "{" + inner + "}"
-            case _:
-                return self.code
+        return {"a": f"a{inner}", "(": f"({inner})", "{": f"{{{inner}}}"}.get(self.code, self.code)
 
     @property
     def is_dict(self) -> bool:

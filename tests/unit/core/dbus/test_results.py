@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, cast
 
 import pytest
 
@@ -34,29 +33,25 @@ def test_out_arguments_become_one_an_array_or_a_struct() -> None:
     assert results.then(same, show_text)(5) == "5"
 
 
-@each_case(
-    ("signature", "value", "shown"),
-    [
-        ("(su)", ["a", 1], {"x": "a", "y": 1}),
-        ("a(su)", [["a", 1]], [{"x": "a", "y": 1}]),
-        ("a{sa(su)}", {"k": [["a", 1]]}, {"k": [{"x": "a", "y": 1}]}),
-    ],
-)
-def test_structs_are_named(signature: str, value: Value, shown: Value) -> None:
-    assert results.struct_of_fields(parse_one(signature), ["x", "y"])(value) == shown
+NAMED = {"a": ("A", show_text)}
 
 
 @each_case(
-    ("signature", "value", "shown"),
+    ("form", "signature", "value", "shown"),
     [
-        ("a{sv}", {"A": 1, "B": 2}, {"a": "1"}),
-        ("a{sv}", {"B": 2}, {}),
-        ("aa{sv}", [{"A": 1}], [{"a": "1"}]),
-        ("a{oa{su}}", {"/x": {"A": 1, "B": 2}}, {"/x": {"a": "1"}}),
+        ("named", "(su)", ["a", 1], {"x": "a", "y": 1}),
+        ("named", "a(su)", [["a", 1]], [{"x": "a", "y": 1}]),
+        ("named", "a{sa(su)}", {"k": [["a", 1]]}, {"k": [{"x": "a", "y": 1}]}),
+        ("picked", "a{sv}", {"A": 1, "B": 2}, {"a": "1"}),
+        ("picked", "a{sv}", {"B": 2}, {}),
+        ("picked", "aa{sv}", [{"A": 1}], [{"a": "1"}]),
+        ("picked", "a{oa{su}}", {"/x": {"A": 1, "B": 2}}, {"/x": {"a": "1"}}),
     ],
 )
-def test_members_are_picked_and_renamed(signature: str, value: Value, shown: Value) -> None:
-    assert results.picked(parse_one(signature), {"a": ("A", show_text)})(value) == shown
+def test_structs_are_named_and_members_are_picked(form: str, signature: str, value: Value, shown: Value) -> None:
+    kind = parse_one(signature)
+    show = results.struct_of_fields(kind, ["x", "y"]) if form == "named" else results.picked(kind, NAMED)
+    assert show(value) == shown
 
 
 @each_case(
@@ -76,25 +71,8 @@ def test_a_record_is_what_was_picked_or_everything() -> None:
         Record({"b": ("B", decode)})(properties)
 
 
-OBJECTS: dict[str, Any] = {
-    "/vm/a_2d1": {"org.example.VM1": {"Id": Variant("u", 1)}, "org.example.Other1": {}},
-    "/vm/b": {"org.example.VM1": {"Id": Variant("u", 2)}},
-    "/sr/c": {"org.example.SR1": {}},
-}
-
-
 ID_OF = results.property_decoder(parse_one("u"), "plain")
 BY_ID = results.property_key("Id", ID_OF)
-
-
-def test_objects_with_the_interface_become_records() -> None:
-    record = Record({"id": ("Id", ID_OF)})
-    by_element = results.records("org.example.VM1", results.element_key, record)
-    assert by_element(OBJECTS) == {"a-1": {"id": 1}, "b": {"id": 2}}
-    by_path = results.records("org.example.VM1", results.path_key, record)
-    assert list(cast("dict[str, Value]", by_path(OBJECTS)).values()) == [{"id": 1}, {"id": 2}]
-    by_key = results.records("org.example.VM1", BY_ID, record)
-    assert by_key(OBJECTS) == {"1": {"id": 1}, "2": {"id": 2}}
 
 
 # Two that share a key, one that has none, one that is well.
@@ -106,15 +84,12 @@ SHARED = {
 }
 
 
-def test_objects_without_a_key_of_their_own_are_refused() -> None:
+def test_objects_without_a_key_of_their_own_are_refused_or_their_paths_are_the_keys() -> None:
     decode = results.records("I", BY_ID, Record({}), refuse=True)
     with pytest.raises(MarshalError, match='expected a key for the record that no other has, got "1"'):
         decode(SHARED)
     with pytest.raises(MarshalError, match="expected a key for the record, got nothing"):
         decode({path: SHARED[path] for path in ("/c", "/d")})
-
-
-def test_or_their_paths_are_the_keys_and_no_object_is_lost() -> None:
     decode = results.records("I", BY_ID, Record({"id": ("Id", ID_OF)}))
     assert decode(SHARED) == {"/a": {"id": 1}, "/b": {"id": 1}, "/c": {}, "4": {"id": 4}}
     as_path = results.property_key("Id", results.property_decoder(parse_one("s"), "plain"))

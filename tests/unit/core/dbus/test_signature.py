@@ -51,6 +51,7 @@ BAD = [
     ("s\n", r"signature 's\n' holds a character that is not a type"),
     ("\0", r"signature '\x00' holds a character that is not a type"),
 ]
+NOT_ONE = [("", "expected one complete type, got 0 in ''"), ("su", "expected one complete type, got 2 in 'su'")]
 
 
 def test_a_type_is_written_as_it_was_read_and_split_into_complete_types() -> None:
@@ -61,17 +62,11 @@ def test_a_type_is_written_as_it_was_read_and_split_into_complete_types() -> Non
     assert parse("") == ()
 
 
-@each_case(("signature", "message"), BAD)
+@each_case(("signature", "message"), [*BAD, *NOT_ONE])
 def test_a_bad_signature_is_refused_with_the_place(signature: str, message: str) -> None:
-    with pytest.raises(ValueError, match="signature") as caught:
-        parse(signature)
-    assert str(caught.value) == message
-
-
-@each_case(("signature", "count"), [("", 0), ("su", 2)])
-def test_one_complete_type_is_one(signature: str, count: int) -> None:
-    with pytest.raises(ValueError, match=f"^expected one complete type, got {count} in '{signature}'$"):
+    with pytest.raises(ValueError, match=r"signature|one complete type") as caught:
         parse_one(signature)
+    assert str(caught.value) == message
 
 
 @each_case(

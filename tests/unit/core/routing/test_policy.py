@@ -24,13 +24,10 @@ async def _answer(call: Call) -> Outcome:
     return Reply(call.method)
 
 
-def test_each_kind_of_target_reads_as_what_is_called() -> None:
+def test_each_kind_of_target_reads_as_what_is_called_and_a_local_route_has_no_d_bus_side() -> None:
     assert str(TARGET) == "org.xen.xcp.xenopsd /org/xen/xcp/vm/{vm} org.xen.xcp.xenopsd.VM1.Start"
     assert str(PropertyTarget(*GET, "org.example.VM1", "State")) == "org.example /vm org.example.VM1.State (get)"
     assert str(LocalTarget(_answer)) == "the gateway itself"
-
-
-def test_a_route_writes_unless_the_mapping_says_otherwise_and_a_local_one_reads() -> None:
     assert (route().effect, route().migration.setting.mode) == (Effect.WRITE, Mode.DBUS)
     local = local_route("system.listMethods", _answer)
     assert (local.effect, local.service) == (Effect.READ, "gateway")

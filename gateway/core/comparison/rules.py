@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from math import isfinite
@@ -106,7 +107,12 @@ NO_RULES = Rules()
 def as_number(value: Value) -> Value | Fraction | None:
     """A number, or a text that is one; infinity and NaN stay as they are."""
     if isinstance(value, str):
-        value = _number_in(value)
+        text, value = value.strip(), None
+        if len(text) > _LONGEST_NUMBER or "_" in text:
+            return None
+        for kind in (int, float):
+            with suppress(ValueError):
+                value = kind(text) if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, int):
@@ -146,18 +152,6 @@ def as_text(value: Value) -> Value | Fraction | None:
 
 
 _BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
-
-
-def _number_in(text: str) -> int | float | None:
-    text = text.strip()
-    if len(text) > _LONGEST_NUMBER or "_" in text:
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
 
 
 # Name of a type in mapping files -> its conversion, and the type in words.

@@ -123,17 +123,6 @@ class ArgumentPlan(Struct, frozen=True):
     escapes: Mapping[str, Escape] = field(default_factory=dict)  # the rule of a parameter in the object path
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # parameters that are object paths: subtrees
 
-    @property
-    def path(self) -> PathTemplate:
-        """Return the template of the object path."""
-        return PathTemplate(self.target.object_path, self.escapes, self.objects)
-
-    @property
-    def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
-        """Return the origin of each slot: a parameter and a member of it."""
-        members = ((apart.slot, name) for apart in self.structs for name in apart.members)
-        return (*((index,) for index in range(len(self.names))), *members)
-
 
 def compile_arguments(plan: ArgumentPlan) -> EncodeArguments:
     """Return the function that encodes calls; it raises MarshalError or ParameterCountError."""
@@ -165,8 +154,11 @@ def _bind_directly(plan: ArgumentPlan, arrange: Arrange, steps: Sequence[tuple[i
 
 def _bind(plan: ArgumentPlan, arrange: Arrange) -> EncodeArguments:
     bus_name, _, interface, member, signature = _names(plan.target)
-    path_of = plan.path.encoder(plan.names)
-    origins, structs, arguments = plan.origins, plan.structs, plan.arguments
+    path_of = PathTemplate(plan.target.object_path, plan.escapes, plan.objects).encoder(plan.names)
+    structs, arguments = plan.structs, plan.arguments
+    # The origin of each slot: a parameter, and a member of it.
+    origins: list[tuple[int, *tuple[str, ...]]] = [(index,) for index in range(len(plan.names))]
+    origins += [(apart.slot, name) for apart in structs for name in apart.members]
 
     def bind(call: Call) -> MethodCall:
         slots = arrange(call)
@@ -223,13 +215,16 @@ def _arranger(plan: ArgumentPlan) -> Arrange:
         raise _miscounted(plan, given)
 
     def arrange_and_translate(call: Call) -> Slots:
-        slots = [*arrange(call)]
+        slots = arrange(call)
         for slot in plan.dropped:  # a struct could be one of named parameters, all of which would be lost
             if isinstance(slots[slot], dict | list):
                 raise MarshalError("a single value, which is not used", slots[slot]).at(*_place(plan, call, (slot,)))
+        if not plan.translated:
+            return slots
+        meant = [*slots]
         for slot, translate in plan.translated.items():
-            slots[slot] = translate(slots[slot])
-        return slots
+            meant[slot] = translate(slots[slot])
+        return meant
 
     return arrange_and_translate if plan.dropped or plan.translated else arrange
 

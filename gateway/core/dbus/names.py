@@ -24,15 +24,10 @@ _ESCAPES = [b"_%02x" % byte for byte in range(256)]
 
 
 def bus_name(text: str) -> str:
-    """Check a well-known name (`org.xen.xcp.xapi`) or a unique name (`:1.42`)."""
+    """Check a well-known name (`org.xen.xcp.xapi`) or a unique name, which the bus assigns (`:1.42`)."""
     if text.startswith(":"):
-        return unique_name(text)
+        return _checked(_UNIQUE_NAME, text, "a unique name such as :1.42")
     return _checked(_WELL_KNOWN_NAME, text, "a bus name such as org.example.Service")
-
-
-def unique_name(text: str) -> str:
-    """Check a unique name, which the bus assigns to a connection (`:1.42`)."""
-    return _checked(_UNIQUE_NAME, text, "a unique name such as :1.42")
 
 
 def interface(text: str) -> str:

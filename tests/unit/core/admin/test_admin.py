@@ -138,7 +138,7 @@ COUNTS = Counts(
 )  # fmt: skip
 
 
-def test_a_row_adds_up() -> None:
+def test_a_row_adds_up_and_is_json() -> None:
     row = views.row(START, CANARY, None, "the mapping", COUNTS)
     assert (row.comparisons, row.equal, row.ignored, row.different, row.error_different) == (200, 190, 4, 5, 1)
     assert row.equal_share == pytest.approx(0.97)
@@ -149,6 +149,9 @@ def test_a_row_adds_up() -> None:
     assert row.legacy.p50 is not None
     assert BOUNDS[19] <= row.legacy.p50 <= BOUNDS[20]
     assert (row.mode, row.setting["percent"], row.set_by, row.verdict) == ("canary 12.5%", "12.5", "mapping", "differs")
+    row = views.row(START, CANARY, None, "the mapping", COUNTS)
+    assert msgspec.json.decode(msgspec.json.encode(row))["legacy"]["calls"] == 300
+    assert msgspec.json.decode(msgspec.json.encode(explained(CANARY, "x")))["service"] == "xenopsd"
 
 
 def test_what_was_never_counted_is_no_zero_and_who_has_set_a_mode_is_told() -> None:
@@ -164,7 +167,7 @@ def explained(setting: Setting, value: str | None, migration: Migration = START.
     return views.explanation(asked, setting, "the mapping", plan_call(asked, setting, Call("VM.start")), value)
 
 
-def test_an_explanation_has_the_bucket_that_decided() -> None:
+def test_an_explanation_has_the_bucket_that_decided_the_list_or_the_missing_key() -> None:
     told = explained(CANARY, "vm-7")
     assert told.bucket == bucket("xenopsd/VM.start", "vm-7")
     assert told.answers == ("dbus" if told.bucket < 12_500 else "legacy")
@@ -172,26 +175,14 @@ def test_an_explanation_has_the_bucket_that_decided() -> None:
     assert str(told.bucket) in told.why
     told = explained(CANARY, "vm-7", replace(START.migration, group="vm-lifecycle"))
     assert told.bucket == bucket("vm-lifecycle", "vm-7")
-
-
-def test_an_explanation_says_where_tasks_are_not_governed() -> None:
-    staying = replace(START.migration, upstream="old", tasks="legacy")
-    dbus = Setting(Mode.DBUS)
-    assert "'old' answers it (async: legacy)" in explained(dbus, "vm-7", staying).why
-    assert "async" not in explained(dbus, "vm-7").why
-    assert "async" not in explained(Setting(Mode.OFF), "vm-7", staying).why
-
-
-def test_a_call_is_explained_by_its_list_its_missing_key_or_the_mode() -> None:
     told = explained(CANARY, "vm-7", replace(START.migration, never=frozenset({"vm-7"})))
     assert (told.answers, told.list) == ("legacy", "never")
     told = explained(CANARY, None)
     assert (told.answers, told.bucket) == ("legacy", None)
     assert "the call has no vm" in told.why
     assert explained(Setting(Mode.OFF), None).answers == "nobody"
-
-
-def test_everything_told_is_json() -> None:
-    row = views.row(START, CANARY, None, "the mapping", COUNTS)
-    assert msgspec.json.decode(msgspec.json.encode(row))["legacy"]["calls"] == 300
-    assert msgspec.json.decode(msgspec.json.encode(explained(CANARY, "x")))["service"] == "xenopsd"
+    staying = replace(START.migration, upstream="old", tasks="legacy")
+    dbus = Setting(Mode.DBUS)
+    assert "'old' answers it (async: legacy)" in explained(dbus, "vm-7", staying).why
+    assert "async" not in explained(dbus, "vm-7").why
+    assert "async" not in explained(Setting(Mode.OFF), "vm-7", staying).why

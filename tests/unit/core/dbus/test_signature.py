@@ -135,7 +135,7 @@ def test_an_array_over_the_specifications_limit_is_refused_with_its_place() -> N
 
 GOOD_NAMES: list[tuple[Callable[[str], str], list[str]]] = [
     (names.bus_name, ["org.xen.xcp.xapi", "a.b", "_a.-b", "org.x-zip", ":1.42", "a." + "b" * 253]),
-    (names.unique_name, [":1.42", ":1.0.a-b", ":_.-"]),
+    (names.bus_name, [":1.42", ":1.0.a-b", ":_.-"]),
     (names.interface, ["org.xen.xcp.VM1", "a.b", "_._", "a." + "b" * 253]),
     (names.error_name, ["org.xen.xcp.Error.NotFound"]),
     (names.member, ["Start", "_", "a1", "b" * 255]),
@@ -143,7 +143,7 @@ GOOD_NAMES: list[tuple[Callable[[str], str], list[str]]] = [
 ]
 BAD_NAMES: list[tuple[Callable[[str], str], list[str]]] = [
     (names.bus_name, ["", "org", ".a.b", "a..b", "a.b.", "a.1b", "a.b\n", "a.é", "a b.c", ":", ":1", "a." + "b" * 254]),
-    (names.unique_name, ["1.42", ":1", ":1..2", ":1.", ":1.2 "]),
+    (names.bus_name, [":1", ":1..2", ":1.", ":1.2 "]),
     (names.interface, ["", "org", "a-b.c", "1a.b", "a.1b", ":1.42", "a..b", "a." + "b" * 254]),
     (names.error_name, ["Failed", "a.b-c"]),
     (names.member, ["", "a.b", "1a", "a-b", "a b", "Start\n", "é", "b" * 256]),

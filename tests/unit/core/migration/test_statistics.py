@@ -143,20 +143,14 @@ def test_every_rate_is_decided_in_the_end_by_one_test_or_the_other() -> None:
         assert certain is (rate > 1143)
 
 
-def test_a_limit_of_nothing_is_refuted_by_the_first_hit() -> None:
+def test_a_limit_of_nothing_is_refuted_by_the_first_hit_and_an_increase_is_seen_at_any_division() -> None:
     assert (evidence_above(1, 1000, 0.0), evidence_above(0, 1000, 0.0)) == (inf, 0.0)
     assert evidence_not_above(0, 1000, 0.0) == evidence_not_above(1, 1000, 0.0) == 0.0
     assert (evidence_below(999, 1000, 1.0), evidence_below(1000, 1000, 1.0)) == (inf, 0.0)
-
-
-def test_an_increase_is_seen_at_any_division_of_the_calls() -> None:
     for trials, others in ((1000, 1000), (1000, 100_000), (1000, 120)):
         assert evidence_of_increase(trials * 3 // 10, trials, others // 100, others, 0.0025) > threshold(1e-6)
         assert evidence_of_increase(trials // 100, trials, others // 100, others) < 0
     assert evidence_of_increase(10, 10, 0, 0) == -inf
-
-
-def test_all_windows_together_spend_no_more_than_alpha() -> None:
     first = sum(spent(0.01, number) for number in range(1, 100_000))
     assert 0.0098 < first < 0.01
 

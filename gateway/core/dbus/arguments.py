@@ -219,12 +219,9 @@ def _arranger(plan: ArgumentPlan) -> Arrange:
         for slot in plan.dropped:  # a struct could be one of named parameters, all of which would be lost
             if isinstance(slots[slot], dict | list):
                 raise MarshalError("a single value, which is not used", slots[slot]).at(*_place(plan, call, (slot,)))
-        if not plan.translated:
-            return slots
-        meant = [*slots]
         for slot, translate in plan.translated.items():
-            meant[slot] = translate(slots[slot])
-        return meant
+            slots = [*slots[:slot], translate(slots[slot]), *slots[slot + 1 :]]
+        return slots
 
     return arrange_and_translate if plan.dropped or plan.translated else arrange
 

@@ -7,7 +7,7 @@ reads them from mapping files.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -186,11 +186,6 @@ class RuleError(ValueError):
         self.key = key
 
 
-def _by(entry: Mapping[str, Any]) -> How:
-    names: str | Sequence[str] = entry["by"]
-    return Unordered((names,) if isinstance(names, str) else tuple(names))
-
-
 def _tolerance(entry: Mapping[str, Any]) -> How:
     """`5`, `0.5`, `1%`, `5s`."""
     match = _TOLERANCE.fullmatch(str(entry["tolerance"]))
@@ -211,7 +206,7 @@ RULES: Mapping[str, Callable[[Mapping[str, Any]], How]] = {
     "ignore": lambda _entry: Ignore(),
     "exact": lambda _entry: Exact(),
     "order": lambda _entry: Unordered(),
-    "by": _by,
+    "by": lambda entry: Unordered((entry["by"],) if isinstance(entry["by"], str) else tuple(entry["by"])),
     "tolerance": _tolerance,
     "as": lambda entry: Near(*READINGS[entry["as"]]),
 }

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from gateway.core.dbus.scalars import has_surrogate
 from gateway.core.rpc.model import Value
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -62,24 +63,16 @@ def _integer(value: int) -> Json:
 
 
 def _text(value: str) -> Json:
-    if _is_unicode(value):
+    if not has_surrogate(value):
         return str(value)
     return {"$text": b64encode(value.encode("utf-8", "surrogatepass")).decode()}
 
 
 def _struct(value: Mapping[Any, Value]) -> Json:
-    plain = all(isinstance(name, str) and _is_unicode(name) for name in value)
+    plain = all(isinstance(name, str) and not has_surrogate(name) for name in value)
     if plain and not (len(value) == 1 and next(iter(value)) in _READERS):
         return {str(name): write(member) for name, member in value.items()}
     return {"$struct": [[write(name), write(member)] for name, member in value.items()]}
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 _WRITERS: Mapping[type, Callable[[Any], Json]] = {

@@ -25,10 +25,16 @@ _SECOND = timedelta(seconds=1)
 
 def moment_encoder(kind: Type, convert: Encode) -> Encode:
     """Return an encoder of datetimes and ISO 8601 texts as type `kind`, then `convert`. No zone means UTC."""
-    says = _SAYS.get(kind.code, _whole_seconds)
 
     def encode(value: Value) -> object:
-        return convert(says(_moment(value)))
+        moment = _moment(value)
+        if kind.code == "s":
+            return convert(moment.isoformat().replace("+00:00", "Z"))
+        if kind.code == "d":
+            return convert(moment.timestamp())
+        if moment.microsecond:
+            raise MarshalError("a dateTime in whole seconds", moment.isoformat())
+        return convert((moment - _EPOCH) // _SECOND)
 
     return encode
 
@@ -41,20 +47,6 @@ def _moment(value: Value) -> datetime:
     if not isinstance(moment, datetime):
         raise MarshalError("a dateTime or ISO 8601 text", value)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-
-
-def _whole_seconds(moment: datetime) -> int:
-    if moment.microsecond:
-        raise MarshalError("a dateTime in whole seconds", moment.isoformat())
-    return (moment - _EPOCH) // _SECOND
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
-
-
-# Conversions for D-Bus types that do not hold whole seconds.
-_SAYS: Mapping[str, Callable[[datetime], Value]] = {"s": _text, "d": datetime.timestamp}
 
 
 def _everywhere(convert: Show) -> Show:

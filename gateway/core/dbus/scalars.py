@@ -111,7 +111,7 @@ def text(value: Value) -> str:
         raise MarshalError("s", value)
     if "\0" in value:
         raise MarshalError("s without NUL", value)
-    if not value.isascii() and _has_surrogate(value):
+    if not value.isascii() and has_surrogate(value):
         raise MarshalError("s without lone surrogates", value)
     return value
 
@@ -227,7 +227,8 @@ def integer(code: str, *, decimal: bool = False, whole: bool = False) -> Callabl
     return check
 
 
-def _has_surrogate(text: str) -> bool:
+def has_surrogate(text: str) -> bool:
+    """Return whether a text has half of a surrogate pair, which UTF-8 cannot express."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -261,7 +262,7 @@ def all_texts(values: Iterable[Any]) -> bool:
         joined = "".join(values)
     except TypeError:
         return False
-    return "\0" not in joined and (joined.isascii() or not _has_surrogate(joined))
+    return "\0" not in joined and (joined.isascii() or not has_surrogate(joined))
 
 
 def _all_integers(code: str) -> Callable[[Collection[Any]], bool]:

@@ -57,7 +57,15 @@ def test_a_refusal_says_who_was_refused_what_and_where_that_is_said() -> None:
 # Counters
 
 
-def test_counters_become_what_both_sides_did() -> None:
+# Records
+
+
+def test_counts_add_up_and_become_what_both_sides_did() -> None:
+    first = Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
+    second = Counts({"equal": 10, "ignored": 1}, {"dbus": [1, 0, 5], "legacy": [7]})
+    total = Counts({"equal": 11, "calls_dbus": 2, "ignored": 1}, {"dbus": [2, 2, 5], "legacy": [7]})
+    assert first + second == total
+    assert first == Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
     counters = {
         "equal": 5, "ignored": 2, "different": 1, "error_different": 3, "dropped": 9,
         "calls_legacy": 20, "errors_legacy": 1, "calls_dbus": 11, "errors_dbus": 4,
@@ -66,17 +74,6 @@ def test_counters_become_what_both_sides_did() -> None:
         11, 4, SideCounts(20, 1), SideCounts(11, 4, (1, 2))
     )
     assert counting.sides(Counts()) == BothSides()
-
-
-# Records
-
-
-def test_counts_add_up_by_name_and_bucket_even_when_one_side_knows_more() -> None:
-    first = Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
-    second = Counts({"equal": 10, "ignored": 1}, {"dbus": [1, 0, 5], "legacy": [7]})
-    total = Counts({"equal": 11, "calls_dbus": 2, "ignored": 1}, {"dbus": [2, 2, 5], "legacy": [7]})
-    assert first + second == total
-    assert first == Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
 
 
 def test_a_change_puts_drops_and_replaces() -> None:

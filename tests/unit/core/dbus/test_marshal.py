@@ -130,18 +130,17 @@ def test_a_value_becomes_its_type_and_comes_back(signature: str, value: Value, b
     assert repr(from_dbus(kind)(sent)) == repr(value)
 
 
-def test_every_type_but_a_file_descriptor_goes_both_ways() -> None:
+def test_each_kind_of_value_has_a_row_in_the_tables_above() -> None:
     assert {signature for signature, _, _ in BOTH_WAYS} >= set(BASIC) - {"h"}
+    assert set(marshal.PLAIN) == {type(value) for value, _ in INFERRED}
+    rows = [line for line in DOCS.read_text().partition("## Refusals")[2].splitlines() if line.startswith("| `")]
+    assert len(rows) == len(documented_refusals()) > 50
 
 
 @each_case(("value", "variant"), INFERRED, ids=str)
 def test_the_type_of_a_plain_variant_is_inferred(value: Value, variant: Variant) -> None:
     assert to_dbus(parse_one("v"))(value) == variant
     assert repr(from_dbus(parse_one("v"))(variant)) == repr(value)
-
-
-def test_a_rule_of_inference_stands_for_each_class_that_a_variant_may_be_of() -> None:
-    assert set(marshal.PLAIN) == {type(value) for value, _ in INFERRED}
 
 
 @each_case(("signature", "value", "body"), COERCED, ids=str)
@@ -231,27 +230,21 @@ def test_a_file_descriptor_is_refused_both_ways() -> None:
         from_dbus(parse_one("a{sv}"), variants="typed")(reply)
 
 
-def test_typed_variants_say_their_signature_at_every_level() -> None:
+def test_typed_variants_say_their_signature_and_a_variant_of_any_class_comes_back() -> None:
     value: Value = {"signature": "av", "value": [{"signature": "(u)", "value": [5]}]}
     sent = to_dbus(parse_one("v"), variants="typed")(value)
     assert sent == Variant("av", [Variant("(u)", (5,))])
     assert from_dbus(parse_one("v"), variants="typed")(sent) == value
+    text: Value = {"signature": "x", "value": "5"}
+    assert to_dbus(parse_one("v"), coerce="legacy", variants="typed")(text) == Variant("x", 5)
+    variant = SimpleNamespace(signature="a{u(sv)}", value={1: ("a", SimpleNamespace(signature="ay", value=b"x"))})
+    assert from_dbus(parse_one("v"))(variant) == {"1": ["a", b"x"]}
 
 
 @each_case("signature", [5, None, [], "", "uu", "k", "a", "u" * 256, "\0"])
 def test_a_typed_variant_needs_the_signature_of_one_type(signature: Value) -> None:
     message = refused("v", {"signature": signature, "value": 5}, variants="typed")
     assert message.startswith("$.signature: expected the signature of one complete type, got ")
-
-
-def test_legacy_coercion_reaches_into_typed_variants() -> None:
-    value: Value = {"signature": "x", "value": "5"}
-    assert to_dbus(parse_one("v"), coerce="legacy", variants="typed")(value) == Variant("x", 5)
-
-
-def test_a_variant_of_any_class_comes_back() -> None:
-    variant = SimpleNamespace(signature="a{u(sv)}", value={1: ("a", SimpleNamespace(signature="ay", value=b"x"))})
-    assert from_dbus(parse_one("v"))(variant) == {"1": ["a", b"x"]}
 
 
 def within(value: Value, arrays: int) -> Value:
@@ -292,24 +285,18 @@ def test_sixty_three_containers_may_be_nested_and_no_more(
     assert message.endswith(f": expected at most 63 nested containers, got {got}")
 
 
-def test_what_needs_no_change_is_not_copied() -> None:
+def test_what_needs_no_change_is_not_copied_and_what_does_is_left_as_it_is() -> None:
     values: list[tuple[str, Value]] = [("as", ["a"]), ("au", [1]), ("ab", [True]), ("ad", [0.5]), ("a{ss}", {"a": "b"})]
     for signature, value in values:
         assert to_dbus(parse_one(signature))(value) is value
-
-
-def test_the_way_back_is_known_to_be_nothing_where_it_is() -> None:
     nothing = [*"ybnqiuxtdsog", "as", "au", "aas", "a{ss}", "a{oas}", "aaa{st}"]
     assert all(from_dbus(parse_one(signature)) is marshal.same for signature in nothing)
     something = ["ay", "v", "(s)", "a(s)", "a{us}", "a{sv}", "h"]
     assert not any(from_dbus(parse_one(signature)) is marshal.same for signature in something)
-
-
-def test_the_values_of_the_client_are_left_as_they_are() -> None:
-    value: Value = {"a": [1, {"b": [True]}]}
-    before = repr(value)
-    to_dbus(parse_one("a{sv}"))(value)
-    assert repr(value) == before
+    changed: Value = {"a": [1, {"b": [True]}]}
+    before = repr(changed)
+    to_dbus(parse_one("a{sv}"))(changed)
+    assert repr(changed) == before
 
 
 def test_surrogates_in_two_neighbours_do_not_make_one_character() -> None:
@@ -332,11 +319,6 @@ def test_the_documented_messages_of_the_limits_are_the_real_ones() -> None:
     assert len(documented) == len(real)
     for message, start in zip(real, documented, strict=True):
         assert re.search(re.escape(start).replace(re.escape("..."), r"\d+") + r"\b", message)
-
-
-def test_every_line_of_the_table_of_refusals_is_checked() -> None:
-    rows = [line for line in DOCS.read_text().partition("## Refusals")[2].splitlines() if line.startswith("| `")]
-    assert len(rows) == len(documented_refusals()) > 50
 
 
 # Refusals

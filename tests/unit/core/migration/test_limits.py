@@ -77,14 +77,11 @@ def test_a_breach_says_its_numbers_and_its_limit() -> None:
 # Without a control to compare with
 
 
-def test_without_a_control_only_more_than_half_that_fail_are_a_breach() -> None:
+def test_without_a_control_only_more_than_half_that_fail_are_a_breach_or_what_it_did_before_counts() -> None:
     assert _judged(counts(calls=100, errors=20, control=side(3))) == []
     [(broken, words)] = _judged(counts(calls=100, errors=90, control=side(0)))
     assert broken
     assert words == "90 of 100 calls by D-Bus failed"
-
-
-def test_when_the_control_answers_too_little_what_it_did_before_stands_for_it() -> None:
     before = side(5000, errors=1000)
     assert control_of(100, counts(control=side(99)), before) == before
     assert control_of(100, counts(control=side(100)), before) == side(100)
@@ -147,9 +144,6 @@ def test_mistakes_of_clients_count_for_neither_side_until_d_bus_refuses_more() -
     [breach] = _refused(SPREAD)
     assert breach.broken
     assert breach.words.startswith("25 of 1025 calls by D-Bus were refused as mistakes of clients (2.44%), by the ")
-
-
-def test_d_bus_that_refuses_every_call_is_found_though_it_has_no_call_that_counts() -> None:
     refusing = SideCounts(clients=(5,) * KEY_GROUPS)
     [breach] = find_breaches(LIMITS, None, BothSides(control=of_keys(CALLS, NONE), candidate=refusing))
     assert breach.broken

@@ -167,12 +167,15 @@ def _histogram(times: list[float]) -> list[int]:
     return buckets
 
 
-def test_every_time_has_a_bucket_and_a_quantile_of_no_calls_is_0() -> None:
+def test_every_time_has_a_bucket_and_quantiles_come_down_with_more_calls() -> None:
     assert bucket_of(0.0) == bucket_of(BOUNDS[0]) == 0
     assert bucket_of(BOUNDS[-1] + 1) == BUCKETS - 1
     assert BOUNDS[-1] > 720
     assert quantile([], 0.5) == quantile(empty_histogram(), 0.99) == 0.0
     assert quantile(_histogram([10_000.0]), 0.5) == BOUNDS[-1]
+    few, many = (quantile_bound(_histogram([n / of for n in range(1, of + 1)]), 0.5, 0.01) for of in (100, 1000))
+    assert 0.8 > few > many > 0.5
+    assert quantile_bound(_histogram([0.01] * 100), 0.99, 0.01) == inf  # no 100 calls say what a p99 is
 
 
 @given(TIMES, st.sampled_from([0.5, 0.9, 0.99]))
@@ -188,21 +191,16 @@ def test_slower_counts_no_call_that_may_have_been_faster(times: list[float], lim
     assert sum(time > limit * STEP for time in times) <= counted <= sum(time > limit for time in times)
 
 
-def test_the_bound_of_a_quantile_lies_above_it_and_comes_down_with_more_calls() -> None:
-    few, many = (quantile_bound(_histogram([n / of for n in range(1, of + 1)]), 0.5, 0.01) for of in (100, 1000))
-    assert 0.8 > few > many > 0.5
-    assert quantile_bound(_histogram([0.01] * 100), 0.99, 0.01) == inf  # no 100 calls say what a p99 is
-
-
 # Errors by key
 
 
-def test_a_group_that_stands_out_is_cut_to_what_the_others_explain() -> None:
+def test_a_group_of_keys_that_stands_out_is_cut_to_what_the_others_explain() -> None:
     for errors, left in (([20, *[0] * 49], 1), ([20, *[1] * 49], 1 + int(1 + 3 * sqrt(0.95)) + 49)):
         found = errors_by_key([20] * 50, errors)
         assert (found.errors, found.cut, found.others) == (left, sum(errors) - left, 980)
     found = errors_by_key([20] * 50, [1] * 50)
     assert (found.errors, found.calls, found.effect, found.cut) == (50, 1000, 1.0, 0)
+    assert [key_group(key) for key in ("", "OpaqueRef:1", "\ud800")] == [0, 26, 40]
 
 
 def test_the_design_effect_of_keys_that_always_fail_is_the_number_of_their_calls() -> None:
@@ -213,7 +211,3 @@ def test_the_design_effect_of_keys_that_always_fail_is_the_number_of_their_calls
     assert sound.effect == 1.0
     assert sound.effect_beside(failing) == pytest.approx(5.0, rel=0.03)
     assert failing.effect_beside(sound) == failing.effect
-
-
-def test_a_key_is_in_the_same_group_in_every_process() -> None:
-    assert [key_group(key) for key in ("", "OpaqueRef:1", "\ud800")] == [0, 26, 40]

@@ -94,12 +94,14 @@ def test_who_is_in_at_a_share_is_in_at_every_larger_one() -> None:
     assert bucket("VM.start", "11111111-aaaa-4aaa-8aaa-000000000001") == 91283  # on every host, in every version
 
 
-def test_methods_ramp_independently_and_a_group_moves_together() -> None:
+def test_methods_ramp_independently_and_a_group_moves_together_and_a_plan_says_why() -> None:
     group = Migration(upstream="old", key=VM, group="vm-lifecycle")
     starts = [side(canary(50_000), key, method="VM.start") for key in range(100)]
     assert starts != [side(canary(50_000), key, method="VM.stop") for key in range(100)]
     together = [side(canary(50_000), key, group, "VM.start") for key in range(100)]
     assert together == [side(canary(50_000), key, group, "VM.stop") for key in range(100)]
+    made = plan("VM.start", READ, canary(10_000), Call("VM.start", ("a",)))
+    assert made == CallPlan(Side.LEGACY, None, f"canary at 10%: vm is in bucket {bucket('toy/VM.start', 'a')} >= 10000")
 
 
 def test_a_call_without_the_key_goes_to_the_old_service_and_lists_come_before_the_share() -> None:
@@ -139,8 +141,3 @@ def test_a_task_is_that_of_the_side_that_answers_and_is_never_observed() -> None
         chosen = plan("m", migration, setting, Call("m", ("a",)))
         found = task_plan(route("m", migration=migration), chosen)
         assert (found.answer, found.candidate, found.fallback) == (answer, None, False)
-
-
-def test_a_plan_says_why() -> None:
-    made = plan("VM.start", READ, canary(10_000), Call("VM.start", ("a",)))
-    assert made == CallPlan(Side.LEGACY, None, f"canary at 10%: vm is in bucket {bucket('toy/VM.start', 'a')} >= 10000")

@@ -113,14 +113,11 @@ def test_a_caller_is_a_word_and_one_user_address_or_ipv6_network_shares_a_quota(
     assert (caller(peer), share_owner(peer)) == (word, owner)
 
 
-def test_loopback_is_told() -> None:
+def test_loopback_is_told_and_users_have_no_sign() -> None:
     for local in ("tcp:127.0.0.1:1", "tcp:127.9.9.9:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"):
         assert is_loopback(Peer(local))
     for other in ("tcp:192.0.2.1:1", "tcp:unknown:0", "unix:/run/rpc"):
         assert not is_loopback(Peer(other))
-
-
-def test_users_have_no_sign() -> None:
     told = struct.pack("iII", 7, 2**32 - 2, 2**31)
     assert len(told) == CREDENTIALS_SIZE
     assert credentials(told) == (7, 2**32 - 2, 2**31)

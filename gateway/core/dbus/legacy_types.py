@@ -163,7 +163,7 @@ class LegacyTypes(Struct):
 
         `around`: the number of containers that enclose the value.
         """
-        self._require(kind, argument, fits=self._fits(kind, argument))
+        self._require(kind, argument)
         name, items, expected = kind.name, kind.items, str(kind)
         if name in BASIC:
             return to_dbus(argument, coerce=coerce, around=around)
@@ -199,14 +199,14 @@ class LegacyTypes(Struct):
             return True  # decided by what it stands for
         return str(argument) == self.signature(kind) or (definition.variant is not None and argument.code == "v")
 
-    def _require(self, kind: LegacyType, argument: Type, *, fits: bool) -> None:
-        if not fits:
+    def _require(self, kind: LegacyType, argument: Type) -> None:
+        if not self._fits(kind, argument):
             needed = self.signature(kind)
             raise ValueError(f"type {kind} needs a D-Bus argument of type {needed}, not {argument}")
 
     def optional(self, kind: LegacyType, argument: Type, coerce: Coerce) -> Encode:
         """For a parameter or member that may be absent: the value itself, or None for none, as no or one item."""
-        self._require(kind, argument, fits=argument.code == "a" and not argument.is_dict)
+        self._require(kind, argument)
         convert = self.encoder(kind.items[0], argument.children[0], coerce, 1)
         return lambda value: [] if value is None else [convert(value)]
 

@@ -122,10 +122,7 @@ def _element(text: Text, values: Values) -> str:
     filled = text.fill(values)
     if filled is None:
         raise MarshalError("a value for each name in the path", None).at(text.names[0])
-    try:
-        return element(filled)
-    except ValueError:
-        raise MarshalError("text without lone surrogates", filled).at(text.names[0]) from None
+    return element(filled)
 
 
 def _domid(value: Value, name: str) -> str:

@@ -25,6 +25,7 @@ from gateway.core.dbus.target import MethodCall, Target
 from gateway.core.routing.route import LOCAL_SERVICE, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.targets import OBJECT_MANAGER, PROPERTIES, STANDARD
+from gateway.scaffold import SourceError
 from gateway.scaffold.description import Description
 from gateway.scaffold.guesses import reads
 
@@ -38,10 +39,6 @@ BUS = "scaffold"  # the name of the bus in messages
 Progress = Callable[[int, int], object]  # objects seen, interfaces seen
 
 
-class ServiceError(Exception):
-    """The service cannot be looked at; the text says why."""
-
-
 class Where(Struct, frozen=True):
     """The service to look at. `objects`: paths to look at that the service may not list."""
 
@@ -53,13 +50,13 @@ class Where(Struct, frozen=True):
 
 
 async def look(where: Where, progress: Progress = lambda _objects, _interfaces: None) -> Description:
-    """Look at a service; raises ServiceError when the bus or the service does not answer."""
+    """Look at a service; raises SourceError when the bus or the service does not answer."""
     backend = wiring.Backend({BUS: wiring.BusSettings(BUS, where.address, (where.bus_name,), connections=1)})
     await backend.start()
     try:
         await connected(backend)
         if not all(bus.connected for bus in backend.status()):
-            raise ServiceError(f"the bus at {where.address} cannot be reached")
+            raise SourceError(f"the bus at {where.address} cannot be reached")
         return await _Walk(backend, where, progress).walk()
     finally:
         await backend.stop()
@@ -109,9 +106,9 @@ class _Walk:
         """Raise the reason why nothing was found."""
         answer = await self._call("/", "org.freedesktop.DBus.Peer", "Ping", ("", ""))
         if isinstance(answer, Fault) and answer.code not in (FaultCode.UNKNOWN_METHOD, FaultCode.NOT_FOUND):
-            raise ServiceError(f"{self.where.bus_name}: {answer.message}")
+            raise SourceError(f"{self.where.bus_name}: {answer.message}")
         starts = " or ".join(dict.fromkeys(self._starts()))
-        raise ServiceError(
+        raise SourceError(
             f"{self.where.bus_name} has no interface of its own at {starts}: name an object that has one with --object"
         )
 

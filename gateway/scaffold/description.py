@@ -34,6 +34,7 @@ from gateway.core.dbus.names import printable
 from gateway.core.dbus.signature import parse_one
 from gateway.mapping.load import read_regular
 from gateway.mapping.targets import STANDARD
+from gateway.scaffold import SourceError
 
 
 class LegacyEntry(Struct, frozen=True):
@@ -231,12 +232,8 @@ def _notes(
 # From files
 
 
-class FileError(Exception):
-    """A file is not introspection XML, or has no interface; the text says where and why."""
-
-
 def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
-    """Describe the interfaces of introspection files; raises FileError or OSError.
+    """Describe the interfaces of introspection files; raises SourceError or OSError.
 
     The name of a root node is the object that has its interfaces. Without a bus name, what all interfaces begin with
     is taken.
@@ -244,7 +241,7 @@ def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
     nodes = [(path, *_read(path)) for path in files]
     interfaces = [name for _, node, _ in nodes for name in {**node.inner, **node.interfaces} if name not in STANDARD]
     if not interfaces:
-        raise FileError(
+        raise SourceError(
             f"{', '.join(map(str, files))}: expected an interface that is none of the D-Bus specification's"
         )
     found = Description(bus_name or _common_beginning(interfaces))
@@ -261,7 +258,7 @@ def _read(path: Path) -> tuple[Node, str | None]:
     try:
         node = parse(content)
     except IdlError as error:
-        raise FileError(f"{path}:{error.line}:{error.column}: {error}") from error
+        raise SourceError(f"{path}:{error.line}:{error.column}: {error}") from error
     return node, node.name if names.is_object_path(node.name) else None
 
 

@@ -16,15 +16,12 @@ from msgspec.structs import replace
 from gateway.check import compiled
 from gateway.core.dbus.introspection_xml import Node, parse
 from gateway.mapping.problem import Problem
+from gateway.scaffold import SourceError
 from gateway.scaffold.description import Description, following, idl_text
 from gateway.scaffold.mapping import Settings, mapping_text, sections
 from gateway.scaffold.update import update
 
 MOST_CHECKS = 3  # of a new file: without an entry another one may have a problem
-
-
-class NothingMappedError(Exception):
-    """A service has no method or property that a mapping file can have; the text says why."""
 
 
 class Plan(Struct):
@@ -53,7 +50,7 @@ def existing(paths: Collection[Path]) -> dict[Path, str]:
 
 
 def new_files(service: Description, settings: Settings, directory: Path) -> Plan:
-    """IDL and mapping file of a service as new files; raises NothingMappedError or OSError."""
+    """IDL and mapping file of a service as new files; raises SourceError or OSError."""
     idl, mapping = paths(settings, directory)
     xml = idl_text(service, settings.command)
     names = [entry.name for section in sections(service, settings) for entry in section.entries]
@@ -67,14 +64,14 @@ def new_files(service: Description, settings: Settings, directory: Path) -> Plan
             left_out.setdefault(_method(each, names), each.message)
     if left_out.keys() >= set(names):
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise NothingMappedError(f"no method of {service.bus_name} can be mapped{f': {reasons}' if reasons else ''}")
+        raise SourceError(f"no method of {service.bus_name} can be mapped{f': {reasons}' if reasons else ''}")
     notes = [f"{name} is left out: {why}" for name, why in left_out.items()]
     notes += [f"to do: {each}" for each in found]
     return Plan({idl: xml, mapping: text}, existing([idl, mapping]), [*service.notes, *notes])
 
 
 def updated_files(service: Description, settings: Settings, directory: Path, *, complete: bool) -> Plan:
-    """The files after the service has changed; raises OSError, IdlError, RewriteError or NothingMappedError.
+    """The files after the service has changed; raises OSError, IdlError, RewriteError or SourceError.
 
     `complete`: what the description does not have, the service does not have.
     """

@@ -43,10 +43,6 @@ class LegacyMethod(Struct, frozen=True):
     decide: Sequence[str] = field(default=())
 
 
-class LegacyError(Exception):
-    """The source cannot be read; the text says where and why."""
-
-
 def describe(bus_name: str, service: str, methods: Iterable[LegacyMethod]) -> Description:
     """The description of a service with these methods; methods that the gateway answers itself are left out."""
     found = Description(bus_name)

@@ -16,7 +16,8 @@ import aiohttp
 from gateway import wiring
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.rpc.model import Call, Fault, Reply, Value
-from gateway.scaffold.legacy import ANY, LegacyError, LegacyMethod, LegacyParameter, array, dictionary, zero
+from gateway.scaffold import SourceError
+from gateway.scaffold.legacy import ANY, LegacyMethod, LegacyParameter, array, dictionary, zero
 
 MAX_METHODS = 5000
 MAX_ANSWER = 8 * 1024**2  # bytes
@@ -42,14 +43,14 @@ Progress = Callable[[int, int], object]  # methods that were asked about, of all
 
 
 async def ask(url: str, codec: str, progress: Progress = lambda _asked, _all: None) -> list[LegacyMethod]:
-    """The methods that a server lists; raises LegacyError."""
+    """The methods that a server lists; raises SourceError."""
     server = _Server(url, codec)
     async with server.session() as session:
         names = await server.call(session, "system.listMethods")
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            raise LegacyError(f"{url}: system.listMethods: expected a list of names")
+            raise SourceError(f"{url}: system.listMethods: expected a list of names")
         if len(names) > MAX_METHODS:
-            raise LegacyError(f"{url}: system.listMethods: expected at most {MAX_METHODS} names, got {len(names)}")
+            raise SourceError(f"{url}: system.listMethods: expected at most {MAX_METHODS} names, got {len(names)}")
         limit = asyncio.Semaphore(MOST_AT_ONCE)
         asked = 0
 
@@ -113,7 +114,7 @@ class _Server:
         self._codec = wiring.client_codec(codec)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https", "http+unix") or not parts.netloc:
-            raise LegacyError(f"expected an http, https or http+unix URL, got {url!a}")
+            raise SourceError(f"expected an http, https or http+unix URL, got {url!a}")
         self._socket = unquote(parts.netloc) if parts.scheme == "http+unix" else ""
         self._target = f"http://localhost{parts.path}" if self._socket else url
 
@@ -122,10 +123,10 @@ class _Server:
         return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT))
 
     async def call(self, session: aiohttp.ClientSession, name: str, *params: Value) -> Value:
-        """The result of a call; raises LegacyError for a fault too."""
+        """The result of a call; raises SourceError for a fault too."""
         found = await self.outcome(session, name, params)
         if isinstance(found, Fault):
-            raise LegacyError(f"{self.url}: {name}: {found.message}")
+            raise SourceError(f"{self.url}: {name}: {found.message}")
         return _unwrapped(found.value)
 
     async def answer(self, session: aiohttp.ClientSession, name: str, *params: Value) -> Value:
@@ -142,12 +143,12 @@ class _Server:
                 while content and len(content) <= MAX_ANSWER and not response.content.at_eof():
                     content += await response.content.read(MAX_ANSWER + 1 - len(content))
                 if response.status >= 300:
-                    raise LegacyError(f"{self.url}: {name}: HTTP {response.status}")
+                    raise SourceError(f"{self.url}: {name}: HTTP {response.status}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = str(error) or f"no answer within {TIMEOUT:.0f} s"
-            raise LegacyError(f"{self.url}: {name}: {reason}") from error
+            raise SourceError(f"{self.url}: {name}: {reason}") from error
         if len(content) > MAX_ANSWER:
-            raise LegacyError(f"{self.url}: {name}: the answer is larger than {MAX_ANSWER} bytes")
+            raise SourceError(f"{self.url}: {name}: the answer is larger than {MAX_ANSWER} bytes")
         return self._codec.decode_outcome(content)
 
 

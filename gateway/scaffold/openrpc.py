@@ -9,7 +9,8 @@ from typing import Any
 from gateway.core.dbus.marshal import to_dbus
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.signature import INTEGER_RANGES, Type, parse_one
-from gateway.scaffold.legacy import ANY, LegacyError, LegacyMethod, LegacyParameter, array, dictionary, zero
+from gateway.scaffold import SourceError
+from gateway.scaffold.legacy import ANY, LegacyMethod, LegacyParameter, array, dictionary, zero
 from gateway.scaffold.mapping import flow
 
 MAX_DEPTH = 12  # of schemas inside each other; what is deeper is any value
@@ -18,15 +19,15 @@ _FORMATS = {"date-time": "datetime"}
 
 
 def read(content: bytes) -> list[LegacyMethod]:
-    """The methods of a document; raises LegacyError."""
+    """The methods of a document; raises SourceError."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise LegacyError(f"expected the JSON of an OpenRPC document: {error}") from error
+        raise SourceError(f"expected the JSON of an OpenRPC document: {error}") from error
     if isinstance(document, dict) and isinstance(document.get("result"), dict):
         document = document["result"]  # of rpc.discover
     if not isinstance(document, dict) or not isinstance(document.get("methods"), list):
-        raise LegacyError("expected an OpenRPC document, an object with `methods`")
+        raise SourceError("expected an OpenRPC document, an object with `methods`")
     reader = _Reader(document)
     return [reader.method(reader.resolve(each), f"methods[{at}]") for at, each in enumerate(document["methods"])]
 
@@ -37,11 +38,11 @@ class _Reader:
 
     def method(self, data: Any, place: str) -> LegacyMethod:
         if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not data["name"]:
-            raise LegacyError(f"{place}: expected an object with `name`")
+            raise SourceError(f"{place}: expected an object with `name`")
         where = f"{place} ({data['name']})"
         params = data.get("params", [])
         if not isinstance(params, list):
-            raise LegacyError(f"{where}: expected `params` as a list")
+            raise SourceError(f"{where}: expected `params` as a list")
         decide: list[str] = []
         parameters = [self._parameter(self.resolve(each), where, decide) for each in params]
         result = self.resolve(data.get("result"))
@@ -58,7 +59,7 @@ class _Reader:
 
     def _parameter(self, data: Any, where: str, decide: list[str]) -> LegacyParameter:
         if not isinstance(data, dict) or not isinstance(data.get("name"), str):
-            raise LegacyError(f"{where}: expected each parameter as an object with `name`")
+            raise SourceError(f"{where}: expected each parameter as an object with `name`")
         schema = self.resolve(data.get("schema", {}))
         kind = self.type(schema, f"'{data['name']}'", decide)
         default = None
@@ -78,15 +79,15 @@ class _Reader:
                 return data
             pointer = data["$ref"]
             if not pointer.startswith("#/"):
-                raise LegacyError(f"$ref '{pointer}': expected one inside the document, #/...")
+                raise SourceError(f"$ref '{pointer}': expected one inside the document, #/...")
             found: Any = self._document
             for step in pointer[2:].split("/"):
                 name = step.replace("~1", "/").replace("~0", "~")
                 if not isinstance(found, dict) or name not in found:
-                    raise LegacyError(f"$ref '{pointer}' leads nowhere")
+                    raise SourceError(f"$ref '{pointer}' leads nowhere")
                 found = found[name]
             data = found
-        raise LegacyError(f"$ref: more than {MAX_REFERENCES} references lead to each other")
+        raise SourceError(f"$ref: more than {MAX_REFERENCES} references lead to each other")
 
     def type(self, schema: Any, what: str, decide: list[str], depth: int = 0) -> Type:
         """The D-Bus type of a schema. What D-Bus has no type for is a variant, and said in `decide`."""

@@ -17,7 +17,8 @@ from gateway.core.comparison.serialization import read as read_value
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.routing.call_record import ReadRecord, parse, recorded
 from gateway.core.rpc.model import Value
-from gateway.scaffold.legacy import ANY, LegacyError, LegacyMethod, LegacyParameter, array, dictionary, zero
+from gateway.scaffold import SourceError
+from gateway.scaffold.legacy import ANY, LegacyMethod, LegacyParameter, array, dictionary, zero
 
 MAX_LINES = 1_000_000
 MAX_DEPTH = 12
@@ -45,12 +46,12 @@ class Recorded(NamedTuple):
 
 
 def read(lines: Iterable[bytes]) -> Recorded:
-    """The methods and endpoints of a recording; raises LegacyError with the line."""
+    """The methods and endpoints of a recording; raises SourceError with the line."""
     seen: dict[str, _Seen] = {}
     endpoints: dict[tuple[str, str], None] = {}
     for number, line in enumerate(lines, 1):
         if number > MAX_LINES:
-            raise LegacyError(f"line {number}: expected at most {MAX_LINES:,} lines")
+            raise SourceError(f"line {number}: expected at most {MAX_LINES:,} lines")
         if line.strip():
             try:
                 document = parse(line)
@@ -60,9 +61,9 @@ def read(lines: Iterable[bytes]) -> Recorded:
                     if call.codec in ("xmlrpc", "jsonrpc"):
                         endpoints[call.path, call.codec] = None
             except ValueError as error:
-                raise LegacyError(f"line {number}: {error}") from error
+                raise SourceError(f"line {number}: {error}") from error
     if not seen:
-        raise LegacyError("expected a recording with at least one call")
+        raise SourceError("expected a recording with at least one call")
     return Recorded([_method(name, found) for name, found in sorted(seen.items())], tuple(endpoints))
 
 

@@ -14,10 +14,10 @@ from gateway.core.comparison.serialization import write
 from gateway.core.dbus.introspection_xml import IdlError, parse
 from gateway.mapping.load import MappingDocument
 from gateway.mapping.load import parse as parse_yaml
-from gateway.scaffold import openrpc, recording
+from gateway.scaffold import SourceError, openrpc, recording
 from gateway.scaffold.description import Description
-from gateway.scaffold.files import NothingMappedError, Plan, new_files, problems, updated_files
-from gateway.scaffold.legacy import LegacyError, LegacyMethod, describe
+from gateway.scaffold.files import Plan, new_files, problems, updated_files
+from gateway.scaffold.legacy import LegacyMethod, describe
 from gateway.scaffold.mapping import Settings
 
 SETTINGS = Settings("shop", "idl/shop.xml", "xcp-gateway scaffold", upstream="old")
@@ -56,7 +56,7 @@ def written(methods: list[LegacyMethod]) -> Plan | None:
     service = describe("org.example.Shop", "shop", methods)
     try:
         return new_files(service, SETTINGS, Path("/nowhere")) if service.interfaces else None
-    except NothingMappedError:
+    except SourceError:
         return None
 
 
@@ -75,7 +75,7 @@ def is_good(plan: Plan) -> None:
 def test_any_openrpc_document(methods: list[Any]) -> None:
     try:
         found = openrpc.read(json.dumps({"methods": methods}).encode())
-    except LegacyError:
+    except SourceError:
         return
     plan = written(found)
     if plan is not None:
@@ -105,7 +105,7 @@ def test_any_recording(calls: list[tuple[str, list[Any], dict[str, Any], Any]]) 
     ]
     try:
         found = recording.read(lines)
-    except LegacyError:
+    except SourceError:
         return
     plan = written(found.methods)
     if plan is not None:

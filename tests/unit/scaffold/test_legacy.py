@@ -24,8 +24,8 @@ from gateway.mapping.changes.surface import surface
 from gateway.mapping.table import EndpointKey
 from gateway.pipeline.openrpc import describe
 from gateway.pipeline.openrpc import openrpc as document
-from gateway.scaffold import legacy_service, openrpc, recording
-from gateway.scaffold.legacy import LegacyError, LegacyMethod, LegacyParameter
+from gateway.scaffold import SourceError, legacy_service, openrpc, recording
+from gateway.scaffold.legacy import LegacyMethod, LegacyParameter
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
 
 
@@ -148,7 +148,7 @@ def test_the_document_of_a_gateway_gives_back_its_types(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_document_is_refused_with_its_place(content: str, expected: str) -> None:
-    with pytest.raises(LegacyError, match=expected):
+    with pytest.raises(SourceError, match=expected):
         openrpc.read(content.encode())
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.core.dbus import introspection_xml
-from gateway.scaffold import datamodel, xenapi
+from gateway.scaffold import SourceError, datamodel, xenapi
 
 ROOT = Path(__file__).parents[3]
 DATAMODEL = ROOT / "docker/toolstack/xenapi_classes.json"
@@ -132,7 +132,7 @@ def test_what_the_naming_rule_does_not_give_back_is_listed() -> None:
     ],
 )
 def test_a_bad_datamodel_is_refused_with_its_place(content: str, problem: str) -> None:
-    with pytest.raises(datamodel.DatamodelError) as caught:
+    with pytest.raises(SourceError) as caught:
         datamodel.read(content.encode())
     assert str(caught.value) == problem
 

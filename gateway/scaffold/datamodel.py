@@ -106,7 +106,8 @@ class _Reader:
     def read(self) -> DatamodelClass:
         messages = [(str(self._get(each, "name", str)), each) for each in self._get(self._entry, "messages", list)]
         implicit = {name for name, each in messages if each.get("implicit")}
-        removed = tuple(name for name, each in messages if _is_removed(each))
+        states = {name: str(each.get("lifecycle", {}).get("state", "")) for name, each in messages}
+        removed = tuple(name for name, _ in messages if states[name].startswith("removed"))
         fields = tuple(self._field(each, implicit) for each in self._get(self._entry, "fields", list))
         made = [self._message(name, each, fields) for name, each in messages if name not in removed]
         enums = {each["name"]: [tag["name"] for tag in each["values"]] for each in self._entry.get("enums", ())}
@@ -161,11 +162,6 @@ class _Reader:
         if found is None:
             raise SourceError(f"{self._where}, {place}: unknown type '{text}'")
         return found
-
-
-def _is_removed(entry: Mapping[str, Any]) -> bool:
-    state = entry.get("lifecycle", {}).get("state", "")
-    return str(state).startswith("removed")
 
 
 def _parse(text: str) -> DatamodelType | None:

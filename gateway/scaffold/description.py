@@ -36,6 +36,7 @@ from gateway.core.dbus.signature import parse_one
 from gateway.mapping.load import read_regular
 from gateway.mapping.targets import STANDARD
 from gateway.scaffold import SourceError
+from gateway.scaffold.guesses import common_start
 
 
 class LegacyEntry(Struct, frozen=True):
@@ -258,9 +259,5 @@ def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
 def _common_beginning(interfaces: Sequence[str]) -> str:
     """`org.example.Shelf` for org.example.Shelf1 alone, or with org.example.Shelf.Book1."""
     split = [name.split(".") for name in interfaces]
-    same = 0
-    while all(len(each) > same and each[same] == split[0][same] for each in split):
-        same += 1
-    if same < 2:
-        same = len(split[0])
-    return ".".join([*split[0][: same - 1], re.sub(r"_?[0-9]+$", "", split[0][same - 1]) or split[0][same - 1]])
+    *first, last = common_start(split) if len(common_start(split)) >= 2 else split[0]
+    return ".".join([*first, re.sub(r"_?[0-9]+$", "", last) or last])

@@ -40,8 +40,8 @@ class Plan(Struct):
         """The lines of a unified diff of all files."""
         for path, text in self.changed.items():
             old = self.before.get(path)
-            lines = ("" if old is None else old).splitlines(), text.splitlines()
-            yield from difflib.unified_diff(*lines, "/dev/null" if old is None else str(path), str(path), lineterm="")
+            was = "/dev/null" if old is None else str(path)
+            yield from difflib.unified_diff((old or "").splitlines(), text.splitlines(), was, str(path), lineterm="")
 
 
 def existing(paths: Collection[Path]) -> dict[Path, str]:
@@ -60,8 +60,10 @@ def new_files(service: Description, settings: Settings, directory: Path) -> Plan
         found = problems(mapping, text, idl, xml)
         if not found:
             break
-        for each in found:
-            left_out.setdefault(_method(each, names), each.message)
+        for each in found:  # `methods.device.name.params[1]` begins with the name of its method
+            place = each.place.removeprefix("methods.")
+            matching = [name for name in names if place == name or place.startswith((f"{name}.", f"{name}["))]
+            left_out.setdefault(max(matching, key=len, default=each.place or each.file), each.message)
     if left_out.keys() >= set(names):
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise SourceError(f"no method of {service.bus_name} can be mapped{f': {reasons}' if reasons else ''}")
@@ -100,10 +102,3 @@ def problems(mapping: Path, text: str, idl: Path, xml: str) -> list[Problem]:
     """The problems of a mapping file with this text, beside an IDL file with this one."""
     _, found = compiled(mapping, text.encode(), {idl: xml.encode()})
     return found
-
-
-def _method(found: Problem, names: Collection[str]) -> str:
-    """The method that has a problem: `methods.device.name.params[1]` begins with its name. Else the whole place."""
-    place = found.place.removeprefix("methods.")
-    matching = [name for name in names if place == name or place.startswith((f"{name}.", f"{name}["))]
-    return max(matching, key=len, default=found.place or found.file)

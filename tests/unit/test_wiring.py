@@ -69,7 +69,7 @@ def test_answers_may_be_far_larger_than_requests(name: str) -> None:
 
 @each_case("dialect", sorted(wiring.DIALECTS))
 def test_a_dialect_is_made_for_each_codec(dialect: str) -> None:
-    assert [wiring.dialect(dialect, codec).name for codec in wiring.CODECS] == [dialect] * len(wiring.CODECS)
+    assert [wiring.DIALECTS[dialect](codec).name for codec in wiring.CODECS] == [dialect] * len(wiring.CODECS)
 
 
 def test_a_bus_section_becomes_a_bus() -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlencode
@@ -143,13 +143,12 @@ def schema(
         from gateway.config import schema as config_schema
 
         print_json(config_schema())
-        return
-    if admin:
+    elif admin:
         from gateway.admin.api import document
 
         print_json(document())
-        return
-    print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
+    else:
+        print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
 
 
 @commands.command()
@@ -166,11 +165,21 @@ def routes(
 
     Examples: `xcp-gateway routes`, `xcp-gateway routes mappings/`
     """
-    rows = _routes_of_files(paths) if paths else ask(socket, "GET", "/v1/routes")
+    if paths:
+        from gateway import check
+        from gateway.mapping.table import describe_routes
+
+        check_exists(paths)
+        checked = check.check(paths, None, live=False)
+        if checked.problems:
+            report_problems(checked.problems)
+        rows: Sequence[Mapping[str, Any]] = describe_routes(checked.table)
+    else:
+        rows = ask(socket, "GET", "/v1/routes")
     if as_json:
         print_json(rows)
-        return
-    _print_routes(rows)
+    else:
+        _print_routes(rows)
 
 
 @commands.command()
@@ -216,32 +225,33 @@ def call(
         "path": path,
         "codec": protocol,
     }
-    request = _as_task(request) if wait else request
+    if wait and not method.startswith(TASK_PREFIXES):
+        request["method"] = TASK_PREFIXES[0] + method  # the form that is answered with a task
     answer = ask(socket, "POST", "/v1/call", request)
     if wait and "fault" not in answer:
         _wait_for_task(socket, request, answer, as_json=as_json)
     if as_json:
         print_json(answer if explain else {key: value for key, value in answer.items() if key != "steps"})
     else:
-        _print_answer(answer, explain=explain)
+        for number, step in enumerate(answer["steps"] if explain else (), 1):
+            out.print(Text.assemble((f"{number} ", "bold cyan"), (step["name"], "bold")))
+            out.print(f"  {step['value']}")
+        if explain:
+            out.print()
+        _print_outcome(answer)
     raise typer.Exit(FAILED if "fault" in answer else 0)
 
 
-def _as_task(request: dict[str, Any]) -> dict[str, Any]:
-    """The call in the form that is answered with a task."""
-    method = request["method"]
-    return request if method.startswith(TASK_PREFIXES) else {**request, "method": TASK_PREFIXES[0] + method}
-
-
 def _wait_for_task(socket: Path, request: dict[str, Any], answer: Mapping[str, Any], *, as_json: bool) -> NoReturn:
-    """Follow the task that answers a call, and end the command with its outcome."""
-    task = answer.get("value")
+    """Follow the task that answers a call, show its progress on a terminal, and end the command with its outcome."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    task, name = answer.get("value"), request["method"]
     if not isinstance(task, str) or not request["params"]:
-        fail(f"{request['method']} was answered without a task: {task!r}; --wait is for calls of XenAPI", UNUSABLE)
+        fail(f"{name} was answered without a task: {task!r}; --wait is for calls of XenAPI", UNUSABLE)
+    question = {**request, "method": "task.get_record", "params": [request["params"][0], task]}
 
     def record() -> Mapping[str, Any]:
-        session = request["params"][0]
-        question = {**request, "method": "task.get_record", "params": [session, task]}
         try:
             told = client.ask(socket, "POST", "/v1/call", question)
         except (client.UnreachableError, client.RefusedError) as error:
@@ -254,32 +264,19 @@ def _wait_for_task(socket: Path, request: dict[str, Any], answer: Mapping[str, A
         found: Mapping[str, Any] = told["value"]
         return found
 
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     try:
-        ended = _followed(record, request["method"])
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+            shown = bar.add_task(name, total=1.0)
+            while (ended := record())["status"] in RUNNING:
+                bar.update(shown, completed=float(ended["progress"]), description=f"{name} ({ended['status']})")
+                time.sleep(EVERY)
     except KeyboardInterrupt:
         fail(f"{task} goes on; `xcp-gateway call task.cancel SESSION {task}` asks it to end", INTERRUPTED)
-    _tell_end(task, ended, as_json=as_json)
-
-
-def _followed(record: Callable[[], Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """The record of a task that has ended; its progress is shown on a terminal."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        shown = bar.add_task(name, total=1.0)
-        while (found := record())["status"] in RUNNING:
-            bar.update(shown, completed=float(found["progress"]), description=f"{name} ({found['status']})")
-            time.sleep(EVERY)
-        return found
-
-
-def _tell_end(task: str, ended: Mapping[str, Any], *, as_json: bool) -> NoReturn:
-    """Print how a task has ended: its result, a fragment of XML-RPC, or its error."""
     is_success = ended["status"] == "success"
     if as_json:
         print_json({"task": task, **{name: ended[name] for name in ("status", "result", "error_info")}})
-    elif is_success:
+    elif is_success:  # the result is a fragment of XML-RPC
         out.print(ended["result"] or "(no result)", markup=False, highlight=False)
     else:
         err.print(f"{ended['status']}: {' '.join(ended['error_info'])}", style="red", markup=False, highlight=False)
@@ -317,13 +314,11 @@ def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False
 _SHOWN = 20  # names of a kind that a reload prints; --json has all
 
 
-def _changes(what: str, changed: Mapping[str, Any]) -> list[str]:
-    return [f"{what}{how}: {_named(changed[how])}" for how in ("added", "removed", "changed") if changed[how]]
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _changes(what: str, changed: Mapping[str, Any]) -> Iterator[str]:
+    for how in ("added", "removed", "changed"):
+        if names := changed[how]:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            yield f"{what}{how}: {', '.join(names[:_SHOWN])}{more}"
 
 
 @commands.command()
@@ -357,10 +352,7 @@ def status(
     if as_json:
         print_json({**answer, "methods": rows})
         raise typer.Exit(0 if answer["ready"] else FAILED)
-    if pattern is None:
-        print_status(answer)
-    else:
-        print_troubles(answer)
+    (print_status if pattern is None else print_troubles)(answer)
     two_sided = [row for row in rows if row["upstream"] is not None]
     if two_sided:
         if pattern is None:
@@ -409,48 +401,28 @@ def demo(
     os.execve(program[0], program, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - our own program
 
 
-def _routes_of_files(paths: Sequence[Path]) -> list[Mapping[str, object]]:
-    from gateway import check
-    from gateway.mapping.table import describe_routes
-
-    check_exists(paths)
-    checked = check.check(paths, None, live=False)
-    if checked.problems:
-        report_problems(checked.problems)
-    return describe_routes(checked.table)
-
-
 def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
     with table("METHOD", "PROTOCOL", "ENDPOINT", "TARGET", "EFFECT", "SOURCE") as shown:
         for row in rows:
             protocol = "/".join(filter(None, (row["codec"], row["dialect"])))
             source = row["file"] if row["line"] is None else f"{row['file']}:{row['line']}"
-            cells = (row["method"], protocol, f"{row['listener']} {row['path']}", _target(row), row["effect"], source)
+            access = "" if row["access"] == "call" else f" ({row['access']})"
+            member = f"{row['interface']}.{row['member']}" if row["member"] else row["interface"]
+            target = (
+                f"{row['bus_name']} {row['object_path']} {member}{access}" if row["access"] else "the gateway itself"
+            )
+            cells = (row["method"], protocol, f"{row['listener']} {row['path']}", target, row["effect"], source)
             shown.add_row(*map(Text, cells), style="dim" if row["mode"] == "off" else None)
     example = next((row for row in rows if row["spellings"]), None)
     if example is not None:
         forms = ", ".join(example["spellings"])
-        out.print(
-            f"{example['dialect']} accepts {forms} as other names of {example['method']}; one mode applies to all"
-        )
+        names = f"accepts {forms} as other names of {example['method']}"
+        out.print(f"{example['dialect']} {names}; one mode applies to all")
 
 
-def _target(row: Mapping[str, Any]) -> str:
-    if not row["access"]:
-        return "the gateway itself"
-    access = "" if row["access"] == "call" else f" ({row['access']})"
-    member = f"{row['interface']}.{row['member']}" if row["member"] else row["interface"]
-    return f"{row['bus_name']} {row['object_path']} {member}{access}"
-
-
-def _print_answer(answer: Mapping[str, Any], *, explain: bool) -> None:
+def _print_outcome(answer: Mapping[str, Any]) -> None:
     from rich.syntax import Syntax
 
-    if explain:
-        for number, step in enumerate(answer["steps"], 1):
-            out.print(Text.assemble((f"{number} ", "bold cyan"), (step["name"], "bold")))
-            out.print(f"  {step['value']}")
-        out.print()
     if "fault" in answer:
         fault = answer["fault"]
         details = "" if fault["data"] is None else " " + msgspec.json.encode(fault["data"]).decode()

@@ -39,15 +39,11 @@ class _Terminal(Console):
 
 def shown(what: Any) -> Any:
     """Escape control characters in a text, but for line ends."""
-    if isinstance(what, Text) and not _is_plain(what.plain):
-        return Text("\n".join(map(printable, what.plain.split("\n"))), what.style)
-    if isinstance(what, str) and not _is_plain(what):
-        return "\n".join(map(printable, what.split("\n")))
-    return what
-
-
-def _is_plain(text: str) -> bool:
-    return text.replace("\n", "").isprintable()
+    text = what.plain if isinstance(what, Text) else what
+    if not isinstance(text, str) or text.replace("\n", "").isprintable():
+        return what
+    escaped = "\n".join(map(printable, text.split("\n")))
+    return Text(escaped, what.style) if isinstance(what, Text) else escaped
 
 
 class _Rows(Table):
@@ -149,15 +145,11 @@ def numbers(values: Mapping[str, Any]) -> str:
 def _short(name: str, value: Any) -> str:
     if name == "until":
         return moment(value)
-    if value is True:
-        return "yes"
     if isinstance(value, Mapping):
         return str(value.get("mode", value))
     if isinstance(value, list):
         return " ".join(map(str, value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "yes" if value is True else str(value)
 
 
 PROBLEMS = {"config": 2, "schema": 3, "idl": 4, "live": 5}  # level of a problem -> exit status of `check`

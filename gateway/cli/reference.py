@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,7 +53,11 @@ def docs(
     try:
         checked = check.check(paths or [], config, live=False)
         listeners = {} if paths else base_urls(load(config))
-        urls = {key: _url(key, url, listeners) for key in checked.table.endpoints}
+        base = url.rstrip("/")
+        urls = {
+            key: f"{base or listeners.get(key.listener, 'http://localhost:8080')}{key.path}"
+            for key in checked.table.endpoints
+        }
     except (ConfigError, OSError) as error:
         fail(error_text(error), UNUSABLE)
     if checked.problems:
@@ -67,12 +71,6 @@ def docs(
         return
     for path in files:
         out.print(str(path))
-
-
-def _url(key: Any, base: str, listeners: dict[str, str]) -> str:
-    """The URL of an endpoint."""
-    start = base.rstrip("/") or listeners.get(key.listener, "http://localhost:8080")
-    return f"{start}{key.path}"
 
 
 def _write(files: dict[Path, str]) -> None:

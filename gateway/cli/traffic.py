@@ -17,18 +17,17 @@ from gateway.cli import client, completion
 from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
-    UNREACHABLE,
     UNUSABLE,
     Commands,
     JsonOption,
     SocketOption,
     ask,
     fail,
-    refusal_status,
-    seconds,
-    size,
+    failing,
+    parsed,
 )
 from gateway.cli.output import NOTHING, count, err, moment, number, out, print_json, table
+from gateway.core.rpc import units
 
 commands = Commands()
 
@@ -64,7 +63,7 @@ def clients(
     """
     from gateway.core.admin.records import IDENTITIES, OTHERS
 
-    earliest = 0.0 if since is None else time.time() - seconds(since)
+    earliest = 0.0 if since is None else time.time() - parsed(units.seconds, since)
     given = {"method": method, "service": service, "since": earliest, "limit": 10_000}
     query = {name: value for name, value in given.items() if value is not None}
     rows = ask(socket, "GET", f"/v1/clients?{urlencode(query)}")
@@ -110,22 +109,20 @@ def record(
     Examples: `xcp-gateway record --out calls.jsonl`,
     `xcp-gateway record 'VM.get_*' --out vm.jsonl --calls 200 --duration 5m`
     """
-    request = {"patterns": patterns or [], "calls": calls, "seconds": seconds(duration), "size": size(max_size)}
+    request = {"patterns": patterns or [], "calls": calls, "seconds": parsed(units.seconds, duration)}
+    request["size"] = parsed(units.size, max_size)
     if as_json and out_file == STDOUT:
         fail("--json: the recording is on standard output, expected another --out", UNUSABLE)
     writer = _RecordingWriter(out_file, as_json=as_json)
     try:
-        client.stream(socket, "POST", "/v1/record", {**request, "writes": writes}, writer.line)
-    except client.UnreachableError as error:
-        writer.close()
-        fail(str(error), UNREACHABLE)
-    except client.RefusedError as error:
-        fail(str(error), refusal_status(error))
+        with failing():
+            client.stream(socket, "POST", "/v1/record", {**request, "writes": writes}, writer.line)
     except OSError as error:
         fail(f"{out_file}: {error.strerror or error}", UNUSABLE)
     except KeyboardInterrupt:
         writer.ended = writer.ended or {"end": "stopped"}
-    writer.close()
+    finally:
+        writer.close()
     writer.report()
 
 
@@ -144,14 +141,17 @@ class _RecordingWriter:
         """Write one line at once."""
         from gateway.core.routing.call_record import parse
 
+        document = parse(line)
         if self._file is None:
-            self._file = self._open()
+            is_stdout = self._path == STDOUT
+            opened = -1 if is_stdout else os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._file = sys.stdout.buffer if is_stdout else os.fdopen(opened, "wb")
             if not self._as_json:
-                err.print(_header(parse(line)))
+                kind = "calls" if document["writes"] else "reads"
+                err.print(f"recording {kind} of {count(len(document['methods']), 'method')}; stop with Ctrl-C")
         self._file.write(line + b"\n")
         self._file.flush()
         self._bytes += len(line) + 1
-        document = parse(line)
         if "end" in document:
             self.ended = document
         elif "recording" not in document:
@@ -172,27 +172,15 @@ class _RecordingWriter:
             print_json({**trouble, **counted, "end": ended["end"], **lost})
             raise typer.Exit(0 if self.ended else FAILED)
         place = "" if self._path == STDOUT else f" in {self._path}"
-        err.print(
-            f"{count(self._calls, 'call')}, {number(self._bytes)} bytes{place}: {ended['end']}",
-        )
+        err.print(f"{count(self._calls, 'call')}, {number(self._bytes)} bytes{place}: {ended['end']}")
         for name, why in _LOST.items():
             if ended.get(name):
                 err.print(f"  not recorded: {count(ended[name], 'call')} {why}", style="yellow")
         raise typer.Exit(0 if self.ended else FAILED)
 
-    def _open(self) -> BinaryIO:
-        if self._path == STDOUT:
-            return sys.stdout.buffer
-        return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-
 
 _CUT = "the gateway has closed the connection"
 _LOST = {"no_room": "too fast to be written", "too_large": "larger than 64 KiB"}
-
-
-def _header(header: Mapping[str, Any]) -> str:
-    kind = "calls" if header["writes"] else "reads"
-    return f"recording {kind} of {count(len(header['methods']), 'method')}; stop with Ctrl-C"
 
 
 def _show_clients(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -206,22 +194,11 @@ def _show_clients(rows: Sequence[Mapping[str, Any]]) -> None:
             name = row["method"] if row["method"] == row["service"] else f"{row['service']}/{row['method']}"
             cells = (name, *(row[key] for key in ("protocol", "peer", *known)), number(row["count"]))
             cells += tuple(number(row[each]) if row["method"] == row["service"] else NOTHING for each in counted)
-            shown.add_row(*map(Text, map(_printable, (*cells, *(moment(row[each]) for each in moments)))))
+            shown.add_row(*map(Text, (*cells, *(moment(row[each]) for each in moments))))
     out.print()
     for protocol in sorted({row["protocol"] for row in rows}):
-        out.print(_summary(protocol, [row for row in rows if row["protocol"] == protocol]))
-
-
-def _summary(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The number of callers and methods of a protocol, in one line."""
-    peers = len({(row["peer"], row["agent"], row["user"], row["domid"]) for row in rows})
-    methods = len({(row["service"], row["method"]) for row in rows})
-    last = moment(max(row["last"] for row in rows))
-    return f"{protocol}: {count(peers, 'caller')}, {count(methods, 'method')}, last {last}"
-
-
-def _printable(text: str) -> str:
-    """Escape control characters in the text of a client."""
-    from gateway.mapping.problem import printable
-
-    return printable(text)
+        those = [row for row in rows if row["protocol"] == protocol]
+        peers = len({(row["peer"], row["agent"], row["user"], row["domid"]) for row in those})
+        methods = len({(row["service"], row["method"]) for row in those})
+        last = moment(max(row["last"] for row in those))
+        out.print(f"{protocol}: {count(peers, 'caller')}, {count(methods, 'method')}, last {last}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from rich.text import Text
 
 from gateway.cli import client
-from gateway.cli.app import DEFAULT_SOCKET, UNREACHABLE, Commands, JsonOption, SocketOption, fail, refusal_status
+from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, failing
 from gateway.cli.output import count, err, out
 
 commands = Commands()
@@ -39,14 +40,8 @@ def watch(
     Examples: `xcp-gateway watch VM`, `xcp-gateway watch --json | jq .changes`
     """
     watcher = Watcher(first=first, as_json=as_json)
-    try:
+    with suppress(KeyboardInterrupt, BrokenPipeError), failing():
         client.stream(socket, "POST", "/v1/watch", {"what": what}, watcher.line)
-    except client.UnreachableError as error:
-        fail(str(error), UNREACHABLE)
-    except client.RefusedError as error:
-        fail(str(error), refusal_status(error))
-    except (KeyboardInterrupt, BrokenPipeError):
-        return
 
 
 class Watcher:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -23,46 +23,48 @@ def print_status(answer: Mapping[str, Any]) -> None:
         out.print(f"independent of modes: {what}")
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
-            state = Text("connected", "green") if bus["connected"] else Text("down", "red")
-            shown.add_row(
-                bus["name"],
-                state,
-                bus["address"],
-                str(bus["in_flight"]),
-                str(bus["late_replies"]),
-                bus["last_error"] or "",
-            )
+            numbers = (str(bus["in_flight"]), str(bus["late_replies"]))
+            shown.add_row(bus["name"], _connected(bus), bus["address"], *numbers, bus["last_error"] or "")
     if answer["upstreams"]:
         out.print()
         with table("UPSTREAM", "STATE", "ADDRESS", "IN FLIGHT", "WAITING", "LAST ERROR") as shown:
             for upstream in answer["upstreams"]:
                 why = upstream["unreachable"]
                 state = Text("unreachable", "red") if why else Text("reachable", "green")
-                error = why or upstream["last_error"]
-                cells = (upstream["url"], str(upstream["in_flight"]), str(upstream["waiting"]), error)
-                shown.add_row(upstream["name"], state, *cells)
+                numbers = (str(upstream["in_flight"]), str(upstream["waiting"]))
+                shown.add_row(upstream["name"], state, upstream["url"], *numbers, why or upstream["last_error"])
     if answer["stores"]:
         out.print()
         with table("STORE", "STATE", "ADDRESS", "WATCHES", "WAITING", "LAST ERROR") as shown:
             for store in answer["stores"]:
-                shown.add_row(*_store_cells(store))
-    _print_workers(answer["workers"])
+                numbers = (str(store["watches"]), str(store["waiting"]))
+                error = store["last_error"] if not store["connected"] or store["reconnects"] else ""
+                shown.add_row(store["listener"], _connected(store), store["address"], *numbers, error)
+    _print_processes(answer)
+
+
+def _connected(part: Mapping[str, Any]) -> Text:
+    return Text("connected", "green") if part["connected"] else Text("down", "red")
+
+
+def _print_processes(answer: Mapping[str, Any]) -> None:
+    """Print the workers, where there are several, and the services."""
+    if answer["workers"]:
+        out.print()
+        with table("WORKER", "PID", "STATE", "LEADS", "RESTARTS") as shown:
+            for each in answer["workers"]:
+                state = Text(each["state"], "green" if each["state"] == "serving" else "red")
+                leads = "yes" if each["leads"] else ""
+                shown.add_row(str(each["number"]), str(each["pid"]), state, leads, str(each["restarts"]))
     out.print()
     with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
         for service in answer["services"]:
-            shown.add_row(*_service_cells(service))
-
-
-def _print_workers(workers: Sequence[Mapping[str, Any]]) -> None:
-    """Print the processes, where there are several."""
-    if not workers:
-        return
-    out.print()
-    with table("WORKER", "PID", "STATE", "LEADS", "RESTARTS") as shown:
-        for each in workers:
-            state = Text(each["state"], "green" if each["state"] == "serving" else "red")
-            leads = "yes" if each["leads"] else ""
-            shown.add_row(str(each["number"]), str(each["pid"]), state, leads, str(each["restarts"]))
+            missing = service["state"] in ("absent", "unknown")
+            owner = Text(service["owner"] or service["state"], "red" if missing else "")
+            probe = f", next probe in {service['probe_in']:g} s" if service["probe_in"] else ""
+            breaker = Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
+            counts = (str(service[key]) for key in ("in_flight", "calls", "faults"))
+            shown.add_row(service["name"], service["bus"], owner, breaker, *counts)
 
 
 def print_troubles(answer: Mapping[str, Any]) -> None:
@@ -74,25 +76,6 @@ def print_troubles(answer: Mapping[str, Any]) -> None:
     operators = answer["operators"]
     if operators is not None and not operators["connected"]:
         out.print(f"the admin service is not on D-Bus: {operators['last_error']}", style="red")
-
-
-def _store_cells(store: Mapping[str, Any]) -> Iterator[str | Text]:
-    yield store["listener"]
-    yield Text("connected", "green") if store["connected"] else Text("down", "red")
-    yield store["address"]
-    yield str(store["watches"])
-    yield str(store["waiting"])
-    yield store["last_error"] if not store["connected"] or store["reconnects"] else ""
-
-
-def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:
-    missing = service["state"] in ("absent", "unknown")
-    yield service["name"]
-    yield service["bus"]
-    yield Text(service["owner"] or service["state"], "red" if missing else "")
-    probe = f", next probe in {service['probe_in']:g} s" if service["probe_in"] else ""
-    yield Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
-    yield from (str(service[key]) for key in ("in_flight", "calls", "faults"))
 
 
 Row = Mapping[str, Any]
@@ -159,8 +142,7 @@ def _uncalled(row: Row) -> bool:
 
 
 def _mode(row: Row) -> Text:
-    words = row["mode"].split()
-    return Text(" ".join(word for word in words if not word.endswith("%")))
+    return Text(" ".join(word for word in row["mode"].split() if not word.endswith("%")))
 
 
 def _share(row: Row) -> Text:

@@ -137,6 +137,21 @@ DEFAULT_CONFIG = Path("/etc/xcp-gateway/gateway.toml")
 DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
 
 
+def flag(name: str, about: str) -> Any:
+    """An option that takes no value."""
+    return typer.Option(name, help=about)
+
+
+def option(metavar: str, about: str, *names: str, **more: Any) -> Any:
+    """An option with a value; its name is that of the parameter unless `names` has others."""
+    return typer.Option(*names, metavar=metavar, help=about, **more)
+
+
+def positional(metavar: str, about: str, complete: Callable[..., list[str]] | None = None) -> Any:
+    """An argument; `complete` gives the words that a shell offers for it."""
+    return typer.Argument(metavar=metavar, help=about, autocompletion=complete)
+
+
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The config file of the gateway.", envvar="XCP_GATEWAY_CONFIG")
 ]
@@ -145,8 +160,12 @@ SocketOption = Annotated[
     # whether the user may open it is said by client.not_connected
     typer.Option("--socket", help="The admin socket of the gateway.", envvar="XCP_GATEWAY_SOCKET", readable=False),
 ]
-WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for the audit.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PathsArgument = Annotated[
+    list[Path] | None, positional("PATH...", "Mapping files or directories; default: those of the config.")
+]
+ArgsArgument = Annotated[list[str] | None, positional("ARG...", "Parameters, as JSON or plain text.")]
+WhyOption = Annotated[str, option("TEXT", "The reason, for the audit.", "--why")]
+JsonOption = Annotated[bool, flag("--json", "Print JSON.")]
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it

@@ -21,14 +21,19 @@ from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
     UNUSABLE,
+    ArgsArgument,
     Commands,
     ConfigOption,
     JsonOption,
+    PathsArgument,
     SocketOption,
     argument,
     ask,
     check_exists,
     fail,
+    flag,
+    option,
+    positional,
 )
 from gateway.cli.output import count, err, out, print_json, report_problems, table
 from gateway.cli.reports.status import print_methods, print_status, print_troubles
@@ -43,40 +48,29 @@ INTERRUPTED = 130
 
 @commands.command()
 def check(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the config."),
-    ] = None,
+    paths: PathsArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    live: Annotated[bool, typer.Option("--live", help="Compare with the running services too.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="With --live: what could not be checked is an error too.")
-    ] = False,
+    live: Annotated[bool, flag("--live", "Compare with the running services too.")] = False,
+    strict: Annotated[bool, flag("--strict", "With --live: what could not be checked is an error too.")] = False,
     against: Annotated[
         str | None,
-        typer.Option(
-            metavar="REV|DIR|live",
-            help="Say what has changed since a git revision, from another directory, or from what the gateway serves.",
+        option(
+            "REV|DIR|live",
+            "Say what has changed since a git revision, from another directory, or from what the gateway serves.",
         ),
     ] = None,
     level: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="LEVEL",
-            help="With --against: fail for wire, source, dbus, access or evidence; default: wire, dbus and access.",
+        option(
+            "LEVEL", "With --against: fail for wire, source, dbus, access or evidence; default: wire, dbus and access."
         ),
     ] = None,
     ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ENTRY", help="With --against: ignore `RULE`, `RULE PATTERN` or `* PATTERN` of methods."),
+        list[str] | None, option("ENTRY", "With --against: ignore `RULE`, `RULE PATTERN` or `* PATTERN` of methods.")
     ] = None,
-    ignore_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --against: a file with an entry in each line.")
-    ] = None,
-    form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="With --against: text, json, sarif or github.")
-    ] = "text",
+    ignore_file: Annotated[Path | None, option("FILE", "With --against: a file with an entry in each line.")] = None,
+    form: Annotated[str, option("FORMAT", "With --against: text, json, sarif or github.", "--format")] = "text",
     socket: SocketOption = DEFAULT_SOCKET,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,10 +120,8 @@ def check(
 @commands.command()
 def schema(
     *,
-    config: Annotated[bool, typer.Option("--config", help="Print that of gateway.toml instead.")] = False,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="Print the OpenAPI document of the admin API instead.")
-    ] = False,
+    config: Annotated[bool, flag("--config", "Print that of gateway.toml instead.")] = False,
+    admin: Annotated[bool, flag("--admin", "Print the OpenAPI document of the admin API instead.")] = False,
 ) -> None:
     """Print the JSON Schema of mapping files, for editors.
 
@@ -154,8 +146,7 @@ def schema(
 @commands.command()
 def routes(
     paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the running gateway."),
+        list[Path] | None, positional("PATH...", "Mapping files or directories; default: those of the running gateway.")
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     *,
@@ -184,29 +175,22 @@ def routes(
 
 @commands.command()
 def call(
-    method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="The legacy method: VM.start", autocompletion=completion.methods)
-    ],
-    args: Annotated[
-        list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
-    ] = None,
+    method: Annotated[str, positional("METHOD", "The legacy method: VM.start", completion.methods)],
+    args: ArgsArgument = None,
     socket: SocketOption = DEFAULT_SOCKET,
     listener: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the listener.", autocompletion=completion.listeners)
+        str | None, option("NAME", "The name of the listener.", autocompletion=completion.listeners)
     ] = None,
-    path: Annotated[str | None, typer.Option(metavar="PATH", help="The path of the endpoint: /RPC2")] = None,
+    path: Annotated[str | None, option("PATH", "The path of the endpoint: /RPC2")] = None,
     protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CODEC", help="xmlrpc or jsonrpc; default: any.", autocompletion=lambda: ["xmlrpc", "jsonrpc"]
-        ),
+        str | None, option("CODEC", "xmlrpc or jsonrpc; default: any.", autocompletion=lambda: ["xmlrpc", "jsonrpc"])
     ] = None,
     *,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the value at each step, from the request to the bus and back.")
+        bool, flag("--explain", "Show the value at each step, from the request to the bus and back.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Make the call as a task of XenAPI, and show its progress to the end.")
+        bool, flag("--wait", "Make the call as a task of XenAPI, and show its progress to the end.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -324,12 +308,7 @@ def _changes(what: str, changed: Mapping[str, Any]) -> Iterator[str]:
 @commands.command()
 def status(
     pattern: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PATTERN",
-            help="Only methods of this pattern: 'VM.*', group:NAME.",
-            autocompletion=completion.patterns,
-        ),
+        str | None, positional("PATTERN", "Only methods of this pattern: 'VM.*', group:NAME.", completion.patterns)
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     *,
@@ -382,7 +361,7 @@ def web(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -
 @commands.command()
 def demo(
     *,
-    stay: Annotated[bool, typer.Option("--stay", help="Keep everything running and print commands to try.")] = False,
+    stay: Annotated[bool, flag("--stay", "Keep everything running and print commands to try.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a private bus, a sample toolstack and a gateway, call it with real clients, and show the messages on the bus.

@@ -15,6 +15,7 @@ from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
     UNUSABLE,
+    ArgsArgument,
     Commands,
     JsonOption,
     SocketOption,
@@ -22,7 +23,10 @@ from gateway.cli.app import (
     argument,
     ask,
     fail,
+    flag,
+    option,
     parsed,
+    positional,
 )
 from gateway.cli.output import count, moment, numbers, out, print_fitted, print_json, table
 from gateway.core.rpc import units
@@ -34,40 +38,30 @@ commands = Commands()
 def mode(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[set|clear] [METHOD] [MODE]",
-            help="METHOD: a method, service/method, a pattern such as 'VM.*', or group:NAME. "
+        positional(
+            "[set|clear] [METHOD] [MODE]",
+            "METHOD: a method, service/method, a pattern such as 'VM.*', or group:NAME. "
             "MODE: legacy, shadow, canary, dbus or off.",
-            autocompletion=completion.mode_words,
+            completion.mode_words,
         ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    percent: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="canary: the share of keys that D-Bus serves: 0.5, 12%.")
-    ] = None,
+    percent: Annotated[str | None, option("SHARE", "canary: the share of keys that D-Bus serves: 0.5, 12%.")] = None,
     control: Annotated[
         str,
-        typer.Option(
-            metavar="SIDE",
-            help="shadow: the side that serves, legacy (default) or dbus.",
-            autocompletion=lambda: ["legacy", "dbus"],
+        option(
+            "SIDE", "shadow: the side that serves, legacy (default) or dbus.", autocompletion=lambda: ["legacy", "dbus"]
         ),
     ] = "",
-    duration: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Clear the mode after this time: 90s, 10m, 2h.")
-    ] = None,
+    duration: Annotated[str | None, option("TIME", "Clear the mode after this time: 90s, 10m, 2h.")] = None,
     why: WhyOption = "",
     *,
-    observe: Annotated[
-        bool, typer.Option("--observe", help="Run the call on the other side too, afterwards, and compare.")
-    ] = False,
+    observe: Annotated[bool, flag("--observe", "Run the call on the other side too, afterwards, and compare.")] = False,
     noise: Annotated[
-        bool,
-        typer.Option("--noise", help="Run the legacy side twice; ignore fields that differ between its responses."),
+        bool, flag("--noise", "Run the legacy side twice; ignore fields that differ between its responses.")
     ] = False,
     guarded: Annotated[
-        bool,
-        typer.Option("--guarded", help="A breach of the limits of the method's rollout ends the mode."),
+        bool, flag("--guarded", "A breach of the limits of the method's rollout ends the mode.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,22 +105,10 @@ def mode(
 
 @commands.command()
 def explain(
-    method: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHOD",
-            help="The name that clients use, or service/method.",
-            autocompletion=completion.patterns,
-        ),
-    ],
-    args: Annotated[
-        list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
-    ] = None,
+    method: Annotated[str, positional("METHOD", "The name that clients use, or service/method.", completion.patterns)],
+    args: ArgsArgument = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    key: Annotated[
-        str | None,
-        typer.Option(metavar="K", help="The canary key (a VM uuid, a user), instead of parameters."),
-    ] = None,
+    key: Annotated[str | None, option("K", "The canary key (a VM uuid, a user), instead of parameters.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -150,16 +132,14 @@ def explain(
 
 @commands.command()
 def diff(
-    method: Annotated[
-        str | None, typer.Argument(metavar="METHOD", help="A method; default: all.", autocompletion=completion.patterns)
-    ] = None,
+    method: Annotated[str | None, positional("METHOD", "A method; default: all.", completion.patterns)] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     limit: Annotated[int, typer.Option(help="The number of mismatches, the newest first.", min=1, max=10_000)] = 10,
     *,
     as_json: JsonOption = False,
-    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print one JSON document a mismatch.")] = False,
+    json_lines: Annotated[bool, flag("--json-lines", "Print one JSON document a mismatch.")] = False,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Delete mismatches and call statistics of METHOD, after its cause is fixed.")
+        bool, flag("--reset", "Delete mismatches and call statistics of METHOD, after its cause is fixed.")
     ] = False,
 ) -> None:
     """Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted.
@@ -204,14 +184,11 @@ def diff(
 @commands.command()
 def audit(
     subject: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SUBJECT", help="A pattern or a rollout; default: all.", autocompletion=completion.rollouts
-        ),
+        str | None, positional("SUBJECT", "A pattern or a rollout; default: all.", completion.rollouts)
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     limit: Annotated[int, typer.Option(help="The number of entries, the newest first.", min=1, max=10_000)] = 20,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="The greatest age: 90s, 10m, 2h.")] = None,
+    since: Annotated[str | None, option("TIME", "The greatest age: 90s, 10m, 2h.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -240,10 +217,8 @@ def rollback(
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Set all methods to legacy.")] = False,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Restore the modes that were set before. Rollouts stay ended.")
-    ] = False,
+    everything: Annotated[bool, flag("--all", "Set all methods to legacy.")] = False,
+    undo: Annotated[bool, flag("--undo", "Restore the modes that were set before. Rollouts stay ended.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Set every method to legacy at once and end all rollouts. A method that a person has set to off stays off.

@@ -20,7 +20,18 @@ from msgspec import Struct
 from rich.text import Text
 
 from gateway.cli import completion
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, Commands, JsonOption, SocketOption, WhyOption, ask, fail
+from gateway.cli.app import (
+    DEFAULT_SOCKET,
+    FAILED,
+    Commands,
+    JsonOption,
+    SocketOption,
+    WhyOption,
+    ask,
+    fail,
+    flag,
+    positional,
+)
 from gateway.cli.output import count, err, out, print_json
 
 commands = Commands()
@@ -38,17 +49,12 @@ class _EditedFile(Struct, frozen=True):
 @commands.command()
 def promote(
     pattern: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATTERN",
-            help="Only these methods: VM.start, 'VM.*', group:NAME.",
-            autocompletion=completion.patterns,
-        ),
+        str, positional("PATTERN", "Only these methods: VM.start, 'VM.*', group:NAME.", completion.patterns)
     ] = "*",
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes without making them.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Show the changes without making them.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write modes that were set at run time into the mapping files.

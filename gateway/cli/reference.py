@@ -14,9 +14,11 @@ from gateway.cli.app import (
     Commands,
     ConfigOption,
     JsonOption,
+    PathsArgument,
     check_exists,
     error_text,
     fail,
+    option,
 )
 from gateway.cli.output import out, print_json, report_problems
 
@@ -25,18 +27,13 @@ commands = Commands()
 
 @commands.command()
 def docs(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the config."),
-    ] = None,
+    paths: PathsArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    directory: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Write the pages there.")] = Path(),
+    directory: Annotated[Path, option("DIR", "Write the pages there.", "--output", "-o")] = Path(),
     form: Annotated[
         Literal["markdown", "html"], typer.Option("--format", help="The format of the pages.")
     ] = "markdown",
-    url: Annotated[
-        str, typer.Option(metavar="URL", help="Where clients reach the listeners; default: from the config.")
-    ] = "",
+    url: Annotated[str, option("URL", "Where clients reach the listeners; default: from the config.")] = "",
     *,
     as_json: JsonOption = False,
 ) -> None:

@@ -13,7 +13,19 @@ import typer
 from msgspec import Struct, field
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, UNUSABLE, Commands, JsonOption, SocketOption, ask, fail
+from gateway.cli.app import (
+    DEFAULT_SOCKET,
+    FAILED,
+    UNUSABLE,
+    Commands,
+    JsonOption,
+    SocketOption,
+    ask,
+    fail,
+    flag,
+    option,
+    positional,
+)
 from gateway.cli.output import count, err, number, out, pair, print_fitted, print_json, table
 from gateway.cli.output import seconds as in_words
 
@@ -34,25 +46,21 @@ Document: TypeAlias = Mapping[str, Any]
 
 @commands.command()
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
+    file: Annotated[Path, positional("FILE", "A recording of `xcp-gateway record`.")],
     socket: SocketOption = DEFAULT_SOCKET,
     values: Annotated[
-        list[str] | None,
-        typer.Option("--value", metavar="PLACE=VALUE", help="A redacted value: session=OpaqueRef:1; repeatable."),
+        list[str] | None, option("PLACE=VALUE", "A redacted value: session=OpaqueRef:1; repeatable.", "--value")
     ] = None,
     rate: Annotated[float, typer.Option(help="The greatest number of calls a second.", min=0.001, max=100_000)] = 50.0,
     max_diffs: Annotated[int, typer.Option(help="The number of mismatches shown of each method.", min=0)] = MAX_DIFFS,
     *,
-    writes: Annotated[
-        bool, typer.Option("--writes", help="Replay calls that write too. EACH OF THEM RUNS TWICE.")
-    ] = False,
+    writes: Annotated[bool, flag("--writes", "Replay calls that write too. EACH OF THEM RUNS TWICE.")] = False,
     noise: Annotated[
-        bool,
-        typer.Option("--noise", help="Run legacy twice; ignore fields that differ between its two responses."),
+        bool, flag("--noise", "Run legacy twice; ignore fields that differ between its two responses.")
     ] = False,
     as_json: JsonOption = False,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print one JSON document for each call, and one for the whole.")
+        bool, flag("--json-lines", "Print one JSON document for each call, and one for the whole.")
     ] = False,
 ) -> None:
     """Send recorded calls to the legacy service and to D-Bus, compare the outcomes, and show the mismatches.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import typer
 from rich.text import Text
 
 from gateway.cli import completion
-from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, WhyOption, ask
+from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, WhyOption, ask, positional
 from gateway.cli.output import moment, numbers, out, print_json, table
 
 rollout = Commands()
@@ -25,12 +24,7 @@ def _rollout() -> None:
     """
 
 
-NameArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="METHOD", help="A method, service/method, or group:NAME.", autocompletion=completion.rollouts
-    ),
-]
+NameArgument = Annotated[str, positional("METHOD", "A method, service/method, or group:NAME.", completion.rollouts)]
 
 
 def _command(verb: str, about: str) -> None:

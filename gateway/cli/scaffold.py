@@ -13,7 +13,19 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from msgspec import Struct
 
-from gateway.cli.app import DEFAULT_CONFIG, FAILED, UNUSABLE, Commands, ConfigOption, JsonOption, error_text, fail
+from gateway.cli.app import (
+    DEFAULT_CONFIG,
+    FAILED,
+    UNUSABLE,
+    Commands,
+    ConfigOption,
+    JsonOption,
+    error_text,
+    fail,
+    flag,
+    option,
+    positional,
+)
 from gateway.cli.output import count, err, out, print_json
 
 OF_SERVICE = "."  # an upstream with the name of the service
@@ -45,17 +57,14 @@ def _refusing(status: int, place: str = "") -> Iterator[None]:
 @scaffold.command()
 def xenapi(
     file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="The datamodel: the JSON that xapi ships (xenapi.json), or a subset of it."
-        ),
+        Path, positional("FILE", "The datamodel: the JSON that xapi ships (xenapi.json), or a subset of it.")
     ],
-    directory: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Write the files there.")] = Path(),
+    directory: Annotated[Path, option("DIR", "Write the files there.", "--output", "-o")] = Path(),
     bus_name: Annotated[
-        str, typer.Option(metavar="NAME", help="The bus name of the service; the interfaces begin with it.")
+        str, option("NAME", "The bus name of the service; the interfaces begin with it.")
     ] = "org.xen.xcp.xapi",
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    force: Annotated[bool, flag("--force", "Replace files that exist.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write IDL and a mapping file for the classes of a XenAPI datamodel.
@@ -83,25 +92,16 @@ def xenapi(
 class Choice(Struct, frozen=True):
     """The options that all sources of a service have, as their commands show them."""
 
-    directory: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the mapping file.")
-    ] = Path()
+    directory: Annotated[Path, option("DIR", "The directory of the mapping file.", "--output", "-o")] = Path()
     service: Annotated[
-        str,
-        typer.Option("--service", metavar="NAME", help="Name of the service and its file; default: from the bus name."),
+        str, option("NAME", "Name of the service and its file; default: from the bus name.", "--service")
     ] = ""
-    listener: Annotated[str, typer.Option(metavar="NAME", help="The listener of the config where clients call.")] = (
-        "rpc"
-    )
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; show what would change, as a diff.")] = (
+    listener: Annotated[str, option("NAME", "The listener of the config where clients call.")] = "rpc"
+    dry_run: Annotated[bool, flag("--dry-run", "Write nothing; show what would change, as a diff.")] = False
+    update: Annotated[bool, flag("--update", "Change files that exist, and keep what is written in them by hand.")] = (
         False
     )
-    update: Annotated[
-        bool, typer.Option("--update", help="Change files that exist, and keep what is written in them by hand.")
-    ] = False
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace files that exist; what is written in them is lost.")
-    ] = False
+    force: Annotated[bool, flag("--force", "Replace files that exist; what is written in them is lost.")] = False
     as_json: JsonOption = False
 
 
@@ -128,24 +128,19 @@ def _source(make: Callable[..., None]) -> None:
 @_source
 def bus(
     *,
-    name: Annotated[str, typer.Argument(metavar="BUS_NAME", help="The bus name of the running service.")],
+    name: Annotated[str, positional("BUS_NAME", "The bus name of the running service.")],
     address: Annotated[
         str, typer.Option("--address", "-a", help="The address of the bus; default: that of the config.")
     ] = "",
     config: ConfigOption = DEFAULT_CONFIG,
     choice: Choice,
     objects: Annotated[
-        list[str] | None, typer.Option("--object", metavar="PATH", help="Look at this object too; may be repeated.")
+        list[str] | None, option("PATH", "Look at this object too; may be repeated.", "--object")
     ] = None,
-    max_objects: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Look at no more objects.")] = 1000,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Call methods that read by their names and return objects.")
-    ] = False,
+    max_objects: Annotated[int, option("COUNT", "Look at no more objects.", min=1)] = 1000,
+    follow: Annotated[bool, flag("--follow", "Call methods that read by their names and return objects.")] = False,
     by_name: Annotated[
-        bool,
-        typer.Option(
-            "--by-name", help="Clients name an object by a property, where it makes the paths of all objects."
-        ),
+        bool, flag("--by-name", "Clients name an object by a property, where it makes the paths of all objects.")
     ] = False,
 ) -> None:
     """Write IDL and a mapping file for a running D-Bus service.
@@ -175,13 +170,9 @@ def bus(
 @_source
 def introspection(
     *,
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Introspection XML.")],
-    bus_name: Annotated[
-        str, typer.Option(metavar="NAME", help="The bus name of the service; default: from the interfaces.")
-    ] = "",
-    object_path: Annotated[
-        str, typer.Option(metavar="PATH", help="The object of interfaces for which the files name none.")
-    ] = "",
+    sources: Annotated[list[Path], positional("FILE...", "Introspection XML.")],
+    bus_name: Annotated[str, option("NAME", "The bus name of the service; default: from the interfaces.")] = "",
+    object_path: Annotated[str, option("PATH", "The object of interfaces for which the files name none.")] = "",
     choice: Choice,
 ) -> None:
     """Write IDL and a mapping file for the interfaces in introspection XML.
@@ -198,16 +189,16 @@ def introspection(
     _finish(choice, found, command, object_path=object_path)
 
 
-BusName = Annotated[str, typer.Option(metavar="NAME", help="The bus name that the service shall have.")]
+BusName = Annotated[str, option("NAME", "The bus name that the service shall have.")]
 UpstreamName = Annotated[
-    str, typer.Option("--upstream", metavar="NAME", help="The [upstream.NAME] of the config with the legacy service.")
+    str, option("NAME", "The [upstream.NAME] of the config with the legacy service.", "--upstream")
 ]
 
 
 @_source
 def openrpc(
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An OpenRPC document, or the answer to `rpc.discover`.")],
+    file: Annotated[Path, positional("FILE", "An OpenRPC document, or the answer to `rpc.discover`.")],
     bus_name: BusName,
     choice: Choice,
     upstream: UpstreamName = "",
@@ -227,15 +218,10 @@ def openrpc(
 def methods(
     *,
     url: Annotated[
-        str,
-        typer.Argument(
-            metavar="URL", help="The legacy service: http://, https:// or http+unix://%2Frun%2Fsocket/path."
-        ),
+        str, positional("URL", "The legacy service: http://, https:// or http+unix://%2Frun%2Fsocket/path.")
     ],
     bus_name: BusName,
-    codec: Annotated[
-        str, typer.Option(metavar="CODEC", help="The protocol of the server: xmlrpc or jsonrpc.")
-    ] = "xmlrpc",
+    codec: Annotated[str, option("CODEC", "The protocol of the server: xmlrpc or jsonrpc.")] = "xmlrpc",
     choice: Choice,
     upstream: UpstreamName = "",
 ) -> None:
@@ -266,7 +252,7 @@ def methods(
 @_source
 def recording(
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
+    file: Annotated[Path, positional("FILE", "A recording of `xcp-gateway record`.")],
     bus_name: BusName,
     choice: Choice,
     upstream: UpstreamName = "",

@@ -24,7 +24,10 @@ from gateway.cli.app import (
     ask,
     fail,
     failing,
+    flag,
+    option,
     parsed,
+    positional,
 )
 from gateway.cli.output import NOTHING, count, err, moment, number, out, print_json, table
 from gateway.core.rpc import units
@@ -38,19 +41,13 @@ WIDE = 100  # columns of a terminal that shows FIRST too
 @commands.command()
 def clients(
     method: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="METHOD",
-            help="A method or a pattern: VM.start, 'VM.*'; default: all.",
-            autocompletion=completion.patterns,
-        ),
+        str | None, positional("METHOD", "A method or a pattern: VM.start, 'VM.*'; default: all.", completion.patterns)
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     service: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only methods of this service.", autocompletion=completion.services),
+        str | None, option("NAME", "Only methods of this service.", autocompletion=completion.services)
     ] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only callers of the last: 90s, 10m, 24h.")] = None,
+    since: Annotated[str | None, option("TIME", "Only callers of the last: 90s, 10m, 24h.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,23 +79,17 @@ def clients(
 def record(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PATTERN",
-            help="Methods: VM.get_record, 'VM.*', group:NAME; default: all.",
-            autocompletion=completion.patterns,
-        ),
+        positional("PATTERN", "Methods: VM.get_record, 'VM.*', group:NAME; default: all.", completion.patterns),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     out_file: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The file; - is standard output.", show_default=False)
+        Path, option("FILE", "The file; - is standard output.", "--out", "-o", show_default=False)
     ] = ...,  # type: ignore[assignment]  # typer: a required option
     calls: Annotated[int, typer.Option(help="The number of calls after which it ends.", min=1, max=1_000_000)] = 1_000,
-    duration: Annotated[str, typer.Option(metavar="TIME", help="The time after which it ends: 90s, 10m, 2h.")] = "10m",
-    max_size: Annotated[
-        str, typer.Option("--size", metavar="SIZE", help="The size after which it ends: 512KiB, 64MiB.")
-    ] = "64MiB",
+    duration: Annotated[str, option("TIME", "The time after which it ends: 90s, 10m, 2h.")] = "10m",
+    max_size: Annotated[str, option("SIZE", "The size after which it ends: 512KiB, 64MiB.", "--size")] = "64MiB",
     *,
-    writes: Annotated[bool, typer.Option("--writes", help="Record calls that write too; default: only reads.")] = False,
+    writes: Annotated[bool, flag("--writes", "Record calls that write too; default: only reads.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Record calls of clients as JSON lines for `replay`. No client waits for it.

@@ -50,13 +50,13 @@ class Assembly:
         self._is_given = sockets is not None
         self.settings = settings
         self.table = table
-        self.backend = wiring.backend(settings)
+        self.backend = wiring.Backend(wiring.buses(settings))
         self.quota = wiring.Quota(
             settings.limits.max_calls, settings.limits.max_buffered, settings.limits.max_buffered_per_peer
         )
         self.upstreams = wiring.Upstreams(wiring.upstreams(settings, self.quota))
         self.observing_upstreams = wiring.Upstreams(wiring.observed_upstreams(settings, self.quota))
-        self.observing = wiring.observing(settings)
+        self.observing = wiring.Backend(wiring.observed_buses(settings))
         self.calls = metrics.Calls()
         self.migration = MigrationManager(settings.state_path(), self.live_routes)
         self.sessions = Sessions(state=self.migration.state)

@@ -117,7 +117,7 @@ def _without_problems(paths: Sequence[Path], contents: Mapping[Path, bytes] = NO
 
 
 async def _check_live(settings: Config, table: Table) -> CheckReport:
-    backend = wiring.backend(settings)
+    backend = wiring.Backend(wiring.buses(settings))
     place = config.document(settings).problem
     await backend.start()
     try:

@@ -272,18 +272,8 @@ def _limits(kind: type[_Limits], section: msgspec.Struct, **others: Any) -> _Lim
     return kind(**{name: getattr(section, name) for name in same}, **others)
 
 
-def backend(settings: Config) -> Backend:
-    """The D-Bus side."""
-    return Backend(buses(settings))
-
-
-def observing(settings: Config) -> Backend:
-    """The D-Bus side of calls that are only observed: connections of their own, which start no service."""
-    return Backend(observed_buses(settings))
-
-
 def observed_buses(settings: Config) -> dict[str, BusSettings]:
-    """The buses for observed calls; none if there is no legacy service to compare with."""
+    """The buses for observed calls: connections of their own, which start no service. None without legacy services."""
     return {name: bus.observing() for name, bus in buses(settings).items()} if settings.upstream else {}
 
 

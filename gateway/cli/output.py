@@ -37,12 +37,12 @@ class _Terminal(Console):
         super().print(*map(shown, objects), **how)
 
 
-def shown(what: Any) -> Any:
-    """Escape control characters in a text, but for line ends."""
+def shown(what: Any, *, is_cell: bool = False) -> Any:
+    """Escape control characters in a text; line ends only in a cell."""
     text = what.plain if isinstance(what, Text) else what
-    if not isinstance(text, str) or text.replace("\n", "").isprintable():
+    if not isinstance(text, str) or (text if is_cell else text.replace("\n", "")).isprintable():
         return what
-    escaped = "\n".join(map(printable, text.split("\n")))
+    escaped = printable(text) if is_cell else "\n".join(map(printable, text.split("\n")))
     return Text(escaped, what.style) if isinstance(what, Text) else escaped
 
 
@@ -51,13 +51,7 @@ class _Rows(Table):
 
     def add_row(self, *cells: Any, **how: Any) -> None:
         """Add a row of escaped cells."""
-        super().add_row(*map(_cell, cells), **how)
-
-
-def _cell(what: Any) -> Any:
-    if isinstance(what, Text) and not what.plain.isprintable():
-        return Text(printable(what.plain), what.style)
-    return printable(what) if isinstance(what, str) else what
+        super().add_row(*(shown(cell, is_cell=True) for cell in cells), **how)
 
 
 out = _Terminal()

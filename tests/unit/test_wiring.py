@@ -79,7 +79,7 @@ def test_a_bus_section_becomes_a_bus() -> None:
     assert (bus.connections, bus.max_message) == (2, 2**20)
     assert (bus.in_flight, bus.per_destination, bus.waiting_each) == (100, 64, 128)
     assert (bus.breaker_failures, bus.breaker_pause) == (5, 1.0)
-    assert [bus.name for bus in wiring.backend(SETTINGS).status()] == ["b"]
+    assert [bus.name for bus in wiring.Backend(wiring.buses(SETTINGS)).status()] == ["b"]
 
 
 def test_a_listener_has_its_limits() -> None:

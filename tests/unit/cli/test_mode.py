@@ -215,7 +215,7 @@ def test_a_rollout_is_started_held_and_ended(api: Served) -> None:
 def test_every_order_has_a_help_text_with_an_example() -> None:
     assert len(rollout.registered_commands) == 6
     for command in rollout.registered_commands:
-        assert "Example: `xcp-gateway rollout " in (command.help or command.callback.__doc__)
+        assert "Example: `xcp-gateway rollout " in str(command.help or command.callback.__doc__)
 
 
 def test_places_are_counted_once_a_mismatch_whatever_their_index_and_the_most_frequent_is_first() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from xmlrpc.server import SimpleXMLRPCServer
 
 import pytest
+from ruamel.yaml import YAML
 
 from gateway.check import check
 from gateway.core.comparison.serialization import LEFT_OUT, write
@@ -39,51 +40,36 @@ def checked(folder: Path) -> str:
 
 # OpenRPC
 
-DOCUMENT: dict[str, Any] = {
-    "openrpc": "1.3.2",
-    "info": {"title": "shop", "version": "1"},
-    "methods": [
-        {
-            "name": "Book.get_title",
-            "summary": "The title\nof a book.",
-            "params": [{"name": "book", "required": True, "schema": {"type": "string"}}],
-            "result": {"name": "title", "schema": {"type": "string"}},
-        },
-        {
-            "name": "Book.add",
-            "params": [
-                {"$ref": "#/components/contentDescriptors/Title"},
-                {"name": "pages", "schema": {"type": "integer", "minimum": 0, "maximum": 65535, "default": 3}},
-                {"name": "kind", "schema": {"enum": ["novel", "poem"]}},
-                {"name": "more", "schema": {"oneOf": [{"type": "string"}, {"type": "integer"}]}},
-            ],
-            "result": {"name": "x", "schema": {"type": "null"}},
-        },
-        {
-            "name": "add",
-            "params": [
-                {
-                    "name": "pairs",
-                    "required": True,
-                    "schema": {
-                        "type": "array",
-                        "items": {"type": "array", "items": [{"type": "string"}, {"type": "number"}]},
-                    },
-                },
-                {"name": "tree", "required": True, "schema": {"$ref": "#/components/schemas/Tree"}},
-                {"name": "born", "required": True, "schema": {"type": "string", "format": "date-time"}},
-                {"name": "data", "required": True, "schema": {"type": "string", "contentEncoding": "base64"}},
-                {"name": "by", "schema": {"type": "object", "additionalProperties": {"type": "boolean"}}},
-            ],
-            "result": {"schema": {"type": "object", "properties": {"a": {}}}},
-        },
-        {"name": "rpc.discover", "params": []},
-    ],
-    "components": {
-        "contentDescriptors": {"Title": {"name": "title", "required": True, "schema": {"type": "string"}}},
-        "schemas": {"Tree": {"type": "array", "items": {"$ref": "#/components/schemas/Tree"}}},
-    },
-}
+DOCUMENT: dict[str, Any] = YAML(typ="safe", pure=True).load("""
+openrpc: 1.3.2
+info: {title: shop, version: "1"}
+methods:
+  - name: Book.get_title
+    summary: "The title\\nof a book."
+    params: [{name: book, required: true, schema: {type: string}}]
+    result: {name: title, schema: {type: string}}
+  - name: Book.add
+    params:
+      - {$ref: "#/components/contentDescriptors/Title"}
+      - {name: pages, schema: {type: integer, minimum: 0, maximum: 65535, default: 3}}
+      - {name: kind, schema: {enum: [novel, poem]}}
+      - {name: more, schema: {oneOf: [{type: string}, {type: integer}]}}
+    result: {name: x, schema: {type: "null"}}
+  - name: add
+    params:
+      - name: pairs
+        required: true
+        schema: {type: array, items: {type: array, items: [{type: string}, {type: number}]}}
+      - {name: tree, required: true, schema: {$ref: "#/components/schemas/Tree"}}
+      - {name: born, required: true, schema: {type: string, format: date-time}}
+      - {name: data, required: true, schema: {type: string, contentEncoding: base64}}
+      - {name: by, schema: {type: object, additionalProperties: {type: boolean}}}
+    result: {schema: {type: object, properties: {a: {}}}}
+  - {name: rpc.discover, params: []}
+components:
+  contentDescriptors: {Title: {name: title, required: true, schema: {type: string}}}
+  schemas: {Tree: {type: array, items: {$ref: "#/components/schemas/Tree"}}}
+""")
 MAPPING = """\
 methods:
 
@@ -297,24 +283,11 @@ def test_a_server_that_is_not_there_and_a_url_that_is_none(tmp_path: Path) -> No
 # A recording
 
 
-def line(
-    method: str, *params: Any, reply: Any = None, named: dict[str, Any] | None = None, fault: bool = False
-) -> bytes:
-    document = {
-        "when": 1.0,
-        "listener": "rpc",
-        "path": "/RPC2",
-        "codec": "xmlrpc",
-        "service": "shop",
-        "method": method,
-        "effect": "read",
-        "params": write(list(params)),
-        "named": write(named or {}),
-        "side": "legacy",
-        "seconds": 0.1,
-    }
-    ended = {"fault": {"code": "application", "message": "x"}} if fault else {"reply": write(reply)}
-    return json.dumps({**document, **ended}).encode() + b"\n"
+def line(method: str, *params: Any, reply: Any = None, named: dict[str, Any] | None = None, **more: Any) -> bytes:
+    given = {"service": "shop", "method": method, "effect": "read", "params": write(list(params))}
+    where = {"when": 1.0, "listener": "rpc", "path": "/RPC2", "codec": "xmlrpc", "side": "legacy", "seconds": 0.1}
+    ended = more or {"reply": write(reply)}
+    return json.dumps({**where, **given, "named": write(named or {}), **ended}).encode() + b"\n"
 
 
 HEAD = b'{"recording": 1, "version": "1", "revision": "r", "when": 1.0, "methods": [], "writes": false}\n'
@@ -326,7 +299,7 @@ def test_types_come_from_the_values_of_all_calls() -> None:
         HEAD,
         line("a", "x", 1, [1, 2], reply=1),
         line("a", "y", 2, [], {"any": 1}, reply=2.5),
-        line("a", "z", 2.5, [3], fault=True),
+        line("a", "z", 2.5, [3], fault={"code": "application", "message": "x"}),
         line("b", WHEN, b"data", True, reply=WHEN),
         line("c", 1, reply=[["a"], []]),
         line("c", "text", reply=[["b", "c"]]),

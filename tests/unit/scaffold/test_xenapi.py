@@ -35,42 +35,37 @@ def missing(written: Any, shipped: Any, place: str = "classes") -> list[str]:
     return [] if written == shipped else [place]
 
 
-CLASS = {
-    "name": "VM",
-    "description": "what xapi writes besides is ignored",
-    "fields": [
-        {"name": "uuid", "type": "string", "qualifier": "RO/runtime", "lifecycle": {"state": "published_s"}},
-        {"name": "VCPUs_max", "type": "int", "qualifier": "RW"},
-        {"name": "IPv6", "type": "string set", "qualifier": "RO/runtime"},
-        {"name": "start_time", "type": "datetime", "qualifier": "RO/runtime"},
-        {"name": "VBDs", "type": "VBD ref set", "qualifier": "RO/runtime"},
-        {"name": "other_config", "type": "(string -> string) map", "qualifier": "RW"},
-    ],
-    "messages": [
-        {"name": "get_record", "params": [], "result": ["VM record", ""], "implicit": True},
-        {"name": "get_all", "implicit": True},
-        {"name": "create", "implicit": True},
-        {"name": "destroy", "implicit": True},
-        {"name": "get_VCPUs_max", "implicit": True},
-        {"name": "set_VCPUs_max", "implicit": True},
-        {"name": "add_to_other_config", "implicit": True},
-        {
-            "name": "start",
-            "implicit": False,
-            "params": [
-                {"type": "session ref", "name": "session_id", "doc": ""},
-                {"type": "VM ref", "name": "vm", "doc": ""},
-                {"type": "bool", "name": "start_paused", "doc": ""},
-            ],
-            "result": ["void"],
-            "errors": [{"name": "VM_BAD_POWER_STATE", "doc": ""}],
-        },
-        {"name": "import", "params": [{"name": "url", "type": "string"}], "result": ["(VM ref -> datetime) map", ""]},
-        {"name": "old", "params": [], "result": ["void"], "lifecycle": {"state": "removed_s", "transitions": []}},
-        {"name": "get_IPv6", "implicit": True, "lifecycle": {"state": "removed_s", "transitions": []}},
-    ],
-    "enums": [],
-}
+CLASS = YAML(typ="safe", pure=True).load("""
+name: VM
+description: what xapi writes besides is ignored
+fields:
+  - {name: uuid, type: string, qualifier: RO/runtime, lifecycle: {state: published_s}}
+  - {name: VCPUs_max, type: int, qualifier: RW}
+  - {name: IPv6, type: string set, qualifier: RO/runtime}
+  - {name: start_time, type: datetime, qualifier: RO/runtime}
+  - {name: VBDs, type: VBD ref set, qualifier: RO/runtime}
+  - {name: other_config, type: (string -> string) map, qualifier: RW}
+messages:
+  - {name: get_record, params: [], result: [VM record, ""], implicit: true}
+  - {name: get_all, implicit: true}
+  - {name: create, implicit: true}
+  - {name: destroy, implicit: true}
+  - {name: get_VCPUs_max, implicit: true}
+  - {name: set_VCPUs_max, implicit: true}
+  - {name: add_to_other_config, implicit: true}
+  - name: start
+    implicit: false
+    params:
+      - {type: session ref, name: session_id, doc: ""}
+      - {type: VM ref, name: vm, doc: ""}
+      - {type: bool, name: start_paused, doc: ""}
+    result: [void]
+    errors: [{name: VM_BAD_POWER_STATE, doc: ""}]
+  - {name: import, params: [{name: url, type: string}], result: [(VM ref -> datetime) map, ""]}
+  - {name: old, params: [], result: [void], lifecycle: {state: removed_s, transitions: []}}
+  - {name: get_IPv6, implicit: true, lifecycle: {state: removed_s, transitions: []}}
+enums: []
+""")
 
 
 def test_a_class_becomes_two_interfaces() -> None:

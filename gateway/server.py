@@ -82,7 +82,18 @@ def start_from_files(path: Path, text: str | None = None) -> Start:
     Raises ConfigError or MappingError.
     """
     settings = wiring.load_config(path, text)
-    return Start(settings, *_first_table(settings, LastGood(settings.state_path(), path)))
+    table, problems = wiring.compile_mappings(settings)
+    if not problems:
+        return Start(settings, table, [])
+    stored = LastGood(settings.state_path(), path).load()
+    table, unusable = wiring.compile_mappings(settings, *stored) if stored is not None else (table, problems)
+    if unusable:
+        raise MappingError(problems)
+    refused = [str(problem) for problem in problems]
+    _log.error(
+        "mapping files refused; the revision that was live last is used", revision=table.revision, problems=refused
+    )
+    return Start(settings, table, refused)
 
 
 class Gateway(Assembly):
@@ -389,25 +400,6 @@ class Gateway(Assembly):
         else:
             ended = {"value": outcome.value}
         return {**ended, "endpoint": str(endpoint.table.key), "codec": endpoint.codec.name, "steps": steps}
-
-
-def _first_table(settings: Config, last_good: LastGood) -> tuple[Table, list[str]]:
-    """The table of the files; if they are refused, that of the files that were live last, and the problems.
-
-    Raises MappingError when there is neither.
-    """
-    table, problems = wiring.compile_mappings(settings)
-    if not problems:
-        return table, []
-    stored = last_good.load()
-    table, unusable = wiring.compile_mappings(settings, *stored) if stored is not None else (table, problems)
-    if unusable:
-        raise MappingError(problems)
-    refused = [str(problem) for problem in problems]
-    _log.error(
-        "mapping files refused; the revision that was live last is used", revision=table.revision, problems=refused
-    )
-    return table, refused
 
 
 def _changed_sections(before: Mapping[str, object], after: Mapping[str, object]) -> Mapping[str, list[str]]:

@@ -225,11 +225,17 @@ def observed_upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstre
 
 
 def _upstream(name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
-    over_store = upstream.url.startswith(STORE_SCHEME)
+    connection: interfaces.UpstreamConnection
+    if upstream.url.startswith(STORE_SCHEME):
+        connection = _xenstore_connection(name, upstream)
+    else:
+        where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
+        limits = _limits(ConnectionPoolLimits, upstream, answer=upstream.max_answer)
+        connection = HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
-        connection=(_xenstore_connection(name, upstream) if over_store else _http_connection(name, upstream, room)),
+        connection=connection,
         codec=made,
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),
@@ -255,12 +261,6 @@ def _xenstore_connection(name: str, upstream: config.UpstreamConfig) -> interfac
     return XenstoreUpstreamConnection(
         name, root, store, most=upstream.connections, waiting=upstream.waiting, checks_pid=upstream.pid
     )
-
-
-def _http_connection(name: str, upstream: config.UpstreamConfig, room: Quota) -> interfaces.UpstreamConnection:
-    where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
-    limits = _limits(ConnectionPoolLimits, upstream, answer=upstream.max_answer)
-    return HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
 
 
 _Limits = TypeVar("_Limits", bound=msgspec.Struct)

@@ -87,8 +87,11 @@ class LoadedCommands(Mapping[str, Any]):
         self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
+        from typer.main import get_group
+
         if name not in self._made:
-            self._load(COMMANDS[name].module)
+            module = import_module(f"gateway.cli.{COMMANDS[name].module}")
+            self._made.update(get_group(module.commands).commands)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -96,11 +99,6 @@ class LoadedCommands(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(COMMANDS)
-
-    def _load(self, module: str) -> None:
-        from typer.main import get_group
-
-        self._made.update(get_group(import_module(f"gateway.cli.{module}").commands).commands)
 
 
 def summaries() -> dict[str, Any]:

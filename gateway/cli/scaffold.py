@@ -83,9 +83,8 @@ def xenapi(
     with _refusing(UNUSABLE):
         content = file.read_bytes()
     with _refusing(UNUSABLE, f"{file}: "):
-        classes = datamodel.read(content)
-    idl = Path("idl") / f"{bus_name}.classes.xml"
-    made = of_xenapi.make(classes, of_xenapi.Names(bus_name, path, str(idl)))
+        idl = Path("idl") / f"{bus_name}.classes.xml"
+        made = of_xenapi.make(datamodel.read(content), of_xenapi.Names(bus_name, path, str(idl)))
     _write(files.Plan({directory / idl: made.idl, directory / "xapi.yaml": made.mapping}), force=force, as_json=as_json)
 
 

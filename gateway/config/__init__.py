@@ -206,21 +206,15 @@ def _listeners(settings: Config) -> Iterator[Finding]:
             yield (*place, "bind"), "a xenstore needs a listener of its own"
 
 
-def _admin_bus(settings: Config) -> Iterator[Finding]:
-    name = settings.admin.bus
+def _operators(settings: Config) -> Iterator[Finding]:
+    name, web = settings.admin.bus, settings.admin.web
     if name is not None and name not in settings.bus:
         yield ("admin", "bus"), unknown("bus", name, settings.bus)
     elif name is not None and settings.bus[name].address.startswith("unixexec:"):
-        yield (
-            ("admin", "bus"),
-            f"the bus '{name}' is reached through a program (unixexec), over which no operator can call",
-        )
-
-
-def _web_page(settings: Config) -> Iterator[Finding]:
-    address = settings.admin.web
-    if address is not None and reached_by_others(address, "") is not None:
-        yield ("admin", "web"), f"expected a loopback address such as tcp:127.0.0.1:8081, got {address}"
+        through = f"the bus '{name}' is reached through a program (unixexec)"
+        yield ("admin", "bus"), f"{through}, over which no operator can call"
+    if web is not None and reached_by_others(web, "") is not None:
+        yield ("admin", "web"), f"expected a loopback address such as tcp:127.0.0.1:8081, got {web}"
 
 
 def _workers(settings: Config) -> Iterator[Finding]:
@@ -231,7 +225,7 @@ def _workers(settings: Config) -> Iterator[Finding]:
         yield ("workers",), f"{text} `file` in [state], or workers = 1"
 
 
-_CHECKS: tuple[Check, ...] = (_services, _listeners, _admin_bus, _web_page, _workers)
+_CHECKS: tuple[Check, ...] = (_services, _listeners, _operators, _workers)
 
 
 def base_url(address: str) -> str:

@@ -21,18 +21,8 @@ from gateway.scaffold.description import idl_lines
 PATH = "org.xen.xcp.ObjectPath"
 # A session is opened and checked before a method, and events come from signals: neither is a class of objects here.
 SERVED_OTHERWISE = frozenset({"session", "event"})
-READING = (
-    "assert_",
-    "compute_",
-    "query_",
-    "list_",
-    "has_",
-    "retrieve_",
-    "precheck",
-    "probe",
-    "ha_compute_",
-    "ha_failover_",
-)
+READING_HA = ("ha_compute_", "ha_failover_")
+READING = ("assert_", "compute_", "query_", "list_", "has_", "retrieve_", "precheck", "probe", *READING_HA)
 MOST_TAGS = 8  # an enum with more is named only
 NO_OBJECT = "org.freedesktop.DBus.Error.UnknownObject"
 # Parameters that a client may leave out. The JSON of xapi does not say so.

@@ -131,16 +131,15 @@ def _sarif(found: Sequence[Any], breaking: Sequence[Any], _ignored: int) -> None
             "ruleIndex": used.index(each.rule),
             "level": "error" if each in breaking else "note",
             "message": {"text": f"{each.subject}: {each.message}"},
-            "locations": [_location(each)] if each.file else [],
+            "locations": [{"physicalLocation": _place(each)}] if each.file else [],
         }
         for each in found
     ]
     print_json({"$schema": SARIF, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]})
 
 
-def _location(change: Any) -> dict[str, Any]:
-    region = {"startLine": change.line}
-    return {"physicalLocation": {"artifactLocation": {"uri": _relative(change.file)}, "region": region}}
+def _place(change: Any) -> dict[str, Any]:
+    return {"artifactLocation": {"uri": _relative(change.file)}, "region": {"startLine": change.line}}
 
 
 def _github(found: Sequence[Any], breaking: Sequence[Any], _ignored: int) -> None:

@@ -157,14 +157,7 @@ def test_routes_of_files_need_no_gateway(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     rows = json.loads(run.invoke(app, ["routes", str(folder.mappings), "--json"]).stdout)
     assert {row["method"] for row in rows} == {"echo", "label", "hold", "held", "release", "hang", "leave"}
-    echo = rows[0]
-    assert {name: echo[name] for name in ("listener", "path", "codec", "dialect", "service", "access", "effect")} == {
-        "listener": "rpc", "path": "/RPC2", "codec": "xmlrpc", "dialect": "plain", "service": "toy", "access": "call",
-        "effect": echo["effect"],
-    }  # fmt: skip
-    target = [echo[name] for name in ("bus_name", "object_path", "interface", "member")]
-    assert target == ["org.example.toy", "/org/example/toy", "org.example.Toy1", "Echo"]
-    assert (Path(echo["file"]).name, echo["line"]) == ("toy.yaml", 9)
+    assert (Path(rows[0]["file"]).name, rows[0]["line"], rows[0]["access"]) == ("toy.yaml", 9, "call")
 
 
 def test_status_has_a_row_for_each_method_that_has_two_sides(api: Served) -> None:

@@ -32,7 +32,7 @@ def fitted(settings: Config) -> Config:
     if wanted <= soft:
         return settings
     clients = _clients(settings)  # each listener gets fewer in the same proportion
-    share = max(soft - wanted + sum(clients.values()), 0) / max(sum(clients.values()), 1)
+    share = max(soft - _beside_clients(settings), 0) / max(sum(clients.values()), 1)
     lowered = {name: min(most, max(LEAST, int(most * share))) for name, most in clients.items()}
     _log.warning(
         "too few file descriptors: listeners take fewer connections; raise LimitNOFILE or lower max_connections",
@@ -46,11 +46,14 @@ def fitted(settings: Config) -> Config:
 
 def needed(settings: Config) -> int:
     """The descriptors that all limits of the config can use together."""
+    return _beside_clients(settings) + sum(_clients(settings).values())
+
+
+def _beside_clients(settings: Config) -> int:
     operators = 2 * (2 * CONNECTIONS + BACKLOG)  # admin socket and metrics port, and the connections of root on top
     services = sum(2 * upstream.connections for upstream in settings.upstream.values())  # for observed calls too
     buses = sum(2 * bus.connections + 1 for bus in settings.bus.values())
-    clients = sum(_clients(settings).values())
-    return OWN + RESERVE + operators + services + buses + len(settings.listener) + clients
+    return OWN + RESERVE + operators + services + buses + len(settings.listener)
 
 
 def _clients(settings: Config) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
@@ -163,9 +165,9 @@ def diff(
     query = {"limit": limit} if method is None else {"limit": limit, "method": method}
     pairs = ask(socket, "GET", f"/v1/diff?{urlencode(query)}")
     if json_lines:
-        told = ({"when": pair["when"], "method": pair["method"], **pair["document"]} for pair in pairs)
-        for line in diffing.lines(told):
-            print(line)  # noqa: T201
+        for pair in pairs:
+            told = {"when": pair["when"], "method": pair["method"], **pair["document"]}
+            print(json.dumps(told, separators=(",", ":"), allow_nan=False))  # noqa: T201
         return
     places = diffing.places(pairs)
     if as_json:
@@ -196,8 +198,6 @@ def audit(
 
     Examples: `xcp-gateway audit`, `xcp-gateway audit group:vm-lifecycle --since 2h`
     """
-    import time
-
     query = {"limit": limit, "since": 0 if since is None else time.time() - parsed(units.seconds, since)}
     entries = ask(socket, "GET", f"/v1/audit?{urlencode(query if subject is None else {**query, 'subject': subject})}")
     if as_json:

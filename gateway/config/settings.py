@@ -31,6 +31,7 @@ class WorkerCount(int):
 
 
 Count = Annotated[int, Meta(ge=1, title="a whole number, at least 1")]
+Number = Annotated[int, Meta(ge=0, title="a whole number, at least 0")]
 BusAddress = Annotated[
     str,
     Meta(
@@ -97,24 +98,12 @@ class BusConfig(_Section, frozen=True):
     per_destination: Annotated[
         Count, about("Calls per service, so that a service that hangs does not starve the others.")
     ] = 64
-    waiting: Annotated[
-        int,
-        Meta(
-            ge=0,
-            title="a whole number, at least 0",
-            description="Calls per service that wait, up to half a second, until it has capacity.",
-        ),
-    ] = 128
+    waiting: Annotated[Number, about("Calls per service that wait, up to half a second, until it has capacity.")] = 128
     max_message: Annotated[
         Size, about("The broker's limit for a message; it closes the connection over a larger one.")
     ] = Size(32 * 1024**2)
     breaker_failures: Annotated[
-        int,
-        Meta(
-            ge=0,
-            title="a whole number, at least 0",
-            description="Failures in a row that open the circuit breaker of a service; 0: off.",
-        ),
+        Number, about("Failures in a row that open the circuit breaker of a service; 0: off.")
     ] = 5
     breaker_pause: Annotated[
         Seconds, about("Time until an open circuit breaker probes; doubled each time, up to 30 s.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -27,12 +27,6 @@ _VERDICTS: Mapping[str, tuple[str, str]] = {
     "different": ("different", "yellow"),
     "error_different": ("errors differ", "red"),
 }
-
-
-def lines(pairs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Mismatches as JSON lines."""
-    for pair in pairs:
-        yield json.dumps(pair, separators=(",", ":"), allow_nan=False)
 
 
 def places(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -161,16 +161,16 @@ def test_routes_of_files_need_no_gateway(tmp_path: Path) -> None:
 
 
 def test_status_has_a_row_for_each_method_that_has_two_sides(api: Served) -> None:
-    shown = run.invoke(app, ["status", "--socket", api.socket]).stdout
+    shown = api.run("status").stdout
     assert "mode of the mapping, not called yet: " in shown
-    shown = run.invoke(app, ["status", "*", "--socket", api.socket]).stdout
+    shown = api.run("status", "*").stdout
     assert "VM.get_state  legacy" in shown
-    shown = run.invoke(app, ["status", "group:life", "--socket", api.socket]).stdout
+    shown = api.run("status", "group:life").stdout
     assert ("VM.start" in shown, "VM.get_state" in shown) == (True, False)
-    rows = json.loads(run.invoke(app, ["status", "--json", "--socket", api.socket]).stdout)["methods"]
+    rows = json.loads(api.run("status", "--json").stdout)["methods"]
     assert [row["method"] for row in rows] == ["VM.get_state", "VM.start"]
     api.api.toy.ready = False
-    ended = run.invoke(app, ["status", "VM.*", "--socket", api.socket])
+    ended = api.run("status", "VM.*")
     assert (ended.exit_code, ended.stdout.splitlines()[0]) == (1, "not ready: no bus")
 
 
@@ -258,17 +258,17 @@ def test_every_problem_of_the_config_is_told_at_once_and_as_json(folder: Folder)
 
 def test_a_reload_is_refused_as_one_document_or_names_the_first_methods_that_have_changed(api: Served) -> None:
     api.api.toy.problems = ["a.yaml:1:1: no"]
-    ended = run.invoke(app, ["reload", "--json", "--socket", api.socket])
+    ended = api.run("reload", "--json")
     assert (ended.exit_code, ended.stderr) == (1, "")
     error = "reload refused; revision r1 stays live"
     assert json.loads(ended.stdout) == {"error": error, "status": 1, "revision": "r1", "problems": ["a.yaml:1:1: no"]}
     api.api.toy.problems = []
-    assert "nothing has changed" in run.invoke(app, ["reload", "--socket", api.socket]).stdout
+    assert "nothing has changed" in api.run("reload").stdout
     api.api.toy.changed = [f"VM.m{number}" for number in range(22)]
-    told = run.invoke(app, ["reload", "--socket", api.socket]).stdout
+    told = api.run("reload").stdout
     assert told.endswith("VM.m18, VM.m19 and 2 more\n")
     assert "  changed: VM.m0, VM.m1, " in told
-    listed = run.invoke(app, ["reload", "--json", "--socket", api.socket]).stdout
+    listed = api.run("reload", "--json").stdout
     assert json.loads(listed)["changed"] == api.api.toy.changed
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gateway.cli.output import count, moment, number, numbers, out, pair, print_json, rate, seconds, table
-from gateway.cli.reports.diff import lines, show, value_in_words
+from gateway.cli.reports.diff import show, value_in_words
 from gateway.core.comparison import serialization
 from gateway.core.rpc.model import Value
 from tests.kit.cases import each_case
@@ -214,12 +214,6 @@ def test_what_is_ignored_noisy_or_left_out_is_said() -> None:
 )
 def test_a_value_is_one_line_in_words(value: Value, words: str) -> None:
     assert value_in_words(serialization.write(value)) == words
-
-
-def test_pairs_are_exported_one_a_line() -> None:
-    exported = list(lines([PAIR, PAIR]))
-    assert [json.loads(line) for line in exported] == [PAIR, PAIR]
-    assert not any("\n" in line for line in exported)
 
 
 @given(anything(), anything())

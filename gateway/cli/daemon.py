@@ -331,7 +331,10 @@ def status(
     if as_json:
         print_json({**answer, "methods": rows})
         raise typer.Exit(0 if answer["ready"] else FAILED)
-    (print_status if pattern is None else print_troubles)(answer)
+    if pattern is None:
+        print_status(answer)
+    else:
+        print_troubles(answer)
     two_sided = [row for row in rows if row["upstream"] is not None]
     if two_sided:
         if pattern is None:

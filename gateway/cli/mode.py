@@ -94,15 +94,18 @@ def mode(
         rows = ask(socket, "GET", path)
         if as_json:
             print_json(rows)
+        elif verb == "list":
+            _show_modes(rows)
         else:
-            (_show_modes if verb == "list" else _show_methods)(rows)
+            _show_methods(rows)
         return
     wanted: dict[str, object] = {"pattern": rest[0], "why": why}
     if verb == "set":
         wanted |= {"mode": rest[1], "percent": percent, "control": control}
         wanted |= {"observe": observe, "noise": noise, "guarded": guarded}
         wanted["seconds"] = None if duration is None else parsed(units.seconds, duration)
-    _show_changed(ask(socket, "POST", f"/v1/mode{'/clear' * (verb == 'clear')}", wanted), as_json=as_json)
+    path = "/v1/mode/clear" if verb == "clear" else "/v1/mode"
+    _show_changed(ask(socket, "POST", path, wanted), as_json=as_json)
 
 
 @commands.command()

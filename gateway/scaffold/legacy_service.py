@@ -83,7 +83,8 @@ def method(name: str, signatures: Value, documentation: str = "") -> LegacyMetho
         decide = ["parameters and result: the server does not tell them"]
         return LegacyMethod(name, (), ANY, documentation=about, decide=decide)
     fewest, most = min(map(len, found)), max(map(len, found))
-    decide = [*["names of the parameters"] * (most > 1), *["defaults"] * (most > fewest)]
+    decide = ["names of the parameters"] if most > 1 else []
+    decide += ["defaults"] if most > fewest else []
     parameters = []
     for at in range(1, most):
         kind, form = _type({each[at] for each in found if len(each) > at})

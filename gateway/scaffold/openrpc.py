@@ -60,7 +60,8 @@ class _Reader:
             given = schema.get("default") if isinstance(schema, dict) else None
             fits = given is not None and _fits(kind, given)
             default = flow(given) if fits else zero(kind)
-            decide += [] if fits else [f"default of '{data['name']}'"]
+            if not fits:
+                decide.append(f"default of '{data['name']}'")
         return LegacyParameter(data["name"], kind, default, _about(data), _format(schema))
 
     def resolve(self, data: Any) -> Any:

@@ -100,7 +100,8 @@ class _Update:
             bound = entries_of(stanza)
             manager = entries_of(bound["manager"]) if "manager" in bound else {}
             self._of_classes |= {_scalar(each["interface"]) for each in (bound, manager) if "interface" in each}
-            self._of_classes |= set() if "interface" in bound else {self._dbus.get("interface", "")}
+            if "interface" not in bound:
+                self._of_classes.add(self._dbus.get("interface", ""))
         self._existing = [self._read(key, node) for key, node in self._methods.value]
         self._indent = " " * (self._existing[0].key.start_mark.column if self._existing else 2)
         self._edits: list[TextEdit] = []
@@ -192,53 +193,46 @@ class _Update:
         old = self._before[interface].methods.get(member) if interface in self._before else None
         if old is None or [*map(str, old.ins)] == [*map(str, new.ins)]:
             return
-        changes = _argument_changes(old.ins, new.ins)
+        changes = _Changes(old.ins, new.ins)
         if id(each.node) in self._shared:
-            self._notes.append(f"by hand: {each.name}, whose entry is shared by a YAML anchor: {_said(changes)}")
+            self._notes.append(f"by hand: {each.name}, whose entry is shared by a YAML anchor: {changes}")
             return
         try:
             self._edits += _Parameters(self._text, each.name, each.node).edits(changes)
         except RewriteError as error:
-            self._notes.append(f"by hand: {each.name}: {_said(changes)}; {error}")
+            self._notes.append(f"by hand: {each.name}: {changes}; {error}")
         else:
-            self._notes.append(f"{each.name}: {_said(changes)}")
+            self._notes.append(f"{each.name}: {changes}")
 
 
 def _scalar(node: Node) -> str:
     return str(node.value) if isinstance(node, ScalarNode) else ""
 
 
-class _Changes(Struct, frozen=True):
-    """How the in-arguments of a method have changed, by name."""
+class _Changes:
+    """How the in-arguments of a method have changed, by name; as text, for a person.
 
-    renamed: Mapping[str, str]
-    removed: Sequence[str]
-    added: Sequence[str]
-    retyped: Sequence[str]
+    An argument of another name counts as renamed where all types are as before.
+    """
 
+    def __init__(self, old: Sequence[Argument], new: Sequence[Argument]) -> None:
+        same_types = [str(each.type) for each in old] == [str(each.type) for each in new]
+        were, are = {each.name: str(each.type) for each in old}, {each.name: str(each.type) for each in new}
+        pairs = [(a.name, b.name) for a, b in zip(old, new, strict=True)] if same_types else []
+        self.renamed = {a: b for a, b in pairs if a != b and b not in were and a not in are}
+        self.removed = [name for name in were if name not in are and name not in self.renamed]
+        self.added = [name for name in are if name not in were and name not in self.renamed.values()]
+        self.retyped = [name for name in were if name in are and were[name] != are[name]]
 
-def _argument_changes(old: Sequence[Argument], new: Sequence[Argument]) -> _Changes:
-    """An argument of another name counts as renamed where all types are as before."""
-    same_types = [str(each.type) for each in old] == [str(each.type) for each in new]
-    were, are = {each.name: each for each in old}, {each.name: each for each in new}
-    pairs = zip(old, new, strict=True) if same_types else ()
-    renamed = {a.name: b.name for a, b in pairs if a.name != b.name and b.name not in were and a.name not in are}
-    return _Changes(
-        renamed,
-        [name for name in were if name not in are and name not in renamed],
-        [name for name in are if name not in were and name not in renamed.values()],
-        [name for name in were if name in are and str(were[name].type) != str(are[name].type)],
-    )
-
-
-def _said(changes: _Changes) -> str:
-    parts = [
-        *(f"argument {a} is called {b}" for a, b in changes.renamed.items()),
-        *(f"argument {name} is gone" for name in changes.removed),
-        *(f"argument {name} is new, and required of clients unless you give it a default" for name in changes.added),
-        *(f"argument {name} has another type" for name in changes.retyped),
-    ]
-    return "; ".join(parts) or "the order of the arguments has changed"
+    def __str__(self) -> str:
+        required = "is new, and required of clients unless you give it a default"
+        parts = [
+            *(f"argument {a} is called {b}" for a, b in self.renamed.items()),
+            *(f"argument {name} is gone" for name in self.removed),
+            *(f"argument {name} {required}" for name in self.added),
+            *(f"argument {name} has another type" for name in self.retyped),
+        ]
+        return "; ".join(parts) or "the order of the arguments has changed"
 
 
 class _Parameters:

@@ -252,9 +252,9 @@ def error_text(error: Exception) -> str:
 _Parsed = TypeVar("_Parsed")
 
 
-def parsed(parse: Callable[[str], _Parsed], text: str) -> _Parsed:
-    """Parse an option such as 90s or 64MiB; end the command when it is wrong."""
+def parsed(parse: Callable[[str], _Parsed], text: str, place: str = "") -> _Parsed:
+    """Parse an option such as 90s or 64MiB; end the command when it is wrong. `place` begins the message."""
     try:
         return parse(text)
     except ValueError as error:
-        fail(str(error), UNUSABLE)
+        fail(f"{place}{error}", UNUSABLE)

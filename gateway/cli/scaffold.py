@@ -24,6 +24,7 @@ from gateway.cli.app import (
     fail,
     flag,
     option,
+    parsed,
     positional,
 )
 from gateway.cli.output import count, err, out, print_json
@@ -45,12 +46,12 @@ def _scaffold() -> None:
 
 @contextmanager
 def _refusing(status: int, place: str = "") -> Iterator[None]:
-    """End the command where a name, or the source of an API, cannot be used."""
+    """End the command where the source of an API cannot be used."""
     from gateway.scaffold import SourceError
 
     try:
         yield
-    except (SourceError, ValueError, OSError) as error:
+    except (SourceError, OSError) as error:
         fail(f"{place}{error_text(error)}", status)
 
 
@@ -78,8 +79,7 @@ def xenapi(
     from gateway.scaffold import datamodel, files
     from gateway.scaffold import xenapi as of_xenapi
 
-    with _refusing(UNUSABLE, "--bus-name: "):
-        path = "/" + names.bus_name(bus_name).replace(".", "/")
+    path = "/" + parsed(names.bus_name, bus_name, "--bus-name: ").replace(".", "/")
     with _refusing(UNUSABLE):
         content = file.read_bytes()
     with _refusing(UNUSABLE, f"{file}: "):
@@ -153,9 +153,8 @@ def bus(
     from gateway.core.dbus import names
     from gateway.scaffold import bus as of_bus
 
-    with _refusing(UNUSABLE):
-        names.bus_name(name)
-        paths = [names.object_path(path) for path in objects or ()]
+    parsed(names.bus_name, name)
+    paths = [parsed(names.object_path, path) for path in objects or ()]
     where = of_bus.Where(address or _address(config, name), name, paths, follow=follow, max_objects=max_objects)
     with _refusing(FAILED), err.status(f"looking at {name}") as status:
 
@@ -182,8 +181,8 @@ def introspection(
     from gateway.scaffold import description
 
     with _refusing(UNUSABLE):
-        found = description.from_files(sources, names.bus_name(bus_name) if bus_name else "")
-        object_path = names.object_path(object_path) if object_path else ""
+        found = description.from_files(sources, parsed(names.bus_name, bus_name) if bus_name else "")
+    object_path = parsed(names.object_path, object_path) if object_path else ""
     command = f"xcp-gateway scaffold introspection {' '.join(each.name for each in sources)}"
     _finish(choice, found, command, object_path=object_path)
 
@@ -273,8 +272,7 @@ def _finish_legacy(choice: Choice, methods: Any, bus_name: str, command: str, **
     from gateway.core.dbus import names
     from gateway.scaffold import legacy
 
-    with _refusing(UNUSABLE, "--bus-name: "):
-        names.bus_name(bus_name)
+    parsed(names.bus_name, bus_name, "--bus-name: ")
     described = legacy.describe(bus_name, _service(bus_name, choice), methods)
     if not described.interfaces:
         fail("there is no method but those that the gateway answers itself (system.*, rpc.*)", UNUSABLE)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from gateway.core.dbus.introspection_xml import Argument, IdlMethod, IdlProperty, Interface
 from gateway.core.dbus.signature import parse_one
 from gateway.mapping.classes.fields import legacy_name, member_name
+from gateway.scaffold import SourceError
 from gateway.scaffold.datamodel import DatamodelClass, DatamodelField, DatamodelMessage, DatamodelType
 from gateway.scaffold.description import idl_lines
 
@@ -87,9 +88,12 @@ class Names(Struct, frozen=True):
 
 
 def make(classes: Sequence[DatamodelClass], names: Names) -> Scaffold:
-    """Make both files."""
+    """Make both files; raises SourceError for a type that D-Bus does not have."""
     known = {each.name: each for each in classes if each.name not in SERVED_OTHERWISE}
-    return Scaffold(_idl(known, names), "\n".join(_mapping(known, names)) + "\n")
+    try:
+        return Scaffold(_idl(known, names), "\n".join(_mapping(known, names)) + "\n")
+    except ValueError as error:
+        raise SourceError(f"a type of the datamodel is none of D-Bus: {error}") from error
 
 
 def is_bound(cls: DatamodelClass) -> bool:

@@ -121,6 +121,13 @@ def test_a_bad_datamodel_is_refused_with_its_place(content: str, problem: str) -
     assert str(caught.value) == problem
 
 
+def test_a_type_that_d_bus_does_not_have_is_refused() -> None:
+    fields = [{"name": "a", "type": "(VM record -> string) map"}]
+    classes = datamodel.read(json.dumps([{"name": "VM", "messages": [], "fields": fields}]).encode())
+    with pytest.raises(SourceError, match="a type of the datamodel is none of D-Bus: "):
+        xenapi.make(classes, NAMES)
+
+
 def test_the_command_writes_files_that_check_accepts_and_replaces_none(tmp_path: Path) -> None:
     model, there = tmp_path / "xenapi.json", tmp_path / "made"
     model.write_text(json.dumps([CLASS]))

@@ -157,11 +157,19 @@ async def test_a_bus_that_is_down_keeps_nobody_from_starting_and_stop_removes_ev
 async def test_it_is_ready_once_its_bus_and_its_service_are_there(folder: Folder) -> None:
     with private_bus() as bus:
         folder.buses({"toolstack": (bus.address, "org.example.*")})
+        change(folder, "[admin]", '[admin]\nmetrics = "tcp:127.0.0.1:0"')
         async with Gateway(folder.config) as gateway:
             assert await gateway.unready() == ["org.example.toy is absent on bus 'toolstack'"]
             with toy_service(bus.address, "org.example.toy"):
                 assert await gateway.unready() == []
                 status = await asyncio.to_thread(client.ask, folder.control, "GET", "/v1/status")
+                url = str(status["metrics"]).replace(
+                    "tcp:", "http://"
+                )  # an address of its own, for metrics and readiness
+                async with aiohttp.ClientSession() as session:
+                    for path, expected in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/v1/status", 404)):
+                        async with session.get(url + path) as response:
+                            assert response.status == expected, path
             addresses = gateway.addresses()
     assert (status["ready"], status["in_flight"], status["listening"]) == (True, 0, addresses)
     assert [bus["name"] for bus in status["buses"]] == ["toolstack"]
@@ -184,18 +192,6 @@ async def test_a_call_is_answered_as_a_client_is_and_metrics_never_tell_a_client
     assert f"xcp_gateway_calls_total{{{unmapped}}} 1.0" in text
     assert 'xcp_gateway_service_available{bus="toolstack",bus_name="org.example.toy"} 1.0' in text
     assert "made-up" not in text
-
-
-async def test_metrics_and_readiness_have_an_address_of_their_own_where_the_config_says_so(folder: Folder) -> None:
-    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
-        folder.buses({"toolstack": (bus.address, "org.example.*")})
-        change(folder, "[admin]", '[admin]\nmetrics = "tcp:127.0.0.1:0"')
-        async with Gateway(folder.config) as gateway:
-            url = str((await gateway.status())["metrics"]).replace("tcp:", "http://")
-            async with aiohttp.ClientSession() as session:
-                for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/v1/status", 404)):
-                    async with session.get(url + path) as response:
-                        assert response.status == status, path
 
 
 async def test_a_start_that_fails_half_way_leaves_nothing(folder: Folder) -> None:

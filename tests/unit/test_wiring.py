@@ -68,11 +68,6 @@ def test_answers_may_be_far_larger_than_requests(name: str) -> None:
     assert codec.decode_outcome(answer) == reply
 
 
-@each_case("dialect", sorted(wiring.DIALECTS))
-def test_a_dialect_is_made_for_each_codec(dialect: str) -> None:
-    assert [wiring.DIALECTS[dialect](codec).name for codec in wiring.CODECS] == [dialect] * len(wiring.CODECS)
-
-
 def test_a_bus_section_becomes_a_bus() -> None:
     (bus,) = wiring.buses(SETTINGS).values()
     assert (bus.name, bus.address, bus.services) == ("b", "unix:path=/run/b", ("org.x.*",))

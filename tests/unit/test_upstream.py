@@ -90,12 +90,6 @@ async def outcome(line: Line, call: Call, codec: str = "jsonrpc", dialect: str =
         return await backend.call(to("old"), call)
 
 
-async def test_an_answer_is_read_in_the_charset_of_its_content_type() -> None:
-    body = "<methodResponse><params><param><value>\u00fc</value></param></params></methodResponse>".encode("latin-1")
-    answer = structs.replace(answered(body), content_type="text/xml; charset=ISO-8859-1")
-    assert await outcome(Line(answer), Call("VM.start"), "xmlrpc") == Reply("\u00fc")
-
-
 async def test_a_call_is_written_in_the_upstreams_own_protocol() -> None:
     line = Line(answered(b'{"jsonrpc":"2.0","result":7,"id":1}'))
     assert await outcome(line, Call("VM.start", (1,))) == Reply(7)
@@ -103,6 +97,9 @@ async def test_a_call_is_written_in_the_upstreams_own_protocol() -> None:
     assert body == b'{"jsonrpc":"2.0","method":"VM.start","params":[1],"id":1}'
     assert (carried.verb, carried.target) == ("POST", "")
     assert carried.headers == ((b"Content-Type", b"application/json"), (b"User-Agent", b"xcp-gateway"))
+    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
+    assert await outcome(line, Call("f", (1,)), "jsonrpc1") == Reply(None)
+    assert line.sent[0][0] == b'{"method":"f","params":[1],"id":1}'
 
 
 @each_case(
@@ -124,12 +121,6 @@ async def test_a_call_is_written_in_the_clients_own_codec_where_the_upstream_und
     body, carried, _ = line.sent[0]
     assert carried.target == target
     assert body.startswith(begins)
-
-
-async def test_an_upstream_may_know_nothing_but_json_rpc_1_0() -> None:
-    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
-    assert await outcome(line, Call("f", (1,)), "jsonrpc1") == Reply(None)
-    assert line.sent[0][0] == b'{"method":"f","params":[1],"id":1}'
 
 
 @each_case(
@@ -165,22 +156,12 @@ async def test_numbers_that_xml_has_as_text_are_numbers_where_the_mapping_says_s
         assert await backend.call(replace(to("old"), result=parse_one("s")), Call("f")) == Reply("42")
 
 
-async def test_named_parameters_go_into_a_struct_in_front_where_the_dialect_has_them_there() -> None:
-    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
-    await outcome(line, Call("VM.shutdown", ("x",), {"id": "a"}), "jsonrpc1", "xapi_idl")
-    assert line.sent[0][0] == b'{"method":"VM.shutdown","params":[{"id":"a"},"x"],"id":1}'
-
-
 async def test_a_oneway_call_is_asked_like_any_other_and_its_result_is_nothing() -> None:
     line = Line(answered(b'{"jsonrpc":"2.0","result":7,"id":1}'), Fault(FaultCode.UNAVAILABLE, "gone"))
     async with running(old=upstream(line)) as backend:
         assert await backend.call(to("old"), Call("f", oneway=True)) == Reply(None)
         assert await backend.call(to("old"), Call("f", oneway=True)) == Fault(FaultCode.UNAVAILABLE, "gone")
     assert b'"id":1' in line.sent[0][0]
-
-
-async def test_a_fault_of_the_line_is_the_outcome() -> None:
-    assert await outcome(Line(LOST), Call("f")) == LOST
 
 
 async def test_only_a_write_is_never_sent_twice() -> None:
@@ -191,82 +172,76 @@ async def test_only_a_write_is_never_sent_twice() -> None:
     assert [repeatable for _, _, repeatable in line.sent] == [effect is not Effect.WRITE for effect in Effect]
 
 
-@each_case(
-    ("answer", "text"),
-    [
-        (answered(b"<html>", 500, "Internal Error"), "answered with HTTP status 500 Internal Error"),
-        (answered(b"", 404, ""), "answered with HTTP status 404"),
-        (answered(b"<html>", 304, "Not Modified"), "answered with HTTP status 304 Not Modified"),
-    ],
-)
-async def test_an_http_error_that_is_no_answer_is_told_by_its_status(answer: Answer, text: str) -> None:
-    assert await outcome(Line(answer), Call("f")) == Fault(
-        FaultCode.REMOTE, f"the legacy service 'old' {text}", name="HTTP"
-    )
-
-
-async def test_a_redirect_of_a_translated_call_is_told_as_one_with_its_address() -> None:
-    moved = structs.replace(
-        answered(b"<html>", 302, "Found"), headers=((b"LOCATION", b"https://10.0.0.2/RPC2?session_id=x"),)
-    )
-    found = await outcome(Line(moved), Call("f"))
-    assert found == Fault(
-        FaultCode.REMOTE,
-        "the legacy service 'old' answered with HTTP status 302 Found, a redirect to 'https://10.0.0.2/RPC2': "
-        "`url` of the upstream must be the address that answers calls",
-        name="302",
-    )
-    assert ended(found) == "redirect"
-
-
-async def test_an_http_error_that_is_an_answer_is_read() -> None:
-    answer = answered(b'{"jsonrpc":"2.0","error":{"code":-32601,"message":"no"},"id":1}', 404)
-    assert await outcome(Line(answer), Call("f")) == Fault(FaultCode.UNKNOWN_METHOD, "no")
-
-
-async def test_an_answer_without_sense_is_the_old_services_fault_and_not_the_clients() -> None:
-    got = expect(Fault, await outcome(Line(answered(b"Unexpected_exception")), Call("f")))
-    assert got.code is FaultCode.REMOTE
-    assert got.message.startswith("the answer of the legacy service 'old' cannot be read: ")
+def remote(text: str, name: str = "") -> Fault:
+    return Fault(FaultCode.REMOTE, text, name=name)
 
 
 def packed(body: bytes, encoding: str = "gzip") -> Answer:
     return structs.replace(answered(body), headers=((b"Content-Encoding", encoding.encode()),))
 
 
+def status(code: int, reason: str, body: bytes = b"<html>") -> tuple[Answer, Fault]:
+    text = f"the legacy service 'old' answered with HTTP status {code} {reason}".rstrip()
+    return answered(body, code, reason), remote(text, "HTTP")
+
+
 ANSWER = b'{"jsonrpc":"2.0","result":"yes","id":1}'
+LATIN = "<methodResponse><params><param><value>\u00fc</value></param></params></methodResponse>".encode("latin-1")
+UNREADABLE = "the answer of the legacy service 'old' cannot be read:"
 
 
 @each_case(
-    ("answer", "expected"),
+    ("answer", "expected", "codec"),
     [
-        (packed(gzip.compress(ANSWER)), Reply("yes")),
-        (packed(zlib.compress(ANSWER), "deflate"), Reply("yes")),
+        (structs.replace(answered(LATIN), content_type="text/xml; charset=ISO-8859-1"), Reply("\u00fc"), "xmlrpc"),
+        (LOST, LOST, "jsonrpc"),
+        (*status(500, "Internal Error"), "jsonrpc"),
+        (*status(404, "", b""), "jsonrpc"),
+        (*status(304, "Not Modified"), "jsonrpc"),
         (
-            packed(ANSWER),
-            Fault(
-                FaultCode.REMOTE, "the answer of the legacy service 'old' cannot be read: the body is not valid gzip"
-            ),
+            answered(b'{"jsonrpc":"2.0","error":{"code":-32601,"message":"no"},"id":1}', 404),
+            Fault(FaultCode.UNKNOWN_METHOD, "no"),
+            "jsonrpc",
         ),
+        (packed(gzip.compress(ANSWER)), Reply("yes"), "jsonrpc"),
+        (packed(zlib.compress(ANSWER), "deflate"), Reply("yes"), "jsonrpc"),
+        (packed(ANSWER), remote(f"{UNREADABLE} the body is not valid gzip"), "jsonrpc"),
         (
             packed(gzip.compress(bytes(2**20))),
             Fault(
                 FaultCode.TOO_LARGE,
                 "the answer of the legacy service 'old': the inflated body is over 1000 bytes; the call was executed",
             ),
+            "jsonrpc",
         ),
     ],
 )
-async def test_an_answer_that_is_compressed_is_inflated_within_bounds(answer: Answer, expected: Outcome) -> None:
-    async with running(old=replace(upstream(Line(answer)), max_answer=1000)) as backend:
+async def test_an_answer_is_read_by_its_headers_within_bounds_and_an_http_error_told(
+    answer: Answer | Fault, expected: Outcome, codec: str
+) -> None:
+    async with running(old=replace(upstream(Line(answer), codec), max_answer=1000)) as backend:
         assert await backend.call(to("old"), Call("f")) == expected
 
 
+async def test_a_redirect_of_a_translated_call_is_told_as_one_with_its_address() -> None:
+    place = ((b"LOCATION", b"https://10.0.0.2/RPC2?session_id=x"),)
+    found = await outcome(Line(structs.replace(answered(b"<html>", 302, "Found"), headers=place)), Call("f"))
+    text = "answered with HTTP status 302 Found, a redirect to 'https://10.0.0.2/RPC2'"
+    what = "`url` of the upstream must be the address that answers calls"
+    assert found == remote(f"the legacy service 'old' {text}: {what}", "302")
+    assert ended(found) == "redirect"
+
+
+async def test_an_answer_without_sense_is_the_old_services_fault_and_not_the_clients() -> None:
+    got = expect(Fault, await outcome(Line(answered(b"Unexpected_exception")), Call("f")))
+    assert (got.code, got.message.startswith(f"{UNREADABLE} ")) == (FaultCode.REMOTE, True)
+
+
 async def test_who_waits_for_any_upstream_is_asked_when_modes_may_have_changed() -> None:
-    line = Line(answered(ANSWER))
+    line = Line()
     async with running(old=upstream(line)) as backend:
         backend.review()
-        assert line.did == ["start", "review"]
+    assert line.did == ["start", "review", "stop"]
 
 
 async def test_a_call_that_its_protocol_cannot_say_is_refused_and_not_sent() -> None:
@@ -306,14 +281,16 @@ def test_parameters_are_given_as_the_old_service_takes_them(
     assert (got.params, dict(got.named)) == expected
 
 
-async def test_a_positional_call_reaches_a_service_that_wants_names() -> None:
-    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
+async def test_a_service_may_want_names_in_a_struct_in_front_and_dashes() -> None:
+    answer = answered(b'{"result":null,"error":null,"id":0}')
+    line = Line(answer, answer)
     async with running(old=upstream(line, "jsonrpc1", "xapi_idl", "named")) as backend:
         await backend.call(to("old", "debug_info", "id"), Call("VM.shutdown", ("dbg", "a")))
-    assert line.sent[0][0] == b'{"method":"VM.shutdown","params":[{"debug_info":"dbg","id":"a"}],"id":1}'
-
-
-async def test_a_service_may_write_names_with_dashes() -> None:
+        await backend.call(to("old"), Call("VM.shutdown", ("x",), {"id": "a"}))
+    assert [body for body, _, _ in line.sent] == [
+        b'{"method":"VM.shutdown","params":[{"debug_info":"dbg","id":"a"}],"id":1}',
+        b'{"method":"VM.shutdown","params":[{"id":"a"},"x"],"id":1}',
+    ]
     line = Line(answered(b'{"jsonrpc":"2.0","result":1,"id":1}'))
     async with running(old=replace(upstream(line), dashes=True)) as backend:
         await backend.call(to("old"), Call("reserve_memory", ("a_b",)))

@@ -12,12 +12,11 @@ from adapters.xenstore.styles.base import (
     Request,
     Write,
     error_of,
-    named_only,
     only_value,
     pairs_below,
     shortened,
 )
-from adapters.xenstore.styles.mailbox import word
+from adapters.xenstore.styles.words import word
 from gateway.core.xenstore.exposure import StateWords
 from gateway.mapping.xenstore import endpoints
 from tests.kit.cases import each_case, present
@@ -49,7 +48,6 @@ def test_a_long_error_is_cut_between_two_characters_and_keeps_its_code() -> None
 
 def test_an_answer_is_nothing_or_one_value_or_nodes_with_names() -> None:
     assert [only_value(pairs) for pairs in ([], [("", b"x")], [("a", b"x")])] == [b"", b"x", None]
-    assert [named_only(pairs) for pairs in ([], [("", b"x")], [("a", b"x")])] == [True, False, True]
 
 
 # tree

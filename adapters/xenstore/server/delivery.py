@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
@@ -153,7 +153,7 @@ class Delivery:
         if error_of(pairs):
             pairs = shortened(pairs)
         else:
-            pairs = _pairs(self._refuse(structs.replace(fault, message=f"{fault.message}; {response.executed}")).body)
+            pairs = _pairs(self._refuse(replace(fault, message=f"{fault.message}; {response.executed}")).body)
         refused = self._style.respond(pending.match, pending.request, pairs)
         assert not isinstance(refused, Fault), "every style can express an error"
         return refused
@@ -193,7 +193,7 @@ class Delivery:
         folder = self._style.shared_folder(match)
         if folder is None:
             return ()
-        record = state.answer_path(match.node)
+        record = state.record_path(state.ANSWERS, match.node)
         before = (await nodes.read(record) or b"").decode("ascii").split()
         owned = [step.path for step in steps if isinstance(step, Write) and step.owned]
         left = sorted({path[len(folder) + 1 :].partition("/")[0] for path in owned})

@@ -52,10 +52,6 @@ class StoreTimeoutError(StoreLostError):
     """The store did not respond to this request before its deadline; it may still execute it."""
 
 
-def _ignore(*_: object) -> None:
-    """The default of both callbacks."""
-
-
 class _Batch(Struct):
     """Requests that are sent together; the future is done when the last response has come."""
 
@@ -87,11 +83,15 @@ class _Waiting(Struct):
         """Take the response."""
         if self.batch is not None:
             self.batch.put(self.place, answer)
+        elif isinstance(answer, StoreError):
+            self.fail(answer)
         elif not self.response.done():
-            if isinstance(answer, StoreError):
-                self.response.set_exception(answer)
-            else:
-                cast("asyncio.Future[bytes]", self.response).set_result(answer)
+            cast("asyncio.Future[bytes]", self.response).set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        """There is no response."""
+        if not self.response.done():
+            self.response.set_exception(error)
 
 
 class XenstoreConnection(asyncio.Protocol):
@@ -99,11 +99,10 @@ class XenstoreConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        on_event: Callable[[str, bytes], None] = _ignore,
-        on_lost: Callable[[XenstoreConnection], None] = _ignore,
+        on_event: Callable[[str, bytes], None] = lambda *_: None,
+        on_lost: Callable[[XenstoreConnection], None] = lambda _: None,
         *,
         deadline: float,
-        first_id: int = 1,
         max_late: int = MAX_LATE,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -111,7 +110,7 @@ class XenstoreConnection(asyncio.Protocol):
         self._on_event = on_event  # path and token
         self._on_lost = on_lost
         self._deadline = deadline  # seconds
-        self._id = first_id - 1
+        self._id = 0
         self._reader = Reader()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
@@ -252,7 +251,7 @@ class XenstoreConnection(asyncio.Protocol):
         self._late.clear()
         self._on_lost(self)
         for each in waiting.values():
-            _fail(each, StoreLostError(f"{each.path}: {reason}" if each.path else reason, sent=True))
+            each.fail(StoreLostError(f"{each.path}: {reason}" if each.path else reason, sent=True))
 
     async def closed(self) -> None:
         """Wait until the socket is gone."""
@@ -263,12 +262,12 @@ class XenstoreConnection(asyncio.Protocol):
             return
         if packet.operation == _EVENT:
             self._on_event(*event(packet.payload))
-        elif packet.request in self._late:
-            self._came_late(packet)
-        else:
-            self._answered(packet)
-
-    def _answered(self, packet: Received) -> None:
+            return
+        late = self._late.pop(packet.request, None)
+        if late is not None:
+            if late == packet.operation == _START:
+                self.end_transaction(packet.payload)
+            return
         waiting = self._waiting.get(packet.request)
         if waiting is None:
             raise ProtocolError(f"a response to request {packet.request}, which was not sent")
@@ -276,16 +275,18 @@ class XenstoreConnection(asyncio.Protocol):
             del self._waiting[packet.request]
             waiting.end(StoreError(text(packet.payload.rstrip(NUL)), waiting.path))
             return
-        _check(packet, waiting)
+        if packet.operation != waiting.operation or packet.transaction != waiting.transaction:
+            raise ProtocolError(
+                f"a response to {Operation(packet.operation).name} in transaction {packet.transaction}; expected "
+                f"{waiting.operation.name} in transaction {waiting.transaction}"
+            )
+        if packet.operation in ACKNOWLEDGED and packet.payload != OK:
+            raise ProtocolError(f"{packet.payload[:80]!r} as the response to {waiting.operation.name}; expected {OK!r}")
         del self._waiting[packet.request]
         if waiting.operation == _START and waiting.response.done():
             self.end_transaction(packet.payload)
         else:
             waiting.end(packet.payload)
-
-    def _came_late(self, packet: Received) -> None:
-        if self._late.pop(packet.request) == packet.operation == Operation.TRANSACTION_START:
-            self.end_transaction(packet.payload)
 
     def end_transaction(self, transaction: bytes) -> None:
         """Drop a transaction whose caller has gone."""
@@ -315,19 +316,4 @@ class XenstoreConnection(asyncio.Protocol):
             self._late[number] = oldest.operation
             del self._waiting[number]
             late = f"{oldest.path}: the store did not answer {oldest.operation.name} in {self._deadline:g} s"
-            _fail(oldest, StoreTimeoutError(late, sent=True))
-
-
-def _check(packet: Received, waiting: _Waiting) -> None:
-    if packet.operation != waiting.operation or packet.transaction != waiting.transaction:
-        raise ProtocolError(
-            f"a response to {Operation(packet.operation).name} in transaction {packet.transaction}; expected "
-            f"{waiting.operation.name} in transaction {waiting.transaction}"
-        )
-    if packet.operation in ACKNOWLEDGED and packet.payload != OK:
-        raise ProtocolError(f"{packet.payload[:80]!r} as the response to {waiting.operation.name}; expected {OK!r}")
-
-
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.response.done():
-        waiting.response.set_exception(error)
+            oldest.fail(StoreTimeoutError(late, sent=True))

@@ -117,28 +117,24 @@ class StoreOperations:
 
     async def _list_in_parts(self, path: str, too_large: StoreError) -> bytes | None:
         """List a directory that does not fit into one response. Starts again when the directory changes meanwhile."""
+        argument = path_argument(path)
         for _ in range(LISTINGS):
+            names, first, last = b"", b"", False
             try:
-                names = await self._list_one_generation(path)
+                while not last:
+                    payload = await self._request(Operation.DIRECTORY_PART, b"%s%d\0" % (argument, len(names)), path)
+                    generation, more, last = part(payload, path)
+                    first = first or generation
+                    if generation != first:
+                        break
+                    names += more
+                else:
+                    return names
             except StoreError as error:
                 if error.name == "ENOENT":
                     return None
                 raise too_large if error.name in UNKNOWN_OPERATION else error from None
-            if names is not None:
-                return names
         raise StoreError("EAGAIN", path, f"the directory changed during each of {LISTINGS} attempts to list it")
-
-    async def _list_one_generation(self, path: str) -> bytes | None:
-        """All names of one generation of the directory; None when it has changed while its parts were read."""
-        argument, names, first, last = path_argument(path), b"", b"", False
-        while not last:
-            payload = await self._request(Operation.DIRECTORY_PART, b"%s%d\0" % (argument, len(names)), path)
-            generation, more, last = part(payload, path)
-            first = first or generation
-            if generation != first:
-                return None
-            names += more
-        return names
 
 
 class EarlyTransaction:

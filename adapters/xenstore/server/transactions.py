@@ -124,7 +124,10 @@ async def several(nodes: StoreOperations, paths: Sequence[str]) -> dict[str, Nod
 
 
 async def places(nodes: StoreOperations, template: Template, start: str) -> list[Match]:
-    """Every node at or below `start` that fits the template. Elements behind its last parameter need not exist."""
+    """Every node at or below `start` that fits the template. Elements behind its last parameter need not exist.
+
+    `start` may be "": all nodes.
+    """
     rest = template.continues(start)
     if rest is None:
         return []
@@ -167,7 +170,7 @@ def _check_size(read: dict[str, Node], size: int) -> None:
 async def _names(nodes: StoreOperations, path: str, answer: Answer) -> list[str]:
     """The paths of the children, from the answer to DIRECTORY."""
     if isinstance(answer, StoreError) and answer.name == "E2BIG":
-        names = await nodes.list(path)
+        names = await nodes.list(path or "/")
     else:
         names = children(found(answer) or b"")
     return [f"{path}/{name}" for name in sorted(names or ())]
@@ -175,5 +178,5 @@ async def _names(nodes: StoreOperations, path: str, answer: Answer) -> list[str]
 
 async def _lists(nodes: StoreOperations, paths: Sequence[str]) -> list[str]:
     """The paths of the children of all nodes."""
-    answers = await in_pieces(nodes, [ask(Operation.DIRECTORY, path) for path in paths], BATCH)
+    answers = await in_pieces(nodes, [ask(Operation.DIRECTORY, path or "/") for path in paths], BATCH)
     return [child for path, answer in zip(paths, answers, strict=True) for child in await _names(nodes, path, answer)]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -9,8 +8,13 @@ import pytest
 from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish import watch_trigger
-from adapters.xenstore.publish.publisher import NodeWriter
-from gateway.core.routing.publication import Grants, NodeSet, digest
+from adapters.xenstore.publish.publisher import XenstorePublisher
+from adapters.xenstore.publish.watch_trigger import XenstoreTrigger
+from gateway.core.routing.publication import Grants, NodeSet, WatchTrigger, digest
+from gateway.core.routing.route import Route
+from gateway.core.rpc.model import Call, Outcome
+from gateway.core.xenstore.paths import template
+from tests.kit.backends import toy_route
 from tests.kit.stores import Xenstored, changes, connected, tree, until, xenstored
 
 DOMAIN = "/local/domain/5"
@@ -31,15 +35,21 @@ async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
         yield store
 
 
+async def never(_route: Route, _call: Call) -> Outcome:
+    raise AssertionError("no trigger runs here")
+
+
 @asynccontextmanager
-async def running(store: XenstoreClient, *triggers: str) -> AsyncIterator[NodeWriter]:
-    writer = NodeWriter(store, set(triggers).__contains__)
-    task = asyncio.ensure_future(writer.run())
+async def running(store: XenstoreClient, *triggers: str) -> AsyncIterator[XenstorePublisher]:
+    made = XenstorePublisher(store, never, lambda _: None)
+    for path in triggers:
+        trigger = WatchTrigger("store", template(path), toy_route("Ring"), {}, fingerprint=path)
+        made._triggers[path] = XenstoreTrigger(trigger, store, never, lambda _: None)
+    made.start()
     try:
-        yield writer
+        yield made
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        await made.stop()
 
 
 def node_set(grants: Grants = (), domain: str = "", **leaves: bytes | None) -> NodeSet:
@@ -96,12 +106,12 @@ async def test_nodes_of_a_domain_that_is_gone_are_not_made_again(store: Xenstore
         writer.show("k", NodeSet({TARGET: b"1"}, (), DOMAIN))
         await until(store, TARGET, b"1")
         await store.remove(DOMAIN)
-        writer.check("k")
+        writer._check("k")
         writer.show("other", node_set(b=b"1"))
         await until(store, "/a/b", b"1")
         assert await store.read(DOMAIN) is None
         await store.mkdir(DOMAIN)  # another domain with the same number: what was shown of the first is not its
-        writer.check("k")
+        writer._check("k")
         writer.show("other", node_set(b=b"2"))
         await until(store, "/a/b", b"2")
         assert await store.read(TARGET) is None
@@ -115,7 +125,7 @@ async def test_who_forgets_waits_for_no_domain(store: XenstoreClient) -> None:
         assert writer._awaited.keys() == {DOMAIN}
         writer.forget("k")
         assert writer._awaited == {}
-        assert writer.key_of(TARGET) is None
+        assert writer._keys.get(TARGET) is None
 
 
 async def test_everything_is_written_again_when_the_store_has_forgotten_it() -> None:
@@ -160,7 +170,7 @@ async def test_what_the_other_side_wrote_stays_until_it_is_rung(store: XenstoreC
         await until(store, "/a/c", b"2")
         assert await store.read("/a/b") == b"theirs"
         await watch_trigger.mark_processed(store, "/a/b", digest(b"theirs"))
-        writer.check("k")
+        writer._check("k")
         await until(store, "/a/b", b"ours")
 
 
@@ -173,10 +183,10 @@ async def test_what_the_store_refuses_harms_no_other_picture(store: XenstoreClie
 
 
 async def test_only_so_many_pictures_are_kept(store: XenstoreClient) -> None:
-    writer = NodeWriter(store, lambda _path: False, max_node_sets=2)
+    writer = XenstorePublisher(store, never, lambda _: None, max_node_sets=2)
     for number in range(4):
         writer.show(f"{number}", NodeSet({f"/a/{number}": b"1"}))
-    assert [writer.key_of(f"/a/{number}") for number in range(4)] == [None, None, "2", "3"]
+    assert [writer._keys.get(f"/a/{number}") for number in range(4)] == [None, None, "2", "3"]
 
 
 async def test_nothing_that_a_guest_has_planted_is_left_where_something_is_published(store: XenstoreClient) -> None:

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
-from adapters.xenstore.client.wire import Permissions
+from adapters.xenstore.client.wire import Answer, Asked, Permissions
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.watch_trigger import XenstoreTrigger
 from gateway.core.routing.publication import RelatedNode, Text, WatchTrigger, digest
@@ -390,7 +390,7 @@ async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
     store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether it is refused while all is looked through, while the fire is prepared, or when it is written down."""
-    real_list, real_transaction = store.list, store.transaction
+    real_list, real_transaction = store.together, store.transaction
     refusing = {"list": 3, "transaction": 3}
 
     def refuse(what: str) -> None:
@@ -398,15 +398,15 @@ async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
             refusing[what] -= 1
             raise StoreError("EQUOTA", "/")
 
-    async def list_(path: str) -> list[str] | None:
+    async def list_(asked: Sequence[Asked]) -> list[Answer]:
         refuse("list")
-        return await real_list(path)
+        return await real_list(asked)
 
     async def transaction(work: Callable[[Transaction], Awaitable[object]]) -> object:
         refuse("transaction")
         return await real_transaction(work)
 
-    monkeypatch.setattr(store, "list", list_)
+    monkeypatch.setattr(store, "together", list_)
     monkeypatch.setattr(store, "transaction", transaction)
     service = Service()
     await store.write(UPDATED, b"1")

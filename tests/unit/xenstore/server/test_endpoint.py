@@ -347,7 +347,10 @@ async def test_what_is_refused_when_all_is_looked_through_again_is_tried_until_i
 
 
 async def test_an_answer_that_no_node_holds_is_an_error_that_says_so() -> None:
-    outcomes = {"value": Reply({"long": "x" * 2049}), "error": Fault(FaultCode.APPLICATION, "x" * 2049, name="1002")}
+    outcomes: dict[str, Outcome] = {
+        "value": Reply({"long": "x" * 2049}),
+        "error": Fault(FaultCode.APPLICATION, "x" * 2049, name="1002"),
+    }
     async with world(outcome=lambda call: outcomes[call.method]) as made:
         made.put("value/1")
         made.put("error/1")
@@ -358,7 +361,7 @@ async def test_an_answer_that_no_node_holds_is_an_error_that_says_so() -> None:
         async def junk(_body: bytes, _peer: Peer, _carried: RequestMetadata = NO_METADATA) -> Answer:
             return Answer(b"<html>", "x")
 
-        made.endpoint.answer = junk  # type: ignore[method-assign]
+        made.endpoint.answer = junk  # type: ignore[assignment, method-assign]
         made.put("read/1")
         await made.quiet()
         assert (

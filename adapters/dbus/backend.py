@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeAlias
 
 from msgspec.structs import replace
-from msgspec.structs import replace as replace_call
 
 from adapters.dbus.connection import Received, ReplyFuture
 from adapters.dbus.errors import (
@@ -27,9 +26,8 @@ from adapters.dbus.errors import (
 )
 from adapters.dbus.large_message import in_thread
 from adapters.dbus.messages import with_marshalled_body
-from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner
 from adapters.dbus.own_connections import OwnConnections
-from adapters.dbus.pool import BusSettings, Dependencies, Pool
+from adapters.dbus.pool import OWNER_UNKNOWN, BusSettings, Dependencies, Pool
 from adapters.dbus.signals import Interest, SignalQueue, Signals
 from adapters.dbus.slow_release import release_slowly
 from gateway.core import interfaces
@@ -112,11 +110,13 @@ class Backend(interfaces.Backend):
 
     async def check(self, route: Route, call: Call) -> Fault | None:
         """See interfaces.Backend."""
-        found = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        found = await self._encoded(route, call)
         return found if isinstance(found, Fault) else None
 
     async def _encoded(self, route: Route, call: Call) -> MethodCall | Fault:
         """Encode a large call in a thread, so that other calls go on: one at a time, or the threads take every turn."""
+        if not (is_large(call.params, LARGE_ARGUMENTS) or (call.named and is_large(call.named, LARGE_ARGUMENTS))):
+            return encode_arguments(route, call)
         try:
             return await in_thread(self._dependencies.gate, _encode_and_marshal, route, call)
         except asyncio.CancelledError as error:
@@ -213,7 +213,7 @@ class Backend(interfaces.Backend):
 
     async def ask(self, route: Route, call: Call) -> Outcome:
         """As `call`, over the connection of the signals: once it is answered, every signal before it has arrived."""
-        method_call = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        method_call = await self._encoded(route, call)
         if not isinstance(method_call, MethodCall):
             return method_call
         signals = self._signals_of(method_call.bus_name)
@@ -252,13 +252,15 @@ class Backend(interfaces.Backend):
             raise
         self._adopt(buses.values(), {**before, **{pool.bus: pool for pool in joining}})
         self._own.keep(self._pools)
-        for key, pool in before.items():
-            if key not in self._pools:
-                self._drain(pool)
-                waiting = self._waiting.pop(key, None)
-                if waiting is not None:
-                    self._drain(waiting)
-        await self._move_interests()
+        for key in before.keys() - self._pools:
+            for leaving in (before[key], self._waiting.pop(key, None)):
+                if leaving is not None:
+                    draining = self._draining[leaving] = asyncio.get_running_loop().create_task(leaving.drain())
+                    draining.add_done_callback(lambda _, pool=leaving: self._draining.pop(pool))  # type: ignore[misc]
+        for interest in list(self._interests):
+            self._listen(interest)
+        gone = [self._signals.pop(key) for key in [*self._signals] if key not in self._pools]
+        await asyncio.gather(*(signals.close() for signals in gone))
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Fault:
         """Return the introspection XML of an object, cached until its owner changes. The caller sets the deadline."""
@@ -276,13 +278,11 @@ class Backend(interfaces.Backend):
 
     def status(self) -> tuple[BusStatus, ...]:
         """Return the status of each bus."""
-        return tuple(self._status(key, pool) for key, pool in self._pools.items())
-
-    def _status(self, key: BusSettings, pool: Pool) -> BusStatus:
-        signals = self._signals.get(key)
-        if signals is None:
-            return pool.status()
-        return replace(pool.status(), signals=signals.heard, overflows=signals.overflows)
+        found = {key: pool.status() for key, pool in self._pools.items()}
+        for key, signals in self._signals.items():
+            if key in found:
+                found[key] = replace(found[key], signals=signals.heard, overflows=signals.overflows)
+        return tuple(found.values())
 
     async def services(self, names: Collection[str], seconds: float) -> tuple[ServiceStatus, ...]:
         """Return the status of each bus name; a bus has `seconds` to tell the owners."""
@@ -290,7 +290,15 @@ class Backend(interfaces.Backend):
         pools = {pool: [name for name, home in homes.items() if home is pool] for pool in homes.values() if pool}
         found = await asyncio.gather(*(pool.owners(theirs, seconds) for pool, theirs in pools.items()))
         owners = {name: owner for each in found for name, owner in each.items()}
-        return tuple(_service(name, home, owners.get(name, OWNER_UNKNOWN)) for name, home in homes.items())
+        services = []
+        for name, home in homes.items():
+            presence, owner = owners.get(name, OWNER_UNKNOWN)
+            if home is None:
+                services.append(ServiceStatus(name, "", presence))
+                continue
+            state, probe_in = home.breakers.state(name), home.breakers.seconds_to_probe(name)
+            services.append(ServiceStatus(name, home.bus.name, presence, owner, state, probe_in, home.in_flight(name)))
+        return tuple(services)
 
     # Routing of bus names to buses
 
@@ -328,21 +336,6 @@ class Backend(interfaces.Backend):
         if signals is not None:
             signals.discard(interest)
 
-    async def _move_interests(self) -> None:
-        for interest in list(self._interests):
-            self._listen(interest)
-        gone = [self._signals.pop(key) for key in [*self._signals] if key not in self._pools]
-        await asyncio.gather(*(signals.close() for signals in gone))
-
-    def _drain(self, pool: Pool) -> None:
-        draining = asyncio.get_running_loop().create_task(pool.drain())
-        self._draining[pool] = draining
-        draining.add_done_callback(lambda _: self._draining.pop(pool))
-
-
-def _is_large(call: Call) -> bool:
-    return is_large(call.params, LARGE_ARGUMENTS) or (bool(call.named) and is_large(call.named, LARGE_ARGUMENTS))
-
 
 def _encode_and_marshal(route: Route, call: Call) -> MethodCall | Fault:
     method_call = encode_arguments(route, call)
@@ -367,7 +360,7 @@ async def _explained(send: Send, method_call: MethodCall, answer: Received) -> F
     found = of_properties(fault(answer), method_call)
     if not asks_for_object(answer):
         return found
-    question = replace_call(method_call, interface=INTROSPECTABLE, member="Introspect", signature="", body=())
+    question = replace(method_call, interface=INTROSPECTABLE, member="Introspect", signature="", body=())
     return without_object(found, method_call, await send(question))
 
 
@@ -375,7 +368,7 @@ async def _with_further(send: Send, route: Route, call: Call, method_call: Metho
     """Read further interfaces of the object. The properties of one that it lacks are left out."""
     answers: list[Received | None] = [answer]
     for interface in route.further:
-        more = await send(replace_call(method_call, body=[interface]))
+        more = await send(replace(method_call, body=[interface]))
         if isinstance(more, Fault):
             return more
         assert more is not None
@@ -383,26 +376,9 @@ async def _with_further(send: Send, route: Route, call: Call, method_call: Metho
             return route.map_error(await _explained(send, method_call, more), call)
         answers.append(None if more.error_name else more)
     wrong = next((each for each in answers if each is not None and each.signature != "a{sv}"), None)
-    return (
-        decode_result(route, [each.body[0] if each else {} for each in answers])
-        if wrong is None
-        else reply(route, wrong)
-    )
-
-
-def _service(name: str, pool: Pool | None, owner: NameOwner) -> ServiceStatus:
-    if pool is None:
-        return ServiceStatus(name, "", owner.presence)
-    breakers = pool.breakers
-    return ServiceStatus(
-        name,
-        pool.bus.name,
-        owner.presence,
-        owner.unique_name,
-        breakers.state(name),
-        breakers.seconds_to_probe(name),
-        pool.in_flight(name),
-    )
+    if wrong is not None:
+        return reply(route, wrong)
+    return decode_result(route, [each.body[0] if each else {} for each in answers])
 
 
 def _no_bus(bus_name: str) -> Fault:

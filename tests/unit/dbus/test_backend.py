@@ -15,35 +15,12 @@ from adapters.dbus.connection import BUS_NAME
 from adapters.dbus.errors import ERROR_NAMES, fault, is_transport_failure
 from adapters.dbus.messages import to_library
 from gateway.core.dbus import marshal
-from gateway.core.dbus.arguments import ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import NOT_SENT
-from gateway.core.routing.route import encode_arguments
 from gateway.core.rpc.model import LARGE, Call, Fault, FaultCode, Reply, Value
-from tests.kit.backends import toy_call, toy_route
+from tests.kit.backends import toy_route
 from tests.kit.cases import each_case, expect
-
-
-def test_a_value_that_does_not_fit_is_invalid_params_and_names_its_place() -> None:
-    def refuse(call: Call) -> MethodCall:
-        raise MarshalError("u", -1).at("params", 1)
-
-    got = encode_arguments(toy_route("Echo", bind=refuse), toy_call())
-    assert got == Fault(FaultCode.INVALID_PARAMS, "$.params[1]: expected u, got -1")
-
-
-def test_a_wrong_number_of_parameters_is_told_with_both_numbers() -> None:
-    def refuse(call: Call) -> MethodCall:
-        raise ParameterCountError(2, 3)
-
-    got = expect(Fault, encode_arguments(toy_route("Echo", bind=refuse), toy_call()))
-    assert (got.code, got.data) == (FaultCode.PARAMETER_COUNT, {"expected": 2, "received": 3})
-    assert got.message == str(ParameterCountError(2, 3))
-
-
-def test_a_body_is_shaped_into_a_reply() -> None:
-    assert decode_result(toy_route("Echo", "s", "s"), ["text"]) == Reply("text")
 
 
 async def test_a_large_reply_is_shaped_in_a_thread() -> None:
@@ -61,7 +38,7 @@ async def test_a_large_reply_is_shaped_in_a_thread() -> None:
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 
-async def test_a_large_call_is_encoded_in_a_thread() -> None:
+async def test_a_large_call_is_encoded_or_checked_in_a_thread() -> None:
     threads: list[threading.Thread] = []
 
     def bind(call: Call) -> MethodCall:
@@ -73,21 +50,8 @@ async def test_a_large_call_is_encoded_in_a_thread() -> None:
         values: list[Value] = ["x"] * size
         for call in (Call("Echo", (values,)), Call("Echo", named={"values": values})):
             assert expect(Fault, await backend.call(route, call)).code is FaultCode.UNAVAILABLE
-    assert [thread is threading.main_thread() for thread in threads] == [False, False, True, True]
-
-
-async def test_a_large_call_is_checked_in_a_thread_too() -> None:
-    threads: list[threading.Thread] = []
-
-    def bind(call: Call) -> MethodCall:
-        threads.append(threading.current_thread())
-        raise MarshalError("fewer", None).at("params", 0)
-
-    backend, route = Backend({}), toy_route("Echo", bind=bind)
-    for size in (LARGE_ARGUMENTS + 1, 1):
-        refused = expect(Fault, await backend.check(route, Call("Echo", (["x"] * size,))))
-        assert (refused.code, refused.message) == (FaultCode.INVALID_PARAMS, "$.params[0]: expected fewer, got null")
-    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+            assert await backend.check(route, call) is None
+    assert [thread is threading.main_thread() for thread in threads] == [False] * 4 + [True] * 4
 
 
 async def test_a_large_call_that_is_given_up_while_it_is_encoded_was_not_sent() -> None:
@@ -161,21 +125,19 @@ def test_a_service_that_passes_on_what_it_was_told_of_another_may_have_executed_
     assert got == Fault(FaultCode.REMOTE, "no xenopsd", _ERROR + name, ["no xenopsd"])
 
 
-def test_an_error_that_nobody_knows_is_remote_with_its_arguments() -> None:
-    got = fault(error("org.xen.Oops", "sua{sv}", ["text", 5, {"a": Variant("u", 1)}]))
-    assert got == Fault(FaultCode.REMOTE, "text", "org.xen.Oops", ["text", 5, {"a": 1}])
-
-
-def test_an_error_without_a_body_has_its_name_as_message() -> None:
-    assert fault(error("org.xen.Oops")) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [])
-
-
-def test_an_error_whose_first_argument_is_no_text_has_its_name_as_message() -> None:
-    assert fault(error("org.xen.Oops", "u", [7])) == Fault(FaultCode.REMOTE, "org.xen.Oops", "org.xen.Oops", [7])
-
-
-def test_an_error_with_a_file_descriptor_has_no_arguments() -> None:
-    assert fault(error("org.xen.Oops", "h", [0])).data == []
+@each_case(
+    ("signature", "body", "text", "data"),
+    [
+        ("sua{sv}", ["text", 5, {"a": Variant("u", 1)}], "text", ["text", 5, {"a": 1}]),
+        ("", [], "org.xen.Oops", []),
+        ("u", [7], "org.xen.Oops", [7]),
+        ("h", [0], "org.xen.Oops", []),
+    ],
+)
+def test_an_error_that_nobody_knows_is_remote_with_its_arguments(
+    signature: str, body: list[object], text: str, data: list[Value]
+) -> None:
+    assert fault(error("org.xen.Oops", signature, body)) == Fault(FaultCode.REMOTE, text, "org.xen.Oops", data)
 
 
 def test_no_reply_says_that_nobody_knows_what_was_done() -> None:
@@ -220,11 +182,8 @@ def test_only_the_broker_tells_that_a_service_cannot_be_reached(name: str, sende
 )
 def test_a_variant_anywhere_becomes_the_librarys(signature: str, ours: object, theirs: object) -> None:
     assert to_library(signature)([ours]) == [theirs]
-
-
-def test_a_body_without_variants_is_not_converted() -> None:
-    value = {"a": [1, 2]}
-    assert to_library("a{sau}")((value,))[0] is value
+    plain = {"a": [1, 2]}
+    assert to_library("a{sau}")((plain,))[0] is plain
 
 
 @each_case("signature", ["v", "av", "a{sv}"])

@@ -46,7 +46,13 @@ def command(address: str) -> list[str]:
 async def through_process(address: str, connect: Callable[[str], Awaitable[T]]) -> tuple[T, Process]:
     """Start the process, and `connect` to a unix: address that leads to it. Returns the connection and the process."""
     argv = command(address)
-    with tempfile.TemporaryDirectory(prefix="unixexec-") as directory, _listener(directory) as listener:
+    with (
+        tempfile.TemporaryDirectory(prefix="unixexec-") as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+    ):
+        listener.bind(str(Path(directory, "socket")))
+        listener.listen(1)
+        listener.settimeout(0)
         spawning = asyncio.ensure_future(_spawn(listener, argv))
         try:
             connected = await connect(f"unix:path={directory}/socket")
@@ -54,14 +60,6 @@ async def through_process(address: str, connect: Callable[[str], Awaitable[T]]) 
             await _abort(spawning)
             raise
         return connected, await spawning
-
-
-def _listener(directory: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(Path(directory, "socket")))
-    listener.listen(1)
-    listener.settimeout(0)
-    return listener
 
 
 async def _spawn(listener: socket.socket, argv: list[str]) -> Process:
@@ -134,7 +132,14 @@ async def connect(address: str) -> Bus:
     try:
         await asyncio.shield(connecting)
     except asyncio.CancelledError:
-        await _give_up(bus, connecting)
+        # Cancelling it can close a descriptor that the loop still watches, for which uvloop aborts the process.
+        bus.disconnect()
+        _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)
+        if still:  # it has no socket yet
+            connecting.cancel()
+            await asyncio.wait({connecting})
+        if not connecting.cancelled() and connecting.exception() is None:
+            await close(bus)
         raise
     return bus
 
@@ -143,17 +148,3 @@ async def close(bus: MessageBus) -> None:
     """Close a connection and wait until its socket is closed."""
     bus.disconnect()
     await asyncio.wait({asyncio.ensure_future(bus.wait_for_disconnect())}, timeout=GIVE_UP_TIMEOUT)  # type: ignore[no-untyped-call] # theirs
-
-
-async def _give_up(bus: MessageBus, connecting: asyncio.Task[MessageBus]) -> None:
-    """End an attempt to connect by closing its socket.
-
-    Cancelling `connect` can close a descriptor that the loop still watches, for which uvloop aborts the process.
-    """
-    bus.disconnect()
-    _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)
-    if still:  # it has no socket yet
-        connecting.cancel()
-        await asyncio.wait({connecting})
-    if not connecting.cancelled() and connecting.exception() is None:
-        await close(bus)

@@ -73,7 +73,7 @@ async def test_a_value_that_would_crash_the_library_costs_only_its_own_call(bus:
         await answer(connection, ask("Held"))
         for signature, bad, error in UNCHECKED:
             with pytest.raises(error):
-                await connection.call(ask("Echo", signature, bad))
+                await connection.call(ask("Unchecked", signature, bad))  # its header is not kept
         assert connection.in_flight == 10
         await answer(connection, ask("Release"))
         assert [await one for one in held] == [["released"]] * 10

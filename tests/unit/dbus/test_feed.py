@@ -29,10 +29,13 @@ async def nothing_more(feed: SignalQueue) -> bool:
     return waiting
 
 
-async def test_signals_are_heard_one_by_one_in_their_order() -> None:
+async def test_signals_are_heard_one_by_one_in_their_order_and_who_waits_is_told() -> None:
     feed = SignalQueue()
-    assert all(feed.put(signal(number)) for number in range(3))
-    assert await heard(feed, 3) == [signal(0), signal(1), signal(2)]
+    waiting = asyncio.ensure_future(heard(feed, 3))
+    for number in range(3):
+        await asyncio.sleep(0)
+        assert feed.put(signal(number))
+    assert await waiting == [signal(0), signal(1), signal(2)]
     assert await nothing_more(feed)
 
 
@@ -81,13 +84,3 @@ async def test_what_is_read_after_a_gap_is_newer_than_the_changes_before_it() ->
     feed.miss(EventsLost("org.example.Other", "", "another"))
     assert await heard(feed, 3) == [signal(1), again, EventsLost("org.example.Other", "", "another")]
     assert await nothing_more(feed)
-
-
-async def test_who_waits_is_told() -> None:
-    feed = SignalQueue()
-    waiting = asyncio.ensure_future(heard(feed, 2))
-    await asyncio.sleep(0)
-    feed.put(signal(1))
-    await asyncio.sleep(0)
-    feed.put(signal(2))
-    assert await waiting == [signal(1), signal(2)]

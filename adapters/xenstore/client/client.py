@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 from msgspec import Struct
 
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
-from adapters.xenstore.client.operations import EarlyTransaction, StoreOperations, Transaction
+from adapters.xenstore.client.operations import START, EarlyTransaction, StoreOperations, Transaction
 from adapters.xenstore.client.wire import (
     NUL,
     Answer,
@@ -285,7 +285,7 @@ class XenstoreClient(StoreOperations):
 
     async def _begin(self) -> Transaction:
         connection = self._require_connection()
-        response = await connection.request(Operation.TRANSACTION_START, NUL, path="transaction")
+        response = await connection.request(START.operation, START.payload, path=START.path)
         return Transaction(connection, transaction_id(response))
 
     async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:

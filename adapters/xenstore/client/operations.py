@@ -29,6 +29,7 @@ Names: TypeAlias = "list[str]"
 LISTINGS = 50  # attempts to list a directory that changes meanwhile
 UNKNOWN_OPERATION = ("EINVAL", "ENOSYS")
 EARLY = 0.05  # seconds after which a transaction that was begun early is dropped: it must not hold the store up
+START = Asked(Operation.TRANSACTION_START, NUL, "transaction")
 COMMIT, ABORT = (Asked(Operation.TRANSACTION_END, each + NUL, "transaction") for each in (b"T", b"F"))
 
 
@@ -146,9 +147,7 @@ class EarlyTransaction:
 
     def __init__(self, connection: XenstoreConnection) -> None:
         self._connection = connection
-        self._response: asyncio.Future[bytes] | None = connection.send(
-            Operation.TRANSACTION_START, NUL, path="transaction"
-        )
+        self._response: asyncio.Future[list[Answer]] | None = connection.send_all([START], at_once=False)
         self._timer = asyncio.get_running_loop().call_later(EARLY, self.drop)
 
     def drop(self) -> None:
@@ -158,7 +157,9 @@ class EarlyTransaction:
         if response is None or response.cancel():  # the connection ends it when its number comes
             return
         if not response.cancelled() and response.exception() is None:
-            self._connection.end_transaction(response.result())
+            (number,) = response.result()
+            if not isinstance(number, StoreError):
+                self._connection.end_transaction(number)
 
     async def take(self) -> Transaction | None:
         """The transaction; None when it was dropped or taken, or could not be begun."""
@@ -167,7 +168,8 @@ class EarlyTransaction:
         if response is None:
             return None
         try:
-            return Transaction(self._connection, transaction_id(await response))
+            (number,) = await response
+            return None if isinstance(number, StoreError) else Transaction(self._connection, transaction_id(number))
         except (StoreError, StoreLostError):
             return None
 
@@ -200,7 +202,7 @@ class Transaction(StoreOperations):
         if self._ended:
             return []
         self._ended = True
-        done = self._connection.send_all([*asked, COMMIT], self._number, write=False)
+        done = self._connection.send_all([*asked, COMMIT], self._number, at_once=False)
         if goes_on:
             self.following = EarlyTransaction(self._connection)
         self._connection.flush()

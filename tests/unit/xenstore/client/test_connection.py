@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.xenstore.client.connection import IDS, MAX_LATE, StoreLostError, StoreTimeoutError, XenstoreConnection
+from adapters.xenstore.client.operations import START as START_EARLY
 from adapters.xenstore.client.operations import EarlyTransaction, ask
 from adapters.xenstore.client.wire import Asked, Operation, StoreError
 from tests.kit.cases import each_case
@@ -17,6 +18,12 @@ from tests.kit.fake_stores import END, READ, START, Client, Request, Script, fak
 from tests.kit.programs import TIMEOUT
 
 Event = tuple[str, bytes]
+
+
+def asked(*paths: str) -> list[Asked]:
+    return [ask(Operation.READ, path) for path in paths]
+
+
 SOON = 0.05  # seconds: the deadline of tests in which it passes
 
 
@@ -36,7 +43,16 @@ async def connected(
 
 
 def read(connection: XenstoreConnection, path: str) -> asyncio.Future[bytes]:
-    return connection.send(Operation.READ, path.encode() + b"\0", path=path)
+    """Sent at once; the response is the result."""
+    sent = connection.send_all(asked(path), at_once=False)
+
+    async def response() -> bytes:
+        (answer,) = await sent
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+    return asyncio.ensure_future(response())
 
 
 async def lost(future: asyncio.Future[Any]) -> StoreLostError:
@@ -294,7 +310,7 @@ async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) 
         await client.gone()
 
     async with connected(start) as connection:
-        unwanted = connection.send(Operation.TRANSACTION_START, b"\0")
+        unwanted = connection.send_all([START_EARLY])
         if late:
             await read(connection, "/x")
             pass_time(connection)
@@ -342,10 +358,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(TIMEOUT):
         for _ in iter(condition, True):
             await asyncio.sleep(0)
-
-
-def asked(*paths: str) -> list[Asked]:
-    return [ask(Operation.READ, path) for path in paths]
 
 
 async def test_each_of_a_batch_has_its_answer_or_its_refusal() -> None:

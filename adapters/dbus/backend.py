@@ -308,7 +308,8 @@ class Backend(interfaces.Backend):
         at_hand = pools or {}
         self._pools = {key: at_hand.get(key) or Pool(key, self._dependencies) for key in map(_key, buses)}
         homes = {pattern: self._pools[_key(bus)] for bus in buses for pattern in bus.services}
-        self._pools_by_pattern = dict(sorted(homes.items(), key=lambda home: _specificity(home[0]), reverse=True))
+        exact_and_long_first = sorted(homes, key=lambda each: (any(wild in each for wild in "*?["), -len(each)))
+        self._pools_by_pattern = {pattern: homes[pattern] for pattern in exact_and_long_first}
         self._known = {}
 
     def _pool_of(self, bus_name: str) -> Pool | None:
@@ -388,11 +389,6 @@ def _no_bus(bus_name: str) -> Fault:
 def _key(bus: BusSettings) -> BusSettings:
     """The settings that decide whether connections are kept: all but the services."""
     return replace(bus, services=())
-
-
-def _specificity(pattern: str) -> tuple[bool, int]:
-    """Sort key: exact names before patterns, long patterns before short ones."""
-    return not any(wildcard in pattern for wildcard in "*?["), len(pattern)
 
 
 async def _wait_briefly(pools: Iterable[Pool]) -> None:

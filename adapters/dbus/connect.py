@@ -56,8 +56,13 @@ async def through_process(address: str, connect: Callable[[str], Awaitable[T]]) 
         spawning = asyncio.ensure_future(_spawn(listener, argv))
         try:
             connected = await connect(f"unix:path={directory}/socket")
-        except BaseException:
-            await _abort(spawning)
+        except BaseException:  # end the process; an error of starting it takes precedence as the reason
+            if not spawning.done():
+                await asyncio.wait({spawning}, timeout=EXIT_TIMEOUT)
+            if spawning.cancel():
+                await asyncio.wait({spawning})
+            if not spawning.cancelled():
+                await end(spawning.result())
             raise
         return connected, await spawning
 
@@ -67,16 +72,6 @@ async def _spawn(listener: socket.socket, argv: list[str]) -> Process:
     with other_end:
         other_end.settimeout(None)  # blocking or not belongs to the socket itself, which the process shares
         return await asyncio.create_subprocess_exec(*argv, stdin=other_end.fileno(), stdout=other_end.fileno())
-
-
-async def _abort(spawning: asyncio.Future[Process]) -> None:
-    """End the process of a failed attempt; an error of starting it takes precedence as the reason."""
-    if not spawning.done():
-        await asyncio.wait({spawning}, timeout=EXIT_TIMEOUT)
-    if spawning.cancel():
-        await asyncio.wait({spawning})
-    if not spawning.cancelled():
-        await end(spawning.result())
 
 
 async def end(process: Process) -> None:

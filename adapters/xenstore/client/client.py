@@ -14,7 +14,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import count
-from types import TracebackType
 from typing import Self, TypeVar
 
 from msgspec import Struct
@@ -187,9 +186,7 @@ class XenstoreClient(StoreOperations):
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -290,14 +287,15 @@ class XenstoreClient(StoreOperations):
 
     async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
         """Send it; repeat it while the store refuses it for a transient reason: a refused operation has no effect."""
-        for attempt in range(TRIES - 1):
+        attempt = 0
+        while True:
             try:
                 return await self._require_connection().request(operation, payload, path=path)
             except StoreError as error:
-                if error.name not in RETRIED:
+                attempt += 1
+                if error.name not in RETRIED or attempt == TRIES:
                     raise
-            await self._pause(_random_pause(attempt))
-        return await self._require_connection().request(operation, payload, path=path)
+            await self._pause(_random_pause(attempt - 1))
 
     async def _list_in_parts(self, path: str, too_large: StoreError) -> bytes | None:
         """Use a transaction that is then dropped: inside it the directory does not change between its parts."""
@@ -320,25 +318,22 @@ class XenstoreClient(StoreOperations):
         loop, backoff = asyncio.get_running_loop(), 0.0
         while True:
             began = loop.time()
-            await self._connect_and_serve()
+            connection = XenstoreConnection(self._on_event, self._on_lost, deadline=self._deadline)
+            try:
+                await connection.open(self._path)
+            except StoreLostError as error:
+                self._error = str(error)
+            else:
+                try:
+                    if not connection.lost:
+                        await self._serve(connection)
+                finally:
+                    connection.close("the gateway closed it")
+                    await connection.closed()
             if loop.time() - began > self._steady:
                 backoff = 0.0
             await self._pause(backoff)
             backoff = min(LAST_BACKOFF, max(FIRST_BACKOFF, backoff * 2))
-
-    async def _connect_and_serve(self) -> None:
-        connection = XenstoreConnection(self._on_event, self._on_lost, deadline=self._deadline)
-        try:
-            await connection.open(self._path)
-        except StoreLostError as error:
-            self._error = str(error)
-            return
-        try:
-            if not connection.lost:
-                await self._serve(connection)
-        finally:
-            connection.close("the gateway closed it")
-            await connection.closed()
 
     async def _serve(self, connection: XenstoreConnection) -> None:
         """Register watches over this connection until it is lost."""

@@ -137,7 +137,13 @@ class XenstoreTrigger:
             async with asyncio.TaskGroup() as tasks:
                 answering = tasks.create_task(self._process_due(tasks))
                 async for path in watch:
-                    await self._on_change(path, everything=path == watch.path)
+                    if path == watch.path:
+                        await self._scan_all()
+                    elif self.is_at(path):
+                        self._schedule(path)
+                    else:  # an ancestor was removed or created; nodes that came with it have events of their own
+                        for known in [known for known in self._known if known.startswith(f"{path}/")]:
+                            self._schedule(known)
                 answering.cancel()
         finally:
             watch.close()
@@ -151,15 +157,6 @@ class XenstoreTrigger:
             self._watch.close()
 
     # Which nodes may have changed
-
-    async def _on_change(self, path: str, *, everything: bool) -> None:
-        if everything:
-            await self._scan_all()
-        elif self.is_at(path):
-            self._schedule(path)
-        else:  # an ancestor was removed or created; nodes that came with it have events of their own
-            for known in [known for known in self._known if known.startswith(f"{path}/")]:
-                self._schedule(known)
 
     async def _scan_all(self) -> None:
         """Schedule every node that may exist, and every node that has a record.

@@ -67,11 +67,7 @@ class _UnexpectedNodesError(Exception):
 
 
 class _ClaimRefusedError(Exception):
-    """The store refuses the claim; the text is the name of its error."""
-
-    def __init__(self, error: StoreError) -> None:
-        super().__init__(error.name)
-        self.error = error
+    """The store refuses the claim with the StoreError that is the argument."""
 
 
 class XenstoreEndpoint:
@@ -121,8 +117,9 @@ class XenstoreEndpoint:
                 match = self._requests.match(path)
                 if match is not None:
                     self._schedule(match)
-                    if match.rest:
-                        self._note_child(match)
+                    children = self._shared.children.get(match.node)
+                    if match.rest and children is not None and len(children) < transactions.BATCH:
+                        children[match.rest[0]] = None  # so that it is read together with the request
                 if path == self._requests.root or (match is None and self._requests.continues(path) is not None):
                     self._to_scan[path] = None
                     self._wake.set()
@@ -183,12 +180,6 @@ class XenstoreEndpoint:
             self._shared.children[match.node] = {}
             self._shared.spawn(self._serve(match), f"request {match.node}")
 
-    def _note_child(self, match: Match) -> None:
-        """Note a node below a request that has changed, so that it is read together with the request."""
-        children = self._shared.children.get(match.node)
-        if children is not None and len(children) < transactions.BATCH:
-            children[match.rest[0]] = None
-
     # Serving one request
 
     async def _serve(self, match: Match) -> None:
@@ -214,7 +205,7 @@ class XenstoreEndpoint:
             del running[match.node], self._shared.children[match.node]
 
     async def _process(self, match: Match) -> None:
-        """Peek at the node and respond if there is a request."""
+        """Peek at the node; claim, call and deliver within the limits of its domain if there is a request."""
         early: list[EarlyTransaction] = []
         try:
             pending = await self._peek(match, early)
@@ -227,25 +218,14 @@ class XenstoreEndpoint:
             elif pending.fault is not None or pending.domid is None:
                 await self._delivery.deliver(pending, self._refusal(pending.fault or SHARED), early)
             else:
-                await self._admit(pending, pending.domid, early)
+                async with self._shared.admission.admitted(pending.domid) as reserve:
+                    claimed = await self._claim(pending, reserve, early)
+                    if claimed is not None:
+                        response = await self._call(claimed) if claimed.fault is None else self._refusal(claimed.fault)
+                        await self._delivery.deliver(claimed, response, early)
         finally:
             for each in early:
                 each.drop()
-
-    async def _admit(self, pending: PendingRequest, domid: int, early: list[EarlyTransaction]) -> None:
-        """Claim, call and deliver within the limits of the domain."""
-        async with self._shared.admission.admitted(domid) as reserve:
-            try:
-                if reserve is None:
-                    claimed: PendingRequest | None = replace(pending, fault=BUSY)
-                else:
-                    claimed = await self._claim(pending, reserve, early)
-            except _ClaimRefusedError as error:
-                why = f"the store does not let the call be begun ({error}); it was not made"
-                claimed = replace(pending, fault=Fault(FaultCode.UNAVAILABLE, why))
-            if claimed is not None:
-                response = await self._call(claimed) if claimed.fault is None else self._refusal(claimed.fault)
-                await self._delivery.deliver(claimed, response, early)
 
     async def _peek(self, match: Match, early: list[EarlyTransaction]) -> PendingRequest | None:
         """Read few nodes to find the caller and whether there is a request; None when there is none.
@@ -333,23 +313,28 @@ class XenstoreEndpoint:
         return None
 
     async def _claim(
-        self, pending: PendingRequest, reserve: Reserve, early: list[EarlyTransaction]
+        self, pending: PendingRequest, reserve: Reserve | None, early: list[EarlyTransaction]
     ) -> PendingRequest | None:
         """Read the whole request and claim it if it must not be executed twice, in one transaction.
 
-        None when the request has changed. Raises _ClaimRefusedError when the store refuses the claim. The transaction
-        ends in the trip of the last read, or of the claim, since there is nothing else in it that could be refused.
+        None when the request has changed. With a fault when the domain has no capacity, or the store refuses the claim.
+        The transaction ends in the trip of the last read, or of the claim, since there is nothing else in it that could
+        be refused.
         """
+        if reserve is None:
+            return replace(pending, fault=BUSY)
         waits = backoff()
         for left in reversed(range(CLAIM_ATTEMPTS)):
             try:
                 async with self._shared.lane(pending.owner):
                     return await self._claim_once(pending, reserve, early)
             except _ClaimRefusedError as refused:
-                if is_permanent(refused.error) or not left:
-                    raise
+                (error,) = refused.args
+                if is_permanent(error) or not left:
+                    why = f"the store does not let the call be begun ({error.name}); it was not made"
+                    return replace(pending, fault=Fault(FaultCode.UNAVAILABLE, why))
             await self._shared.pause(next(waits))
-        raise AssertionError("the last attempt returns or raises")
+        raise AssertionError("the last attempt returns")
 
     async def _claim_once(
         self, pending: PendingRequest, reserve: Reserve, early: list[EarlyTransaction]

@@ -79,19 +79,6 @@ async def test_a_value_that_would_crash_the_library_costs_only_its_own_call(bus:
         assert [await one for one in held] == [["released"]] * 10
 
 
-async def test_a_thousand_calls_given_up_leave_nothing_in_any_table(bus: PrivateBus) -> None:
-    async with connected(bus.address) as connection:
-        waiting = [asyncio.ensure_future(connection.call(ask("Hang"))) for _ in range(1000)]
-        await answer(connection, ask("Label"))  # all of them are sent
-        for one in waiting:
-            one.cancel()
-        results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert {type(result) for result in results} == {asyncio.CancelledError}
-        assert not connection._waiting
-        assert not connection._bus._method_return_handlers
-        assert connection.in_flight == 1000  # for the broker they are; renewing the connection is the way out
-
-
 async def test_a_late_reply_is_dropped_and_counted(bus: PrivateBus) -> None:
     async with connected(bus.address) as connection:
         late = asyncio.ensure_future(connection.call(ask("Hold")))

@@ -132,21 +132,6 @@ async def test_once_a_call_is_answered_every_signal_before_it_has_arrived(bus: P
             assert len(told.all) == number + 1
 
 
-async def test_a_service_that_dies_and_comes_back_is_announced_each_time(bus: PrivateBus) -> None:
-    name = "org.example.Mortal"
-    told = Told()
-    settings = BusSettings("one", bus.address, ("*",), connections=1)
-    async with dbus_backend(settings) as backend, asyncio.timeout(TIMEOUT):
-        with backend.follow(told, all_objects(name)):
-            await told.has(1)
-            for _ in range(2):
-                with toy_service(bus.address, name):
-                    pass
-            await told.has(5)
-    owners = [bool(each.owner) for each in told.all if isinstance(each, EventsLost)]
-    assert owners == [False, True, False, True, False]
-
-
 # Calls that wait at their service
 
 

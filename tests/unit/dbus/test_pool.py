@@ -177,20 +177,6 @@ async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus:
             assert result.body == ["released"]
 
 
-async def test_calls_given_up_never_exhaust_the_broker(bus: PrivateBus) -> None:
-    """1,000 calls hang and are given up; without new connections the broker would refuse after 128."""
-    async with running(replace(ONE, address=bus.address, in_flight=100, wait_timeout=TIMEOUT)) as pool:
-        for _ in range(20):
-            hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(50)]
-            assert await answer(pool, ask("Label", OTHER)) == ["toy"]
-            for one in hanging:
-                one.cancel()
-            await asyncio.wait(hanging)
-            assert all(one.cancelled() for one in hanging)
-        assert await answer(pool, ask("Label")) == ["toy"]
-        assert pool.status().in_flight == 0
-
-
 async def test_a_connection_is_renewed_before_its_serials_end_and_no_call_notices(bus: PrivateBus) -> None:
     around = Dependencies(serials=10)
     async with running(replace(ONE, address=bus.address), around) as pool:

@@ -611,74 +611,6 @@ async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(mon
 # Against guests
 
 STRANGER = Permissions(7, "n")
-EVERY_STYLE: dict[str, tuple[str, dict[str, Any], str, dict[str, str], list[str]]] = {
-    # style: its path, what else it is told, the request's node, what stands there, where an answer may stand
-    "tree": (
-        "/svc",
-        {},
-        f"{REQUESTS}/read/1",
-        {f"{REQUESTS}/read/1/a": "secret"},
-        [f"{RESPONSES}/read/1", f"{RESPONSES}/read/1/a", f"{RESPONSES}/read/1/a/b"],
-    ),
-    "chunked": (
-        "/c",
-        {},
-        "/c/query/0",
-        {"/c/query/0/cmd": "read", "/c/query/0/data00": "secret", "/c/query/0/submit": "1"},
-        ["/c/reply/0", "/c/reply/0/data00", "/c/reply/0/status", "/c/reply/0/submit", "/c/reply/0/code"],
-    ),
-    "mailbox": (
-        "/m",
-        {"answers": (("read", StateWords(done="done")),)},
-        "/m/command",
-        {"/m/command": "read"},
-        ["/m/parameter/x"],
-    ),
-    "deletion": (
-        "/d/word",
-        {"states": StateWords(node="status", done="done")},
-        "/d/word",
-        {"/d/word": "read"},
-        ["/d/a", "/d/a/b", "/d/status", "/d/code"],
-    ),
-    "directory": (
-        "/e",
-        {"states": StateWords(commit="READY", in_progress="TAKEN", done="DONE"), "method": "read"},
-        "/e/state",
-        {"/e/state": "READY"},
-        [],
-    ),
-}
-
-
-def _secret(style: str) -> Callable[[Call], Outcome]:
-    one = style in ("chunked", "mailbox")
-    return lambda _call: Reply("secret" if one else {"a": "secret"})
-
-
-@each_case("style", EVERY_STYLE)
-async def test_an_answer_lies_in_no_node_that_another_domain_has_planted(style: str) -> None:
-    path, said, signed, nodes, planted = EVERY_STYLE[style]
-    store = MemoryStore()
-    for each in planted:
-        store.put(each, "planted", STRANGER)
-        store.tree[each.rpartition("/")[0]] = (b"", STRANGER)
-    if "/m/parameter/x" in planted:  # of a mailbox the parameter is the asker's too
-        store.put("/m/parameter", "", GUEST)
-    for each in nodes:
-        store.put(each, nodes[each], GUEST)
-    store.put(signed, nodes.get(signed, ""), GUEST)
-    async with world(style, path, _secret(style), store, **said) as made:
-        assert len(made.endpoint.calls) == 1
-        assert made.endpoint.calls[0].peer.domid == 5
-        assert b"secret" in [value for value, _ in store.tree.values()]
-        for each, (value, permissions) in store.tree.items():
-            if value == b"secret":
-                assert permissions == GUEST, each
-        for each in planted:
-            value, permissions = store.tree.get(each, (b"", GUEST))
-            assert value != b"planted" or style == "deletion", each  # a folder beside others keeps what no answer has
-            assert permissions == GUEST or value == b"planted", each
 
 
 async def test_an_answer_that_a_stranger_has_put_there_is_none() -> None:
@@ -704,21 +636,6 @@ async def test_a_request_with_a_node_of_a_guest_is_made_in_the_name_of_that_gues
         assert made.store.tree[f"{RESPONSES}/write/1/a"][1] == Permissions(0, "n")
         assert made.error("write/2") == b"domain 7 may not call 'write'"
         assert claim_path(f"{REQUESTS}/write/2") not in made.store.tree
-
-
-async def test_what_another_domain_makes_of_a_request_in_flight_is_its_own_request(made: World) -> None:
-    made.endpoint.open.clear()
-    made.put("write/1", GUEST, a="of 5")
-    await made.endpoint.begun.acquire()
-    made.store.drop(f"{REQUESTS}/write/1")
-    made.put("write/1", STRANGER, a="of 7")
-    for _ in range(IDLE):
-        await asyncio.sleep(0)
-    made.endpoint.open.set()
-    await made.quiet()
-    assert [(call.peer.domid, call.named["a"]) for call in made.endpoint.calls] == [(5, "of 5"), (7, "of 7")]
-    assert made.response("write/1") == {"a": b"of 7"}
-    assert made.store.tree[f"{RESPONSES}/write/1/a"][1] == STRANGER
 
 
 async def test_what_was_answered_is_remembered_for_the_domain_that_asked_and_for_no_other(made: World) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
@@ -125,17 +124,3 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting_and_stopping(tmp_
 def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENSTORED_PATH", "/run/elsewhere")
     assert XenstoreTransport("store", ["xenstore:"]).addresses == ("xenstore:/run/elsewhere",)
-
-
-async def test_one_domain_at_its_bound_does_not_hold_up_another() -> None:
-    endpoint = AnsweringEndpoint()
-    async with serving(offer(endpoint, domains=Domains(everyone=True))) as (_, store):
-        endpoint.open.clear()
-        for number in range(20):
-            store.put(f"/svc/rpc/request/f/{number}", b"", Permissions(5, "n"))
-        store.put("/svc/rpc/request/f/dom0")
-        bound = StoreLimits().calls_per_domain
-        await until(lambda: any(call.peer.domid == 0 for call in endpoint.calls))
-        await until(lambda: sum(call.peer.domid == 5 for call in endpoint.calls) >= bound)
-        assert sum(call.peer.domid == 5 for call in endpoint.calls) == bound
-        endpoint.open.set()

@@ -67,6 +67,7 @@ class Backend(interfaces.Backend):
         self._signals: dict[BusSettings, Signals] = {}  # by settings without the services; made on demand
         self._interests: dict[Interest, Signals | None] = {}  # subscription -> the signals of its bus
         self._own = OwnConnections(self._dependencies)
+        self._xml: dict[tuple[str, str], str] = {}  # by bus name and object path
         self._adopt(buses.values())
 
     @property
@@ -263,12 +264,23 @@ class Backend(interfaces.Backend):
         await asyncio.gather(*(signals.close() for signals in gone))
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Fault:
-        """Return the introspection XML of an object, cached until its owner changes. The caller sets the deadline."""
+        """Return the introspection XML of an object, which is remembered: for a check that ends soon.
+
+        The caller sets the deadline.
+        """
+        known = self._xml.get((bus_name, object_path))
+        if known is not None:
+            return known
         pool = self._pool_of(bus_name)
-        if pool is None:
-            return _no_bus(bus_name)
-        answer = await pool.introspect(bus_name, object_path)
-        return fault(answer) if isinstance(answer, Received) else answer
+        answer = _no_bus(bus_name) if pool is None else await pool.introspect(bus_name, object_path)
+        if isinstance(answer, Fault):
+            return answer
+        if answer.error_name:
+            return fault(answer)
+        if answer.signature != "s":
+            return _unexpected(f"{bus_name} {object_path} Introspect", "s", answer.signature)
+        xml = self._xml[bus_name, object_path] = str(answer.body[0])
+        return xml
 
     async def is_alive(self, seconds: float) -> bool:
         """Return whether every bus answers or is being reconnected; see Pool.is_alive."""

@@ -185,8 +185,6 @@ class DBusConnection:
         self._waiting: dict[int, tuple[asyncio.Future[Unread | None], int]] = {}  # by serial; with the end position
         self._abandoned = 0  # cancelled here, but still pending (or unwritten) at the broker
         self._retired = False
-        self._xml: dict[tuple[str, str], str] = {}
-        self._watched: set[str] = set()
         self._on_owner: dict[str, Callable[[str], None]] = {}  # by bus name: called when the name has an owner
         self._loop = asyncio.get_running_loop()
         self.on_signal: Callable[[Message], None] | None = None
@@ -321,7 +319,6 @@ class DBusConnection:
                 self.late_replies += 1
         elif message.member == "NameOwnerChanged" and message.sender == BUS_NAME:
             bus_name, _, owner = message.body
-            self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}
             if owner and bus_name in self._on_owner:
                 self._on_owner[bus_name](bus_name)
         if self.on_signal is not None and message.message_type is MessageType.SIGNAL:
@@ -349,7 +346,6 @@ class DBusConnection:
         waiting, self._waiting = self._waiting, {}
         for reply, place in waiting.values():
             _settle(reply, _unanswered() if place <= self._outbox.written else _unsent())
-        self._xml.clear()
         self.stale.set()
 
     def retire(self) -> None:
@@ -383,34 +379,11 @@ class DBusConnection:
             return False
         return True
 
-    async def introspect(self, bus_name: str, object_path: str) -> str | ReplyFuture:
-        """The object's introspection XML; remembered until the name's owner changes."""
-        known = self._xml.get((bus_name, object_path))
-        if known is not None:
-            return known
-        is_watched = bus_name in self._watched
-        if not is_watched:  # hear of a new owner before the first answer of the old one is remembered
-            watching = await self.call(_match(bus_name))
-            is_watched = isinstance(watching, Message) and not watching.error_name
-            if is_watched:
-                self._watched.add(bus_name)
-        interface = "org.freedesktop.DBus.Introspectable"
-        answer = await self.call(MethodCall(bus_name, object_path, interface, "Introspect", ""))
-        if not isinstance(answer, Message) or answer.message_type is not MessageType.METHOD_RETURN:
-            assert answer is not None
-            return answer
-        if answer.signature != "s":
-            text = f"{bus_name} {object_path} Introspect: expected reply signature 's', got '{answer.signature}'"
-            return Fault(FaultCode.UNREPRESENTABLE, text)
-        xml = str(answer.body[0])
-        if is_watched:
-            self._xml[bus_name, object_path] = xml
-        return xml
-
     def when_owned(self, bus_name: str, tell: Callable[[str], None]) -> None:
         """Call `tell` with the name whenever it gets an owner; never if the bus allows no more match rules."""
         if bus_name not in self._on_owner and self._bus.connected:
-            self._outbox.put(marshalled(_match(bus_name), self._bus.next_serial(), _ONEWAY))
+            rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
+            self._outbox.put(marshalled(driver("AddMatch", rule), self._bus.next_serial(), _ONEWAY))
         self._on_owner[bus_name] = tell
 
 
@@ -422,11 +395,6 @@ def ping(bus_name: str) -> MethodCall:
 def driver(member: str, *texts: str) -> MethodCall:
     """A call to the bus itself. (D-Bus specification, "Message Bus Messages")"""
     return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, member, "s" * len(texts), texts)
-
-
-def _match(bus_name: str) -> MethodCall:
-    """Ask the bus to tell who owns a name from now on."""
-    return driver("AddMatch", f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'")
 
 
 class _TakenReply(asyncio.Future["Unread | None"]):

@@ -31,7 +31,7 @@ from adapters.dbus.connection import (
     driver,
     ping,
 )
-from adapters.dbus.errors import is_transport_failure
+from adapters.dbus.errors import INTROSPECTABLE, is_transport_failure
 from adapters.dbus.large_message import LargeMessage
 from gateway.core.admin.status import BusStatus, Presence
 from gateway.core.dbus.target import MethodCall
@@ -153,10 +153,14 @@ class Pool:
             self._record_reply(destination, answer)
         return answer
 
-    async def introspect(self, bus_name: str, object_path: str) -> str | ReplyFuture:
-        """Return an object's introspection XML."""
+    async def introspect(self, bus_name: str, object_path: str) -> ReplyFuture:
+        """Ask an object for its introspection XML, past limits and breakers."""
         connection = self._pick(bus_name)
-        return connection if isinstance(connection, Fault) else await connection.introspect(bus_name, object_path)
+        if isinstance(connection, Fault):
+            return connection
+        answer = await connection.call(MethodCall(bus_name, object_path, INTROSPECTABLE, "Introspect", ""))
+        assert answer is not None, "it is not an oneway call"
+        return answer
 
     async def is_alive(self, seconds: float) -> bool:
         """Return whether the bus answers a Ping on every connection, or is being reconnected.

@@ -267,35 +267,17 @@ async def test_no_file_descriptor_stays_and_its_reply_is_answered_like_any_other
             assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-async def test_of_a_new_owner_who_waits_is_told_and_what_was_introspected_is_forgotten(bus: PrivateBus) -> None:
+async def test_who_waits_for_an_owner_is_told_of_each_one_and_asks_the_bus_once(bus: PrivateBus) -> None:
     name, told = "org.example.Other", list[str]()
     async with connected(bus.address) as connection:
-        with toy_service(bus.address, name):
-            first = await connection.introspect(name, OBJECT_PATH)
-            connection.when_owned(name, told.append)
-            serial = connection._bus.next_serial()
-            assert await connection.introspect(name, OBJECT_PATH) is first
-            connection.when_owned(name, told.append)
-            assert connection._bus.next_serial() == serial + 1  # nothing was sent
-            assert isinstance(first, str)
-            assert "<node" in first
-        await answer(connection, ask("Label"))  # the signal came before this answer
-        gone = await connection.introspect(name, OBJECT_PATH)
-        assert not isinstance(gone, str | Fault)
-        assert gone.error_name == "org.freedesktop.DBus.Error.ServiceUnknown"
+        connection.when_owned(name, told.append)
+        serial = connection._bus.next_serial()
+        connection.when_owned(name, told.append)
+        assert connection._bus.next_serial() == serial + 1  # nothing was sent
         for _ in range(2):
             with toy_service(bus.address, name):
                 await answer(connection, ask("Label"))  # the signal came before this answer
-                assert await connection.introspect(name, OBJECT_PATH) == first
         assert told == [name, name]
-
-
-async def test_introspection_is_not_remembered_where_the_bus_tells_of_no_owners() -> None:
-    with private_bus(limits={"max_match_rules_per_connection": 0}) as bus, toy_service(bus.address, TOY):
-        async with connected(bus.address) as connection:
-            for _ in range(2):
-                assert isinstance(await connection.introspect(TOY, OBJECT_PATH), str)
-            assert not connection._xml
 
 
 async def test_others_may_ask_the_gateway_who_it_is(bus: PrivateBus) -> None:

@@ -15,7 +15,7 @@ from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import private_bus
 from tests.kit.cases import each_case, expect
 from tests.kit.programs import TIMEOUT
-from tests.kit.toy_service import toy_service
+from tests.kit.toy_service import OBJECT_PATH, toy_service
 
 _ERROR = "org.freedesktop.DBus.Error."
 
@@ -106,3 +106,14 @@ async def test_services_are_told_of_by_their_bus_names(address: str) -> None:
 async def test_services_of_a_bus_that_is_down_are_unknown() -> None:
     backend = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("*",))})
     assert await backend.services([TOY], TIMEOUT) == (dbus.ServiceStatus(TOY, "one", Presence.UNKNOWN),)
+
+
+async def test_an_object_is_introspected_once_or_says_why_not(address: str) -> None:
+    async with dbus_backend(BusSettings("one", address, ("org.example.*",), connections=1)) as backend:
+        xml = await backend.introspect(TOY, OBJECT_PATH)
+        assert isinstance(xml, str)
+        assert "<node" in xml
+        assert await backend.introspect(TOY, OBJECT_PATH) is xml
+        for name, error in (("org.example.Nobody", _ERROR + "ServiceUnknown"), ("com.example", "")):
+            away = expect(Fault, await backend.introspect(name, OBJECT_PATH))
+            assert (away.code, away.name) == (FaultCode.UNAVAILABLE, error)

@@ -70,14 +70,16 @@ class RequestTooLargeError(Exception):
     """The request has too many nodes or bytes; the text says the limit."""
 
 
-class Node(NamedTuple):
+class ReadNode(NamedTuple):
     """What is read of a node that exists."""
 
     value: bytes
     permissions: Permissions
 
 
-async def tree(nodes: StoreOperations, root: str, limit: int, size: int, names: Sequence[str] = ()) -> dict[str, Node]:
+async def tree(
+    nodes: StoreOperations, root: str, limit: int, size: int, names: Sequence[str] = ()
+) -> dict[str, ReadNode]:
     """The node `root` and its descendants, by their path below it. Nodes below a node with a value are not read.
 
     `limit` nodes and `size` bytes are the most. `names`: children that are probably there, read together with the root.
@@ -99,7 +101,9 @@ async def tree(nodes: StoreOperations, root: str, limit: int, size: int, names: 
     return _below(root, whole)
 
 
-async def leaves(nodes: Transaction, root: str, limit: int, size: int, names: Sequence[str]) -> dict[str, Node] | None:
+async def leaves(
+    nodes: Transaction, root: str, limit: int, size: int, names: Sequence[str]
+) -> dict[str, ReadNode] | None:
     """The node `root` with children of these names, as `tree`, and the end of the transaction in the same trip.
 
     None when there are other nodes; the transaction has ended then too. Raises StoreError, RequestTooLargeError.
@@ -118,7 +122,7 @@ async def leaves(nodes: Transaction, root: str, limit: int, size: int, names: Se
     return _below(root, whole)
 
 
-async def several(nodes: StoreOperations, paths: Sequence[str]) -> dict[str, Node]:
+async def several(nodes: StoreOperations, paths: Sequence[str]) -> dict[str, ReadNode]:
     """Those of the nodes that exist."""
     return _read(paths, await in_pieces(nodes, [each for path in paths for each in _pair(path)], 2 * BATCH))
 
@@ -148,21 +152,21 @@ def _pair(path: str) -> tuple[Asked, Asked]:
     return ask(Operation.READ, path), ask(Operation.GET_PERMS, path)
 
 
-def _read(paths: Sequence[str], answers: Sequence[Answer]) -> dict[str, Node]:
+def _read(paths: Sequence[str], answers: Sequence[Answer]) -> dict[str, ReadNode]:
     """Those of the nodes that exist, from the answers to READ and GET_PERMS of each."""
     read = {}
     for at, path in enumerate(paths):
         value, permissions = found(answers[2 * at]), permissions_in(answers[2 * at + 1], path)
         if value is not None and permissions is not None:
-            read[path] = Node(value, permissions)
+            read[path] = ReadNode(value, permissions)
     return read
 
 
-def _below(root: str, read: dict[str, Node]) -> dict[str, Node]:
+def _below(root: str, read: dict[str, ReadNode]) -> dict[str, ReadNode]:
     return {path[len(root) + 1 :]: node for path, node in read.items()}
 
 
-def _check_size(read: dict[str, Node], size: int) -> None:
+def _check_size(read: dict[str, ReadNode], size: int) -> None:
     if sum(len(node.value) for node in read.values()) > size:
         raise RequestTooLargeError(f"expected at most {size} bytes in all nodes together")
 

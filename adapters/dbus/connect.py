@@ -15,9 +15,8 @@ import asyncio
 import socket
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 from urllib.parse import unquote
 
 from dbus_fast.aio import MessageBus
@@ -27,8 +26,6 @@ from adapters.dbus.messages import Inbox
 
 PREFIX = "unixexec:"
 EXIT_TIMEOUT = 1.0  # seconds a process gets to end after its stdin is closed
-
-T = TypeVar("T")
 
 
 def command(address: str) -> list[str]:
@@ -43,8 +40,8 @@ def command(address: str) -> list[str]:
     return [options["path"], *arguments]
 
 
-async def through_process(address: str, connect: Callable[[str], Awaitable[T]]) -> tuple[T, Process]:
-    """Start the process, and `connect` to a unix: address that leads to it. Returns the connection and the process."""
+async def through_process(address: str) -> tuple[Bus, Process]:
+    """Start the process, and connect to a unix: address that leads to it. Returns the connection and the process."""
     argv = command(address)
     with (
         tempfile.TemporaryDirectory(prefix="unixexec-") as directory,

@@ -205,7 +205,7 @@ class DBusConnection:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 if address.startswith(connect.PREFIX):
-                    bus, process = await connect.through_process(address, connect.connect)
+                    bus, process = await connect.through_process(address)
                     return cls(bus, limits, process, gate)
                 return cls(await connect.connect(address), limits, gate=gate)
         except Exception as error:

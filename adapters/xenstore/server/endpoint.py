@@ -78,7 +78,7 @@ class XenstoreEndpoint:
         self._shared = shared
         self._store = shared.store
         self._style: Style = STYLES[exposed.exposure.style](exposed.exposure)
-        self._delivery = Delivery(self._style, shared, exposed.exposure.parameters, self._refusal)
+        self._delivery = Delivery(self._style, shared, self._refusal)
         self._requests = self._style.requests
         self._tasks: list[asyncio.Task[None]] = []
         self._scanned_at = -1  # number of reconnects at the last full scan

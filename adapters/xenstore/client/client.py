@@ -16,8 +16,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import count
 from typing import Self, TypeVar
 
-from msgspec import Struct
-
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
 from adapters.xenstore.client.operations import START, EarlyTransaction, StoreOperations, Transaction
 from adapters.xenstore.client.wire import (
@@ -31,6 +29,7 @@ from adapters.xenstore.client.wire import (
     path_argument,
     transaction_id,
 )
+from gateway.core.admin.status import StoreStatus
 
 __all__ = [
     "Permissions",
@@ -39,7 +38,6 @@ __all__ = [
     "Transaction",
     "Watch",
     "XenstoreClient",
-    "XenstoreClientStatus",
     "socket_path",
 ]
 
@@ -122,17 +120,6 @@ def socket_path(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("XENSTORED_PATH") or f"{directory}/socket"
 
 
-class XenstoreClientStatus(Struct, frozen=True):
-    """The state of a client, for an operator."""
-
-    address: str
-    connected: bool
-    last_error: str  # the reason why there is no connection, or why the last one ended
-    reconnects: int
-    watches: int
-    in_flight: int
-
-
 class XenstoreClient(StoreOperations):
     """Keeps a connection to the store at `path` between `start` and `stop`; an async context manager does both.
 
@@ -203,16 +190,12 @@ class XenstoreClient(StoreOperations):
         """Wait until there is a connection."""
         await self._connected.wait()
 
-    def status(self) -> XenstoreClientStatus:
-        """The state for an operator."""
-        return XenstoreClientStatus(
-            address=self._path,
-            connected=self.connected,
-            last_error=self._error,
-            reconnects=max(0, self._connections - 1),
-            watches=len(self._watches),
-            in_flight=self._connection.in_flight if self._connection is not None else 0,
-        )
+    def status(self) -> StoreStatus:
+        """The state for an operator, as far as it is known without a listener."""
+        waiting = self._connection.in_flight if self._connection is not None else 0
+        reconnects = max(0, self._connections - 1)
+        is_up = self.connected
+        return StoreStatus("", self._path, is_up, is_up, self._error, reconnects, len(self._watches), waiting)
 
     def watch(self, path: str) -> Watch:
         """Watch a node and its descendants, from now on or from the next connection. Raises StoreError EINVAL."""

@@ -101,13 +101,12 @@ class Backend(interfaces.Backend):
             return _no_bus(method_call.bus_name)
         if route.waits:
             pool = await self._waiting_pool(pool)
-        if route.connection is not None:
-            send = partial(self._own.call, route.connection, pool.bus, call)
-            return await self._answer(send, route, call, method_call, select)
-        answer = await pool.call(method_call, oneway=call.oneway or route.bus_target.no_reply)
+        own = route.connection
+        send: Send = pool.call if own is None else partial(self._own.call, own, pool.bus, call)
+        answer = await send(method_call, oneway=call.oneway or route.bus_target.no_reply)
         if isinstance(answer, Received) and not (answer.error_name or select is not None or route.further):
             return await self._large_reply(route, answer) if is_large(answer.body) else reply(route, answer)
-        return await self._outcome(pool.call, answer, route, call, method_call, select)
+        return await self._outcome(send, answer, route, call, method_call, select)
 
     async def check(self, route: Route, call: Call) -> Fault | None:
         """See interfaces.Backend."""
@@ -123,12 +122,6 @@ class Backend(interfaces.Backend):
         except asyncio.CancelledError as error:
             error.args = (*error.args, NOT_SENT)
             raise
-
-    async def _answer(
-        self, send: Send, route: Route, call: Call, method_call: MethodCall, select: Callable[[Value], Outcome] | None
-    ) -> Outcome:
-        answer = await send(method_call, oneway=call.oneway or route.bus_target.no_reply)
-        return await self._outcome(send, answer, route, call, method_call, select)
 
     async def _outcome(
         self,
@@ -224,7 +217,7 @@ class Backend(interfaces.Backend):
         async def send(method_call: MethodCall, **_: object) -> ReplyFuture:
             return await signals.call(method_call)
 
-        return await self._answer(send, route, call, method_call, None)
+        return await self._outcome(send, await send(method_call), route, call, method_call, None)
 
     def _signals_of(self, bus_name: str) -> Signals | None:
         """The signals of the bus that has a service; None when nothing is subscribed to there."""

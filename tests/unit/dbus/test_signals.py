@@ -1,3 +1,5 @@
+"""Signals of services on a bus, and the queue of one subscriber."""
+
 from __future__ import annotations
 
 import asyncio
@@ -8,9 +10,10 @@ import pytest
 
 from adapters.dbus import signals
 from adapters.dbus.backend import Backend, BusSettings
+from adapters.dbus.signals import SignalEvent, SignalQueue
 from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.target import MethodCall, Subscription
-from gateway.core.rpc.model import Event, Reply
+from gateway.core.rpc.model import Event, EventsLost, Reply, Value
 from tests.kit.backends import (
     CHANGED,
     SHOUTED,
@@ -160,3 +163,85 @@ async def test_a_service_on_no_bus_is_told_of_at_once() -> None:
     service = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("com.example",))})
     async with asyncio.timeout(TIMEOUT), service.subscribe(SHOUTED) as feed:
         assert (await missed(feed, owned=False)).why == "no bus of the config has this service"
+
+
+# The queue of one subscriber
+
+
+def changed(invalidated: str = "", path: str = "/a", **properties: Value) -> Event:
+    return Event("org.example", path, "org.example.VM1", properties=properties, invalidated=frozenset(invalidated))
+
+
+def told(number: int) -> Event:
+    return Event("org.example", "/a", "org.example.VM1", "Told", (number,))
+
+
+async def heard(feed: SignalQueue, count: int) -> list[SignalEvent]:
+    async with asyncio.timeout(TIMEOUT):
+        return [await anext(feed) for _ in range(count)]
+
+
+async def nothing_more(feed: SignalQueue) -> bool:
+    more = asyncio.ensure_future(anext(feed))
+    await asyncio.sleep(0)
+    waiting = not more.done()
+    more.cancel()
+    await asyncio.wait({more})
+    return waiting
+
+
+async def test_signals_are_heard_one_by_one_in_their_order_and_who_waits_is_told() -> None:
+    feed = SignalQueue()
+    waiting = asyncio.ensure_future(heard(feed, 3))
+    for number in range(3):
+        await asyncio.sleep(0)
+        assert feed.put(told(number))
+    assert await waiting == [told(0), told(1), told(2)]
+    assert await nothing_more(feed)
+
+
+async def test_of_a_property_only_the_last_value_is_heard() -> None:
+    feed = SignalQueue()
+    for number in range(10_000):
+        assert feed.put(changed(A=number))
+    feed.put(changed(B="b"))
+    assert await heard(feed, 1) == [changed(A=9999, B="b")]
+    assert await nothing_more(feed)
+
+
+async def test_objects_are_kept_apart_and_a_change_takes_its_place_behind_what_came_before_it() -> None:
+    feed = SignalQueue()
+    for event in (changed(A=1), told(1), changed(path="/b", A=2), changed(A=3)):
+        feed.put(event)
+    assert await heard(feed, 3) == [told(1), changed(path="/b", A=2), changed(A=3)]
+
+
+async def test_an_invalidated_property_has_no_value_and_a_new_value_makes_it_good() -> None:
+    feed = SignalQueue()
+    feed.put(changed(A=1, B=1))
+    feed.put(changed(invalidated="A"))
+    assert await heard(feed, 1) == [changed(invalidated="A", B=1)]
+    feed.put(changed(invalidated="AB"))
+    feed.put(changed(A=2))
+    assert await heard(feed, 1) == [changed(invalidated="B", A=2)]
+
+
+async def test_there_is_no_room_for_more_than_the_bound_but_for_what_was_there() -> None:
+    feed = SignalQueue(bound=2)
+    assert feed.put(changed(A=1))
+    assert feed.put(told(1))
+    assert not feed.put(told(2))
+    assert feed.put(changed(A=2))
+    assert await heard(feed, 2) == [told(1), changed(A=2)]
+
+
+async def test_what_is_read_after_a_gap_is_newer_than_the_changes_before_it() -> None:
+    feed = SignalQueue(bound=2)
+    missed, again = EventsLost("org.example", ":1.1", "one"), EventsLost("org.example", ":1.2", "two")
+    feed.put(changed(A=1))
+    feed.put(told(1))
+    feed.miss(missed)
+    feed.miss(again)
+    feed.miss(EventsLost("org.example.Other", "", "another"))
+    assert await heard(feed, 3) == [told(1), again, EventsLost("org.example.Other", "", "another")]
+    assert await nothing_more(feed)

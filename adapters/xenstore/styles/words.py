@@ -47,14 +47,14 @@ def word(value: bytes) -> str:
     return element(value.decode("utf-8", "replace"))
 
 
-def _results(folder: str, pairs: Pairs, why: str) -> list[WriteStep] | Fault:
+def _results(folder: str, pairs: Pairs, nodes: str) -> list[WriteStep] | Fault:
     """The steps that write an answer below a folder with nodes of other domains: each belongs to the caller alone.
 
-    The fault `why` where the answer is a single value.
+    A fault where the answer is a single value. `nodes`: what its members would have become.
     """
     values = dict(pairs)
     if "" in values:
-        return Fault(FaultCode.UNREPRESENTABLE, f"$: expected a struct, whose members become {why}")
+        return Fault(FaultCode.UNREPRESENTABLE, f"$: expected a struct, whose members become {nodes}")
     steps: list[WriteStep] = []
     for top in dict.fromkeys(path.partition("/")[0] for path in values):
         steps.append(Write(f"{folder}/{top}", values.get(top, b""), owned=True))

@@ -11,6 +11,8 @@ from typing import Any
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
 from adapters.xenstore.client.wire import (
     NUL,
+    Answer,
+    Asked,
     Operation,
     Permissions,
     ProtocolError,
@@ -109,7 +111,7 @@ async def _answered(body: bytes) -> str:
     events: list[tuple[str, bytes]] = []
     connection = XenstoreConnection(lambda path, token: events.append((path, token)), deadline=1000.0)
     connection.connection_made(_Wire())
-    waiting = [connection.send(operation, b"/a\0", path="/a", transaction=at) for operation, at in ASKED]
+    waiting = [connection.send_all([Asked(operation, b"/a\0", "/a")], at) for operation, at in ASKED]
     waiting[1].cancel()  # this transaction is abandoned
     connection.data_received(body)
     connection.connection_lost(None)
@@ -119,12 +121,12 @@ async def _answered(body: bytes) -> str:
     return " ".join([*endings, str(len(events) > 0)])
 
 
-def _ending(waiting: asyncio.Future[bytes]) -> str:
+def _ending(waiting: asyncio.Future[list[Answer]]) -> str:
     if waiting.cancelled():
         return "cancelled"
-    error = waiting.exception()
-    assert error is None or isinstance(error, StoreLostError | StoreError), error
-    return type(error).__name__
+    answer = waiting.exception() or waiting.result()[0]
+    assert isinstance(answer, bytes | StoreLostError | StoreError), answer
+    return type(answer).__name__
 
 
 # Names

@@ -56,7 +56,7 @@ from gateway.pipeline.passthrough import PASSED_THROUGH, MessagePassthrough, Who
 from gateway.pipeline.sessions import Sessions, session_over
 from gateway.pipeline.side_override import SideOverride
 from gateway.pipeline.task_methods import TaskMethods, with_own
-from gateway.pipeline.tasks import Tasks, TaskWatch
+from gateway.pipeline.tasks import Cancel, Tasks
 from gateway.pipeline.waiting import AfterAnswers
 
 if TYPE_CHECKING:  # imported where the config has a collector
@@ -328,11 +328,11 @@ class RpcEndpoint(Endpoint):
             return self.dispatcher.refuse(call, refused, entry.route)
         alone = structs.replace(entry, call=structs.replace(call, oneway=False))
 
-        async def run(watch: TaskWatch) -> Outcome:
+        async def run(notify: Callable[[float, Cancel | None], None]) -> Outcome:
             follows = alone.route.follows
             if follows is None:
                 return (await self.dispatcher.run(alone)).outcome
-            watched = replace(alone.route, follows=replace(follows, notify=watch.notify))
+            watched = replace(alone.route, follows=replace(follows, notify=notify))
             return (await self.dispatcher.run(structs.replace(alone, route=watched))).outcome
 
         owner = (route.session(call) if route.session is not None else None) or ""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 from time import time
 from typing import NamedTuple, TypeAlias
 from uuid import uuid4
@@ -36,9 +35,7 @@ from gateway.state.task_records import (
 PER_OWNER = 500  # tasks of one session, pending and finished; the finished ones make room for new ones
 TOTAL = 10_000
 STORED_BYTES = 64 * 1024**2  # texts and results of all tasks together; the oldest finished ones are forgotten
-CLIENT_BYTES = (
-    64 * 1024
-)  # texts that clients give one task, without its result; a result that they give is bounded alike
+CLIENT_BYTES = 64 * 1024  # texts that clients give one task; a result that they give is counted apart
 KEPT = 86_400.0  # seconds that a finished task is kept
 LEASE = 10.0  # seconds after which the tasks of a gateway that has died are ended
 RENEW = 2.0  # seconds
@@ -56,23 +53,10 @@ class TaskEnding(NamedTuple):
 Describe: TypeAlias = Callable[[Outcome, Call], TaskEnding]
 
 
-class TaskWatch:
-    """What a running call tells of its progress; `cancel` asks it to end, where it can. `on_progress` gets the task."""
+Cancel: TypeAlias = Callable[[], Awaitable[Outcome]]  # asks a call to end
 
-    def __init__(self, task: Task, on_progress: Callable[[Task], object] = lambda _task: None) -> None:
-        self._task = task
-        self._on_progress = on_progress
-        self.cancel: Callable[[], Awaitable[Outcome]] | None = None
-
-    def notify(self, progress: float, cancel: Callable[[], Awaitable[Outcome]] | None) -> None:
-        """Take over how far it is."""
-        before, self._task.progress = self._task.progress, min(max(progress, 0.0), 1.0)
-        self.cancel = cancel
-        if self._task.progress != before:
-            self._on_progress(self._task)
-
-
-Run: TypeAlias = Callable[[TaskWatch], Awaitable[Outcome]]
+# Makes a call for a task. It tells how far the call is, and how to cancel it, where that is possible.
+Run: TypeAlias = Callable[[Callable[[float, Cancel | None], None]], Awaitable[Outcome]]
 
 
 def outcome_unknown(method: str) -> list[str]:
@@ -105,7 +89,7 @@ class Tasks:
         self._listeners: list[TaskListener] = []
         self._others: set[str] = set()  # references in the state file
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._watches: dict[str, TaskWatch] = {}
+        self._cancels: dict[str, Cancel | None] = {}  # of running ones
         self._unwritten: set[str] = set()  # of this process, not in the state file as they are
         self._seen: set[str] = set()  # of this process, asked for since they have ended
         self._renewing: asyncio.Task[None] | None = None
@@ -153,19 +137,14 @@ class Tasks:
 
     async def begin(self, name: str, owner: str, call: Call, run: Run) -> Task | Fault:
         """Make a task and run its call; returns as soon as the task is written down."""
-        task = await self._create(name, owner, "", self._instance)
+        task = await self.create(name, owner, holder=self._instance)
         if isinstance(task, Task):
-            watch = self._watches[task.ref] = TaskWatch(task, self._tell)
-            running = asyncio.get_running_loop().create_task(self._run(task, call, partial(run, watch)))
-            self._running[task.ref] = running
-            running.add_done_callback(lambda _: (self._running.pop(task.ref), self._watches.pop(task.ref)))
+            running = self._running[task.ref] = asyncio.get_running_loop().create_task(self._run(task, call, run))
+            running.add_done_callback(lambda _: (self._running.pop(task.ref), self._cancels.pop(task.ref, None)))
         return task
 
-    async def create(self, name: str, owner: str, description: str = "") -> Task | Fault:
-        """Make a task that a client brings to its end."""
-        return await self._create(name, owner, description, "")
-
-    async def _create(self, name: str, owner: str, description: str, holder: str) -> Task | Fault:
+    async def create(self, name: str, owner: str, description: str = "", holder: str = "") -> Task | Fault:
+        """Make a task. Without the instance that holds it, a client brings it to its end."""
         await self._make_room(owner)
         full = len(self._own) >= self._total or sum(self._sizes.values()) > self._stored_bytes
         if full or self._count(owner) >= self._per_owner:
@@ -201,15 +180,20 @@ class Tasks:
             return None
         task.status = CANCELLING
         refused = await self.changed(task)
-        watch = self._watches.get(task.ref)
-        if watch is not None and watch.cancel is not None:
-            await watch.cancel()
+        cancel = self._cancels.get(task.ref)
+        if cancel is not None:
+            await cancel()
         return refused
 
-    async def _run(self, task: Task, call: Call, run: Callable[[], Awaitable[Outcome]]) -> None:
+    async def _run(self, task: Task, call: Call, run: Run) -> None:
+        def notify(progress: float, cancel: Cancel | None) -> None:
+            before, task.progress = task.progress, min(max(progress, 0.0), 1.0)
+            self._cancels[task.ref] = cancel
+            if task.progress != before:
+                self._tell(task)
+
         try:
-            outcome = await run()
-            ending = self._describe(outcome, call)
+            ending = self._describe(await run(notify), call)
         except asyncio.CancelledError:
             task.end(FAILURE, self._now(), error=outcome_unknown(task.name_label))
             self._tell(task)
@@ -218,8 +202,7 @@ class Tasks:
         except Exception:  # noqa: BLE001 - the task must end, whatever went wrong
             _log.exception("a bug ended this task", method=task.name_label)
             ending = TaskEnding(error=("INTERNAL_ERROR", "internal error"))
-        watch = self._watches.get(task.ref)
-        if ending.error and task.status == CANCELLING and watch is not None and watch.cancel is not None:
+        if ending.error and task.status == CANCELLING and self._cancels.get(task.ref) is not None:
             task.end(CANCELLED, self._now(), error=("TASK_CANCELLED", task.ref))
         elif ending.error:
             task.end(FAILURE, self._now(), error=ending.error)
@@ -322,7 +305,11 @@ class Tasks:
         a client should end counts as finished once it is too old.
         """
         oldest = self._now() - KEPT
-        ended = [task for task in self._own.values() if self._is_over(task, oldest)]
+        ended = [
+            task
+            for task in self._own.values()
+            if task.status not in RUNNING or (task.ref not in self._running and task.created < oldest)
+        ]
         ended.sort(key=lambda task: (task.finished > oldest, task.ref not in self._seen, task.finished))
         size = sum(self._sizes.values())
         excess = len(self._own) - self._total + 1
@@ -339,9 +326,6 @@ class Tasks:
             self._drop(task.ref)
         if gone:
             await self._state.forget_tasks(gone)
-
-    def _is_over(self, task: Task, oldest: float) -> bool:
-        return task.status not in RUNNING or (task.ref not in self._running and task.created < oldest)
 
     # Tasks of gateways that have died
 

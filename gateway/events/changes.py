@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -148,10 +148,9 @@ class Wanted(NamedTuple):
         """Whether a change of this object is wanted."""
         return self.everything or object_id[0] in self.classes or object_id in self.objects
 
-    def concerned(self, names: Collection[str]) -> list[str]:
-        """The classes of which any object is wanted."""
-        wanted = self.classes | {name for name, _ in self.objects}
-        return [name for name in names if self.everything or name in wanted]
+    def concerns(self, name: str) -> bool:
+        """Whether any object of a class is wanted."""
+        return self.everything or name in self.classes or any(name == each for each, _ in self.objects)
 
     @property
     def size(self) -> int:
@@ -301,10 +300,6 @@ class ChangeLog:
         found = [each for each in self._candidates(wanted) if not each.is_deleted and wanted.has(each.id)]
         found.reverse()
         return found
-
-    def counts(self, names: Collection[str]) -> dict[str, int]:
-        """The number of objects of each class."""
-        return {name: self._counts[name] for name in names}
 
     def _candidates(self, wanted: Wanted) -> Iterable[ObjectState]:
         """Objects among which all wanted ones are, the one that changed last first."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from math import isnan
 from typing import TypeAlias
 
@@ -122,7 +122,7 @@ class EventMethods:
         is_over: Callable[[Route, Call], bool] = lambda _route, _call: False,
         on_wait: Callable[[int], object] = lambda _change: None,
     ) -> None:
-        self._hub = hub
+        self.hub = hub
         self._is_allowed = is_allowed
         self._is_over = is_over
         self._on_wait = on_wait
@@ -138,55 +138,50 @@ class EventMethods:
 
     async def answer(self, route: Route, call: Call) -> Outcome:
         """Answer one call."""
-        service = self._hub.find(route.service)
-        if service is None:
-            return Fault(FaultCode.UNAVAILABLE, f"{route.source}: the file has no classes, so there are no events")
+        request = self._request(route, call)
+        if isinstance(request, Fault):
+            return request
         encoded = encode_arguments(route, call)
         if not isinstance(encoded, MethodCall):
             return encoded
-        session = (route.session(call) if route.session is not None else None) or ""
-        request = _Request(service, route, call, session)
         with slot_freed(call, self._on_wait) as is_free:
             if not is_free:
                 return TOO_MANY
             refused = await self._check(request)
             if refused is not None:
                 return refused
-            service.start()  # for nobody without a session
+            request.service.start()  # for nobody without a session
             return await self._answers[route.events](request, list(encoded.body))  # type: ignore[arg-type]
 
     def end_session(self, session: str) -> None:
         """A session has ended: wake its calls, and forget what it has registered for."""
-        self._hub.end_session(session)
+        self.hub.end_session(session)
         for service, other in [key for key in self._registered if key[1] == session]:
             del self._registered[service, other]
 
+    def _request(self, route: Route, call: Call) -> _Request | Fault:
+        service = self.hub.find(route.service)
+        if service is None:
+            return Fault(FaultCode.UNAVAILABLE, f"{route.source}: the file has no classes, so there are no events")
+        return _Request(service, route, call, (route.session(call) if route.session is not None else None) or "")
+
     # Clients that are sent changes
-
-    def when_stopped(self, tell: Callable[[], object]) -> None:
-        """Call `tell` if the gateway stops, until `not_when_stopped`."""
-        self._hub.when_released(tell)
-
-    def not_when_stopped(self, tell: Callable[[], object]) -> None:
-        """Do not call `tell` any more."""
-        self._hub.not_when_released(tell)
 
     async def begin(self, route: Route, call: Call, classes: Value, token: str) -> Following | Fault:
         """A client that is to be sent changes; `route` is that of `event.from`, and `call` has the session."""
-        service = self._hub.find(route.service)
-        if service is None:
-            return Fault(FaultCode.UNAVAILABLE, f"{route.source}: the file has no classes, so there are no events")
+        request = self._request(route, call)
+        if isinstance(request, Fault):
+            return request
         known = parse_token(token)
         if known is None:
             return _fault("EVENT_FROM_TOKEN_PARSE_FAILURE", token)
-        request = _Request(service, route, call, (route.session(call) if route.session is not None else None) or "")
         wanted = self._subscription(request, classes)
         if isinstance(wanted, Fault):
             return wanted
         refused = await self._check(request)
         if refused is not None:
             return refused
-        service.start()
+        request.service.start()
         return Following(request, wanted, known)
 
     async def follow(self, following: Following, heartbeat: float) -> AsyncGenerator[Batch | Fault | None]:
@@ -202,8 +197,7 @@ class EventMethods:
         with service.waiting(following.wanted, request.session) as waiter:
             while not service.is_released:
                 if waiter.is_ended or (not is_fresh and loop.time() - checked >= FRESH):
-                    refused = session_over(request.route, request.call) if waiter.is_ended else None
-                    refused = refused or await self._check(request)
+                    refused = await self._check(request, is_over=waiter.is_ended)
                     if refused is not None and refused.code in UNCHECKED:
                         await waiter.wait(min(RETRY, heartbeat))
                         yield None
@@ -243,13 +237,13 @@ class EventMethods:
         changes = self._told(service, *((BEGINNING, wanted) if is_snapshot else (token, wanted, base)))
         return _Listed(changes[:MOST_TOLD], service.token, is_snapshot, len(changes) >= MOST_TOLD)
 
-    async def _check(self, request: _Request) -> Fault | None:
+    async def _check(self, request: _Request, *, is_over: bool = False) -> Fault | None:
         """Why the session is not valid. Once it is, everything that the service has sent before is known."""
         check = request.route.session_check
+        if is_over or (check is not None and self._is_over(request.route, request.call)):
+            return session_over(request.route, request.call)
         if check is None:
             return None
-        if self._is_over(request.route, request.call):
-            return session_over(request.route, request.call)
         try:
             async with asyncio.timeout(check.timeout):
                 outcome = await request.service.ask(check, request.call)
@@ -274,8 +268,10 @@ class EventMethods:
             return found
         changes, newest = found
         log = request.service.log
-        names = [name for name in _concerned(request.service, wanted) if self._serves(request.service, name)]
-        counts: dict[str, Value] = {**log.counts(names)}
+        names = dict.fromkeys((*request.service.classes, *request.service.own_classes))
+        counts: dict[str, Value] = {
+            name: log.count(name) for name in names if wanted.concerns(name) and self._serves(request.service, name)
+        }
         return Reply({"events": event_records(changes), "valid_ref_counts": counts, "token": str(newest)})
 
     async def _wait_for_changes(
@@ -302,8 +298,7 @@ class EventMethods:
                     newest = token
                 is_last = bool(changes) or now >= end or service.is_released
                 if waiter.is_ended or (not is_fresh and now - checked >= (FRESH if is_last else CHECK)):
-                    refused = session_over(request.route, request.call) if waiter.is_ended else None
-                    refused = refused or await self._check(request)
+                    refused = await self._check(request, is_over=waiter.is_ended)
                     if refused is not None and refused.code in UNCHECKED and now < end and not service.is_released:
                         await waiter.wait(min(RETRY, end - now))
                         continue
@@ -361,10 +356,8 @@ class EventMethods:
         with request.service.waiting(NOTHING, request.session) as waiter:
             while not request.service.is_read:
                 if loop.time() >= end or request.service.is_released:
-                    text = (
-                        f"the objects of {request.route.service} are not read yet; {request.route.method} did nothing"
-                    )
-                    return Fault(FaultCode.UNAVAILABLE, text)
+                    text = f"the objects of {request.route.service} are not read yet"
+                    return Fault(FaultCode.UNAVAILABLE, f"{text}; {request.route.method} did nothing")
                 await waiter.wait(end - loop.time())
         return None
 
@@ -439,11 +432,6 @@ class EventMethods:
         """Whether a class, in lower case, is not switched off."""
         each = service.classes.get(name)
         return each is None or all(map(self._is_allowed, each.routes))
-
-
-def _concerned(service: ServiceEvents, wanted: Wanted) -> Collection[str]:
-    """The classes with events that a client wants, in lower case."""
-    return wanted.concerned([*dict.fromkeys((*service.classes, *service.own_classes))])
 
 
 def too_large(*held: Wanted) -> Fault | None:

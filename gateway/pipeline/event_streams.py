@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,18 +24,7 @@ from gateway.core.interfaces import Codec, HttpExchange, MessageChannel, OpenCha
 from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Effect, Route, local_route
-from gateway.core.rpc.model import (
-    Answer,
-    Call,
-    Envelope,
-    Fault,
-    FaultCode,
-    Outcome,
-    Peer,
-    Reply,
-    RequestMetadata,
-    Value,
-)
+from gateway.core.rpc.model import Answer, Call, Envelope, Fault, FaultCode, Outcome, Peer, Reply, Value
 from gateway.events.changes import Wanted
 from gateway.mapping.table import EndpointTable
 from gateway.pipeline.endpoint import RpcEndpoint
@@ -59,6 +49,18 @@ STATUSES: Mapping[str, tuple[int, str]] = {
     "EVENT_SUBSCRIPTION_PARSE_FAILURE": (400, "Bad Request"),
 }
 
+_log = Logger()
+
+
+def _notification(name: str, summary: str, **params: Value) -> Value:
+    return {
+        "name": name,
+        "summary": summary,
+        "paramStructure": "by-name",
+        "params": [{"name": each, "required": each != "snapshot", "schema": schema} for each, schema in params.items()],
+    }
+
+
 _TEXT: Value = {"type": "string"}
 _EVENT: Value = {
     "type": "object",
@@ -72,16 +74,6 @@ _EVENT: Value = {
     },
 }
 
-
-def _notification(name: str, summary: str, **params: Value) -> Value:
-    return {
-        "name": name,
-        "summary": summary,
-        "paramStructure": "by-name",
-        "params": [{"name": each, "required": each != "snapshot", "schema": schema} for each, schema in params.items()],
-    }
-
-
 # The notifications as OpenRPC describes methods.
 NOTIFICATIONS: Final[tuple[Value, ...]] = (
     _notification(
@@ -94,8 +86,6 @@ NOTIFICATIONS: Final[tuple[Value, ...]] = (
     ),
     _notification(ENDED, "A subscription has ended.", subscription=_TEXT, error={"type": "object"}),
 )
-
-_log = Logger()
 
 
 def has_events(table: EndpointTable) -> bool:
@@ -124,25 +114,25 @@ class EventStreams(StreamingEndpoint):
         heartbeat: float = HEARTBEAT,
     ) -> None:
         self._current = current
-        self._methods = methods
+        self.methods = methods
         self._open_channel = open_channel
         self._codec = codec
         self._max_message = max_message
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
 
     async def stream(self, exchange: HttpExchange) -> Answer | None:
         """Serve one connection to its end."""
         slot = _Slot(exchange.peer)
         try:
-            if not slot.is_free:
+            if not slot.free():
                 return self.refuse(Fault(FaultCode.BUSY, "too many clients wait for events (limit max_waiting)"))
-            if exchange.is_tunnel:
-                channel = await self._open_channel(exchange, self._max_message)
-                if isinstance(channel, Answer):
-                    return channel
-                await self._serve_channel(channel, exchange.peer, exchange.metadata, slot)
-                return None
-            return await self._serve_events(exchange)
+            if not exchange.is_tunnel:
+                return await self._serve_events(exchange)
+            channel = await self._open_channel(exchange, self._max_message)
+            if isinstance(channel, Answer):
+                return channel
+            await self._serve_channel(channel, exchange, slot)
+            return None
         finally:
             slot.end()
 
@@ -163,12 +153,19 @@ class EventStreams(StreamingEndpoint):
         if route is None or endpoint.dispatcher.toggles.setting(route).mode is not Mode.DBUS:
             return Fault(FaultCode.UNAVAILABLE, "there are no events: event.from is not answered from D-Bus here")
         call = Call(route.method, (session, classes, token, 0.0), peer=peer, extensions=endpoint.origin)
-        return await self._methods.begin(route, call, classes, token)
+        return await self.methods.begin(route, call, classes, token)
 
-    def notification(self, subscription: str, batch: Batch) -> bytes | None:
-        """A notification with changes; None, with a line in the log, when the protocol cannot carry one of them."""
-        params: dict[str, Value] = {"subscription": subscription, "events": batch.events, "token": str(batch.token)}
-        if batch.is_snapshot:
+    def notification(self, subscription: str, news: Batch | Fault) -> bytes | None:
+        """Write that there are changes, or why a subscription has ended.
+
+        None, with a line in the log, when the protocol cannot carry one of the changes.
+        """
+        if isinstance(news, Fault):
+            data: list[Value] = [*news.data] if isinstance(news.data, list) else []
+            why: Value = {"message": news.name or news.message, "data": data}
+            return self._codec.encode_call(Call(ENDED, (), {"subscription": subscription, "error": why}, oneway=True))
+        params: dict[str, Value] = {"subscription": subscription, "events": news.events, "token": str(news.token)}
+        if news.is_snapshot:
             params["snapshot"] = True
         try:
             return self._codec.encode_call(Call(CHANGED, (), params, oneway=True))
@@ -176,46 +173,33 @@ class EventStreams(StreamingEndpoint):
             _log.warning("events are left out: they cannot be written", why=str(error))
             return None
 
-    def end_of(self, subscription: str, fault: Fault) -> bytes:
-        """The notification that a subscription has ended."""
-        data: list[Value] = [*fault.data] if isinstance(fault.data, list) else []
-        error: Value = {"message": fault.name or fault.message, "data": data}
-        return self._codec.encode_call(Call(ENDED, (), {"subscription": subscription, "error": error}, oneway=True))
-
-    def changes(self, following: Following) -> AsyncGenerator[Batch | Fault | None]:
-        """The changes of a subscription, to be closed by the caller."""
-        return self._methods.follow(following, self._heartbeat)
-
     # WebSocket
 
-    async def _serve_channel(self, channel: MessageChannel, peer: Peer, metadata: RequestMetadata, slot: _Slot) -> None:
+    async def _serve_channel(self, channel: MessageChannel, exchange: HttpExchange, slot: _Slot) -> None:
+        peer, hub = exchange.peer, self.methods.hub
         assert peer.connection is not None, "a connection that can be upgraded"
         try:
             async with asyncio.TaskGroup() as tasks:
                 peer.connection.subscriber = subscriber = Subscriber(self, channel, peer, tasks)
-
-                async def answer(message: bytes) -> bytes | None:
-                    return await self._answer(message, peer, metadata, slot)
-
-                conversation = _Conversation(channel, subscriber, answer, tasks)
-                self._methods.when_stopped(conversation.stop)
+                conversation = _Conversation(channel, subscriber, partial(self._answer, exchange, slot), tasks)
+                hub.when_released(conversation.stop)
                 try:
                     await conversation.run()
                 finally:
-                    self._methods.not_when_stopped(conversation.stop)
+                    hub.not_when_released(conversation.stop)
                 subscriber.end_all()
                 await channel.close()
         finally:
             peer.connection.subscriber = None
 
-    async def _answer(self, message: bytes, peer: Peer, metadata: RequestMetadata, slot: _Slot) -> bytes | None:
+    async def _answer(self, exchange: HttpExchange, slot: _Slot, message: bytes) -> bytes | None:
         endpoint = self._current()
         if endpoint is None:
             return self._codec.encode(Envelope((GONE,)), (GONE,))
         if not slot.take():
             return endpoint.refuse(BUSY).body
         try:
-            return (await endpoint.answer(message, peer, metadata)).body
+            return (await endpoint.answer(message, exchange.peer, exchange.metadata)).body
         finally:
             slot.free()
 
@@ -230,16 +214,14 @@ class EventStreams(StreamingEndpoint):
         if isinstance(following, Fault):
             return self.refuse(following)
         await exchange.respond(Answer(None, "", None, 200, "OK", STREAM_HEADERS))
-        async with aclosing(self.changes(following)) as changes:
-            async for batch in changes:
-                if batch is None:
+        async with aclosing(self.methods.follow(following, self.heartbeat)) as changes:
+            async for news in changes:
+                data = b"" if news is None else self.notification("", news)
+                if news is None:
                     await exchange.write(b": heartbeat\n\n")
-                elif isinstance(batch, Fault):
-                    await exchange.write(b"data: " + self.end_of("", batch) + b"\n\n")
-                else:
-                    data = self.notification("", batch)
-                    if data is not None:
-                        await exchange.write(f"id: {batch.token}\n".encode() + b"data: " + data + b"\n\n")
+                elif data is not None:
+                    name = f"id: {news.token}\n".encode() if isinstance(news, Batch) else b""
+                    await exchange.write(name + b"data: " + data + b"\n\n")
         await exchange.finish()
         return None
 
@@ -346,8 +328,10 @@ class Subscriber:
         self._last = 0
         self._turn = asyncio.Lock()  # one message is made at a time
 
-    async def subscribe(self, session: str, classes: Value, token: str) -> Outcome:
+    async def subscribe(self, session: Value, classes: Value, token: Value) -> Outcome:
         """Begin a subscription."""
+        if not isinstance(session, str) or not isinstance(classes, list) or not isinstance(token, str):
+            return Fault(FaultCode.INVALID_PARAMS, "$.params: expected a session, a list of classes, and a token")
         if len(self._running) + len(self._new) >= MOST_SUBSCRIPTIONS:
             return Fault(FaultCode.BUSY, f"this connection has {MOST_SUBSCRIPTIONS} subscriptions; end one of them")
         following = await self._streams.begin(session, self.peer, classes, token)
@@ -361,8 +345,9 @@ class Subscriber:
         self._wanted[str(self._last)] = following.wanted
         return Reply({"subscription": str(self._last)})
 
-    def unsubscribe(self, subscription: str) -> Outcome:
+    async def unsubscribe(self, name: Value) -> Outcome:
         """End a subscription."""
+        subscription = str(name)
         task = self._running.pop(subscription, None)
         self._wanted.pop(subscription, None)
         if self._new.pop(subscription, None) is None and task is None:
@@ -383,48 +368,30 @@ class Subscriber:
             task.cancel()
 
     async def _run(self, name: str, following: Following) -> None:
-        changes = self._streams.changes(following)
+        changes = self._streams.methods.follow(following, self._streams.heartbeat)
         try:
-            async for batch in changes:
-                if batch is not None:
-                    await self._send(name, batch)
-                del batch  # while a client waits, nothing is held for it
+            async for news in changes:
+                if news is not None:
+                    async with self._turn:
+                        message = self._streams.notification(name, news)
+                        if message is not None:
+                            await self._channel.send(message)
+                        del message
+                del news  # while a client waits, nothing is held for it
         finally:
             self._running.pop(name, None)
             self._wanted.pop(name, None)
             await changes.aclose()
-
-    async def _send(self, name: str, batch: Batch | Fault) -> None:
-        async with self._turn:
-            if isinstance(batch, Fault):
-                message: bytes | None = self._streams.end_of(name, batch)
-            else:
-                message = self._streams.notification(name, batch)
-            if message is not None:
-                await self._channel.send(message)
 
 
 def subscription_routes() -> Mapping[str, Route]:
     """The methods by which a client of a WebSocket subscribes."""
 
     async def subscribe(call: Call) -> Outcome:
-        subscriber = _subscriber(call)
-        if isinstance(subscriber, Fault):
-            return subscriber
-        values = _values(call, ("session", "classes", "token"), {"token": ""})
-        if isinstance(values, Fault):
-            return values
-        session, classes, token = values
-        if not isinstance(session, str) or not isinstance(classes, list) or not isinstance(token, str):
-            return Fault(FaultCode.INVALID_PARAMS, "$.params: expected a session, a list of classes, and a token")
-        return await subscriber.subscribe(session, classes, token)
+        return await _subscribed(call, Subscriber.subscribe, ("session", "classes", "token"), {"token": ""})
 
     async def unsubscribe(call: Call) -> Outcome:
-        subscriber = _subscriber(call)
-        if isinstance(subscriber, Fault):
-            return subscriber
-        values = _values(call, ("subscription",), {})
-        return values if isinstance(values, Fault) else subscriber.unsubscribe(str(values[0]))
+        return await _subscribed(call, Subscriber.unsubscribe, ("subscription",), {})
 
     text, texts = parse_one("s"), parse_one("as")
     return {
@@ -450,20 +417,21 @@ def subscription_routes() -> Mapping[str, Route]:
     }
 
 
-def _subscriber(call: Call) -> Subscriber | Fault:
-    found = call.peer.connection.subscriber if call.peer.connection is not None else None
-    if isinstance(found, Subscriber):
-        return found
-    return Fault(FaultCode.INVALID_REQUEST, f"{call.method} is for a WebSocket; over HTTP use event.from")
-
-
-def _values(call: Call, names: tuple[str, ...], defaults: Mapping[str, Value]) -> list[Value] | Fault:
-    given: dict[str, Value] = {**dict(zip(names, call.params, strict=False)), **call.named}
-    missing = [name for name in names if name not in given and name not in defaults]
-    if missing or len(call.params) > len(names) or not given.keys() <= set(names):
+async def _subscribed(
+    call: Call,
+    answer: Callable[..., Awaitable[Outcome]],
+    names: tuple[str, ...],
+    defaults: Mapping[str, Value],
+) -> Outcome:
+    """Have the subscriber of a WebSocket answer a call with these parameters, by position or by name."""
+    subscriber = call.peer.connection.subscriber if call.peer.connection is not None else None
+    if not isinstance(subscriber, Subscriber):
+        return Fault(FaultCode.INVALID_REQUEST, f"{call.method} is for a WebSocket; over HTTP use event.from")
+    given: dict[str, Value] = {**defaults, **dict(zip(names, call.params, strict=False)), **call.named}
+    if given.keys() != set(names) or len(call.params) > len(names):
         data: Value = {"expected": len(names) - len(defaults), "received": len(call.params) + len(call.named)}
         return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected {', '.join(names)}", data=data)
-    return [given.get(name, defaults.get(name)) for name in names]
+    return await answer(subscriber, *(given[name] for name in names))
 
 
 def session_of(headers: Mapping[bytes, str], query: Mapping[str, list[str]]) -> str:
@@ -484,27 +452,23 @@ def session_of(headers: Mapping[bytes, str], query: Mapping[str, list[str]]) -> 
 class _Slot:
     """The slot of a connection that waits most of the time, and makes a call now and then."""
 
-    __slots__ = ("_peer", "_resume", "is_free")
+    __slots__ = ("_connection", "_resume")
 
     def __init__(self, peer: Peer) -> None:
-        self._peer = peer
+        self._connection = peer.connection
         self._resume: Callable[[], object] | None = None
-        self.is_free = self.free()
 
     def free(self) -> bool:
         """Give the slot back; false if too many wait, and then it stays taken."""
-        connection = self._peer.connection
-        if connection is None or connection.on_wait is None:
+        if self._connection is None or self._connection.on_wait is None:
             return True
-        self._resume = connection.on_wait()
+        self._resume = self._connection.on_wait()
         return self._resume is not None
 
     def take(self) -> bool:
         """Take a slot for a call; false if there is none."""
-        connection = self._peer.connection
-        if self._resume is None:
-            return True
-        if connection is not None and connection.has_capacity is not None and not connection.has_capacity():
+        has_capacity = self._connection.has_capacity if self._connection is not None else None
+        if self._resume is not None and has_capacity is not None and not has_capacity():
             return False
         self.end()
         return True

@@ -29,6 +29,7 @@ from gateway.events.changes import Wanted
 from gateway.mapping.table import EndpointTable
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.event_methods import Batch, EventMethods, Following, too_large
+from gateway.pipeline.passthrough import in_plain_words
 
 SUBSCRIBE, UNSUBSCRIBE = "events.subscribe", "events.unsubscribe"
 CHANGED: Final = "events.changed"  # the notification with changes
@@ -39,7 +40,6 @@ MOST_AHEAD = 16  # messages of one connection that wait for the call before them
 BYTES_AHEAD = 64 * 1024  # of these; past it nothing is read
 PROBE_INTERVAL = 2.0  # seconds between two pings to a client that has ended its direction while its call runs
 HEARTBEAT = 15.0  # seconds between two comments of a stream without a change
-TEXT = "text/plain"
 STREAM_HEADERS = ((b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store"))
 BUSY = Fault(FaultCode.BUSY, "too many calls at once, try again")
 GONE = Fault(FaultCode.UNAVAILABLE, "no mapping file serves this path any more; nothing was executed")
@@ -139,10 +139,8 @@ class EventStreams(StreamingEndpoint):
     def refuse(self, fault: Fault) -> Answer:
         """Plain text and a status that fits."""
         other = (503, "Service Unavailable") if fault.code is not FaultCode.INVALID_PARAMS else (400, "Bad Request")
-        status, reason = STATUSES.get(fault.name, other)
         name = f"{fault.name}: " if fault.name else ""
-        headers = ((b"Content-Type", TEXT.encode()),)
-        return Answer(f"{name}{fault.message}\n".encode(), TEXT, fault, status, reason, headers)
+        return in_plain_words(fault, name + fault.message, STATUSES.get(fault.name, other))
 
     async def begin(self, session: str, peer: Peer, classes: Value, token: str) -> Following | Fault:
         """A new subscription of a client with this session."""

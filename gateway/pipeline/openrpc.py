@@ -7,7 +7,7 @@ client first asks, in a thread: it takes a second for some thousand methods.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from threading import Lock
 from types import MappingProxyType
@@ -44,11 +44,6 @@ NOTHING = Described()
 Schema: TypeAlias = "dict[str, Value]"
 
 
-async def nothing_described() -> Described:
-    """A description without anything."""
-    return NOTHING
-
-
 class Describer:
     """Describes the methods of a table, once, in a thread."""
 
@@ -57,10 +52,14 @@ class Describer:
         self._lock = Lock()
         self._described: Described | None = None
 
-    async def describe(self) -> Described:
-        """The description; the event loop goes on meanwhile."""
-        found = self._described
-        return await asyncio.to_thread(self._describe) if found is None else found
+    async def document(
+        self, endpoint: EndpointTable, servers: Callable[[], Sequence[str]], notifications: Sequence[Value] = ()
+    ) -> Value:
+        """The OpenRPC document of an endpoint of the table; while it is described first, the event loop goes on."""
+        described = self._described
+        if described is None:
+            described = await asyncio.to_thread(self._describe)
+        return openrpc(endpoint, described, servers(), notifications)
 
     def _describe(self) -> Described:
         with self._lock:

@@ -143,7 +143,7 @@ def _as_client_sends(endpoint: RpcEndpoint, route: Route, call: Call) -> _Replay
         return None
     sent = dialect.unwrap_call(entry)
     made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=endpoint.origin)
-    return _Replayable(route, made, partial(endpoint.as_client_reads, envelope, made))
+    return _Replayable(route, made, partial(endpoint.view, envelope, 0, made))
 
 
 def _no_answer(control: Observation, candidate: Observation) -> str:

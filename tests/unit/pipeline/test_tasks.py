@@ -27,6 +27,7 @@ from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Tasks
 from gateway.state.store import PATIENCE, StateStore
 from gateway.wiring import task_ending
 from tests.kit.mappings import route
+from tests.kit.upstreams import Scripted
 
 LIMIT = 60.0
 DBUS = Setting()
@@ -77,7 +78,7 @@ class Front:
             routes["task.get_record"] = route("task.get_record", effect=Effect.READ)
         self.state = state
         self.service = Service()
-        self.dispatcher = Dispatcher(self.service)
+        self.dispatcher = Dispatcher(self.service, upstreams=Scripted({}))
         self.tasks = Tasks(state, task_ending, **limits)
         self.fronts = {}
         for codec in ("jsonrpc", "xmlrpc"):

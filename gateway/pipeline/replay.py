@@ -102,14 +102,13 @@ class Replayer:
         return result(verdict.value, why, pair=compared.document)
 
     async def _observed(self, ready: _Replayable, *, noise: bool) -> ObservedCall:
-        control, candidate = [await self._run(side, ready) for side in (Side.LEGACY, Side.DBUS)]
-        again = await self._run(Side.LEGACY, ready) if noise and control.is_answer else None
+        run = partial(run_call, self._call_side)
+        asked = ready.route, ready.call, ready.view, self._worker
+        control, candidate = await run(Side.LEGACY, *asked), await run(Side.DBUS, *asked)
+        again = await run(Side.LEGACY, *asked) if noise and control.is_answer else None
         if again is not None and not again.is_answer:
             control, again = again, None
         return ObservedCall(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
-
-    async def _run(self, side: Side, ready: _Replayable) -> Observation:
-        return await run_call(self._call_side, side, ready.route, ready.call, ready.view, self._worker)
 
     def _prepare(self, recorded: ReadRecord, request: ReplayRequest) -> _Replayable | ReplayResult:
         """The call, or the reason why it is skipped."""

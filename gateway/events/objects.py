@@ -107,11 +107,6 @@ class ServiceObjects(EventFeed):
         """Whether every object has been read once."""
         return all(manager.was_read for manager in self._managers.values())
 
-    @property
-    def is_current(self) -> bool:
-        """Whether everything that the service has sent is known."""
-        return bool(self._owner) and not self._due and all(each.is_read for each in self._managers.values())
-
     async def run(self, source: ObjectSource) -> None:
         """Follow the service until cancelled."""
         with source.follow(self, all_objects(self.bus_name)):
@@ -158,12 +153,11 @@ class ServiceObjects(EventFeed):
 
     def _current(self, path: str, interface: str) -> list[ObjectClass]:
         """The classes of an object whose signals can be applied. Where one is being read, the object is read later."""
-        classes = [each for each in self._by_interface.get(interface, ()) if each.has(path)]
-        managers = [self._manager_of[each] for each in classes]
-        if any(manager.is_reading for manager in managers):
+        if self._is_reading(path, interface):
             self._read_object(path, interface)
             return []
-        return classes if all(manager.is_read for manager in managers) else []
+        classes = [each for each in self._by_interface.get(interface, ()) if each.has(path)]
+        return classes if all(self._manager_of[each].is_read for each in classes) else []
 
     def _on_properties(self, path: str, interface: str, changed: Any, invalidated: Any) -> None:
         for each in self._current(path, interface):
@@ -178,9 +172,10 @@ class ServiceObjects(EventFeed):
             self._update(each, path, properties)
 
     def _on_removed(self, path: str, interface: str) -> None:
+        if not self._is_reading(path, interface):
+            self._due.pop((path, interface), None)
         for each in self._current(path, interface):
             self._remove(each, path)
-        self._due.pop((path, interface), None) if not self._is_reading(path, interface) else None
 
     def _is_reading(self, path: str, interface: str) -> bool:
         return any(

@@ -35,7 +35,7 @@ from gateway.events.changes import (
     event_records,
     parse_token,
 )
-from gateway.events.hub import EventHub, ServiceEvents
+from gateway.events.hub import EventHub, ServiceEvents, Waiter
 from gateway.events.saved import Missed
 from gateway.pipeline.sessions import session_over
 from gateway.pipeline.waiting import TOO_MANY, slot_freed
@@ -194,7 +194,7 @@ class EventMethods:
         request, service, loop = following.request, following.request.service, asyncio.get_running_loop()
         token, checked, is_fresh = following.token, loop.time(), True
         base = token  # what the client had before the changes of this batch
-        with service.waiting(following.wanted, request.session) as waiter:
+        with Waiter(service, following.wanted, request.session) as waiter:
             while not service.is_released:
                 if waiter.is_ended or (not is_fresh and loop.time() - checked >= FRESH):
                     refused = await self._check(request, is_over=waiter.is_ended)
@@ -235,7 +235,7 @@ class EventMethods:
             return _Listed(missed.changes, missed.newest, meanwhile=token)
         is_snapshot = token == BEGINNING or not service.log.can_continue(token)
         changes = self._told(service, *((BEGINNING, wanted) if is_snapshot else (token, wanted, base)))
-        return _Listed(changes[:MOST_TOLD], service.token, is_snapshot, len(changes) >= MOST_TOLD)
+        return _Listed(changes[:MOST_TOLD], service.log.token, is_snapshot, len(changes) >= MOST_TOLD)
 
     async def _check(self, request: _Request, *, is_over: bool = False) -> Fault | None:
         """Why the session is not valid. Once it is, everything that the service has sent before is known."""
@@ -246,7 +246,7 @@ class EventMethods:
             return None
         try:
             async with asyncio.timeout(check.timeout):
-                outcome = await request.service.ask(check, request.call)
+                outcome = await request.service.source.ask(check, request.call)
         except TimeoutError:
             text = f"no answer from {check.bus_target.bus_name} within {check.timeout:g} s"
             return Fault(FaultCode.TIMEOUT, f"{text}; {request.route.method} was not called")
@@ -268,7 +268,7 @@ class EventMethods:
             return found
         changes, newest = found
         log = request.service.log
-        names = dict.fromkeys((*request.service.classes, *request.service.own_classes))
+        names = dict.fromkeys((*request.service.classes, *(own.name for own in request.service.own)))
         counts: dict[str, Value] = {
             name: log.count(name) for name in names if wanted.concerns(name) and self._serves(request.service, name)
         }
@@ -282,12 +282,12 @@ class EventMethods:
         checked = loop.time()
         end, is_fresh = checked + seconds, True  # the session was checked in this step
         continued: Token | None = None  # in place of a token of another process since which nothing has changed
-        with service.waiting(wanted, request.session) as waiter:
+        with Waiter(service, wanted, request.session) as waiter:
             while True:
                 token, now = continued or since(), loop.time()
                 changes: list[ObjectChange] = []
                 if service.is_read and service.log.can_continue(token):
-                    changes, newest = self._told(service, token, wanted), service.token
+                    changes, newest = self._told(service, token, wanted), service.log.token
                 elif service.is_read:
                     missed = await self._missed_since(service, token, wanted)
                     if missed is None:
@@ -320,9 +320,9 @@ class EventMethods:
 
     async def _missed_since(self, service: ServiceEvents, token: Token, wanted: Wanted) -> Missed | None:
         """The same for a token of another process. None: it is of this one, or it is not certain what is missed."""
-        if service.log.can_continue(token):
+        if service.recalled is None or service.log.can_continue(token):
             return None
-        missed = await service.missed_since(token, wanted)
+        missed = await service.recalled.missed_since(token, wanted)
         return missed and missed._replace(changes=self._served(service, missed.changes))
 
     def _served(self, service: ServiceEvents, changes: list[ObjectChange]) -> list[ObjectChange]:
@@ -347,13 +347,13 @@ class EventMethods:
         return Reply(str(token))
 
     async def _current_id(self, request: _Request, _arguments: _Arguments) -> Outcome:
-        return await self._until_read(request) or Reply(request.service.token.generation)
+        return await self._until_read(request) or Reply(request.service.log.token.generation)
 
     async def _until_read(self, request: _Request) -> Fault | None:
         """Wait until the state of the service was read once."""
         loop = asyncio.get_running_loop()
         end = loop.time() + FIRST_READ
-        with request.service.waiting(NOTHING, request.session) as waiter:
+        with Waiter(request.service, NOTHING, request.session) as waiter:
             while not request.service.is_read:
                 if loop.time() >= end or request.service.is_released:
                     text = f"the objects of {request.route.service} are not read yet"
@@ -376,7 +376,7 @@ class EventMethods:
         if too_much is not None:
             return too_much
         if known is None:
-            self._registered[key] = Registration(wanted, request.service.token)
+            self._registered[key] = Registration(wanted, request.service.log.token)
             if len(self._registered) > MOST_REGISTERED:
                 self._registered.popitem(last=False)
         else:
@@ -400,7 +400,7 @@ class EventMethods:
             found = await self._wait_for_changes(request, known.wanted, lambda: known.token, DAY)
             if isinstance(found, Fault):
                 if found.name == "EVENTS_LOST":
-                    known.token = request.service.token
+                    known.token = request.service.log.token
                 return found
             changes, known.token = found
             if changes or request.service.is_released:

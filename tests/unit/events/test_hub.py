@@ -8,7 +8,7 @@ import pytest
 
 from gateway.events import hub
 from gateway.events.changes import Wanted
-from gateway.events.hub import WOKEN_AT_ONCE, ServiceEvents
+from gateway.events.hub import WOKEN_AT_ONCE, ServiceEvents, Waiter
 from tests.kit.object_service import Service
 from tests.kit.programs import TIMEOUT
 
@@ -33,7 +33,7 @@ class Clients:
             asyncio.get_running_loop().call_soon(self._tick)
 
     async def _wait(self, events: ServiceEvents, number: int) -> None:
-        with events.waiting(VMS, "session") as waiter:
+        with Waiter(events, VMS, "session") as waiter:
             await waiter.wait(None)
         self.woken.append(number)
         self.first.set()
@@ -73,7 +73,7 @@ async def test_long_waits_share_a_timer_end_in_time_and_leave_none_behind(monkey
     events, loop, ends = ServiceEvents("xapi", Service()), asyncio.get_running_loop(), dict[float, float]()
 
     async def wait(seconds: float) -> None:
-        with events.waiting(VMS, "session") as waiter:
+        with Waiter(events, VMS, "session") as waiter:
             await waiter.wait(seconds)
         ends[seconds] = loop.time()
 
@@ -95,7 +95,7 @@ async def test_clients_that_want_the_same_or_another_object_are_woken_for_theirs
     events, loop = ServiceEvents("xapi", Service()), asyncio.get_running_loop()
 
     async def wait(ref: str) -> None:
-        with events.waiting(Wanted(objects=frozenset({("vm", ref)})), "session") as waiter:
+        with Waiter(events, Wanted(objects=frozenset({("vm", ref)})), "session") as waiter:
             await waiter.wait(None)
 
     tasks = [loop.create_task(wait(ref)) for ref in "aabc"]

@@ -19,7 +19,7 @@ from gateway.mapping.table import Table
 from gateway.pipeline import event_methods
 from gateway.pipeline.event_methods import DAY, EventMethods, Following, seconds_of
 from gateway.state.store import StateStore
-from tests.kit.cases import expect
+from tests.kit.cases import expect, present
 from tests.kit.mappings import build_files
 from tests.kit.object_service import VM, Service
 from tests.kit.programs import TIMEOUT
@@ -128,11 +128,12 @@ class Running:
 
     async def begin(self, method: str, *params: Any, **more: Any) -> asyncio.Task[Any]:
         """A call that waits."""
-        before = self.hub.waiting
+        events = present(self.hub.find("xapi"))
+        before = len(events)
         task = asyncio.get_running_loop().create_task(self.ask(method, *params, **more))
         self._tasks.append(task)
         async with asyncio.timeout(TIMEOUT):
-            while self.hub.waiting == before:
+            while len(events) == before:
                 assert not task.done(), task.result()
                 await asyncio.sleep(0)
         return task

@@ -11,12 +11,10 @@ import pytest
 
 from gateway.core.rpc.model import Fault, FaultCode, Value
 from gateway.events import objects
-from gateway.events.changes import ChangeLog, Wanted
+from gateway.events.changes import EVERYTHING, ChangeLog
 from gateway.events.objects import ServiceObjects
 from tests.kit.object_service import METRICS, NAME, OF_METRICS, VM, VMS, Service
 from tests.kit.programs import TIMEOUT
-
-EVERYTHING = Wanted(everything=True)
 
 
 class Running:

@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from gateway.core.admin.records import SavedLog
 from gateway.core.rpc.model import Value
 from gateway.events import saved
-from gateway.events.changes import BEGINNING, ChangeLog, ObjectId, Token, Wanted, change_since, digest_of
+from gateway.events.changes import BEGINNING, EVERYTHING, ChangeLog, ObjectId, Token, Wanted, change_since, digest_of
 from gateway.events.saved import LogSaver, RecalledLogs
 from gateway.state import event_logs
 from gateway.state.store import StateStore
 from tests.kit.cases import each_case
 from tests.kit.programs import TIMEOUT
 
-EVERYTHING = Wanted(everything=True)
 VM1, VM2, HOST = ("vm", "1"), ("vm", "2"), ("host", "1")
 
 

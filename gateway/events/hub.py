@@ -332,7 +332,7 @@ class EventHub:
         self._own = own
         self._state = state
         self._services: dict[str, ServiceEvents] = {}
-        self._on_release: dict[Callable[[], object], None] = {}
+        self.on_release: dict[Callable[[], object], None] = {}  # called if the gateway stops
 
     async def follow(self, table: Table) -> None:
         """Use the classes of a mapping from now on. Clients go on waiting."""
@@ -350,14 +350,6 @@ class EventHub:
         """The events of a mapping file; None: it has no classes."""
         return self._services.get(service)
 
-    def when_released(self, tell: Callable[[], object]) -> None:
-        """Call `tell` if the gateway stops, until `not_when_released`."""
-        self._on_release[tell] = None
-
-    def not_when_released(self, tell: Callable[[], object]) -> None:
-        """Do not call `tell` any more."""
-        self._on_release.pop(tell, None)
-
     def end_session(self, session: str) -> None:
         """Wake the clients of a session that has ended."""
         for each in self._services.values():
@@ -365,7 +357,7 @@ class EventHub:
 
     def release(self) -> None:
         """Have every client go on with what it has: the gateway stops."""
-        told, self._on_release = self._on_release, {}
+        told, self.on_release = self.on_release, {}
         for tell in told:
             tell()
         for each in self._services.values():

@@ -1,8 +1,8 @@
 """The path of a message: bytes -> codec -> dialect -> dispatcher -> dialect -> codec -> bytes.
 
-`RpcEndpoint.handle` is the heart: a decoded message in, an outcome for each of its entries out. `answer` adds the codec
-on both sides. One kind of message bypasses `handle`: when one legacy service answers every call of a message and
-understands it as the client wrote it, its bytes are passed through (`passthrough.py`).
+Each entry of a message is planned, then answered: `RpcEndpoint.answer`, and `receive` for transports that can wait for
+an answer without a task. When one legacy service answers every call of a message and understands it as the client wrote
+it, its bytes are passed through (`passthrough.py`).
 
 An entry of a message is one of three:
 
@@ -211,14 +211,6 @@ class RpcEndpoint(Endpoint):
     def _decode(self, body: bytes, peer: Peer, carried: RequestMetadata) -> Envelope:
         envelope = self.codec.decode(body, "" if body.isascii() else carried.charset)
         return envelope if self.dialect.has_notifications else _without_notification(envelope, peer)
-
-    async def handle(
-        self, envelope: Envelope, peer: Peer, metadata: RequestMetadata = NO_METADATA
-    ) -> Sequence[Outcome]:
-        """Answer a decoded message: an outcome for each entry, in the client's dialect, for its codec to encode."""
-        if self._task_methods.is_shared:
-            await self._task_methods.look_up(envelope.entries, self.dialect)
-        return await self._answer_entries(envelope, self._plan_entries(envelope, peer, metadata))
 
     def refuse(self, fault: Fault) -> Answer:
         """Encode the reason why a message was not read."""

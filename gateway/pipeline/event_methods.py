@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from math import isnan
 from typing import TypeAlias
 
@@ -89,19 +89,6 @@ class Batch(msgspec.Struct, frozen=True):
     events: list[Value]
     token: Token
     is_snapshot: bool = False
-
-
-class _Listed(msgspec.Struct, frozen=True):
-    """Changes that such a client is sent next, and the token of now.
-
-    `meanwhile`: its token until it has all of them; None: each change has its own.
-    """
-
-    changes: list[ObjectChange]
-    newest: Token
-    is_snapshot: bool = False
-    has_more: bool = False  # there are changes beyond these
-    meanwhile: Token | None = None
 
 
 _Answer: TypeAlias = Callable[["_Request", _Arguments], Awaitable[Outcome]]
@@ -206,36 +193,36 @@ class EventMethods:
                         yield refused
                         return
                     checked, is_fresh = loop.time(), True
-                listed = await self._list(service, token, following.wanted, base)
+                batches, newest = await self._next_batches(service, token, following.wanted, base)
                 if waiter.is_ended:
                     continue
-                if listed.is_snapshot:
-                    token = base = BEGINNING
-                for batch in _batches(listed):
-                    token = batch.token
-                    base = token if token == listed.newest else base
-                    is_fresh = False
+                is_told = False
+                for batch in batches:
+                    is_told, is_fresh, token = True, False, batch.token
+                    base = token if token == newest else BEGINNING if batch.is_snapshot else base
                     yield batch
                     del batch  # while a client waits, nothing is held for it
-                if not listed.changes and not listed.is_snapshot:
-                    token = base = listed.newest
-                    is_fresh = False
-                    del listed
+                if not is_told:
+                    token, base, is_fresh = newest, newest, False
+                    del batches
                     before = service.log.generation
                     await waiter.wait(heartbeat)
                     if service.log.generation == before and not waiter.is_ended and not service.is_released:
                         yield None
 
-    async def _list(self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token) -> _Listed:
-        """The next changes since a token, for a client that has what there was at `base`."""
+    async def _next_batches(
+        self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token
+    ) -> tuple[Iterable[Batch], Token]:
+        """The next changes since a token, for a client that has what there was at `base`; and the token of now."""
         if not service.is_read:
-            return _Listed([], token)
+            return (), token
         missed = await self._missed_since(service, token, wanted)
         if missed is not None and len(missed.changes) < MOST_TOLD:
-            return _Listed(missed.changes, missed.newest, meanwhile=token)
+            return _batches(missed.changes, missed.newest, meanwhile=token), missed.newest
         is_snapshot = token == BEGINNING or not service.log.can_continue(token)
         changes = self._told(service, *((BEGINNING, wanted) if is_snapshot else (token, wanted, base)))
-        return _Listed(changes[:MOST_TOLD], service.log.token, is_snapshot, len(changes) >= MOST_TOLD)
+        newest, has_more = service.log.token, len(changes) >= MOST_TOLD
+        return _batches(changes[:MOST_TOLD], newest, is_snapshot=is_snapshot, has_more=has_more), newest
 
     async def _check(self, request: _Request, *, is_over: bool = False) -> Fault | None:
         """Why the session is not valid. Once it is, everything that the service has sent before is known."""
@@ -449,18 +436,25 @@ def seconds_of(timeout: Value) -> float:
     return DAY if isnan(seconds) or seconds < 0 or seconds > LONGEST else seconds
 
 
-def _batches(listed: _Listed) -> Iterator[Batch]:
+def _batches(
+    listed: list[ObjectChange],
+    newest: Token,
+    *,
+    is_snapshot: bool = False,
+    has_more: bool = False,
+    meanwhile: Token | None = None,
+) -> Iterator[Batch]:
     """Batches of changes in their order. The token of each is the generation of its last change.
 
-    An object that has changed since it was listed is left out: it comes again, with its newest record.
+    An object that has changed since it was listed is left out: it comes again, with its newest record. `has_more`:
+    there are changes beyond these. `meanwhile`: the token of the client until it has all of them.
     """
-    is_snapshot, newest = listed.is_snapshot, listed.newest
-    changes = [(change, change.state.modified) for change in listed.changes]
+    changes = [(change, change.state.modified) for change in listed]
     for at in range(0, len(changes), IN_BATCH):
         part = changes[at : at + IN_BATCH]
         events = [event_record(change) for change, modified in part if change.state.modified == modified]
-        is_last = at + IN_BATCH >= len(changes) and not listed.has_more
-        token = newest if is_last else listed.meanwhile or Token(part[-1][1], newest.epoch)
+        is_last = at + IN_BATCH >= len(changes) and not has_more
+        token = newest if is_last else meanwhile or Token(part[-1][1], newest.epoch)
         if events or is_last:
             yield Batch(events, token, is_snapshot=is_snapshot)
             is_snapshot = False

@@ -111,14 +111,12 @@ class EventStreams(StreamingEndpoint):
         *,
         codec: Codec,
         max_message: int,
-        heartbeat: float = HEARTBEAT,
     ) -> None:
         self._current = current
         self.methods = methods
         self._open_channel = open_channel
         self._codec = codec
         self._max_message = max_message
-        self.heartbeat = heartbeat
 
     async def stream(self, exchange: HttpExchange) -> Answer | None:
         """Serve one connection to its end."""
@@ -180,11 +178,11 @@ class EventStreams(StreamingEndpoint):
             async with asyncio.TaskGroup() as tasks:
                 peer.connection.subscriber = subscriber = Subscriber(self, channel, peer, tasks)
                 conversation = _Conversation(channel, subscriber, partial(self._answer, exchange, slot), tasks)
-                hub.when_released(conversation.stop)
+                hub.on_release[conversation.stop] = None
                 try:
                     await conversation.run()
                 finally:
-                    hub.not_when_released(conversation.stop)
+                    hub.on_release.pop(conversation.stop, None)
                 subscriber.end_all()
                 await channel.close()
         finally:
@@ -212,7 +210,7 @@ class EventStreams(StreamingEndpoint):
         if isinstance(following, Fault):
             return self.refuse(following)
         await exchange.respond(Answer(None, "", None, 200, "OK", STREAM_HEADERS))
-        async with aclosing(self.methods.follow(following, self.heartbeat)) as changes:
+        async with aclosing(self.methods.follow(following, HEARTBEAT)) as changes:
             async for news in changes:
                 data = b"" if news is None else self.notification("", news)
                 if news is None:
@@ -366,7 +364,7 @@ class Subscriber:
             task.cancel()
 
     async def _run(self, name: str, following: Following) -> None:
-        changes = self._streams.methods.follow(following, self._streams.heartbeat)
+        changes = self._streams.methods.follow(following, HEARTBEAT)
         try:
             async for news in changes:
                 if news is not None:

@@ -132,8 +132,7 @@ class WholeMessage(Struct, eq=False):
     _started: float
     # Without a task
     _client: AnswerTaker | None = None
-    _sent: SentMessage | None = None
-    _deadline: Deadline | None = None
+    _sent: tuple[SentMessage, Deadline] | None = None
     _again: Callable[[], Awaitable[Answer | Fault]] | None = None
 
     @property
@@ -186,8 +185,7 @@ class WholeMessage(Struct, eq=False):
         )
         if begun is None:
             return False
-        self._sent, self._deadline = begun
-        self._client = client
+        self._sent, self._client = begun, client
         client.wait_for(self)
         return True
 
@@ -195,9 +193,9 @@ class WholeMessage(Struct, eq=False):
         """See AnswerReceiver."""
         endpoint = self.endpoint
         assert self._client is not None, "it was sent"
-        assert self._deadline is not None, "it was sent"
-        endpoint.dispatcher.end_passed(self._deadline)
-        self._sent = self._deadline = None  # they refer to this object
+        assert self._sent is not None, "it was sent"
+        endpoint.dispatcher.end_passed(self._sent[1])
+        self._sent = None  # both refer to this object
         try:
             found = self._end(answer)
         except Exception:  # noqa: BLE001 - as in RpcEndpoint.answer
@@ -215,9 +213,8 @@ class WholeMessage(Struct, eq=False):
         again, self._again = self._again, None
         assert again is not None, "it was sent before"
         assert self._sent is not None, "it was sent before"
-        assert self._deadline is not None, "it was sent before"
         forward = self.endpoint.dispatcher.forward_again
-        return await self._answered(forward(self._upstream, self._sent, self._deadline, again))
+        return await self._answered(forward(self._upstream, *self._sent, again))
 
     def _end_unserved(self) -> None:
         """The task for sending it again has ended. Where it was cancelled before it began, nobody else ends it."""
@@ -227,14 +224,14 @@ class WholeMessage(Struct, eq=False):
     def cancel(self, why: object = None) -> None:
         """See PassedMessage."""
         assert self._sent is not None, "it was sent"
-        assert self._deadline is not None, "it was sent"
+        sent, deadline = self._sent
         if why == DEADLINE_PASSED:
             if self._again is None:  # else its task is about to begin, and sees it
-                self.receive(too_late(self._upstream, self._deadline, sent=not self._sent.withdraw()))
+                self.receive(too_late(self._upstream, deadline, sent=not sent.withdraw()))
             return
-        self.endpoint.dispatcher.end_passed(self._deadline)
-        error = asyncio.CancelledError(*([NOT_SENT] if self._sent.withdraw() else []))
-        self._sent = self._deadline = None
+        self.endpoint.dispatcher.end_passed(deadline)
+        error = asyncio.CancelledError(*([NOT_SENT] if sent.withdraw() else []))
+        self._sent = None
         self._abandon(error)
 
     # The end, and the account of each call

@@ -241,16 +241,6 @@ async def test_over_xml_rpc_the_dialect_dresses_outcomes_and_not_a_broken_messag
     assert "echo" in expect(list, xmlrpc.client.loads(body(answer))[0][0])
 
 
-async def test_a_decoded_message_is_handled_without_its_bytes() -> None:
-    endpoint = exchange("xmlrpc", "xenapi")
-    junk = Fault(FaultCode.INVALID_REQUEST, "no call")
-    outcomes = await endpoint.handle(Envelope((Call("echo", (5,)), junk, Call("nope")), batch=True), PEER)
-    assert outcomes[0] == Reply({"Status": "Success", "Value": "5"})  # dressed by the dialect
-    assert outcomes[1] is junk
-    unwrapped = endpoint.dialect.unwrap_outcome(outcomes[2], Call("nope"))
-    assert expect(Fault, unwrapped).name == "MESSAGE_METHOD_UNKNOWN"
-
-
 async def test_a_message_that_holds_no_call_is_told_of_and_one_that_does_is_not() -> None:
     told: list[Fault] = []
     listening = exchange(on_refused=told.append)

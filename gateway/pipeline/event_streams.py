@@ -14,7 +14,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from functools import partial
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -172,23 +171,22 @@ class EventStreams(StreamingEndpoint):
     # WebSocket
 
     async def _serve_channel(self, channel: MessageChannel, exchange: HttpExchange, slot: _Slot) -> None:
-        peer, hub = exchange.peer, self.methods.hub
-        assert peer.connection is not None, "a connection that can be upgraded"
+        connection, hub = exchange.peer.connection, self.methods.hub
+        assert connection is not None, "a connection that can be upgraded"
         try:
             async with asyncio.TaskGroup() as tasks:
-                peer.connection.subscriber = subscriber = Subscriber(self, channel, peer, tasks)
-                conversation = _Conversation(channel, subscriber, partial(self._answer, exchange, slot), tasks)
-                hub.on_release[conversation.stop] = None
+                connection.subscriber = subscriber = Subscriber(self, channel, exchange, slot, tasks)
+                hub.on_release[subscriber.stop] = None
                 try:
-                    await conversation.run()
+                    await subscriber.run()
                 finally:
-                    hub.on_release.pop(conversation.stop, None)
-                subscriber.end_all()
+                    hub.on_release.pop(subscriber.stop, None)
                 await channel.close()
         finally:
-            peer.connection.subscriber = None
+            connection.subscriber = None
 
-    async def _answer(self, exchange: HttpExchange, slot: _Slot, message: bytes) -> bytes | None:
+    async def answer(self, message: bytes, exchange: HttpExchange, slot: _Slot) -> bytes | None:
+        """Answer a call of a WebSocket, which takes a slot while it runs."""
         endpoint = self._current()
         if endpoint is None:
             return self._codec.encode(Envelope((GONE,)), (GONE,))
@@ -222,27 +220,31 @@ class EventStreams(StreamingEndpoint):
         return None
 
 
-class _Conversation:
-    """The calls of one WebSocket: its task reads them, and another one answers while there are any.
+class Subscriber:
+    """One WebSocket: its calls, and its subscriptions.
 
-    Most of the time a client waits, so little is held for it then: a task and what belongs to it take 1 KB.
+    Its task reads calls, and another one answers while there are any. Most of the time a client waits, so little is
+    held for it then: a task and what belongs to it take 1 KB. A new subscription begins to send when the answer to its
+    call has left.
     """
 
     __slots__ = (
-        "_answer", "_answerer", "_calling", "_channel", "_is_stopped", "_messages", "_reader", "_subscriber", "_tasks",
-        "_unanswered", "_writer",
+        "_answerer", "_calling", "_channel", "_exchange", "_is_stopped", "_last", "_messages", "_new", "_reader",
+        "_running", "_slot", "_streams", "_tasks", "_turn", "_unanswered", "_wanted", "_writer",
     )  # fmt: skip
 
     def __init__(
         self,
+        streams: EventStreams,
         channel: MessageChannel,
-        subscriber: Subscriber,
-        answer: Callable[[bytes], Awaitable[bytes | None]],
+        exchange: HttpExchange,
+        slot: _Slot,
         tasks: asyncio.TaskGroup,
     ) -> None:
+        self._streams = streams
         self._channel = channel
-        self._subscriber = subscriber
-        self._answer = answer
+        self._exchange = exchange
+        self._slot = slot
         self._tasks = tasks
         self._messages: deque[bytes] | None = None  # those that wait
         self._unanswered = 0  # messages that wait, and the one that is being answered
@@ -251,6 +253,13 @@ class _Conversation:
         self._reader: asyncio.Task[None] | None = None  # while messages are read
         self._writer: asyncio.Future[None] | None = None  # of the reader, until one more is answered
         self._is_stopped = False
+        self._new: dict[str, Following] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._last = 0
+        self._turn = asyncio.Lock()  # one message is made at a time
+
+    # Calls
 
     async def run(self) -> None:
         """Read and answer until the client sends no more, and every call is answered, or the gateway stops."""
@@ -265,6 +274,8 @@ class _Conversation:
         while self._answerer is not None:  # the client sends no more, and may still read
             await self._channel.probe()
             await asyncio.wait([self._answerer], timeout=PROBE_INTERVAL)
+        for task in self._running.values():
+            task.cancel()
 
     async def _read(self) -> None:
         """Read ahead while a call runs, so that pings are answered meanwhile."""
@@ -284,10 +295,12 @@ class _Conversation:
             while self._messages:
                 message = self._messages.popleft()
                 async with self._calling:
-                    answer = await self._answer(message)
+                    answer = await self._streams.answer(message, self._exchange, self._slot)
                 if answer is not None:
                     await self._channel.send(answer)  # first in line, also when the gateway stops
-                self._subscriber.begin_new()
+                new, self._new = self._new, {}
+                for name, following in new.items():
+                    self._running[name] = self._tasks.create_task(self._send(name, following))
                 self._channel.release(len(message))
                 self._unanswered -= 1
                 if self._writer is not None and not self._writer.done():
@@ -307,22 +320,7 @@ class _Conversation:
                 if task is not None:
                     task.cancel()
 
-
-class Subscriber:
-    """The subscriptions of one WebSocket. A new one begins to send when the answer to its call has left."""
-
-    __slots__ = ("_channel", "_last", "_new", "_running", "_streams", "_tasks", "_turn", "_wanted", "peer")
-
-    def __init__(self, streams: EventStreams, channel: MessageChannel, peer: Peer, tasks: asyncio.TaskGroup) -> None:
-        self._streams = streams
-        self._channel = channel
-        self.peer = peer
-        self._tasks = tasks
-        self._new: dict[str, Following] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._wanted: dict[str, Wanted] = {}
-        self._last = 0
-        self._turn = asyncio.Lock()  # one message is made at a time
+    # Subscriptions
 
     async def subscribe(self, session: Value, classes: Value, token: Value) -> Outcome:
         """Begin a subscription."""
@@ -330,7 +328,7 @@ class Subscriber:
             return Fault(FaultCode.INVALID_PARAMS, "$.params: expected a session, a list of classes, and a token")
         if len(self._running) + len(self._new) >= MOST_SUBSCRIPTIONS:
             return Fault(FaultCode.BUSY, f"this connection has {MOST_SUBSCRIPTIONS} subscriptions; end one of them")
-        following = await self._streams.begin(session, self.peer, classes, token)
+        following = await self._streams.begin(session, self._exchange.peer, classes, token)
         if isinstance(following, Fault):
             return following
         too_much = too_large(*self._wanted.values(), following.wanted)
@@ -352,18 +350,7 @@ class Subscriber:
             task.cancel()
         return Reply(None)
 
-    def begin_new(self) -> None:
-        """Have the new subscriptions send."""
-        new, self._new = self._new, {}
-        for name, following in new.items():
-            self._running[name] = self._tasks.create_task(self._run(name, following))
-
-    def end_all(self) -> None:
-        """End every subscription."""
-        for task in self._running.values():
-            task.cancel()
-
-    async def _run(self, name: str, following: Following) -> None:
+    async def _send(self, name: str, following: Following) -> None:
         changes = self._streams.methods.follow(following, HEARTBEAT)
         try:
             async for news in changes:

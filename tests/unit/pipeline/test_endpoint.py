@@ -173,26 +173,25 @@ async def _beside_another(codec: Held, message: bytes, answer: Callable[[Call], 
     return large.result()
 
 
-@pytest.mark.parametrize("held", ["wrap_outcome", "encode"])
+@pytest.mark.parametrize("held", ["wrap_outcome", "encode", "decode"])
 @pytest.mark.parametrize("is_batch", [False, True])
-async def test_a_large_answer_is_written_while_others_are_answered(held: str, *, is_batch: bool) -> None:
+async def test_a_long_request_is_read_and_a_large_answer_written_while_others_are_answered(
+    held: str, *, is_batch: bool
+) -> None:
+    text = "x" * (READ_AT_ONCE + 1)
     names: dict[str, Value] = {f"name{number}": "value" for number in range(LARGE + 1)}
 
-    async def records(_: Call) -> Outcome:
+    async def records(asked: Call) -> Outcome:
+        assert asked.params == (text,)
         return Reply(names)
 
-    message = b"[" + request(1) + b"]" if is_batch else request(1)
+    call = {"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 1}
+    message = json.dumps([call] if is_batch else call).encode()
     answer = json.loads(body(await _beside_another(Held(held), message, records)))
     assert (answer[0] if is_batch else answer)["result"] == names
 
 
-async def test_a_long_request_is_read_while_others_are_answered() -> None:
-    text = "x" * (READ_AT_ONCE + 1)
-    message = json.dumps({"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 1}).encode()
-    assert json.loads(body(await _beside_another(Held("decode"), message, echo)))["result"] == text
-
-
-@pytest.mark.parametrize(
+@each_case(
     ("value", "large"),
     [
         ("x" * 64 * LARGE, False),
@@ -316,6 +315,9 @@ LEGACY = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True)
 OLD_ANSWER = Answer(b'{"result": 1,   "error":null,"id":7}', "text/odd", None, 200, "Fine", ((b"X-Old", b"yes"),))
 
 
+ALL = frozenset(MethodId("toy", method) for method in ("stat", "look"))
+
+
 class Told:
     """Remembers observations and notes."""
 
@@ -348,6 +350,8 @@ class Front:
         dialect: str = "plain",
         passthrough_to: str | None = None,
         dotted: Mapping[str, Setting] = MappingProxyType({}),  # methods whose names are no Python names
+        fields: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),  # of routes
+        new: Outcome = Reply(1),  # of the D-Bus side  # noqa: B008 - immutable
         upstreams: kit.Scripted | None = None,
         limits: Mapping[str, int] = MappingProxyType({}),  # of what is read
         **methods: Setting,
@@ -356,29 +360,34 @@ class Front:
         self.upstreams = upstreams or kit.Scripted({"old": (codec, dialect)}, whole)
         self.told = Told()
         self.asked: list[str] = []
-        routes = {name: route(name, migration=replace(LEGACY, setting=setting)) for name, setting in methods.items()}
+        routes = {
+            name: replace(route(name, migration=replace(LEGACY, setting=setting)), **fields.get(name, {}))
+            for name, setting in methods.items()
+        }
         spelling = DIALECTS[dialect](codec).spelling
         table = EndpointTable(HERE, codec, dialect, routes, passthrough_to=passthrough_to, spelling=spelling)
 
-        async def observe(side: Side, route: Route, call: Call) -> Outcome:
-            return await self.exchange.dispatcher.observe(side, route, call)
+        async def answer(call: Call) -> Outcome:
+            self.asked.append(call.method)
+            return new
 
-        self.shadow = Shadow(observe, self.told)
-        self.exchange = endpoint_over(
-            Scripted(self._dbus),
-            codec,
-            dialect,
-            table,
-            [self.told.note],
-            self.upstreams,
-            shadow=self.shadow,
-            override=SideOverride(b"x-gateway-side", "side"),
-            **limits,
+        self.dispatcher = Dispatcher(Scripted(answer), self.told.note, upstreams=self.upstreams)
+        self.shadow = Shadow(self.dispatcher.observe, self.told)
+        override = SideOverride(b"x-gateway-side", "side")
+        plain = CODECS[codec](MessageLimits()), DIALECTS[dialect](codec)
+        self.exchange = RpcEndpoint(
+            table, *plain, self.dispatcher, shadow=self.shadow, override=override, **dict[str, Any](limits)
         )
+        recorder = Recorder(self.dispatcher)
+        self._recording = expect(RecordingSession, recorder.begin(ALL, RecordingLimits(writes=True)))
 
-    async def _dbus(self, call: Call) -> Outcome:
-        self.asked.append(call.method)
-        return Reply(1)
+    @property
+    def recorded(self) -> list[RecordedCall]:
+        """What a recording of all methods has taken."""
+        return [each for _, each, _ in self._recording._waiting if isinstance(each, RecordedCall)]
+
+    def set_mode(self, pattern: str, setting: Setting) -> None:
+        self.dispatcher.toggles.replace([Override(pattern, setting, "alice", 1.0)])
 
     async def answer(self, message: bytes, carried: RequestMetadata = NO_METADATA) -> Answer:
         """The answer; then everything that comes after it."""
@@ -412,9 +421,7 @@ async def test_a_message_of_legacy_calls_goes_as_it_came_and_its_answer_comes_ba
 async def test_a_session_is_known_before_its_client_can_make_another_call(
     session: dict[str, Callable[[Call], str]], *, at_once: bool
 ) -> None:
-    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
-    routes = front.exchange.table.routes
-    front.exchange.table = replace(front.exchange.table, routes={"stat": replace(routes["stat"], **session)})
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY, fields={"stat": session})
     assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
     assert bool(front.told.noted) is at_once  # all else is counted after the answer has left
     await asyncio.sleep(0)
@@ -422,10 +429,8 @@ async def test_a_session_is_known_before_its_client_can_make_another_call(
 
 
 async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_calls_is_a_write() -> None:
-    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
-    routes = front.exchange.table.routes
-    read = {**routes, "stat": replace(routes["stat"], effect=Effect.READ)}
-    front.exchange.table = replace(front.exchange.table, routes=read)
+    read = {"stat": {"effect": Effect.READ}}
+    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY, fields=read)
     for methods in (("stat", "stat"), ("stat", "start"), ("stat", "unmapped")):
         await front.answer(batch(*methods))
     assert front.upstreams.repeatable == [True, False, False]
@@ -450,7 +455,7 @@ async def test_a_message_that_waits_for_an_old_service_is_answered_call_by_call_
     answering = asyncio.ensure_future(front.answer(batch("stat", "start")))
     await asyncio.sleep(0)
     assert not answering.done()
-    front.exchange.dispatcher.toggles.replace([Override("toy/start", DBUS, "alice", 1.0)])
+    front.set_mode("toy/start", DBUS)
     answer = await asyncio.wait_for(answering, TIMEOUT)
     assert [each["result"] for each in json.loads(answer.body or b"")] == ["old", 1]
     assert front.asked == ["start"]
@@ -532,11 +537,10 @@ async def test_an_old_service_that_takes_no_batches_has_answered_none_of_their_c
 async def test_an_old_service_that_is_away_is_a_fault_in_the_clients_protocol() -> None:
     away = Fault(FaultCode.UNAVAILABLE, "cannot connect")
     front = Front(away, stat=LEGACY_ONLY)
-    kept = Kept(front)
     answer = json.loads(body(await front.answer(ONE)))
     assert (answer["id"], answer["error"]["message"]) == (7, "cannot connect")
     assert front.told.noted == [("stat", away, Side.LEGACY)]
-    assert [taken.outcome for taken in kept.taken] == [away]  # it is recorded too
+    assert [taken.outcome for taken in front.recorded] == [away]
 
 
 def batch(*methods: str) -> bytes:
@@ -551,6 +555,8 @@ async def test_a_batch_goes_as_it_came_only_when_the_old_service_answers_all_of_
     front = Front(whole, stat=LEGACY_ONLY, look=SHADOW, move=DBUS)
     assert await front.answer(batch("stat", "look")) is whole
     assert front.told.noted == [("stat", Reply("A"), Side.LEGACY), ("look", Reply(1), Side.LEGACY)]
+    recorded = [(each.call.method, each.outcome, each.side, each.view) for each in front.recorded]
+    assert recorded == [(*each, None) for each in front.told.noted]
     assert [observed.call.method for observed in front.told.seen] == ["look"]
     mixed = json.loads(body(await front.answer(batch("stat", "move"))))
     assert [entry["result"] for entry in mixed] == ["old", 1]
@@ -576,11 +582,11 @@ async def test_what_cannot_be_read_is_forwarded_only_where_no_mode_governs_a_cal
     """It may hold a call of a method that is off, or that both sides would run."""
     front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
     assert await front.answer(message) is OLD_ANSWER
-    front.exchange.dispatcher.toggles.replace([Override("toy/start", moved, "alice", 1.0)])
+    front.set_mode("toy/start", moved)
     answer = json.loads(body(await front.answer(message)))
     assert "error" in (answer[0] if isinstance(answer, list) else answer)
     assert [each for _, each, _ in front.upstreams.forwarded] == [message]  # the first one alone
-    front.exchange.dispatcher.toggles.replace([])
+    front.dispatcher.toggles.replace([])
     assert await front.answer(message) is OLD_ANSWER
 
 
@@ -661,14 +667,11 @@ async def test_what_dbus_answers_is_answered_in_both_spellings_and_its_tasks_are
 
 @each_case("setting", [DBUS, Setting(Mode.CANARY, BUCKETS)])
 async def test_tasks_stay_with_the_old_service_only_where_the_mapping_says_so(setting: Setting) -> None:
-    front = xapi(setting)
-    route = front.exchange.table.routes["VM.start"]
-    staying = replace(route, migration=replace(route.migration, tasks="legacy"))
-    front.exchange.table = replace(front.exchange.table, routes={"VM.start": staying})
+    staying = {"VM.start": {"migration": replace(LEGACY, setting=setting, tasks="legacy")}}
+    front = Front(OLD_ANSWER, dialect="xenapi", passthrough_to="old", dotted={"VM.start": DBUS}, fields=staying)
     assert await front.answer(call("Async.VM.start")) is OLD_ANSWER
     assert front.asked == []
-    off = replace(staying, migration=replace(staying.migration, setting=Setting(Mode.OFF)))
-    front.exchange.table = replace(front.exchange.table, routes={"VM.start": off})
+    front.set_mode("VM.start", Setting(Mode.OFF))
     assert "is switched off" in body(await front.answer(call("Async.VM.start"))).decode()
 
 
@@ -704,13 +707,10 @@ async def test_a_bug_in_what_comes_after_costs_no_answer(caplog: pytest.LogCaptu
 
 
 async def test_where_a_call_fell_back_nothing_is_compared_with_itself() -> None:
-    async def away(call: Call) -> Outcome:
-        return Fault(FaultCode.UNAVAILABLE, "the bus is gone")
-
-    front = Front(OLD_ANSWER, stat=replace(DBUS, observe=True))
-    front.exchange.dispatcher = Dispatcher(Scripted(away), front.told.note, upstreams=front.upstreams)
-    migration = replace(LEGACY, setting=replace(DBUS, observe=True), fallback=True)
-    front.exchange.table = replace(front.exchange.table, routes={"stat": route("stat", migration=migration)})
+    observed = replace(DBUS, observe=True)
+    falls_back = {"stat": {"migration": replace(LEGACY, setting=observed, fallback=True)}}
+    away = Fault(FaultCode.UNAVAILABLE, "the bus is gone")
+    front = Front(OLD_ANSWER, stat=observed, fields=falls_back, new=away)
     assert json.loads(body(await front.answer(ONE)))["result"] == "old"
     assert front.told.seen == []
 
@@ -775,65 +775,33 @@ async def test_only_root_on_a_trusted_socket_logs_in_without_a_password(
 # Recordings
 
 
-ALL = frozenset(MethodId("toy", method) for method in ("stat", "look"))
-
-
-class Kept:
-    """A recording of all methods of a front."""
-
-    def __init__(self, front: Front) -> None:
-        session = expect(RecordingSession, Recorder(front.exchange.dispatcher).begin(ALL, RecordingLimits(writes=True)))
-        self._waiting = session._waiting
-
-    @property
-    def taken(self) -> list[RecordedCall]:
-        return [recorded for _, recorded, _ in self._waiting if isinstance(recorded, RecordedCall)]
-
-
 async def test_a_call_is_recorded_once_its_answer_has_left_with_the_side_that_answered() -> None:
     front = Front(OLD_ANSWER, stat=DBUS)
-    kept = Kept(front)
     await front.exchange.answer(ONE, PEER)
-    assert kept.taken == []
+    assert front.recorded == []
     await asyncio.sleep(0)
-    (taken,) = kept.taken
+    (taken,) = front.recorded
     assert (taken.listener, taken.path, taken.codec) == ("rpc", "/here", "jsonrpc")
     assert (taken.route.method, taken.call.params, taken.side, taken.outcome) == ("stat", ("a",), Side.DBUS, Reply(1))
     assert taken.view is not None
     assert taken.view(Reply(b"hi")) == Reply("aGk=")  # as this client reads it
 
 
-async def test_what_goes_as_it_came_is_recorded_as_the_client_has_it() -> None:
-    answers = b'[{"jsonrpc":"2.0","result":"A","id":0},{"jsonrpc":"2.0","result":1,"id":1}]'
-    front = Front(Answer(answers, "application/json", None, 200), stat=LEGACY_ONLY, look=SHADOW)
-    kept = Kept(front)
-    await front.answer(batch("stat", "look"))
-    assert [(taken.call.method, taken.outcome, taken.side, taken.view) for taken in kept.taken] == [
-        ("stat", Reply("A"), Side.LEGACY, None), ("look", Reply(1), Side.LEGACY, None),
-    ]  # fmt: skip
-
-
 async def test_what_is_not_mapped_and_what_nobody_answers_is_never_recorded() -> None:
     front = Front(OLD_ANSWER, passthrough_to="old", stat=Setting(Mode.OFF))
-    kept = Kept(front)
-    for message in (
-        b'{"method":"nope","params":["secret"],"id":7}',
-        b"{",
-        ONE,
-        request(1, method="system.listMethods"),
-    ):
+    unmapped = b'{"method":"nope","params":["secret"],"id":7}'
+    for message in (unmapped, b"{", ONE, request(1, method="system.listMethods")):
         await front.answer(message)
-    assert kept.taken == []
+    assert front.recorded == []
 
 
 async def test_an_answer_of_many_megabytes_goes_back_unread_and_only_the_call_is_recorded() -> None:
     front = Front(OLD_ANSWER, stat=SHADOW, limits={"read_most": len(body(OLD_ANSWER)) - 1})
-    kept = Kept(front)
     assert await front.answer(ONE) is OLD_ANSWER
     assert front.told.noted == [("stat", UNKEPT, Side.LEGACY)]
     assert (front.told.seen, front.told.lost) == ([], ["stat"])
     await asyncio.sleep(0)
-    assert [taken.outcome for taken in kept.taken] == [UNKEPT]
+    assert [taken.outcome for taken in front.recorded] == [UNKEPT]
 
 
 def packed(body: bytes, encoding: str = "gzip") -> Answer:

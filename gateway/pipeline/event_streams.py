@@ -29,6 +29,7 @@ from gateway.mapping.table import EndpointTable
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.event_methods import Batch, EventMethods, Following, too_large
 from gateway.pipeline.passthrough import in_plain_words
+from gateway.pipeline.waiting import WaitingSlot
 
 SUBSCRIBE, UNSUBSCRIBE = "events.subscribe", "events.unsubscribe"
 CHANGED: Final = "events.changed"  # the notification with changes
@@ -119,7 +120,7 @@ class EventStreams(StreamingEndpoint):
 
     async def stream(self, exchange: HttpExchange) -> Answer | None:
         """Serve one connection to its end."""
-        slot = _Slot(exchange.peer)
+        slot = WaitingSlot(exchange.peer.connection)
         try:
             if not slot.free():
                 return self.refuse(Fault(FaultCode.BUSY, "too many clients wait for events (limit max_waiting)"))
@@ -170,7 +171,7 @@ class EventStreams(StreamingEndpoint):
 
     # WebSocket
 
-    async def _serve_channel(self, channel: MessageChannel, exchange: HttpExchange, slot: _Slot) -> None:
+    async def _serve_channel(self, channel: MessageChannel, exchange: HttpExchange, slot: WaitingSlot) -> None:
         connection, hub = exchange.peer.connection, self.methods.hub
         assert connection is not None, "a connection that can be upgraded"
         try:
@@ -185,7 +186,7 @@ class EventStreams(StreamingEndpoint):
         finally:
             connection.subscriber = None
 
-    async def answer(self, message: bytes, exchange: HttpExchange, slot: _Slot) -> bytes | None:
+    async def answer(self, message: bytes, exchange: HttpExchange, slot: WaitingSlot) -> bytes | None:
         """Answer a call of a WebSocket, which takes a slot while it runs."""
         endpoint = self._current()
         if endpoint is None:
@@ -238,7 +239,7 @@ class Subscriber:
         streams: EventStreams,
         channel: MessageChannel,
         exchange: HttpExchange,
-        slot: _Slot,
+        slot: WaitingSlot,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._streams = streams
@@ -430,34 +431,3 @@ def session_of(headers: Mapping[bytes, str], query: Mapping[str, list[str]]) -> 
         if name == "session_id":
             return value.strip('"')
     return query.get("session_id", [""])[-1]
-
-
-class _Slot:
-    """The slot of a connection that waits most of the time, and makes a call now and then."""
-
-    __slots__ = ("_connection", "_resume")
-
-    def __init__(self, peer: Peer) -> None:
-        self._connection = peer.connection
-        self._resume: Callable[[], object] | None = None
-
-    def free(self) -> bool:
-        """Give the slot back; false if too many wait, and then it stays taken."""
-        if self._connection is None or self._connection.on_wait is None:
-            return True
-        self._resume = self._connection.on_wait()
-        return self._resume is not None
-
-    def take(self) -> bool:
-        """Take a slot for a call; false if there is none."""
-        has_capacity = self._connection.has_capacity if self._connection is not None else None
-        if self._resume is not None and has_capacity is not None and not has_capacity():
-            return False
-        self.end()
-        return True
-
-    def end(self) -> None:
-        """Take the slot, whatever else runs: the transport gives it back."""
-        resume, self._resume = self._resume, None
-        if resume is not None:
-            resume()

@@ -51,8 +51,6 @@ class TaskEnding(NamedTuple):
 
 
 Describe: TypeAlias = Callable[[Outcome, Call], TaskEnding]
-
-
 Cancel: TypeAlias = Callable[[], Awaitable[Outcome]]  # asks a call to end
 
 # Makes a call for a task. It tells how far the call is, and how to cancel it, where that is possible.
@@ -62,6 +60,15 @@ Run: TypeAlias = Callable[[Callable[[float, Cancel | None], None]], Awaitable[Ou
 def outcome_unknown(method: str) -> list[str]:
     """The error of a task whose gateway has ended before the call did."""
     return ["INTERNAL_ERROR", f"outcome unknown: the gateway ended before {method} did; it may have been executed"]
+
+
+class _Own(msgspec.Struct):
+    """What a process knows of a task of its own."""
+
+    task: Task
+    size: int  # bytes
+    is_written: bool = True  # the state file has it as it is
+    is_seen: bool = False  # a client has asked for it since it has ended
 
 
 class Tasks:
@@ -83,15 +90,12 @@ class Tasks:
         self._per_owner, self._total, self._stored_bytes, self._lease = per_owner, total, stored_bytes, lease
         self._now = now
         self._instance = uuid4().hex
-        self._own: dict[str, Task] = {}  # of this process, the oldest first
-        self._sizes: dict[str, int] = {}  # bytes of each of them
+        self._own: dict[str, _Own] = {}  # of this process, the oldest first
         self.others = TasksOfOthers(state)
         self._listeners: list[TaskListener] = []
         self._others: set[str] = set()  # references in the state file
         self._running: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, Cancel | None] = {}  # of running ones
-        self._unwritten: set[str] = set()  # of this process, not in the state file as they are
-        self._seen: set[str] = set()  # of this process, asked for since they have ended
         self._renewing: asyncio.Task[None] | None = None
         self._forgetting: set[asyncio.Task[object]] = set()  # what clients will never know
 
@@ -100,7 +104,7 @@ class Tasks:
 
     def own(self) -> list[Task]:
         """The tasks that this process knows, the oldest first."""
-        return [*self._own.values()]
+        return [each.task for each in self._own.values()]
 
     def is_own(self, ref: Value) -> bool:
         """Whether this process has begun this task."""
@@ -146,7 +150,7 @@ class Tasks:
     async def create(self, name: str, owner: str, description: str = "", holder: str = "") -> Task | Fault:
         """Make a task. Without the instance that holds it, a client brings it to its end."""
         await self._make_room(owner)
-        full = len(self._own) >= self._total or sum(self._sizes.values()) > self._stored_bytes
+        full = len(self._own) >= self._total or self._size() > self._stored_bytes
         if full or self._count(owner) >= self._per_owner:
             most = f"there are {len(self._own)}" if full else f"this session has {self._per_owner}"
             text = f"too many tasks: {most}; destroy those that have ended"
@@ -154,8 +158,7 @@ class Tasks:
         task = Task(f"OpaqueRef:{uuid4()}", name, owner, description, created=self._now())
         if task.client_size > CLIENT_BYTES:
             return _too_long(task.client_size)
-        self._own[task.ref] = task
-        self._sizes[task.ref] = task.client_size
+        self._own[task.ref] = _Own(task, task.client_size)
         try:
             refused = await self._state.keep_task(task.ref, holder, _document(task))
         except asyncio.CancelledError:  # no client gets this task, and its call is not made
@@ -196,7 +199,6 @@ class Tasks:
             ending = self._describe(await run(notify), call)
         except asyncio.CancelledError:
             task.end(FAILURE, self._now(), error=outcome_unknown(task.name_label))
-            self._tell(task)
             await self._keep(task)
             raise
         except Exception:  # noqa: BLE001 - the task must end, whatever went wrong
@@ -208,17 +210,23 @@ class Tasks:
             task.end(FAILURE, self._now(), error=ending.error)
         else:
             task.end(SUCCESS, self._now(), result=ending.result)
-        if self._own.get(task.ref) is task:
-            self._tell(task)
         await self._keep(task)
 
-    async def _keep(self, task: Task) -> None:
-        """Write a task down, unless it was destroyed meanwhile; what cannot be written now is written later."""
-        if self._own.get(task.ref) is task:
-            self._sizes[task.ref] = task.client_size + len(task.result)
-            holder = self._instance if task.status in RUNNING and task.ref in self._running else ""
-            refused = await self._state.keep_task(task.ref, holder, _document(task))
-            (self._unwritten.discard if refused is None else self._unwritten.add)(task.ref)
+    async def _keep(self, task: Task) -> bool:
+        """Tell of a task of this process that has changed, and write it down, unless it was destroyed meanwhile."""
+        own = self._own.get(task.ref)
+        if own is None or own.task is not task:
+            return False
+        self._tell(task)
+        await self._write(own)
+        return True
+
+    async def _write(self, own: _Own) -> None:
+        """What cannot be written now is written later."""
+        task = own.task
+        own.size = task.client_size + len(task.result)
+        holder = self._instance if task.status in RUNNING and task.ref in self._running else ""
+        own.is_written = await self._state.keep_task(task.ref, holder, _document(task)) is None
 
     # Records
 
@@ -236,11 +244,10 @@ class Tasks:
 
         The fault: the state file cannot be read now, so it is unknown whether there is such a task.
         """
-        task = self._own.get(ref)
-        if task is not None:
-            if task.status not in RUNNING:
-                self._seen.add(ref)
-            return task
+        own = self._own.get(ref)
+        if own is not None:
+            own.is_seen = own.is_seen or own.task.status not in RUNNING
+            return own.task
         document = await self._state.read_task(ref)
         if isinstance(document, StateRefused):
             return Fault(FaultCode.UNAVAILABLE, f"tasks cannot be looked up now, try again: {document.why}")
@@ -250,7 +257,7 @@ class Tasks:
         """All tasks, the oldest first."""
         documents = await self._state.tasks()
         others = [] if isinstance(documents, StateRefused) else [_task(document) for document in documents]
-        found = {**{task.ref: task for task in others}, **self._own}
+        found = {task.ref: task for task in (*others, *self.own())}
         return sorted(found.values(), key=lambda task: task.created)
 
     async def change(self, task: Task, field: str, value: Value) -> Fault | None:
@@ -261,7 +268,7 @@ class Tasks:
         if size > max(old, CLIENT_BYTES):
             return _too_long(size)
         grown = size - old
-        if grown > 0 and sum(self._sizes.values()) + grown > self._stored_bytes:
+        if grown > 0 and self._size() + grown > self._stored_bytes:
             return Fault(
                 FaultCode.BUSY, f"the tasks have {self._stored_bytes} bytes already; destroy those that have ended"
             )
@@ -272,9 +279,7 @@ class Tasks:
         """A client has changed a task: write it down. The fault: one of another gateway cannot be changed now."""
         if task.status not in RUNNING and not task.finished:
             task.finished = self._now()
-        if task.ref in self._own:
-            self._tell(task)
-            await self._keep(task)
+        if await self._keep(task):
             return None
         return _not_written(await self._state.change_task(task.ref, _document(task)))
 
@@ -288,15 +293,15 @@ class Tasks:
         return refused
 
     def _count(self, owner: str) -> int:
-        return sum(task.owner == owner for task in self._own.values())
+        return sum(each.task.owner == owner for each in self._own.values())
+
+    def _size(self) -> int:
+        return sum(each.size for each in self._own.values())
 
     def _drop(self, ref: str) -> None:
-        task = self._own.pop(ref, None)
-        self._sizes.pop(ref, None)
-        self._seen.discard(ref)
-        self._unwritten.discard(ref)
-        if task is not None:
-            self._tell(task, is_gone=True)
+        own = self._own.pop(ref, None)
+        if own is not None:
+            self._tell(own.task, is_gone=True)
 
     async def _make_room(self, owner: str) -> None:
         """Forget tasks that are too old, and finished ones where there are too many or too large ones.
@@ -306,20 +311,21 @@ class Tasks:
         """
         oldest = self._now() - KEPT
         ended = [
-            task
-            for task in self._own.values()
-            if task.status not in RUNNING or (task.ref not in self._running and task.created < oldest)
+            each
+            for ref, each in self._own.items()
+            if each.task.status not in RUNNING or (ref not in self._running and each.task.created < oldest)
         ]
-        ended.sort(key=lambda task: (task.finished > oldest, task.ref not in self._seen, task.finished))
-        size = sum(self._sizes.values())
+        ended.sort(key=lambda each: (each.task.finished > oldest, not each.is_seen, each.task.finished))
+        size = self._size()
         excess = len(self._own) - self._total + 1
         of_owner = self._count(owner) - self._per_owner + 1
         gone = []
-        for task in ended:
+        for each in ended:
+            task = each.task
             is_needed = excess > 0 or size > self._stored_bytes or (of_owner > 0 and task.owner == owner)
             if task.finished > oldest and not is_needed:
                 continue
-            size -= self._sizes[task.ref]
+            size -= each.size
             excess -= 1
             of_owner -= task.owner == owner
             gone.append(task.ref)
@@ -335,8 +341,9 @@ class Tasks:
         if not isinstance(refs, StateRefused):
             self._others = set(refs)
             await self.others.look(refs)
-        for ref in [*self._unwritten]:
-            await self._keep(self._own[ref])
+        for own in [each for each in self._own.values() if not each.is_written]:
+            if own.task.ref in self._own:  # it may be destroyed meanwhile
+                await self._write(own)
 
     async def _renew_for_ever(self) -> None:
         while True:

@@ -265,7 +265,7 @@ async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:
     assert len(small.tasks) == 2
 
 
-async def test_finished_task_a_session_make_room_those_that_were_seen_first(make: Made) -> None:
+async def test_finished_tasks_of_a_session_make_room_those_that_were_seen_first(make: Made) -> None:
     front = await make(per_owner=3)
     front.service.go.set()
     first, second, third = [await front.start() for _ in range(3)]

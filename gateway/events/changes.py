@@ -148,9 +148,10 @@ class Wanted(NamedTuple):
         """Whether a change of this object is wanted."""
         return self.everything or object_id[0] in self.classes or object_id in self.objects
 
-    def concerns(self, name: str) -> bool:
-        """Whether any object of a class is wanted."""
-        return self.everything or name in self.classes or any(name == each for each, _ in self.objects)
+    def concerned(self, names: Iterable[str]) -> list[str]:
+        """The classes of which any object is wanted."""
+        wanted = self.classes | {name for name, _ in self.objects}
+        return [name for name in names if self.everything or name in wanted]
 
     @property
     def size(self) -> int:

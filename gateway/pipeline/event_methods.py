@@ -257,7 +257,7 @@ class EventMethods:
         log = request.service.log
         names = dict.fromkeys((*request.service.classes, *(own.name for own in request.service.own)))
         counts: dict[str, Value] = {
-            name: log.count(name) for name in names if wanted.concerns(name) and self._serves(request.service, name)
+            name: log.count(name) for name in wanted.concerned(names) if self._serves(request.service, name)
         }
         return Reply({"events": event_records(changes), "valid_ref_counts": counts, "token": str(newest)})
 

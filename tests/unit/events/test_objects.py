@@ -90,15 +90,6 @@ async def test_a_signal_that_changes_nothing_is_no_event() -> None:
         assert running.log.generation == before
 
 
-async def test_an_invalidated_property_is_read() -> None:
-    async with Running() as running:
-        running.service.state = {"/vm/a": {VM: {"Name": "a"}}}
-        await running.owned()
-        running.service.invalidate("/vm/a", VM, "Name", "read")
-        await running.service.settle()
-        assert running.records() == {("vm", "a"): {"Name": "read"}}
-
-
 async def test_an_object_that_was_changed_before_it_was_announced_is_read() -> None:
     async with Running() as running:
         await running.owned()

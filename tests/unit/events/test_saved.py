@@ -186,35 +186,6 @@ async def test_what_a_log_has_written_is_written_again_where_it_has_gone(tmp_pat
         assert await Gateway(state, {VM1: "a", VM2: "B"}).told(before.log.token) == []
 
 
-async def test_deletions_that_the_log_has_forgotten_are_not_certain(tmp_path: Path) -> None:
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"}, most_deleted=1)
-        token = before.log.token
-        await before.saver.save()
-        before.log.remove(VM1)
-        before.log.remove(VM2)
-        await before.saver.save()
-        after = Gateway(state, {HOST: "c", VM1: "a"})
-        assert await after.told(token) is None
-        assert await after.told(before.log.token) == [("add", "1", "a")]
-
-
-async def test_what_changes_after_logs_were_compared_is_told(tmp_path: Path) -> None:
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
-        await before.saver.save()
-        token = before.log.token
-        after = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"}, most_deleted=1)
-        assert await after.told(token) == []
-        after.put(HOST, "C")
-        assert await after.told(token) == [("mod", "1", "C")]
-        after.log.remove(VM1)
-        after.log.remove(VM2)  # the first deletion is forgotten here
-        assert sorted(await after.told(token) or []) == [("del", "1", None), ("del", "2", None), ("mod", "1", "C")]
-        after.put(HOST, "c")
-        assert sorted(await after.told(token) or []) == [("del", "1", None), ("del", "2", None)]
-
-
 async def test_tokens_that_are_invented_or_of_many_processes_have_no_log_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

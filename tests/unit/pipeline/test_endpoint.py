@@ -52,7 +52,7 @@ from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.endpoint import READ_AT_ONCE, Endpoints, RpcEndpoint
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import SideOverride
+from gateway.pipeline.side_override import side_override
 from tests.kit import upstreams as kit
 from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
@@ -373,7 +373,7 @@ class Front:
 
         self.dispatcher = Dispatcher(Scripted(answer), self.told.note, upstreams=self.upstreams)
         self.shadow = Shadow(self.dispatcher.observe, self.told)
-        override = SideOverride(b"x-gateway-side", "side")
+        override = side_override("X-Gateway-Side", "side")
         plain = CODECS[codec](MessageLimits()), DIALECTS[dialect](codec)
         self.exchange = RpcEndpoint(
             table, *plain, self.dispatcher, shadow=self.shadow, override=override, **dict[str, Any](limits)
@@ -689,14 +689,30 @@ async def test_a_refused_call_goes_nowhere_and_its_neighbours_are_answered() -> 
     assert (front.upstreams.forwarded, front.upstreams.called) == ([], ["VM.other"])
 
 
-async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter() -> None:
+@each_case(
+    ("header", "side", "answers"),
+    [
+        (b"dbus", None, "asked"),
+        (b" DBUS ", None, "asked"),
+        (b"legacy", None, "forwarded"),
+        (b"both", None, "forwarded"),  # it names no side
+        (b"", "dbus", "asked"),
+        (b"", "legacy", "called"),  # the parameter is taken out, so the message is no longer as it came
+        (b"", 5, "called"),
+    ],
+)
+async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter(
+    header: bytes, side: Value, answers: str
+) -> None:
     front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
-    await front.answer(ONE, RequestMetadata(headers=((b"X-Gateway-Side", b"dbus"),)))
-    assert front.asked == ["stat"]
-    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"dbus"},"id":1}')
-    assert front.asked == ["stat", "stat"]
-    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"legacy"},"id":1}')
-    assert (front.upstreams.called, front.upstreams.forwarded) == (["stat"], [])  # no longer as it came
+    named = {"vm": "a"} if side is None else {"vm": "a", "side": side}
+    message = json.dumps({"jsonrpc": "2.0", "method": "stat", "params": named, "id": 1}).encode()
+    await front.answer(message, RequestMetadata(headers=((b"Host", b"x"), (b"X-Gateway-Side", header))))
+    await asyncio.sleep(0)  # what is passed through is recorded after it was read
+    found = {"asked": front.asked, "called": front.upstreams.called, "forwarded": front.upstreams.forwarded}
+    assert [way for way, calls in found.items() if calls] == [answers]
+    assert [each.call.named for each in front.recorded] == [{"vm": "a"}]
+    assert side_override("", "") is None  # a listener that allows neither
 
 
 async def test_a_bug_in_what_comes_after_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,21 +12,17 @@ from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import (
     ABANDONED,
     HUNG_UP,
-    NO_METADATA,
     Answer,
-    Call,
     Fault,
     FaultCode,
     Outcome,
     Peer,
     Reply,
     RequestMetadata,
-    Value,
     ended,
 )
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.passthrough import BAD_GATEWAY, STATUSES, Passthrough
-from gateway.pipeline.side_override import SideOverride, side_override
 from gateway.pipeline.waiting import Deadlines
 from tests.kit import backends
 from tests.kit import upstreams as kit
@@ -141,31 +137,6 @@ async def test_a_response_that_breaks_off_resets_the_client_and_is_noted_as_a_fa
     assert await way.passage.stream(exchange) is None
     assert (exchange.is_aborted, exchange.is_finished) == (True, False)
     assert way.outcome == Fault(FaultCode.NO_REPLY, "closed", name=HUNG_UP)
-
-
-# A forced side
-
-
-HERE = SideOverride(b"x-gateway-side", "gateway_side")
-
-
-@each_case(("text", "side"), [(b"dbus", Side.DBUS), (b" LEGACY ", Side.LEGACY), (b"both", None), (b"", None)])
-def test_a_header_names_a_side_and_leaves_the_call_alone(text: bytes, side: Side | None) -> None:
-    call = Call("VM.stat", ("a",))
-    metadata = RequestMetadata(headers=((b"Host", b"x"), (b"X-Gateway-Side", text)))
-    assert HERE.extract(call, metadata) == (side, call)
-    assert not HERE.was_extracted(call)
-
-
-@each_case(("value", "side"), [("dbus", Side.DBUS), (5, None)])
-def test_a_parameter_names_a_side_and_is_taken_out(value: Value, side: Side | None) -> None:
-    found, call = HERE.extract(Call("VM.stat", (), {"vm": "a", "gateway_side": value}), NO_METADATA)
-    assert (found, call.named, HERE.was_extracted(call)) == (side, {"vm": "a"}, True)
-
-
-def test_where_a_listener_does_not_let_it_nothing_is_read() -> None:
-    assert side_override("", "") is None
-    assert side_override("X-Gateway-Side", "") == SideOverride(b"x-gateway-side")
 
 
 # Deadlines

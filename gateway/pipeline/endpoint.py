@@ -21,7 +21,6 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from gateway.core.dbus.names import quoted
@@ -310,14 +309,14 @@ class RpcEndpoint(Endpoint):
         refused = await self.dispatcher.admit(route, call)
         if refused is not None:
             return self.dispatcher.refuse(call, refused, entry.route)
-        alone = structs.replace(entry, call=structs.replace(call, oneway=False))
+        alone = replace(entry, call=replace(call, oneway=False))
 
         async def run(notify: Callable[[float, Cancel | None], None]) -> Outcome:
             follows = alone.route.follows
             if follows is None:
                 return (await self.dispatcher.run(alone)).outcome
             watched = replace(alone.route, follows=replace(follows, notify=notify))
-            return (await self.dispatcher.run(structs.replace(alone, route=watched))).outcome
+            return (await self.dispatcher.run(replace(alone, route=watched))).outcome
 
         owner = (route.session(call) if route.session is not None else None) or ""
         task = await self._tasks.begin(entry.route.method, owner, call, run)

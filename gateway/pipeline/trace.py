@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dbus.target import MethodCall
@@ -77,7 +77,7 @@ async def explain(
     steps.append(Step("decoded", _show(entry)))
     if isinstance(entry, Fault):
         return entry, steps
-    call = structs.replace(dialect.unwrap_call(entry), peer=peer, extensions={**endpoint.origin, "agent": AGENT})
+    call = replace(dialect.unwrap_call(entry), peer=peer, extensions={**endpoint.origin, "agent": AGENT})
     steps.append(Step(f"without the dialect ({dialect.name})", _show(call)))
     outcome = await _answer(endpoint, call, steps)
     steps.append(Step("outcome", _show(outcome)))
@@ -98,7 +98,7 @@ async def _answer(endpoint: RpcEndpoint, call: Call, steps: list[Step]) -> Outco
         steps.append(Step("answered by", f"{plan.answer.value if plan.answer else 'neither side'}: {plan.why}"))
     if route.task_of is not None and plan.answer is Side.DBUS:
         return await endpoint.begin_task(planned)
-    traced = structs.replace(planned, route=_traced(route, steps))
+    traced = replace(planned, route=_traced(route, steps))
     return (await endpoint.dispatcher.run(traced)).outcome
 
 

@@ -192,10 +192,10 @@ class Assembly:
             trusts_root=listener.trust_root,
             tracer=self.tracer,
             on_logout=self.end_session,
-            describe=described.describe,
-            servers=partial(self._urls, table.key),
+            discover=partial(
+                described.document, table, partial(self._urls, table.key), NOTIFICATIONS if streams else ()
+            ),
             further=subscription_routes() if streams else {},
-            notifications=NOTIFICATIONS if streams else (),
         )
 
     def _urls(self, key: EndpointKey) -> list[str]:

@@ -182,7 +182,7 @@ async def _watched(methods: EventMethods, following: Following) -> AsyncIterator
             for event in batch.events:
                 count += 1
                 yield msgspec.json.encode(_without_secrets(service.classes, event)) + b"\n"
-            if not is_ready and batch.token == service.token:
+            if not is_ready and batch.token == service.log.token:
                 is_ready = True
                 yield msgspec.json.encode({"ready": count}) + b"\n"
 

@@ -135,10 +135,7 @@ class PassedMessage(Protocol):
 
 
 class Endpoint(Protocol):
-    """The receiver of a transport's messages for one path: bytes in, bytes out.
-
-    An endpoint that reads its messages (`pipeline.endpoint.RpcEndpoint`) also takes decoded ones, in its `handle`.
-    """
+    """The receiver of a transport's messages for one path: bytes in, bytes out; see `pipeline.endpoint.RpcEndpoint`."""
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         """Answer one message; raises nothing but the cancellation of its task.

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 import uvloop
@@ -24,9 +25,10 @@ from rich.table import Table
 from adapters.http.client.connection import ClientConnection
 from adapters.http.connection import HttpConnection
 from gateway.ops import log
+from gateway.pipeline import endpoint
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
-from gateway.pipeline.passthrough import MessagePassthrough
+from gateway.pipeline.passthrough import WholeMessage
 from gateway.pipeline.waiting import Deadlines
 from gateway.server import Gateway
 from tests.bench import load
@@ -36,12 +38,12 @@ from tests.bench.goals import GATEWAY, KEPT, LEGACY, MANY, write_config
 CALLS = 8_000
 REQUEST = load.Request("/RPC2", "text/xml", load.xml_rpc("old", load.UUID).body, b"8a5b2c1e")
 
-Part = tuple[str, type, str]
+Part = tuple[str, type | ModuleType, str]
 RUNS: Sequence[Sequence[Part]] = (
     (
         ("a message comes: all of it, with the write to the legacy service", HttpConnection, "data_received"),
         ("its answer comes: all of it, with the write to the client", ClientConnection, "data_received"),
-        ("after the answer: all of it", MessagePassthrough, "_account"),
+        ("after the answer: all of it", WholeMessage, "_account"),
     ),
     (
         ("a message comes: the endpoint", RpcEndpoint, "receive"),
@@ -51,7 +53,7 @@ RUNS: Sequence[Sequence[Part]] = (
     (
         ("a message comes: read it, within limits of size, depth and number", RpcEndpoint, "_decode"),
         ("a message comes: its route, access and mode", RpcEndpoint, "_plan_entries"),
-        ("a message comes: whether it may pass as it is", MessagePassthrough, "upstream"),
+        ("a message comes: whether it may pass as it is", endpoint, "passes_to"),
         ("a message comes: send it, with slot and deadline", Dispatcher, "forward_at_once"),
     ),
     (

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.ops.metrics import Snapshot
-from gateway.workers.coordinator import Answers, Coordinator, Question
-from gateway.workers.link import Link, LinkClosedError, UnansweredError
-from gateway.workers.processes import Stage, WorkerProcess
-from gateway.workers.served_files import ServedFiles
+from gateway.workers.coordinator import Coordinator, ServedFiles, Stage, WorkerProcess
+from gateway.workers.link import Answers, Link, LinkClosedError, Question, UnansweredError
 from tests.kit.programs import TIMEOUT
 
 Handle = Callable[[str, Any], Awaitable[Any]]

@@ -13,17 +13,18 @@ import pytest
 from adapters.http import addresses
 from adapters.http.socket_activation import InheritedSockets
 from gateway import config, wiring
+from gateway.admin.api import WorkerStatus
 from gateway.admin.health import ServiceRow
 from gateway.config import ConfigError
 from gateway.core.admin.status import BusStatus, UpstreamStatus
 from gateway.ops import process
 from gateway.ops.metrics import Snapshot, merged
-from gateway.workers import status
-from gateway.workers.coordinator import Answers, WorkerRow
-from gateway.workers.sockets import SharedSockets
+from gateway.workers.link import Answers
+from gateway.workers.supervisor import SharedSockets
+from gateway.workers.worker import merged_status
 from tests.kit.gateway import Folder
 
-ROW = WorkerRow(1, 71, "serving", leads=True, restarts=0)
+ROW: WorkerStatus = {"number": 1, "pid": 71, "state": "serving", "leads": True, "restarts": 0}
 
 
 def told(*, connected: bool = True, breaker: str = "closed", **changes: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def told(*, connected: bool = True, breaker: str = "closed", **changes: Any) -> 
 
 def test_what_is_counted_is_added_and_of_states_the_worst_is_shown() -> None:
     other = told(connected=False, breaker="open", reasons=["bus 'one' is not connected: gone"])
-    found: Any = status.merged(1, told(), Answers({2: other}), [ROW])
+    found: Any = merged_status(1, told(), Answers({2: other}), [ROW])
     assert (found["in_flight"], found["tasks"], found["buffered"]) == (4, 18, 10)
     (bus,), (upstream,), (service,) = found["buses"], found["upstreams"], found["services"]
     assert (bus.connected, bus.last_error, bus.connections, bus.in_flight, bus.signals) == (False, "gone", 8, 4, 14)
@@ -56,7 +57,7 @@ def test_what_is_counted_is_added_and_of_states_the_worst_is_shown() -> None:
 def test_what_only_one_says_names_it_and_what_all_say_is_said_once() -> None:
     own, other = told(warnings=["both"], reasons=["all"]), told(warnings=["both", "its own"], reasons=["all"])
     late = "worker 3 did not answer in 5 s"
-    found: Any = status.merged(1, own, Answers({2: {**other, "revision": "r2"}}, (late,)), [])
+    found: Any = merged_status(1, own, Answers({2: {**other, "revision": "r2"}}, (late,)), [])
     assert found["reasons"] == ["all", late]
     older = "worker 2 serves revision r2, and worker 1 revision r1"
     assert found["warnings"] == ["both", "worker 2: its own", older]

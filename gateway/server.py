@@ -130,9 +130,11 @@ class Gateway(Assembly):
         return application(self, self.admin_service, self._traffic(), rights)
 
     def _monitoring_application(self) -> web.Application:
-        from gateway.admin.monitoring import application
+        from aiohttp import web
 
-        return application(self)
+        from gateway.admin.http import add_paths
+
+        return add_paths(web.Application(), self)
 
     def _web_page(self, rights: AccessRules) -> WebServer | None:
         """The web page; None if the config has none."""

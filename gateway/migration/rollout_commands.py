@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from time import time
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.admin import counters
-from gateway.core.admin.records import Json, PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.admin.records import PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.admin.views import SettingView, setting_view
 from gateway.core.migration.limits import BothSides, LimitRow, limit_rows
-from gateway.core.migration.modes import Setting
 from gateway.core.migration.rollout_plan import (
     GUARDED,
     Command,
@@ -41,22 +42,25 @@ from gateway.state.store import StateStore as Store
 
 
 class RolloutView(Struct, frozen=True):
-    """A rollout as people see it."""
+    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for or was ended by.
+
+    `numbers`: what was measured in this step; `limits`: the same beside the limits of the plan, in words.
+    """
 
     name: str
     plan: str
     state: str
     step: str  # "canary 10%"
-    number: int  # of the step, from 1
+    number: int
     steps: tuple[str, ...]
-    setting: Setting | None
+    setting: SettingView | None
     who: str
     began: float  # seconds since 1970
-    since: float  # when this step began
-    why: str  # what it does or waits for, or what ended it
+    since: float
+    why: str
     methods: tuple[str, ...]
-    numbers: Mapping[str, Json]
-    limits: tuple[LimitRow, ...]  # of the plan, and where this step stands
+    numbers: Mapping[str, Any]
+    limits: tuple[LimitRow, ...]
 
 
 class RolloutCommands(Struct, frozen=True):
@@ -210,6 +214,7 @@ class RolloutCommands(Struct, frozen=True):
         progress, plan = known.progress, known.plan
         counts = together({method: seen.get(method, BothSides()) for method in known.start or ()}, known.start or {})
         decision = decide(plan, progress, counts, self._moment())
+        wanted = setting(plan, progress)
         waits = progress.state in (RolloutState.RUNNING, RolloutState.WAITING)
         return RolloutView(
             name,
@@ -218,7 +223,7 @@ class RolloutCommands(Struct, frozen=True):
             str(known.step),
             progress.step + 1,
             tuple(map(str, plan.steps)),
-            setting(plan, progress),
+            None if wanted is None else setting_view(wanted),
             known.who,
             known.began,
             clock.wall(progress.since),

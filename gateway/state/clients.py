@@ -33,8 +33,7 @@ _TOGETHER = """INSERT INTO client (service, method, protocol, peer, agent, user,
     redirects = redirects + excluded.redirects"""
 _READ = """SELECT service, method, protocol, peer, agent, user, domid, count, first, last, received, sent, redirects
     FROM client
-    WHERE (?1 IS NULL OR service = ?1) AND (?2 IS NULL OR method = ?2) AND (?3 IS NULL OR protocol = ?3) AND last >= ?4
-    ORDER BY last DESC LIMIT ?5"""
+    WHERE (?1 IS NULL OR service = ?1) AND last >= ?2 ORDER BY last DESC LIMIT ?3"""
 
 
 def add_clients(db: sqlite3.Connection, clients: Mapping[ClientKey, ClientRecord]) -> None:
@@ -50,11 +49,10 @@ def add_clients(db: sqlite3.Connection, clients: Mapping[ClientKey, ClientRecord
 
 
 def read_clients(
-    db: sqlite3.Connection, service: str | None, method: str | None, protocol: str | None, since: float, limit: int
+    db: sqlite3.Connection, service: str | None, since: float, limit: int
 ) -> dict[ClientKey, ClientRecord]:
-    """Return the clients that called since then, the latest first; None means any."""
-    rows = db.execute(_READ, (service, method, protocol, since, limit))
-    return {_key(row): ClientRecord(*row[7:]) for row in rows}
+    """Return the clients that called since then, the latest first; None means any service."""
+    return {_key(row): ClientRecord(*row[7:]) for row in db.execute(_READ, (service, since, limit))}
 
 
 def _fold(db: sqlite3.Connection, who: str, domid: str, which: str, values: tuple[str | float, ...]) -> None:

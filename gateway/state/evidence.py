@@ -24,7 +24,6 @@ _CROWDED = """DELETE FROM pair WHERE service = ?1 AND method = ?2 AND id <=
 _FULL = "DELETE FROM pair WHERE id <= (SELECT id FROM pair ORDER BY id DESC LIMIT 1 OFFSET ?)"
 _NEWEST = """SELECT id, moment, service, method, document FROM pair
     WHERE (?1 IS NULL OR (service = ?1 AND method = ?2)) ORDER BY id DESC LIMIT ?3"""
-_NEXT = "SELECT id, moment, service, method, document FROM pair WHERE id > ? ORDER BY id LIMIT ?"
 
 
 def add(db: sqlite3.Connection, instance: str, deltas: Mapping[MethodId, Counts], now: float) -> None:
@@ -77,12 +76,7 @@ def add_pairs(db: sqlite3.Connection, pairs: Iterable[MismatchRecord]) -> None:
 
 def pairs(db: sqlite3.Connection, method: MethodId | None, limit: int) -> list[MismatchRecord]:
     """Return the newest pairs of a method or of all, newest first."""
-    return [_pair(row)[1] for row in db.execute(_NEWEST, (*(method or (None, None)), limit))]
-
-
-def pairs_after(db: sqlite3.Connection, number: int, limit: int) -> list[tuple[int, MismatchRecord]]:
-    """Return pairs with their numbers, oldest first, beginning after `number`."""
-    return [_pair(row) for row in db.execute(_NEXT, (number, limit))]
+    return [_pair(row) for row in db.execute(_NEWEST, (*(method or (None, None)), limit))]
 
 
 def _document(pair: MismatchRecord) -> str:
@@ -93,10 +87,10 @@ def _document(pair: MismatchRecord) -> str:
     return text if len(text) <= DOCUMENT else to_json({"omitted": f"{len(text)} characters, more than {DOCUMENT}"})
 
 
-def _pair(row: tuple[int, float, str, str, str]) -> tuple[int, MismatchRecord]:
+def _pair(row: tuple[int, float, str, str, str]) -> MismatchRecord:
     number, when, service, method, document = row
     try:
-        return number, MismatchRecord(when, MethodId(service, method), msgspec.json.decode(document))
+        return MismatchRecord(when, MethodId(service, method), msgspec.json.decode(document))
     except ValueError as error:
         raise Unreadable(f"pair {number}: {error}") from error
 

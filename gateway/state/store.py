@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, time
@@ -114,7 +114,6 @@ def _do(job: Callable[[], _T], future: Future[_T]) -> None:
 
 POLL = 0.05  # seconds between two reads of what other processes have stored
 PATIENCE = 5.0  # seconds that the file has to answer
-PAGE = 100  # pairs read at a time while all are exported
 
 _T = TypeVar("_T")
 _log = Logger()
@@ -364,35 +363,15 @@ class StateStore:
         """Return the sums over all processes."""
         return await self._read(evidence.total)
 
-    async def clear(self, method: MethodId) -> StateRefused | None:
-        """Delete counts and pairs of a method, without an audit line. An operator's reset is a Change instead."""
-        return await self._write(lambda db: evidence.clear(db, method))
-
     async def pairs(self, method: MethodId | None = None, limit: int = 50) -> Sequence[MismatchRecord] | StateRefused:
         """Return the newest differing pairs of a method or of all, newest first."""
         return await self._read(lambda db: evidence.pairs(db, method, limit))
 
-    async def every_pair(self) -> AsyncIterator[MismatchRecord | StateRefused]:
-        """Yield all differing pairs, oldest first; a refusal comes last if the file cannot be read to its end."""
-        last = 0
-        while page := await self._read(partial(evidence.pairs_after, number=last, limit=PAGE)):
-            if isinstance(page, StateRefused):
-                yield page
-                return
-            for _, pair in page:
-                yield pair
-            last = page[-1][0]
-
     async def clients(
-        self,
-        service: str | None = None,
-        method: str | None = None,
-        protocol: str | None = None,
-        since: float = 0.0,
-        limit: int = 1_000,
+        self, service: str | None = None, since: float = 0.0, limit: int = 1_000
     ) -> Mapping[ClientKey, ClientRecord] | StateRefused:
-        """Return the clients that called since then, the latest first."""
-        return await self._read(lambda db: clients.read_clients(db, service, method, protocol, since, limit))
+        """Return the clients that called since then, the latest first; of a service or of all."""
+        return await self._read(lambda db: clients.read_clients(db, service, since, limit))
 
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T | StateRefused:
         return await self._ask(lambda: self._file.read(work))

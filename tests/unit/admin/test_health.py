@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
 from adapters.dbus.backend import Presence
 from gateway.admin import health
-from gateway.admin.monitoring import application
+from gateway.admin.http import add_paths
 from gateway.admin.sockets import TcpServer
 from gateway.core.admin.status import BreakerState
 from gateway.core.routing.route import Route
@@ -147,7 +148,7 @@ def toy() -> Toy:
 
 
 def monitoring(toy: Toy, address: str) -> TcpServer:
-    return TcpServer("metrics", address, lambda: application(toy))
+    return TcpServer("metrics", address, lambda: add_paths(web.Application(), toy))
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ of its last call, and passes each difference to the subscribed listeners.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from gateway.core.admin.records import EVERYTHING, MethodId
 from gateway.core.admin.views import (
@@ -66,18 +67,12 @@ class Notifier:
         return _Snapshot(effective, dict(self._rollouts()), next(everything, None))
 
 
-class _Snapshot:
+class _Snapshot(NamedTuple):
     """The modes in force, the states of rollouts, and a mode for everything."""
 
-    def __init__(
-        self,
-        effective: Mapping[MethodId, tuple[Route, EffectiveSetting]],
-        rollouts: Mapping[str, str],
-        everything: Override | None,
-    ) -> None:
-        self.effective = effective
-        self.rollouts = rollouts
-        self.everything = everything
+    effective: Mapping[MethodId, tuple[Route, EffectiveSetting]]
+    rollouts: Mapping[str, str]
+    everything: Override | None
 
 
 def _changes(before: _Snapshot, after: _Snapshot) -> Iterator[Notification]:
@@ -85,36 +80,24 @@ def _changes(before: _Snapshot, after: _Snapshot) -> Iterator[Notification]:
     removed = tuple(method for method in before.effective if method not in after.effective)
     if added or removed:
         yield MappingsReloaded(added, removed)
-    yield from _rollbacks(before, after)
-    for method, (route, now) in after.effective.items():
-        if method in before.effective and before.effective[method][1] != now:
-            yield _mode_changed(route, before.effective[method][1], now)
-
-
-def _rollbacks(before: _Snapshot, after: _Snapshot) -> Iterator[RollbackDone]:
-    all_back = after.everything
-    if all_back is not None and all_back != before.everything and all_back.setting.mode is Mode.LEGACY:
-        yield RollbackDone(EVERYTHING, all_back.who, all_back.why)
+    back = after.everything
+    if back is not None and back != before.everything and back.setting.mode is Mode.LEGACY:
+        yield RollbackDone(EVERYTHING, back.who, back.why)
     for name, state in after.rollouts.items():
         if state == RolloutState.ROLLED_BACK.value and before.rollouts.get(name) not in (None, state):
-            yield RollbackDone(name, *_cause(name, after))
-
-
-def _cause(name: str, snapshot: _Snapshot) -> tuple[str, str]:
-    """The person or rollout, and the reason, from the override that the rollout has set."""
-    overrides = (now.override for _, now in snapshot.effective.values() if now.override is not None)
-    found = next((each for each in overrides if (each.pattern, each.by) == (name, "rollout")), None)
-    return (found.who, found.why) if found is not None else ("rollout", "")
-
-
-def _mode_changed(route: Route, before: EffectiveSetting, now: EffectiveSetting) -> ModeChange:
-    return ModeChange(
-        service=route.service,
-        method=route.method,
-        before=str(before.setting),
-        after=str(now.setting),
-        setting=setting_view(now.setting),
-        set_by=set_by(now.override),
-        source=now.source(route),
-        until=ends(now.override),
-    )
+            overrides = (now.override for _, now in after.effective.values() if now.override is not None)
+            cause = next((each for each in overrides if (each.pattern, each.by) == (name, "rollout")), None)
+            yield RollbackDone(name, cause.who, cause.why) if cause else RollbackDone(name, "rollout", "")
+    for method, (route, now) in after.effective.items():
+        was = before.effective.get(method)
+        if was is not None and was[1] != now:
+            yield ModeChange(
+                service=route.service,
+                method=route.method,
+                before=str(was[1].setting),
+                after=str(now.setting),
+                setting=setting_view(now.setting),
+                set_by=set_by(now.override),
+                source=now.source(route),
+                until=ends(now.override),
+            )

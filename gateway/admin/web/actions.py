@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeVar
 
-from msgspec import Struct
-
+from gateway.admin import api
 from gateway.admin.handlers import Operations
 from gateway.admin.service import AdminService
 from gateway.core.admin.records import StateRefused
@@ -13,20 +14,34 @@ from gateway.core.admin.views import ModeRequest, ModeResult
 from gateway.core.rpc import units
 
 Form = Mapping[str, str]
+_T = TypeVar("_T")
 
 
-class Outcome(Struct, frozen=True):
-    """What became of an action, for the person who asked for it."""
-
-    text: str
-    is_done: bool = True
+class Refusal(Exception):  # noqa: N818 - it is no error of the program
+    """Why an action was not done, for the person who asked for it."""
 
 
-async def _set_mode(_operations: Operations, service: AdminService, form: Form, who: str) -> Outcome:
+def _done(result: _T | StateRefused) -> _T:
+    if isinstance(result, StateRefused):
+        raise Refusal(result.why)
+    return result
+
+
+def _changed(answer: ModeResult | StateRefused) -> str:
+    result = _done(answer)
+    moved = [each for each in result.methods if each.changed]
+    held = f"; applies to this gateway only: {result.held}" if result.held else ""
+    if len(moved) == 1:
+        (one,) = moved
+        return f"{one.service}/{one.method}: {one.before} -> {one.after}{held}"
+    return f"{len(moved)} methods changed: {result.mode}{held}" if moved else f"nothing has changed{held}"
+
+
+async def _set_mode(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
     try:
         seconds = units.seconds(form["duration"]) if form.get("duration") else None
     except ValueError as error:
-        return Outcome(f"duration: {error}", is_done=False)
+        raise Refusal(f"duration: {error}") from error
     wanted = ModeRequest(
         pattern=form.get("pattern", ""),
         mode=form.get("mode", ""),
@@ -40,62 +55,44 @@ async def _set_mode(_operations: Operations, service: AdminService, form: Form, 
     return _changed(await service.set_mode(wanted, who))
 
 
-async def _clear_mode(_operations: Operations, service: AdminService, form: Form, who: str) -> Outcome:
+async def _clear_mode(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
     return _changed(await service.clear_mode(form.get("pattern", ""), who, form["why"]))
 
 
-async def _rollback(_operations: Operations, service: AdminService, form: Form, who: str) -> Outcome:
+async def _rollback(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
     return _changed(await service.rollback_all(who, form["why"]))
 
 
-async def _undo(_operations: Operations, service: AdminService, form: Form, who: str) -> Outcome:
+async def _undo(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
     return _changed(await service.undo_rollback(who, form["why"]))
 
 
-async def _reset(_operations: Operations, service: AdminService, form: Form, who: str) -> Outcome:
-    done = await service.reset_statistics(form.get("pattern", ""), who, form["why"])
-    if isinstance(done, StateRefused):
-        return Outcome(done.why, is_done=False)
-    return Outcome(f"mismatches and call statistics of {len(done)} methods are deleted")
+async def _reset(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
+    done = _done(await service.reset_statistics(form.get("pattern", ""), who, form["why"]))
+    return f"mismatches and call statistics of {len(done)} methods are deleted"
 
 
-async def _reload(operations: Operations, service: AdminService, form: Form, who: str) -> Outcome:
+async def _reload(operations: Operations, service: AdminService, form: Form, who: str) -> str:
     answer = await operations.reload()
     problems = answer.get("problems")
     if isinstance(problems, list) and problems:
-        return Outcome("reload refused:\n" + "\n".join(map(str, problems)), is_done=False)
+        raise Refusal("reload refused:\n" + "\n".join(map(str, problems)))
     await service.note(who, "reload", "*", {"revision": str(answer["revision"])}, form["why"])
-    return Outcome(f"revision {answer['revision']} is live")
+    return f"revision {answer['revision']} is live"
 
 
-def _rollout(verb: str) -> Callable[[Operations, AdminService, Form, str], Awaitable[Outcome]]:
-    async def act(_operations: Operations, service: AdminService, form: Form, who: str) -> Outcome:
-        view = await getattr(service.rollouts, verb)(form.get("name", ""), who, form["why"])
-        if isinstance(view, StateRefused):
-            return Outcome(view.why, is_done=False)
-        return Outcome(f"{view.name}: {view.state} at {view.step}")
-
-    return act
+async def _rollout(verb: str, _operations: Operations, service: AdminService, form: Form, who: str) -> str:
+    view = _done(await getattr(service.rollouts, verb)(form.get("name", ""), who, form["why"]))
+    return f"{view.name}: {view.state} at {view.step}"
 
 
-def _changed(result: ModeResult | StateRefused) -> Outcome:
-    if isinstance(result, StateRefused):
-        return Outcome(result.why, is_done=False)
-    moved = [each for each in result.methods if each.changed]
-    held = f"; applies to this gateway only: {result.held}" if result.held else ""
-    if len(moved) == 1:
-        (one,) = moved
-        return Outcome(f"{one.service}/{one.method}: {one.before} -> {one.after}{held}")
-    return Outcome(f"{len(moved)} methods changed: {result.mode}{held}" if moved else f"nothing has changed{held}")
-
-
-# Name in the path -> what it does; each has the reason in `why`.
-ACTIONS: Mapping[str, Callable[[Operations, AdminService, Form, str], Awaitable[Outcome]]] = {
+# Name in the path -> what it does, and then says; each has the reason in `why`.
+ACTIONS: Mapping[str, Callable[[Operations, AdminService, Form, str], Awaitable[str]]] = {
     "set-mode": _set_mode,
     "clear-mode": _clear_mode,
     "rollback": _rollback,
     "undo-rollback": _undo,
     "reset-statistics": _reset,
     "reload": _reload,
-    **{f"{verb}-rollout": _rollout(verb) for verb in ("start", "pause", "resume", "approve", "abort")},
+    **{f"{verb}-rollout": partial(_rollout, verb) for verb in api.ROLLOUT_VERBS},
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from urllib.parse import quote, urlsplit
 
@@ -19,8 +20,8 @@ from gateway.admin.http import check_origin
 from gateway.admin.service import AdminService
 from gateway.admin.sockets import TcpServer
 from gateway.admin.traffic import Traffic
-from gateway.admin.web.actions import ACTIONS, Outcome
-from gateway.admin.web.pages import Pages
+from gateway.admin.web.actions import ACTIONS, Refusal
+from gateway.admin.web.pages import Page, Pages
 from gateway.admin.web.sessions import Session, WebSessions
 from gateway.core.admin.access import AccessRules, Caller, Right, denial
 from gateway.core.admin.views import Notification
@@ -71,8 +72,8 @@ class WebServer(TcpServer):
         made.router.add_get("/static/{name}", _static)
         made.router.add_get("/events", self._events)
         made.router.add_post("/do/{action}", self._act)
-        for path, page in self._pages.routes().items():
-            made.router.add_get(path, self._shown(page))
+        for path, page in self._pages.routes.items():
+            made.router.add_get(path, partial(self._show, page))
         return made
 
     @web.middleware
@@ -113,41 +114,32 @@ class WebServer(TcpServer):
         raise redirect
 
     async def _leave(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
-        if not _session(request).allows(str(form.get("secret", ""))):
-            raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
+        await _form(request)
         self._sessions.leave(request.cookies.get(COOKIE, ""))
         raise web.HTTPSeeOther("/")
 
-    def _shown(self, page: Callable[[web.Request, Session, bool], Awaitable[str]]) -> _Handle:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            session = _session(request)
-            may_change = self._rights.have(session.caller, Right.CHANGE)
-            return web.Response(text=await page(request, session, may_change), content_type="text/html")
-
-        return handle
+    async def _show(self, page: Callable[[web.Request], Awaitable[Page]], request: web.Request) -> web.Response:
+        session: Session = request[SESSION]
+        may_change = self._rights.have(session.caller, Right.CHANGE)
+        text = self._pages.render(await page(request), request, session, may_change=may_change)
+        return web.Response(text=text, content_type="text/html")
 
     async def _act(self, request: web.Request) -> web.StreamResponse:
-        session, form = _session(request), await request.post()
-        given = {name: value.strip() for name, value in form.items() if isinstance(value, str)}
-        if not session.allows(given.get("secret", "")):
-            raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
-        if not self._rights.have(session.caller, Right.CHANGE):
-            raise web.HTTPForbidden(text=denial(session.caller, Right.CHANGE))
+        given, caller = await _form(request), request[SESSION].caller
+        if not self._rights.have(caller, Right.CHANGE):
+            raise web.HTTPForbidden(text=denial(caller, Right.CHANGE))
         action = ACTIONS.get(request.match_info["action"])
         if action is None:
             raise web.HTTPNotFound(text="unknown action")
         if not given.get("why"):
             raise web.HTTPUnprocessableEntity(text="why: the reason is missing; the audit keeps it")
-        done = await action(self._operations, self._service, given, str(session.caller))
-        return self._answer(done, given.get("back", "/"))
-
-    def _answer(self, done: Outcome, back: str) -> web.StreamResponse:
-        if not done.is_done:
-            return self._failed(done.text, 422)
-        path = urlsplit(back)
+        try:
+            done = await action(self._operations, self._service, given, str(caller))
+        except Refusal as refusal:
+            return self._failed(str(refusal), 422)
+        path = urlsplit(given.get("back", "/"))
         place = path.path if path.path.startswith("/") and not path.path.startswith("//") else "/"
-        raise web.HTTPSeeOther(f"{place}?{path.query + '&' if path.query else ''}done={quote(done.text)}")
+        raise web.HTTPSeeOther(f"{place}?{path.query + '&' if path.query else ''}done={quote(done)}")
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Each change as a server-sent event, until the browser leaves or is too slow."""
@@ -187,8 +179,13 @@ async def _next_event(waiting: asyncio.Queue[Notification]) -> bytes:
     return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
-def _session(request: web.Request) -> Session:
-    return request[SESSION]
+async def _form(request: web.Request) -> dict[str, str]:
+    """The fields of a form of this session."""
+    given = {name: value.strip() for name, value in (await request.post()).items() if isinstance(value, str)}
+    session: Session = request[SESSION]
+    if not session.allows(given.get("secret", "")):
+        raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
+    return given
 
 
 async def _static(request: web.Request) -> web.StreamResponse:

@@ -27,7 +27,7 @@ from gateway.core.admin.records import (
 )
 from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side
 from gateway.core.routing.overrides import Override
-from gateway.state import clients, clock, evidence, tables
+from gateway.state import clock, evidence, tables
 from gateway.state.schema import Unreadable
 from tests.kit.cases import expect
 from tests.kit.migrations import VM_START, VM_STOP, client_batch, counts_batch, entry, mismatch, mode, override
@@ -279,36 +279,36 @@ def test_a_histogram_with_the_bounds_of_an_older_version_is_left_out(db: sqlite3
 
 def test_a_client_is_counted_on_and_its_first_and_last_moments_stay(db: sqlite3.Connection) -> None:
     for last in (5.0, 9.0, 7.0):
-        clients.add_clients(db, client_batch("10.0.0.1", last).clients)
-    ((key, seen),) = clients.read_clients(db, None, 0.0, 9).items()
+        evidence.add_clients(db, client_batch("10.0.0.1", last).clients)
+    ((key, seen),) = evidence.read_clients(db, None, 0.0, 9).items()
     assert key == ClientKey(VM_START, "xmlrpc", "10.0.0.1", "curl", "root")
     assert seen == ClientRecord(3, 4.0, 9.0)
 
 
 def test_clients_are_found_by_service_and_time_the_latest_first(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("a", 2.0).clients)
-    clients.add_clients(db, client_batch("b", 4.0, method=VM_STOP, domid=7).clients)
-    clients.add_clients(db, client_batch("c", 3.0).clients)
+    evidence.add_clients(db, client_batch("a", 2.0).clients)
+    evidence.add_clients(db, client_batch("b", 4.0, method=VM_STOP, domid=7).clients)
+    evidence.add_clients(db, client_batch("c", 3.0).clients)
 
     def peers(service: str | None = None, since: float = 0.0) -> list[str]:
-        return [key.peer for key in clients.read_clients(db, service, since, 9)]
+        return [key.peer for key in evidence.read_clients(db, service, since, 9)]
 
     assert peers() == peers("xenopsd") == ["b", "c", "a"]
     assert peers("xapi") == []
     assert peers(None, 3.0) == ["b", "c"]
-    assert next(iter(clients.read_clients(db, None, 0.0, 9))).domid == 7
+    assert next(iter(evidence.read_clients(db, None, 0.0, 9))).domid == 7
 
 
 def test_the_agents_of_one_peer_are_bounded_and_the_others_are_counted_together(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("real", 1.0).clients)
+    evidence.add_clients(db, client_batch("real", 1.0).clients)
     for number in range(0, 3 * IDENTITIES, IDENTITIES):
         flood = {
             replace(key, agent=f"evil-{number + at}"): ClientRecord(1, 2.0 + number, 2.0 + number)
             for key in client_batch("crowd", 2.0).clients
             for at in range(IDENTITIES)
         }
-        clients.add_clients(db, flood)
-    rows = clients.read_clients(db, None, 0.0, 9999)
+        evidence.add_clients(db, flood)
+    rows = evidence.read_clients(db, None, 0.0, 9999)
     crowd = {key: seen for key, seen in rows.items() if key.peer == "crowd"}
     assert len(crowd) == IDENTITIES + 1
     assert sum(seen.count for seen in crowd.values()) == 3 * IDENTITIES
@@ -318,35 +318,35 @@ def test_the_agents_of_one_peer_are_bounded_and_the_others_are_counted_together(
 
 
 def test_a_client_that_is_known_keeps_its_name_in_a_crowd_of_its_peer(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("host", 1.0).clients)
+    evidence.add_clients(db, client_batch("host", 1.0).clients)
     (known,) = client_batch("host", 1.0).clients
     for number in range(2 * IDENTITIES):
-        clients.add_clients(db, {replace(known, agent=f"evil-{number}"): ClientRecord(1, 2.0, 2.0)})
-    assert known in clients.read_clients(db, None, 0.0, 9999)
+        evidence.add_clients(db, {replace(known, agent=f"evil-{number}"): ClientRecord(1, 2.0, 2.0)})
+    assert known in evidence.read_clients(db, None, 0.0, 9999)
 
 
 def test_a_name_that_was_not_seen_for_long_gives_way(db: sqlite3.Connection) -> None:
     (known,) = client_batch("host", 1.0).clients
-    clients.add_clients(db, {known: ClientRecord(1000, 1.0, 1.0)})
-    late = 2.0 + clients.FRESH
-    clients.add_clients(
+    evidence.add_clients(db, {known: ClientRecord(1000, 1.0, 1.0)})
+    late = 2.0 + evidence.FRESH
+    evidence.add_clients(
         db, {replace(known, agent=f"new-{number}"): ClientRecord(1, late, late) for number in range(IDENTITIES)}
     )
-    assert known not in clients.read_clients(db, None, 0.0, 9999)
+    assert known not in evidence.read_clients(db, None, 0.0, 9999)
 
 
 def test_the_least_recently_seen_are_told_together(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "CLIENTS", 2)
+    monkeypatch.setattr(evidence, "CLIENTS", 2)
     for peer, last in (("a", 5.0), ("b", 3.0), ("c", 4.0)):
-        clients.add_clients(db, client_batch(peer, last).clients)
-    rows = clients.read_clients(db, None, 0.0, 9)
+        evidence.add_clients(db, client_batch(peer, last).clients)
+    rows = evidence.read_clients(db, None, 0.0, 9)
     assert [(key.peer, key.agent) for key in rows] == [("a", "curl"), ("c", "curl"), (OTHERS, OTHERS)]
-    clients.add_clients(db, client_batch("d", 9.0).clients)
-    rows = clients.read_clients(db, None, 0.0, 9)
+    evidence.add_clients(db, client_batch("d", 9.0).clients)
+    rows = evidence.read_clients(db, None, 0.0, 9)
     assert [(key.peer, seen.count) for key, seen in rows.items()] == [("d", 1), ("a", 1), (OTHERS, 2)]
 
 
 def test_what_a_client_says_of_itself_is_cut_and_may_be_no_text_at_all(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("\ud800" + "x" * 1000).clients)
-    (key,) = clients.read_clients(db, None, 0.0, 9)
-    assert key.peer == "?" + "x" * (clients.TEXT - 1)
+    evidence.add_clients(db, client_batch("\ud800" + "x" * 1000).clients)
+    (key,) = evidence.read_clients(db, None, 0.0, 9)
+    assert key.peer == "?" + "x" * (evidence.TEXT - 1)

@@ -103,14 +103,22 @@ class RolloutCommands(Struct, frozen=True):
 
     async def rollback_all(self, who: str, why: str = "") -> StateRefused | PendingDecision | None:
         """Everything to the legacy services at once; works without a bus, and with a state file in trouble."""
-        ended = tuple(self._ended(name, who) for name in self.state.rollouts)
-        return await self.state.rollback_all(who, why, tuple(put for put in ended if put is not None))
+        ended = []
+        for name in self.state.rollouts:
+            _, before = self._known(name)
+            if not isinstance(before, RolloutDocument):
+                ended.append(PutRollout(name, None))
+            elif not before.over:
+                why_ended = f"everything was rolled back by {who}"
+                progress = apply_command(before.progress, Command.ABORT, why_ended)
+                ended.append(PutRollout(name, rollout_storage.write(before.at(progress))))
+        return await self.state.rollback_all(who, why, tuple(ended))
 
     async def list(self) -> Sequence[RolloutView] | StateRefused:
         """Every rollout, those that are over too."""
         counts = await self._counts()
-        views = (self._listed(name, counts) for name in self.state.rollouts)
-        return [view for view in views if view is not None]
+        known = ((name, self._known(name)[1]) for name in self.state.rollouts)
+        return [self._view(name, each, counts) for name, each in known if isinstance(each, RolloutDocument)]
 
     def unguarded(self, pattern: str) -> Sequence[str]:
         """In words why no rollout guards a mode of this pattern; nothing when one does."""
@@ -144,12 +152,6 @@ class RolloutCommands(Struct, frozen=True):
             wrong = f"the mapping of {', '.join(changed)} has changed, its counts begin anew: wait for the gate"
         if wrong:
             return Rejected(wrong)
-        return await self._change(name, version, before, command, who, why)
-
-    async def _change(
-        self, name: str, version: int, before: RolloutDocument, command: Command, who: str, why: str
-    ) -> RolloutView | StateRefused:
-        now = self.now()
         try:
             progress = apply_command(before.progress, command, why)
         except ValueError as error:
@@ -157,9 +159,9 @@ class RolloutCommands(Struct, frozen=True):
         if begins_anew(before.progress.state, command):
             progress = replace(progress, since=self._moment())
         after = before.at(progress)
-        change = rollout_storage.moved(name, version, before, after, who=who, when=now)
-        anyway = command is Command.ABORT
-        refused = await (self.state.decide_anyway(change) if anyway else self.state.decide(change))
+        change = rollout_storage.moved(name, version, before, after, who=who, when=self.now())
+        decide_it = self.state.decide_anyway if command is Command.ABORT else self.state.decide
+        refused = await decide_it(change)
         return refused if isinstance(refused, StateRefused) else self._view(name, after, await self._counts())
 
     async def _counts(self) -> WindowCounts:
@@ -196,19 +198,6 @@ class RolloutCommands(Struct, frozen=True):
             return ""
         clear = f"`xcp-gateway mode clear {shlex.quote(theirs[0].pattern)}`"
         return f"{in_words(theirs[0])}, which has precedence over a rollout: clear that mode first, with {clear}"
-
-    def _ended(self, name: str, who: str) -> PutRollout | None:
-        _, before = self._known(name)
-        if not isinstance(before, RolloutDocument):
-            return PutRollout(name, None)
-        if before.over:
-            return None
-        progress = apply_command(before.progress, Command.ABORT, f"everything was rolled back by {who}")
-        return PutRollout(name, rollout_storage.write(before.at(progress)))
-
-    def _listed(self, name: str, counts: WindowCounts) -> RolloutView | None:
-        _, known = self._known(name)
-        return self._view(name, known, counts) if isinstance(known, RolloutDocument) else None
 
     def _view(self, name: str, known: RolloutDocument, seen: WindowCounts) -> RolloutView:
         progress, plan = known.progress, known.plan

@@ -13,7 +13,7 @@ from gateway.core.migration.limits import BothSides
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import OVER, Progress, RolloutPlan, RolloutState, RolloutStep, setting
 from gateway.core.routing import selection
-from gateway.core.routing.overrides import GROUP, Override, matches
+from gateway.core.routing.overrides import GROUP, By, Override
 from gateway.core.routing.route import Route
 from gateway.mapping.problem import did_you_mean
 from gateway.state.clock import ClockReading
@@ -38,7 +38,7 @@ def str_of(route: Route) -> str:
 
 def subject_of(route: Route) -> str:
     """What a method moves with."""
-    return f"{GROUP}{route.migration.group}" if route.migration.group else f"{route.service}/{route.method}"
+    return f"{GROUP}{route.migration.group}" if route.migration.group else str_of(route)
 
 
 def members(name: str, routes: Iterable[Route]) -> tuple[Route, ...]:
@@ -87,11 +87,6 @@ def in_words(override: Override) -> str:
     """What a person has set, for messages."""
     guarded = " (guarded)" if override.guarded else ""
     return f"{override.who} has set {override.pattern} to {override.setting}{guarded}"
-
-
-def names(pattern: str, routes: Iterable[Route]) -> list[str]:
-    """Everything that a pattern ("VM.*", "*") names and that can move by itself."""
-    return sorted({subject_of(route) for route in routes if matches(pattern, route) and route.migration.upstream})
 
 
 # The document: all that another gateway needs to continue.
@@ -178,29 +173,22 @@ def moved(
     """
     progress = after.progress
     wanted = setting(after.plan, progress)
-    same = before is not None and setting(before.plan, before.progress) == wanted and not _put_again(before, progress)
-    override = (
-        Override(name, wanted, f"rollout {after.plan.name}", when, progress.why, by="rollout") if wanted else None
-    )
-    what = _AUDITED.get(progress.state, "rollout")
+    put: tuple[Override, ...] = ()
+    drop: list[tuple[str, By]] = [(each.pattern, each.by) for each in ended]
+    if wanted is None:
+        drop.insert(0, (name, "rollout"))
+    else:
+        # A person may have removed what an overridden rollout had set; a resume sets it again.
+        was = None if before is None else before.progress.state
+        again = was in (RolloutState.OVERRIDDEN, RolloutState.BREACHED) and progress.state is RolloutState.RUNNING
+        if before is None or again or setting(before.plan, before.progress) != wanted:
+            put = (Override(name, wanted, f"rollout {after.plan.name}", when, progress.why, by="rollout"),)
     said = {"state": progress.state.value, "step": str(after.step), **(numbers or {})}
-    return Change(
-        (AuditEntry(when, who, what, name, progress.why, said),),
-        put=() if override is None or same else (override,),
-        drop=(*(((name, "rollout"),) if override is None else ()), *((each.pattern, each.by) for each in ended)),
-        rollouts=(PutRollout(name, write(after), version),),
-    )
+    entry = AuditEntry(when, who, _AUDITED.get(progress.state, "rollout"), name, progress.why, said)
+    return Change((entry,), put=put, drop=tuple(drop), rollouts=(PutRollout(name, write(after), version),))
 
 
 _AUDITED = {RolloutState.ROLLED_BACK: "rollback", RolloutState.BREACHED: "breach"}
-
-
-def _put_again(before: RolloutDocument, progress: Progress) -> bool:
-    """A person may have removed what an overridden rollout had set; a resume sets it again."""
-    return (
-        before.progress.state in (RolloutState.OVERRIDDEN, RolloutState.BREACHED)
-        and progress.state is RolloutState.RUNNING
-    )
 
 
 def counted(name: str, version: int, after: RolloutDocument) -> Change:

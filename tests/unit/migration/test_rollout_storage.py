@@ -16,7 +16,6 @@ from gateway.migration.rollout_storage import (
     RolloutSubject,
     find,
     members,
-    names,
     read,
     set_by_persons,
     subject_of,
@@ -91,14 +90,6 @@ def test_what_is_over_or_speaks_of_others_or_is_a_rollouts_stops_nobody() -> Non
     others = [_override("VM.list"), _override("VM.stop", until=5.0), _override("group:life", by="rollout")]
     assert set_by_persons((START, STOP), others, 5.0) == []
     assert set_by_persons((_changed(STOP, upstream=None),), [_override("*")], 5.0) == []  # nothing goes back to nowhere
-
-
-def test_a_pattern_names_all_that_can_move() -> None:
-    assert names("VM.*", [*ROUTES, OTHER, _changed(movable("VM.x"), upstream=None)]) == [
-        "group:life",
-        "xapi/VM.list",
-        "xenopsd/VM.list",
-    ]
 
 
 # Documents

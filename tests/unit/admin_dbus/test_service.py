@@ -15,7 +15,6 @@ from msgspec.structs import fields
 from adapters.admin_dbus import objects
 from adapters.admin_dbus.calls import INVALID, REFUSED, Callers, DBusError, explained, mode_request, moved, plain
 from adapters.admin_dbus.objects import ROOT
-from adapters.admin_dbus.service import AdminConnectError, _connect
 from gateway.admin.peer_credentials import user_name
 from gateway.core.admin import views
 from gateway.core.admin.records import Counts, MethodId, StateRefused
@@ -75,11 +74,6 @@ async def test_a_second_gateway_stands_in_line_and_takes_over(bus: PrivateBus) -
             await second.service.stop()
             await anybody.until_owner(lambda owner: owner not in (None, first_owner))
             await anybody.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
-
-
-async def test_what_is_no_bus_is_told_in_words() -> None:
-    with pytest.raises(AdminConnectError):
-        await _connect("unix:path=/nowhere/bus")
 
 
 # Calls

@@ -216,5 +216,6 @@ class RelayedNotifications(ServiceManager):
         """Report that this worker takes no more calls."""
         self._link.tell("stopping")
 
-    def _notify(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
+        """Pass these lines on."""
         self._link.tell("notify", lines)

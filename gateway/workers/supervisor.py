@@ -334,7 +334,7 @@ class Supervisor:
                 member.alive_at = now
             case "notify":
                 if member is coordinator.leader and self._is_ready:
-                    self._manager.relay(*body)
+                    self._manager.notify(*body)
             case _:
                 return await coordinator.answers[name](member, body)
         return None

@@ -46,11 +46,6 @@ async def test_a_reload_is_noted_in_the_audit_and_a_refused_one_is_a_conflict(ap
     assert (entry["what"], entry["numbers"]) == ("reload", {"revision": "r2"})
 
 
-async def test_a_call_carries_its_parameters(api: Api) -> None:
-    status, answer = await api.ask("POST", "/v1/call", {"method": "VM.start", "params": [1, {"a": None}]})
-    assert (status, answer["value"]) == (200, [1, {"a": None}])
-
-
 # Modes, statistics, rollouts
 
 
@@ -60,12 +55,22 @@ async def test_a_mode_is_set_shown_and_removed(api: Api) -> None:
     assert (status, changed["mode"], changed["methods"][0]["after"]) == (200, "canary 12.5%", "canary 12.5%")
     assert str(api.overrides.setting(STATE)) == "canary 12.5%"
     status, (mode,) = await api.ask("GET", "/v1/modes")
-    assert (mode["pattern"], mode["who"], mode["why"], mode["by"]) == (
-        "xenopsd/VM.get_state", getpass.getuser(), "try", "person"
-    )  # fmt: skip
+    me, named = getpass.getuser(), "xenopsd/VM.get_state"
+    assert (mode["pattern"], mode["who"], mode["why"], mode["by"]) == (named, me, "try", "person")
     assert mode["until"] == pytest.approx(mode["when"] + 600)
-    status, changed = await api.ask("POST", "/v1/mode/clear", {"pattern": "VM.get_state"})
-    assert (status, changed["mode"], changed["methods"][0]["after"]) == (200, "mapping", "legacy")
+    assert (await api.ask("POST", "/v1/mode", {"pattern": "group:life", "mode": "dbus"}))[0] == 200
+    for pattern, before in (("VM.get_state", "canary 12.5%"), ("group:life", "dbus")):
+        status, changed = await api.ask("POST", "/v1/mode/clear", {"pattern": pattern, "why": "enough"})
+        (moved,) = changed["methods"]
+        assert (status, changed["mode"], moved["before"], moved["after"]) == (200, "mapping", before, "legacy")
+    _, entries = await api.ask("GET", "/v1/audit")
+    assert [(each["what"], each["subject"], each["why"], each["numbers"]["mode"]) for each in entries] == [
+        ("mode", "group:life", "enough", "mapping"),
+        ("mode", named, "enough", "mapping"),
+        ("mode", "group:life", "", "dbus"),
+        ("mode", named, "try", "canary"),
+    ]
+    assert (entries[3]["who"], entries[3]["numbers"]["share"]) == (me, "12.5%")
 
 
 async def test_methods_have_their_mode_and_statistics(api: Api) -> None:
@@ -192,7 +197,9 @@ async def test_a_body_that_cannot_be_decoded_and_an_unknown_path_are_answered_in
     assert await ask(api.socket, "GET", "/v1/nope") == (404, {"error": "Not Found"})
 
 
-async def test_no_text_of_a_bug_reaches_the_client(api: Api) -> None:
+async def test_a_call_carries_its_parameters_and_no_text_of_a_bug_reaches_the_client(api: Api) -> None:
+    status, answer = await api.ask("POST", "/v1/call", {"method": "VM.start", "params": [1, {"a": None}]})
+    assert (status, answer["value"]) == (200, [1, {"a": None}])
     api.toy.failure = LookupError("no such endpoint; there are: rpc:/RPC2")
     assert await api.ask("POST", "/v1/call", {"method": "x"}) == (422, {"error": str(api.toy.failure.args[0])})
     api.toy.failure = RuntimeError("a secret")

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from adapters.dbus.backend import Presence
 from gateway.admin import health
 from gateway.admin.http import add_paths
-from gateway.admin.sockets import TcpServer
+from gateway.admin.sockets import TcpServer, listening_at
 from gateway.core.admin.status import BreakerState
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
@@ -77,12 +77,9 @@ def test_a_row_adds_up_the_methods_of_its_service() -> None:
     )
 
 
-def test_ready_is_when_every_bus_is_connected_and_every_service_there_or_startable() -> None:
+def test_it_is_ready_or_what_is_missing_is_named_once() -> None:
     sleeper = ServiceStatus("org.sleeper", "toolstack", Presence.ON_DEMAND)
     assert health.reasons([UP], [TOY, sleeper]) == []
-
-
-def test_what_is_missing_is_named_once() -> None:
     absent = ServiceStatus("org.absent", "toolstack", Presence.ABSENT)
     nowhere = ServiceStatus("org.nowhere", "", Presence.UNKNOWN)
     assert health.reasons([UP], [TOY, absent, nowhere]) == [
@@ -142,18 +139,9 @@ class Toy:
         return b"toy_total 1.0\n"
 
 
-@pytest.fixture
-def toy() -> Toy:
-    return Toy()
-
-
-def monitoring(toy: Toy, address: str) -> TcpServer:
-    return TcpServer("metrics", address, lambda: add_paths(web.Application(), toy))
-
-
 @asynccontextmanager
 async def serving(toy: Toy, address: str = "tcp:127.0.0.1:0") -> AsyncIterator[str]:
-    server = monitoring(toy, address)
+    server = TcpServer("metrics", address, lambda: add_paths(web.Application(), toy))
     await server.start()
     try:
         yield server.address.replace("tcp:", "http://")
@@ -166,44 +154,29 @@ async def get(url: str, verb: str = "GET") -> tuple[int, str, str]:
         return response.status, response.headers["Content-Type"], await response.text()
 
 
-async def test_it_is_alive_as_long_as_it_answers(toy: Toy) -> None:
-    toy.reasons = ["bus 'toolstack' is not connected"]
-    async with serving(toy) as url:
-        assert (await get(f"{url}/healthz"))[::2] == (200, '{"alive":true}')
-
-
-async def test_it_is_ready_or_says_why_not(toy: Toy) -> None:
+async def test_monitoring_tells_what_it_is_asked_and_nothing_else() -> None:
+    toy = Toy()
     async with serving(toy) as url:
         assert (await get(f"{url}/readyz"))[::2] == (200, '{"ready":true,"reasons":[],"warnings":[]}')
         toy.reasons = ["org.x is absent on bus 'b'"]
         expected = """{"ready":false,"reasons":["org.x is absent on bus 'b'"],"warnings":[]}"""
         assert (await get(f"{url}/readyz"))[::2] == (503, expected)
-
-
-async def test_metrics_are_text_that_prometheus_knows_by_its_type(toy: Toy) -> None:
-    async with serving(toy) as url:
+        assert (await get(f"{url}/healthz"))[::2] == (200, '{"alive":true}')  # as long as it answers
         assert await get(f"{url}/metrics") == (200, CONTENT_TYPE, "toy_total 1.0\n")
+        for verb, path, status in (("GET", "/v1/status", 404), ("POST", "/v1/call", 404), ("POST", "/metrics", 405)):
+            assert (await get(url + path, verb))[0] == status
 
 
-@pytest.mark.parametrize(
-    ("verb", "path", "status"),
-    [("GET", "/v1/status", 404), ("POST", "/v1/reload", 404), ("POST", "/v1/call", 404), ("POST", "/metrics", 405)],
-)
-async def test_over_tcp_nothing_else_can_be_asked(toy: Toy, verb: str, path: str, status: int) -> None:
-    async with serving(toy) as url:
-        assert (await get(url + path, verb))[0] == status
-
-
-async def test_ipv6_is_written_with_brackets(toy: Toy) -> None:
-    async with serving(toy, "tcp:[::1]:0") as url:
+async def test_ipv6_is_written_with_brackets() -> None:
+    async with serving(Toy(), "tcp:[::1]:0") as url:
         assert url.startswith("http://[::1]:")
         assert (await get(f"{url}/healthz"))[0] == 200
 
 
-async def test_an_address_that_is_taken_is_named(toy: Toy) -> None:
+def test_an_address_that_is_taken_is_named() -> None:
     with sockets.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {address}: Address already in use"):
-            monitoring(toy, address).bind()
+            listening_at(address)
     with pytest.raises(OSError, match=r"cannot listen on tcp:127.0.0.1:99999: port 99999: expected at most 65535"):
-        monitoring(toy, "tcp:127.0.0.1:99999").bind()
+        listening_at("tcp:127.0.0.1:99999")

@@ -32,18 +32,15 @@ def override(pattern: str, mode: Mode, **more: object) -> Override:
     return replace(Override(pattern, Setting(mode), "alice", 1.0, "try"), **more)
 
 
-def test_a_method_that_has_another_mode_is_told() -> None:
-    watched = Watched()
-    watched.overrides.replace([override("VM.get_state", Mode.SHADOW)])
-    news = expect(ModeChange, *watched.told)
-    assert (news.method, news.before, news.after, news.set_by) == ("VM.get_state", "legacy", "shadow", "alice")
-    assert news.setting["mode"] == "shadow"
-
-
-def test_what_stays_is_not_told_again() -> None:
+def test_a_method_that_has_another_mode_is_told_once_and_nothing_after_the_end() -> None:
     watched = Watched()
     for _ in range(3):
         watched.overrides.replace([override("VM.get_state", Mode.SHADOW)])
+    news = expect(ModeChange, *watched.told)
+    assert (news.method, news.before, news.after, news.set_by) == ("VM.get_state", "legacy", "shadow", "alice")
+    assert news.setting["mode"] == "shadow"
+    watched.end()
+    watched.overrides.replace([override("VM.get_state", Mode.DBUS)])
     assert len(watched.told) == 1
 
 
@@ -119,10 +116,3 @@ def test_a_listener_that_fails_costs_nobody_else_anything() -> None:
     watched.notifier.subscribe(later.append)
     watched.overrides.replace([override("VM.get_state", Mode.DBUS)])
     assert len(watched.told) == len(later) == 1
-
-
-def test_who_has_ended_it_is_told_nothing_more() -> None:
-    watched = Watched()
-    watched.end()
-    watched.overrides.replace([override("VM.get_state", Mode.DBUS)])
-    assert watched.told == []

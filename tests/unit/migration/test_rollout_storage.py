@@ -119,12 +119,6 @@ def test_the_beginning_of_a_step_is_read_by_the_clock_of_this_process() -> None:
     assert isinstance(read({**written, "clock": "no clock"}), str)
 
 
-def test_a_document_is_readable_for_people() -> None:
-    written = expect(dict, write(DOCUMENT))
-    assert written["progress"]["state"] == "waiting"
-    assert written["plan"]["on_breach"] == "step-down"
-
-
 @each_case("damage", [None, [], {}, {"plan": 5}, "text"])
 def test_what_another_version_wrote_is_told_in_words(damage: Json) -> None:
     said = expect(str, read(damage))
@@ -139,15 +133,3 @@ def test_a_document_at_a_step_that_its_plan_does_not_have_cannot_be_read(
     assert said == (
         f"cannot be read by this version of the gateway: it is at step {step}, and its plan has {len(steps)}"
     )
-
-
-def test_a_step_that_begins_has_no_counts_yet() -> None:
-    progress = DOCUMENT.progress
-    assert DOCUMENT.at(replace(progress, state=RolloutState.PAUSED)).start == DOCUMENT.start
-    assert DOCUMENT.at(replace(progress, step=2, since=9.0)).start is None
-
-
-def test_a_document_says_where_it_is_and_whether_it_is_over() -> None:
-    assert DOCUMENT.step.setting == Setting(Mode.CANARY, 10_000, observe=True)
-    assert not DOCUMENT.over
-    assert replace(DOCUMENT, progress=Progress(RolloutState.DONE)).over

@@ -108,54 +108,12 @@ def test_a_new_file_is_made_with_its_folder_and_is_nobody_elses_business(opened:
     assert path.parent.stat().st_mode & 0o777 == 0o750
 
 
-def test_what_was_decided_is_there_when_it_is_opened_again(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 1}, 0)))
-    made.close()
-    again = opened(path)
-    assert again.kept.overrides == (LEGACY,)
-    assert again.kept == made.kept
-
-
-def test_without_a_path_it_works_until_it_is_closed(opened: Opened) -> None:
-    made = opened(None)
-    put(made, mode("VM.*", Mode.LEGACY))
-    opened.later(made)
-    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
-
-
-def test_what_one_decides_the_other_has_at_its_next_look(opened: Opened, path: Path) -> None:
-    one, other = opened(path), opened(path)
-    put(one, mode("VM.*", Mode.LEGACY))
-    assert other.kept == StoredState()
-    other.look()
-    assert other.kept == one.kept
-    put(other, mode("VM.*", Mode.DBUS))
-    one.look()
-    assert one.kept.overrides == (DBUS,)
-
-
-def test_a_refused_decision_leaves_nothing_behind(opened: Opened, path: Path) -> None:
+def test_a_refused_decision_and_a_bug_in_the_middle_of_a_write_leave_nothing_behind(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", 1)))
     change = mode("VM.*", Mode.DBUS, PutRollout("other", 1), PutRollout("r", 2, expected=7))
     result = expect(StateRefused, made.decide(change))
     assert result.conflict
-    made.close()
-    again = opened(path)
-    assert again.kept == made.kept
-    assert len(again.read(lambda db: tables.audit(db, 9, 0.0, None))) == 1  # type: ignore[arg-type]
-
-
-def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=True) == 2  # FULL
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=False) == 1  # NORMAL
-    assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
-
-
-def test_a_bug_in_the_middle_of_a_write_leaves_nothing_behind(opened: Opened, path: Path) -> None:
-    made = opened(path)
 
     def half(db: sqlite3.Connection) -> None:
         evidence.add(db, "me", counts_batch(equal=1).evidence, 1.0)
@@ -163,8 +121,18 @@ def test_a_bug_in_the_middle_of_a_write_leaves_nothing_behind(opened: Opened, pa
 
     with pytest.raises(ZeroDivisionError):
         made.write(half, durable=False)
-    assert made.read(evidence.total) == {}
-    put(made, mode("VM.*"))
+    made.close()
+    again = opened(path)
+    assert (again.kept, again.kept.overrides) == (made.kept, (LEGACY,))
+    assert len(again.read(lambda db: tables.audit(db, 9, 0.0, None))) == 1  # type: ignore[arg-type]
+    assert again.read(evidence.total) == {}
+
+
+def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
+    made = opened(path)
+    assert made.write(lambda db: schema.number(db, "synchronous"), durable=True) == 2  # FULL
+    assert made.write(lambda db: schema.number(db, "synchronous"), durable=False) == 1  # NORMAL
+    assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
 
 
 def test_a_file_that_is_locked_for_long_refuses_changes_and_is_well_when_it_is_free(opened: Opened, path: Path) -> None:
@@ -268,21 +236,6 @@ def test_a_file_that_can_only_be_read_still_tells_its_modes(opened: Opened, mort
     put(again, mode("VM.*", Mode.DBUS))
 
 
-def test_a_file_that_becomes_read_only_while_it_is_open_is_well_again_when_it_is_not(
-    opened: Opened, mortal: Path
-) -> None:
-    path = mortal / "state.db"
-    opened(path).close()
-    path.chmod(0o400)
-    made = opened(path)
-    assert "can only be read" in refused(made)
-    for name in mortal.iterdir():
-        name.chmod(0o600)
-    opened.later(made)
-    assert made.trouble == ""
-    put(made, mode("VM.*", Mode.DBUS))
-
-
 @pytest.mark.parametrize("at", [0.0, 0.5])
 def test_a_damaged_file_is_left_alone_and_replaced_only_when_it_was_moved_away(
     opened: Opened, path: Path, at: float
@@ -376,20 +329,16 @@ def test_a_file_of_another_format_is_refused_and_left_alone(opened: Opened, path
     assert made.trouble == ""
 
 
-def test_a_database_of_another_program_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
-    path = tmp_path / "cookies.db"
-    with closing(sqlite3.connect(path)) as other:
+def test_a_file_of_another_program_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
+    database, letter = tmp_path / "cookies.db", tmp_path / "letter.txt"
+    with closing(sqlite3.connect(database)) as other:
         other.execute("CREATE TABLE cookie (x)")
-    before = path.read_bytes()
-    assert "belongs to another program" in refused(opened(path))
-    assert path.read_bytes() == before
-
-
-def test_a_file_that_is_no_database_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
-    path = tmp_path / "letter.txt"
-    path.write_text("Dear operator, " * 100)
-    assert "is damaged, or is not a state file" in refused(opened(path))
-    assert path.read_text() == "Dear operator, " * 100
+    letter.write_text("Dear operator, " * 100)
+    for path, says in ((database, "belongs to another program"), (letter, "is damaged, or is not a state file")):
+        before = path.read_bytes()
+        assert says in refused(opened(path))
+        assert path.read_bytes() == before
+    assert "cannot be opened" in refused(opened(tmp_path))
 
 
 def test_a_folder_that_is_not_there_is_named_and_the_file_is_made_when_it_is(opened: Opened, tmp_path: Path) -> None:
@@ -399,10 +348,6 @@ def test_a_folder_that_is_not_there_is_named_and_the_file_is_made_when_it_is(ope
     path.parent.mkdir(parents=True)
     opened.later(made)
     assert made.trouble == ""
-
-
-def test_a_folder_in_its_place_is_told(opened: Opened, tmp_path: Path) -> None:
-    assert "cannot be opened" in refused(opened(tmp_path))
 
 
 def test_a_row_that_nobody_can_read_keeps_the_modes_and_is_named_until_it_is_mended(opened: Opened, path: Path) -> None:
@@ -464,24 +409,6 @@ def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Pat
     assert made.read(lambda db: evidence.pairs(db, VM_START, 1)) == [mismatch(1)]
 
 
-def test_a_schema_that_is_no_text_is_damage_and_not_the_end(opened: Opened, path: Path) -> None:
-    put(opened(path), mode("VM.*", Mode.LEGACY))
-    for each in opened.files:
-        each.close()
-    whole = path.read_bytes()
-    at = whole.index(b"NOT NULL", whole.index(b"CREATE TABLE"))
-    path.write_bytes(whole[:at] + b"\xa6" + whole[at + 1 :])
-    made = opened(path)
-    assert "is damaged" in made.trouble
-    assert refused(made) == made.trouble
-    path.rename(path.with_name("damaged"))
-    for rest in path.parent.glob(f"{path.name}-*"):
-        rest.unlink()
-    opened.later(made)
-    opened.later(made)
-    assert made.trouble == ""
-
-
 def test_whatever_byte_is_wrong_the_file_is_used_or_told_to_be_in_trouble(opened: Opened, path: Path) -> None:
     put(opened(path), mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 1})))
     for each in opened.files:
@@ -518,15 +445,6 @@ def locked(path: Path) -> sqlite3.Connection:
     return locker
 
 
-def test_a_change_that_another_process_has_stored_is_in_force_at_once(opened: Opened, path: Path) -> None:
-    made, other = opened(path), opened(path)
-    change = mode("VM.*", Mode.DBUS)
-    put(made, change)
-    assert other.kept == StoredState()
-    other.follow(change, is_stored=True)
-    assert other.kept == made.kept
-
-
 def test_it_is_in_force_even_where_the_file_cannot_be_read(opened: Opened, path: Path) -> None:
     made = opened(path)
     path.with_name("moved").hardlink_to(path)
@@ -541,22 +459,6 @@ def test_it_is_in_force_even_where_the_file_cannot_be_read(opened: Opened, path:
 
 
 ROLLBACK = Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY))
-
-
-def test_what_others_hold_is_in_force_at_once_in_a_worker_that_finds_the_file_well(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    made.holds_together = True
-    put(made, mode("VM.*", Mode.DBUS))
-    with closing(locked(path)):
-        made.follow(ROLLBACK, is_stored=False)
-    late = opened(path)  # the file works again, and the other one has not looked yet
-    assert late.kept.overrides == (DBUS,)
-    late.adopt(made.kept, made.held)
-    assert late.kept.overrides == (override("*", Mode.LEGACY),)
-    assert late.held == ()  # it is stored
-    opened.later(made)
-    with closing(sqlite3.connect(path)) as db:
-        assert [what for (what,) in db.execute("SELECT what FROM audit ORDER BY id")] == ["mode", "rollback"]
 
 
 def test_what_others_hold_stays_in_force_when_the_file_is_opened_again(opened: Opened, path: Path) -> None:
@@ -574,17 +476,24 @@ def test_what_others_hold_stays_in_force_when_the_file_is_opened_again(opened: O
         assert late.held == (ROLLBACK,)
 
 
-def test_what_several_workers_hold_is_written_by_one_of_them(opened: Opened, path: Path) -> None:
+def test_what_several_workers_hold_is_in_force_in_all_and_written_by_one_of_them(opened: Opened, path: Path) -> None:
     workers = [opened(path) for _ in range(3)]
-    change = Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY))
     with closing(locked(path)):
         refused(workers[0])
         for each in workers:
             each.holds_together = True
-            each.follow(change, is_stored=False)
+            each.follow(ROLLBACK, is_stored=False)
             assert each.kept.overrides == (override("*", Mode.LEGACY),)
+    late = opened(path)  # the file works again, and the others have not looked yet
+    assert not late.kept.overrides
+    late.holds_together = True
+    late.adopt(workers[0].kept, workers[0].held)
+    assert (late.kept.overrides, late.held) == ((override("*", Mode.LEGACY),), ())  # it is stored
     opened.later(*workers)
-    put(workers[0], Change((entry("*", "undo"),), drop=(("*", "person"),)))
+    undone = Change((entry("*", "undo"),), drop=(("*", "person"),))
+    put(workers[0], undone)
+    workers[1].follow(undone, is_stored=True)
+    assert workers[1].kept == StoredState()
     opened.later(*workers)
     assert [each.kept for each in workers] == [StoredState()] * 3
     with closing(sqlite3.connect(path)) as db:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -90,14 +90,19 @@ async def test_a_call_is_explained(api: Api) -> None:
     assert told["value"] == "vm-2"
 
 
-async def test_a_rollback_of_everything_is_in_the_audit(api: Api) -> None:
-    await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "dbus"})
+async def test_a_rollback_of_everything_leaves_off_what_is_off_and_is_in_the_audit(api: Api) -> None:
+    await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "off"})
+    status, changed = await api.ask("POST", "/v1/mode", {"pattern": "*", "mode": "dbus"})
+    stays = f"'xenopsd/VM.get_state' is set to off by {getpass.getuser()}"
+    assert [(each["after"], each["stays"]) for each in changed["methods"]] == [("off", stays), ("dbus", "")]
     status, changed = await api.ask("POST", "/v1/rollback", {"why": "smoke"})
-    assert (status, {moved["after"] for moved in changed["methods"]}) == (200, {"legacy"})
+    assert (status, changed["held"]) == (200, "")
+    assert [(each["after"], each["stays"]) for each in changed["methods"]] == [("off", stays), ("legacy", "")]
     _, entries = await api.ask("GET", "/v1/audit")
     assert [(entry["what"], entry["subject"]) for entry in entries] == [
         ("modes before rollback", "*"),
         ("rollback", "*"),
+        ("mode", "*"),
         ("mode", "xenopsd/VM.get_state"),
     ]
     _, entries = await api.ask("GET", "/v1/audit?limit=1&subject=VM.get_state")
@@ -152,43 +157,42 @@ async def test_modes_that_a_mapping_file_could_contain_are_listed(api: Api) -> N
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "says"),
-    [
-        ("/v1/mode", {"pattern": "VM.nope", "mode": "dbus"}, "no mapped method is named 'VM.nope'"),
-        ("/v1/mode", {"pattern": "VM.start", "mode": "shadow"}, "shadow is refused"),
-        ("/v1/mode", {"pattern": "VM.start"}, "Object missing required field `mode`"),
-        ("/v1/mode", {"pattern": "VM.start", "mode": "canary", "percent": []}, "Expected `float | str | null`"),
-        ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'xenopsd/VM.start'"),
-        ("/v1/explain", {"method": "VM.nope"}, "no mapped method is named 'VM.nope'"),
-        ("/v1/statistics/reset", {"pattern": "VM.nope"}, "no mapped method is named 'VM.nope'"),
-        (
-            "/v1/rollouts/approve",
-            {"name": "VM.get_state"},
-            "there is no rollout of xenopsd/VM.get_state: `xcp-gateway rollout list` shows every rollout",
-        ),
-        ("/v1/call", {"method": "x", "parms": []}, "Object contains unknown field `parms`"),
-    ],
+BAD_REQUESTS: Sequence[tuple[str, object, str]] = (
+    ("/v1/mode", {"pattern": "VM.nope", "mode": "dbus"}, "no mapped method is named 'VM.nope'"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "shadow"}, "shadow is refused"),
+    ("/v1/mode", {"pattern": "VM.*", "mode": "shadow"}, "shadow is refused"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "dbsu"}, "unknown mode 'dbsu' (did you mean 'dbus'?)"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "dbus", "seconds": 0}, "seconds: expected more than 0"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "dbus", "seconds": 1e300}, "seconds: expected more than 0"),
+    ("/v1/mode", {"pattern": "VM.start"}, "Object missing required field `mode`"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "canary", "percent": []}, "Expected `float | str | null`"),
+    ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'xenopsd/VM.start'"),
+    ("/v1/explain", {"method": "VM.nope"}, "no mapped method is named 'VM.nope'"),
+    ("/v1/statistics/reset", {"pattern": "VM.nope"}, "no mapped method is named 'VM.nope'"),
+    (
+        "/v1/rollouts/approve",
+        {"name": "VM.get_state"},
+        "there is no rollout of xenopsd/VM.get_state: `xcp-gateway rollout list` shows every rollout",
+    ),
+    ("/v1/call", {"method": "x", "parms": []}, "Object contains unknown field `parms`"),
 )
-async def test_a_bad_request_is_answered_with_its_error(api: Api, path: str, body: object, says: str) -> None:
-    status, answer = await api.ask("POST", path, body)
-    assert status == 422
-    assert answer["error"].startswith(says)
+BAD_QUERIES: Mapping[str, str] = {
+    "/v1/audit?limit=0": "limit: expected 1 to 10,000, got 0",
+    "/v1/diff?limit=10001": "limit: expected 1 to 10,000, got 10001",
+    "/v1/audit?limit=many": "Expected `int`, got `str` - at `$.limit`",
+    "/v1/audit?limt=1": "Object contains unknown field `limt`",
+    "/v1/methods?pattern=VM.nope": "no mapped method is named 'VM.nope'",
+    "/v1/promotion?pattern=VM.nope": "no mapped method is named 'VM.nope'",
+}
 
 
-@pytest.mark.parametrize(
-    ("path", "says"),
-    [
-        ("/v1/audit?limit=0", "limit: expected 1 to 10,000, got 0"),
-        ("/v1/diff?limit=10001", "limit: expected 1 to 10,000, got 10001"),
-        ("/v1/audit?limit=many", "Expected `int`, got `str` - at `$.limit`"),
-        ("/v1/audit?limt=1", "Object contains unknown field `limt`"),
-        ("/v1/methods?pattern=VM.nope", "no mapped method is named 'VM.nope'"),
-        ("/v1/promotion?pattern=VM.nope", "no mapped method is named 'VM.nope'"),
-    ],
-)
-async def test_a_bad_query_is_answered_with_its_error(api: Api, path: str, says: str) -> None:
-    assert await api.ask("GET", path) == (422, {"error": says})
+async def test_a_bad_request_or_query_is_answered_with_its_error_and_changes_nothing(api: Api) -> None:
+    for path, body, says in BAD_REQUESTS:
+        status, answer = await api.ask("POST", path, body)
+        assert (status, answer["error"][: len(says)]) == (422, says)
+    for path, says in BAD_QUERIES.items():
+        assert await api.ask("GET", path) == (422, {"error": says})
+    assert (api.state.overrides, await api.ask("GET", "/v1/audit")) == ((), (200, []))
 
 
 async def test_a_body_that_cannot_be_decoded_and_an_unknown_path_are_answered_in_json(api: Api) -> None:

@@ -77,40 +77,6 @@ async def desk() -> AsyncIterator[Desk]:
         yield desk
 
 
-async def test_a_pattern_sets_many_methods_or_none(desk: Desk) -> None:
-    await desk.set("VM.get_*", "shadow")
-    assert (desk.mode(STATE), desk.mode(LABEL)) == ("shadow", "shadow")
-    refused = expect(Rejected, await desk.admin_service.set_mode(ModeRequest("VM.*", "shadow"), "alice"))
-    assert "no upstream is configured for the legacy side of xenopsd/VM.new" in refused.why
-    assert len(await _entries(desk)) == 1
-
-
-async def test_a_method_with_a_mode_of_its_own_is_told_to_stay(desk: Desk) -> None:
-    await desk.set("VM.get_state", "dbus")
-    changed = await desk.set("VM.get_*", "shadow")
-    stays = {moved.method: (moved.after, moved.stays) for moved in changed.methods}
-    assert stays == {
-        "VM.get_state": ("dbus", "'xenopsd/VM.get_state' is set to dbus by alice"),
-        "VM.get_label": ("shadow", ""),
-    }
-
-
-@pytest.mark.parametrize(
-    ("wish", "says"),
-    [
-        (ModeRequest("VM.get_state", "dbsu"), "unknown mode 'dbsu' (did you mean 'dbus'?)"),
-        (ModeRequest("VM.get_stat", "dbus"), "no mapped method is named 'VM.get_stat' (did you mean 'VM.get_state'?)"),
-        (ModeRequest("VM.get_state", "dbus", seconds=0.0), LIMIT + "0"),
-        (ModeRequest("VM.get_state", "dbus", seconds=float("inf")), LIMIT + "inf"),
-        (ModeRequest("VM.get_state", "dbus", seconds=float("nan")), LIMIT + "nan"),
-        (ModeRequest("VM.start", "dbus"), SPLIT),
-    ],
-)  # fmt: skip
-async def test_a_wish_that_makes_no_sense_changes_nothing(desk: Desk, wish: ModeRequest, says: str) -> None:
-    assert await desk.admin_service.set_mode(wish, "alice") == Rejected(says)
-    assert await _entries(desk) == []
-
-
 async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(desk: Desk) -> None:
     async def why(pattern: str) -> str:
         refused = expect(Rejected, await desk.admin_service.clear_mode(pattern, "bob"))
@@ -139,22 +105,6 @@ async def test_two_spellings_of_a_method_are_one_override(desk: Desk) -> None:
         assert (each.pattern, each.setting.mode.value) == ("xenopsd/VM.get_state", mode)
     assert isinstance(await desk.admin_service.clear_mode("VM.get_state", "bob"), ModeResult)
     assert desk.state.overrides == ()
-
-
-async def test_what_a_person_has_switched_off_stays_off_when_everything_goes_back_and_is_told(desk: Desk) -> None:
-    await desk.set("VM.get_*", "off")
-    await desk.set("VM.get_label", "dbus")
-    changed = expect(ModeResult, await desk.admin_service.rollback_all("bob", "smoke"))
-    told = {moved.method: (moved.after, moved.stays) for moved in changed.methods}
-    assert told["VM.get_state"] == ("off", "'VM.get_*' is set to off by alice")
-    assert told["VM.get_label"] == ("legacy", "")
-    assert desk.mode(STATE) == "off"
-
-
-async def test_where_nothing_is_mapped_there_are_no_rows(desk: Desk) -> None:
-    assert isinstance(await desk.admin_service.methods("nope"), Rejected)
-    desk.routes = []
-    assert await desk.admin_service.methods() == []
 
 
 async def test_a_row_tells_of_the_rollout_that_moves_it_and_a_rollback_of_everything_ends_it(desk: Desk) -> None:

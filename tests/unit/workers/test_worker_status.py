@@ -103,16 +103,6 @@ def test_auto_is_the_cores_that_this_process_may_use(tmp_path: Path) -> None:
     assert written(Folder(tmp_path), '"auto"', more=STATE).workers == process.cores() <= len(os.sched_getaffinity(0))
 
 
-def test_more_workers_than_cores_are_doubtful(tmp_path: Path) -> None:
-    (doubt,) = (
-        text for place, text in config.doubts(written(Folder(tmp_path), 64, more=STATE)) if place == ("workers",)
-    )
-    assert doubt.startswith("64 workers on ")
-    alone = '[listener.store]\nbind = ["xenstore:"]\n'
-    settings = written(Folder(tmp_path), 2, more=STATE + alone)
-    assert all("xenstore" not in text for _, text in config.doubts(settings))
-
-
 def test_sessions_with_a_bus_connection_of_their_own_need_one_worker(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     (folder.mappings / "toy.xml").write_text(IDL)

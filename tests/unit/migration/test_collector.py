@@ -150,12 +150,6 @@ def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_a
     assert batch.pairs == []
 
 
-def test_a_fault_that_no_client_saw_still_counts_for_its_side() -> None:
-    evidence = StatisticsCollector()
-    evidence.fell_back(STAT, CALL, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)
-    assert evidence.take().evidence[ME].counters == {"calls_dbus": 1, "errors_dbus": 1}
-
-
 def test_the_bytes_and_redirects_of_a_caller_are_added_up() -> None:
     evidence = StatisticsCollector(lambda: 1000.0)
     finished = CallFinished(STAT, CALL, Reply(), Side.LEGACY, 0.1, received=5, sent=7)
@@ -210,8 +204,16 @@ def test_where_dbus_answered_the_legacy_side_was_observed_and_is_the_control() -
     evidence = StatisticsCollector()
     tell(evidence, observed(Reply(1), Reply(2), answered=Side.DBUS))
     tell(evidence, observed(Fault(FaultCode.UNAVAILABLE, "away"), Reply(2), answered=Side.DBUS))
+    late = Observation(Side.DBUS, Reply(2), 0.1, None, 1.0 + MAX_APART)
+    tell(
+        evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), late)
+    )  # of the observed side alone
+    evidence.fell_back(STAT, CALL, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)  # seen by no client
     batch = evidence.take()
-    assert batch.evidence[ME].counters == {"different": 1, "unanswered": 1, "calls_legacy": 2, "errors_legacy": 1}
+    assert batch.evidence[ME].counters == {
+        "different": 1, "unanswered": 1, "apart": 1,
+        "calls_legacy": 2, "errors_legacy": 1, "calls_dbus": 2, "errors_dbus": 1,
+    }  # fmt: skip
     (pair,) = batch.pairs
     assert isinstance(pair.document, dict)
     assert [pair.document[role]["side"] for role in ("control", "candidate")] == ["legacy", "dbus"]
@@ -226,15 +228,6 @@ def test_a_pair_has_the_moments_of_both_calls() -> None:
     moments = [pair.document[role]["at"] for role in ("control", "candidate")]
     assert moments[1] - moments[0] == pytest.approx(0.55, abs=0.1)
     assert 4900 < moments[0] <= 4998
-
-
-def test_a_pair_too_far_apart_counts_as_a_run_of_the_observed_side_alone() -> None:
-    evidence = StatisticsCollector()
-    late = Observation(Side.DBUS, Reply(2), 0.1, None, 1.0 + MAX_APART)
-    tell(evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), late))
-    batch = evidence.take()
-    assert batch.evidence[ME].counters == {"apart": 1, "calls_dbus": 1}
-    assert batch.pairs == []
 
 
 def test_of_many_pairs_the_newest_are_kept() -> None:

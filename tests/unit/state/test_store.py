@@ -13,9 +13,6 @@ import pytest
 
 from gateway.core.admin.records import (
     Change,
-    ClientKey,
-    ClientRecord,
-    Counts,
     PendingDecision,
     PutRollout,
     StateRefused,
@@ -27,7 +24,7 @@ from gateway.core.migration.modes import Mode
 from gateway.state import file
 from gateway.state.store import POLL, StateStore
 from tests.kit.cases import expect
-from tests.kit.migrations import VM_START, client_batch, counts_batch, entry, mode, override
+from tests.kit.migrations import VM_START, counts_batch, entry, mode, override
 
 SOON = 60.0  # seconds in which what must come comes
 
@@ -94,26 +91,6 @@ async def test_of_two_that_decide_on_one_rollout_at_once_exactly_one_does(path: 
             assert [bool(each and each.conflict) for each in refused].count(True) == 1
         audit = await one.audit()
         assert len(audit) == 10  # type: ignore[arg-type]
-
-
-async def test_only_one_holds_a_lease(path: Path) -> None:
-    async with Watched(path) as one, Watched(path) as other:
-        assert await one.hold_lease("driver", "one", 60)
-        assert not await other.hold_lease("driver", "other", 60)
-        assert await one.hold_lease("driver", "one", 0)
-        assert await other.hold_lease("driver", "other", 60)
-
-
-async def test_what_several_processes_observed_is_one(path: Path) -> None:
-    async with Watched(path) as one, Watched(path) as other:
-        assert await one.flush(counts_batch(equal=1)) is None
-        assert await other.flush(counts_batch(equal=2, different=1)) is None
-        assert await one.evidence() == {VM_START: Counts({"equal": 3, "different": 1}, {"dbus": [2, 4]})}
-        await one.flush(client_batch("10.0.0.1"))
-        await other.flush(client_batch("10.0.0.1", 3.0))
-        key = ClientKey(VM_START, "xmlrpc", "10.0.0.1", "curl", "root")
-        assert await one.clients() == {key: ClientRecord(2, 1.0, 3.0)}
-        assert await one.clients("xapi") == {}
 
 
 async def test_without_a_file_all_works_and_it_says_that_nothing_stays() -> None:

@@ -76,19 +76,15 @@ async def serve_new(coordinator: Coordinator, asking: WorkerProcess) -> Answers:
     return answers
 
 
-async def test_files_that_one_worker_cannot_serve_are_served_by_none() -> None:
-    able, unable = Scripted(prepare=[]), Scripted(prepare=["gateway.toml:1:1: no"])
-    async with coordinator_of({1: Scripted(), 2: able, 3: unable}) as (coordinator, asking):
-        assert await serve_new(coordinator, asking) == Answers({3: ["gateway.toml:1:1: no"]})
-        assert (able.asked, unable.asked) == (["prepare"], ["prepare"])
+async def test_files_are_served_by_all_and_by_those_that_start_later_or_by_none() -> None:
+    one, two = Scripted(prepare=["gateway.toml:1:1: no"]), Scripted(prepare=[])
+    async with coordinator_of({1: Scripted(), 2: one, 3: two}) as (coordinator, asking):
+        assert await serve_new(coordinator, asking) == Answers({2: ["gateway.toml:1:1: no"]})
+        assert (one.asked, two.asked) == (["prepare"], ["prepare"])
         assert (coordinator.live, coordinator.version) == (OLD, 0)
-
-
-async def test_files_that_all_can_serve_are_served_by_all_and_by_those_that_start_later() -> None:
-    others = {number: Scripted(prepare=[]) for number in (2, 3)}
-    async with coordinator_of({1: Scripted(), **others}) as (coordinator, asking):
+        one.answers["prepare"] = []
         assert await serve_new(coordinator, asking) == Answers({})
-        assert [each.asked for each in others.values()] == [["prepare", "commit"]] * 2
+        assert one.asked == two.asked == ["prepare", "prepare", "commit"]
         assert (coordinator.live, coordinator.version, coordinator.started) == (NEW, 1, OLD)
         late = coordinator.members[3]
         assert not await coordinator.join(late, 0, None), "it has started with the old files"
@@ -122,27 +118,19 @@ async def test_when_the_leader_ends_while_others_prepare_all_of_them_serve_the_n
         assert coordinator.live == NEW
 
 
-async def test_one_that_does_not_answer_in_time_has_ended_before_the_answer() -> None:
-    async with coordinator_of({1: Scripted(), 2: Scripted(follow="hang"), 3: Scripted(follow="done")}) as (
+async def test_one_that_must_answer_and_does_not_in_time_has_ended_before_the_answer() -> None:
+    hanging, late = Scripted(follow="hang"), Scripted(follow="done")
+    async with coordinator_of({1: Scripted(), 2: hanging, 3: Scripted(follow="done"), 4: late}) as (
         coordinator,
         asking,
     ):
+        coordinator.members[4].stage = Stage.STARTING  # it has not joined, and is not asked
+        answers = await coordinator.everyone(asking, Question("follow", seconds=0.01, must=False))
+        assert answers == Answers({3: "done"}, ("worker 2 did not answer in 0.01 s",))
+        assert not coordinator.members[2].ended.is_set()
         answers = await coordinator.everyone(asking, Question("follow", seconds=0.01))
         assert answers == Answers({3: "done"}, ("worker 2 did not answer in 0.01 s; it is being replaced",))
-        assert coordinator.members[2].status < 0
-
-
-async def test_one_that_need_not_answer_stays() -> None:
-    async with coordinator_of({1: Scripted(), 2: Scripted(status="hang")}) as (coordinator, asking):
-        answers = await coordinator.everyone(asking, Question("status", seconds=0.01, must=False))
-        assert answers == Answers({}, ("worker 2 did not answer in 0.01 s",))
-        assert not coordinator.members[2].ended.is_set()
-
-
-async def test_one_that_has_not_joined_is_not_asked() -> None:
-    async with coordinator_of({1: Scripted(), 2: Scripted(follow="done")}) as (coordinator, asking):
-        coordinator.members[2].stage = Stage.STARTING
-        assert await coordinator.everyone(asking, Question("follow")) == Answers({})
+        assert (coordinator.members[2].status < 0, late.asked) == (True, [])
 
 
 async def test_what_a_worker_had_counted_at_the_last_scrape_stays_when_it_ends() -> None:

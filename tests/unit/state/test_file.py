@@ -7,8 +7,8 @@ import resource
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from gateway.core.admin.records import Change, PutRollout, StateRefused, StoredS
 from gateway.core.migration.modes import Mode
 from gateway.state import evidence, file, schema, tables
 from gateway.state.file import RETRY, StateFile
-from tests.kit.cases import expect
+from tests.kit.cases import each_case, expect
 from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
 
 NOBODY = 65534
@@ -135,29 +135,70 @@ def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, p
     assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
 
 
-def test_a_file_that_is_locked_for_long_refuses_changes_and_is_well_when_it_is_free(opened: Opened, path: Path) -> None:
+@contextmanager
+def locked(path: Path, exclusive: str = "") -> Iterator[None]:
+    """The file in the hands of another program."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute(exclusive)
+        locker.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def full(made: StateFile) -> Iterator[None]:
+    """A disk without room for more pages than there are."""
+    assert made._db is not None
+    made._db.execute("PRAGMA max_page_count=1")
+    yield
+    made._db.execute("PRAGMA max_page_count=1000000")
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """A process whose files must not grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+TROUBLES: Sequence[tuple[Callable[[StateFile, Path], AbstractContextManager[None]], str]] = (
+    (lambda _, path: locked(path), "is locked by another program: end that program"),
+    (lambda made, _: full(made), "cannot grow, the disk is full: free some space"),
+    (lambda *_: bounded(), "check for a full or failing disk"),
+)
+
+
+@each_case(("trouble", "says"), TROUBLES)
+def test_an_open_file_in_trouble_refuses_changes_and_keeps_the_modes_until_that_is_over(
+    opened: Opened, path: Path, trouble: Callable[[StateFile, Path], AbstractContextManager[None]], says: str
+) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY))
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        words = refused(made)
-        assert words == made.trouble
-        assert words.startswith(f"state file {path} is locked by another program: end that program")
+    big = Change(tuple(entry(why="x" * 5000) for _ in range(200)), (override("VM.*", Mode.DBUS),))
+    before = made.read(evidence.total), made.read(lambda db: tables.audit(db, 9, 0.0, None))
+    with trouble(made, path):
+        words = refused(made, big)
+        assert words.startswith(f"state file {path} ")
+        assert (says in words, words) == (True, made.trouble)
         opened.later(made)
-        assert (made.trouble, made.kept.overrides) == (words, (LEGACY,))
-        assert made.read(evidence.total) == {}  # can still be read
+        assert made.kept.overrides == (LEGACY,)
+        assert (made.read(evidence.total), made.read(lambda db: tables.audit(db, 9, 0.0, None))) == before
     opened.later(made)
-    assert made.trouble == ""
-    put(made, mode("VM.*", Mode.DBUS))
+    put(made, big)
+    assert (made.trouble, made.kept.overrides) == ("", (DBUS,))
+    made.close()
+    again = opened(path)
+    assert (again.trouble, again.kept.overrides) == ("", (DBUS,))
 
 
 def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY))
     made.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("PRAGMA locking_mode=EXCLUSIVE")
-        other.execute("BEGIN IMMEDIATE")
+    with locked(path, "PRAGMA locking_mode=EXCLUSIVE"):
         opened.later(made)
         assert "is locked" in refused(made)
         assert made.kept.overrides == (LEGACY,)
@@ -165,41 +206,6 @@ def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opene
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""
-
-
-def test_a_full_disk_refuses_changes_and_keeps_the_modes_until_there_is_room(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY))
-    assert made._db is not None
-    made._db.execute("PRAGMA max_page_count=1")  # no more than there is now
-    big = Change(tuple(entry(why="x" * 5000) for _ in range(20)), (override("VM.*", Mode.DBUS),))
-    words = refused(made, big)
-    assert words.startswith(f"state file {path} cannot grow, the disk is full: free some space")
-    assert made.kept.overrides == (LEGACY,)
-    assert len(made.read(lambda db: tables.audit(db, 99, 0.0, None))) == 1  # type: ignore[arg-type]
-    made._db.execute("PRAGMA max_page_count=1000000")
-    put(made, big)
-    assert made.trouble == ""
-    assert made.kept.overrides == (DBUS,)
-
-
-def test_a_file_that_must_not_grow_is_told_like_a_full_disk_and_damages_nothing(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    big = Change(tuple(entry(why="x" * 5000) for _ in range(200)), (override("VM.*", Mode.DBUS),))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, before[1]))
-    try:
-        assert "check for a full or failing disk" in refused(made, big)
-        opened.later(made)
-        assert made.kept.overrides == (LEGACY,)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    opened.later(made)
-    put(made, big)
-    made.close()
-    again = opened(path)
-    assert (again.trouble, again.kept.overrides) == ("", (DBUS,))
 
 
 @pytest.fixture
@@ -367,8 +373,7 @@ def test_a_row_that_nobody_can_read_keeps_the_modes_and_is_named_until_it_is_men
 def test_what_is_held_is_written_once_the_file_is_good_in_its_order(opened: Opened, path: Path) -> None:
     made, other = opened(path), opened(path)
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", "a"), PutRollout("s", "a")))
-    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
-        locker.execute("BEGIN IMMEDIATE")
+    with locked(path):
         refused(made)
         made.hold(mode("VM.*", Mode.DBUS, PutRollout("r", "b", 1)))
         made.hold(Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY)))
@@ -438,13 +443,6 @@ def test_a_row_that_is_no_text_is_damage(opened: Opened, path: Path) -> None:
 # Changes of other workers
 
 
-def locked(path: Path) -> sqlite3.Connection:
-    """The file, in the hands of another program."""
-    locker = sqlite3.connect(path, isolation_level=None)
-    locker.execute("BEGIN IMMEDIATE")
-    return locker
-
-
 def test_it_is_in_force_even_where_the_file_cannot_be_read(opened: Opened, path: Path) -> None:
     made = opened(path)
     path.with_name("moved").hardlink_to(path)
@@ -464,7 +462,7 @@ ROLLBACK = Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY))
 def test_what_others_hold_stays_in_force_when_the_file_is_opened_again(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.DBUS))
-    with closing(locked(path)):
+    with locked(path):
         made.follow(ROLLBACK, is_stored=False)
         late = opened(path)
         late.adopt(made.kept, made.held)
@@ -478,7 +476,7 @@ def test_what_others_hold_stays_in_force_when_the_file_is_opened_again(opened: O
 
 def test_what_several_workers_hold_is_in_force_in_all_and_written_by_one_of_them(opened: Opened, path: Path) -> None:
     workers = [opened(path) for _ in range(3)]
-    with closing(locked(path)):
+    with locked(path):
         refused(workers[0])
         for each in workers:
             each.holds_together = True

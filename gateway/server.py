@@ -385,7 +385,7 @@ class Gateway(Assembly):
 
     async def totals(self) -> tuple[int, int]:
         """The finished calls since start, and those with a fault."""
-        return self.calls.totals()
+        return self.calls.ended()
 
     def invite(self, caller: Caller) -> str:
         """A URL of the web page for this caller."""

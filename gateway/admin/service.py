@@ -7,12 +7,11 @@ returned as `StateRefused`, or as `Rejected` if the request itself is wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from gateway.admin.notifications import Notifier
 from gateway.core.admin import views
 from gateway.core.admin.records import (
     EVERYTHING,
@@ -26,9 +25,22 @@ from gateway.core.admin.records import (
     Rejected,
     StateRefused,
 )
-from gateway.core.admin.views import Explanation, Listener, MethodMoved, MethodRow, ModeRequest, ModeResult
+from gateway.core.admin.views import (
+    Explanation,
+    Listener,
+    MappingsReloaded,
+    MethodMoved,
+    MethodRow,
+    ModeChange,
+    ModeRequest,
+    ModeResult,
+    Notification,
+    RollbackDone,
+)
 from gateway.core.interfaces import AdminOperations
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode, Setting, Side, percent, share
+from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing import policy, selection
 from gateway.core.routing.overrides import GROUP, By, Override, matches
 from gateway.core.routing.route import Route
@@ -39,6 +51,7 @@ from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.rollout_storage import subject_of
 from gateway.state.store import StateStore, noted
 
+_log = Logger()
 _IsSeparate: TypeAlias = Callable[[Override], bool]
 
 NO_COUNTS = Counts()
@@ -356,3 +369,81 @@ def _override_json(override: Override) -> dict[str, Json]:
     """An override for the audit, from which it can be restored."""
     setting: Mapping[str, Json] = {**views.setting_view(override.setting)}  # type: ignore[dict-item]
     return {**setting, "who": override.who, "why": override.why, "when": override.when, "until": ends(override)}
+
+
+class Notifier:
+    """Notifies of changed modes, rollbacks and reloads, whatever caused them. `rollouts`: the state of each, by name.
+
+    `update` is called whenever overrides or routes may have changed. It compares the modes in force with those of its
+    last call, and passes each difference to the subscribed listeners.
+    """
+
+    def __init__(
+        self, routes: Callable[[], Sequence[Route]], toggles: ActiveOverrides, rollouts: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self._routes = routes
+        self._toggles = toggles
+        self._rollouts = rollouts
+        self._listeners: list[Listener] = []
+        self._last = _Snapshot({}, {}, None)
+        toggles.subscribe(self.update)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` for every change from now on; the returned function ends that."""
+        if not self._listeners:
+            self._last = self._snapshot()
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def update(self) -> None:
+        """Notify of the changes since the last call."""
+        if not self._listeners:
+            return
+        before, self._last = self._last, self._snapshot()
+        for notification in _changes(before, self._last):
+            for listener in tuple(self._listeners):
+                try:
+                    listener(notification)
+                except Exception:  # noqa: BLE001 - a bug costs this listener this notification
+                    _log.exception("unexpected error in a listener", notification=notification)
+
+    def _snapshot(self) -> _Snapshot:
+        effective = {MethodId.of(route): (route, self._toggles.effective(route)) for route in self._routes()}
+        everything = (each for each in self._toggles.overrides if each.pattern == EVERYTHING)
+        return _Snapshot(effective, dict(self._rollouts()), next(everything, None))
+
+
+class _Snapshot(NamedTuple):
+    """The modes in force, the states of rollouts, and a mode for everything."""
+
+    effective: Mapping[MethodId, tuple[Route, EffectiveSetting]]
+    rollouts: Mapping[str, str]
+    everything: Override | None
+
+
+def _changes(before: _Snapshot, after: _Snapshot) -> Iterator[Notification]:
+    added = tuple(method for method in after.effective if method not in before.effective)
+    removed = tuple(method for method in before.effective if method not in after.effective)
+    if added or removed:
+        yield MappingsReloaded(added, removed)
+    back = after.everything
+    if back is not None and back != before.everything and back.setting.mode is Mode.LEGACY:
+        yield RollbackDone(EVERYTHING, back.who, back.why)
+    for name, state in after.rollouts.items():
+        if state == RolloutState.ROLLED_BACK.value and before.rollouts.get(name) not in (None, state):
+            overrides = (now.override for _, now in after.effective.values() if now.override is not None)
+            cause = next((each for each in overrides if (each.pattern, each.by) == (name, "rollout")), None)
+            yield RollbackDone(name, cause.who, cause.why) if cause else RollbackDone(name, "rollout", "")
+    for method, (route, now) in after.effective.items():
+        was = before.effective.get(method)
+        if was is not None and was[1] != now:
+            yield ModeChange(
+                service=route.service,
+                method=route.method,
+                before=str(was[1].setting),
+                after=str(now.setting),
+                setting=views.setting_view(now.setting),
+                set_by=views.set_by(now.override),
+                source=now.source(route),
+                until=ends(now.override),
+            )

@@ -295,6 +295,7 @@ class Shadow:
         return len(late)
 
     async def _run(self, job: Job) -> None:
+        method = _method(job.route)
         try:
             observed = await self._observed(job)
             if observed is None:
@@ -302,20 +303,18 @@ class Shadow:
             elif (reason := observed.not_compared) is not None:
                 self._publish.observed(observed, reason)
             else:
-                self._publish.observed(observed, await self._compared(observed))
+                cost = observed.cost
+                is_large = cost > INLINE_COST
+                self._large[method] += is_large
+                try:
+                    result = await self.worker.run(cost, partial(self._publish.compare, observed))
+                finally:
+                    self._large[method] -= is_large
+                self._publish.observed(observed, result)
         except WorkerStoppedError:
             self.drop(job.route)
         except Exception:  # noqa: BLE001 - a bug costs this observation and nothing else
             _log.exception("a bug ended this observation", method=job.route.method)
-
-    async def _compared(self, observed: ObservedCall) -> ComparedCall:
-        cost, method = observed.cost, _method(observed.route)
-        large = cost > INLINE_COST
-        self._large[method] += large
-        try:
-            return await self.worker.run(cost, partial(self._publish.compare, observed))
-        finally:
-            self._large[method] -= large
 
     async def _observed(self, job: Job) -> ObservedCall | None:
         """None: the control did not answer a second time, so its noise is unknown."""

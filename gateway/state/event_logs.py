@@ -35,7 +35,12 @@ def save_log(db: sqlite3.Connection, log: SavedLog, after: int | None, now: floa
         return False
     if after is None:
         _forget(db, log.epoch)
-    db.executemany(_PUT, [_row(log.epoch, each) for each in log.objects])
+    rows = []
+    for each in log.objects:
+        before = to_json(each.before) if each.before else ""
+        moments = each.created, each.modified, int(each.is_deleted)
+        rows.append((log.epoch, each.name, each.ref, *moments, each.digest, before))
+    db.executemany(_PUT, rows)
     db.execute(
         "DELETE FROM event_object WHERE epoch = ? AND is_deleted = 1 AND modified <= ?", (log.epoch, log.forgotten)
     )
@@ -64,11 +69,6 @@ def read_log(db: sqlite3.Connection, service: str, epoch: int, generation: int) 
     except ValueError:  # a row that this gateway cannot read: then nothing is certain
         return None
     return SavedLog(*found)._replace(objects=objects)
-
-
-def _row(epoch: int, each: SavedObject) -> tuple[int | str | bytes | None, ...]:
-    before = to_json(each.before) if each.before else ""
-    return epoch, each.name, each.ref, each.created, each.modified, int(each.is_deleted), each.digest, before
 
 
 def _forget(db: sqlite3.Connection, epoch: int) -> None:

@@ -206,8 +206,15 @@ class StateStore:
 
     async def decide_anyway(self, change: Change) -> StateRefused | PendingDecision | None:
         """Apply a change even if the file fails: then it is in force in this process and is stored later."""
-        asked = asyncio.wrap_future(self._given(lambda: self._decide_or_hold(change)))
-        await asyncio.wait([asked], timeout=self._patience)
+
+        def decide_or_hold() -> StateRefused | PendingDecision | None:
+            refused = self._file.decide(change)
+            if refused is None or refused.conflict:
+                return refused
+            self._file.hold(change)
+            return PendingDecision(refused.why)
+
+        asked = await self._wait_for(decide_or_hold, self._patience)
         if asked.done():
             result = asked.result()
         else:
@@ -227,8 +234,7 @@ class StateStore:
 
         `seconds`: how long the file may take; after that the change is in force without it.
         """
-        asked = asyncio.wrap_future(self._given(lambda: self._file.follow(change, is_stored=is_stored)))
-        await asyncio.wait([asked], timeout=seconds)
+        asked = await self._wait_for(lambda: self._file.follow(change, is_stored=is_stored), seconds)
         if not asked.done():
             self._hold_until_answered(change, asked, seconds)
 
@@ -246,13 +252,18 @@ class StateStore:
 
         `seconds`: how long the file may take; after that it counts as one that cannot be used.
         """
-        asked = asyncio.wrap_future(self._given(lambda: self._file.adopt(kept, held)))
-        await asyncio.wait([asked], timeout=seconds)
+        asked = await self._wait_for(lambda: self._file.adopt(kept, held), seconds)
         if not asked.done():
             self._known = kept
             for change in held:
                 self._hold_until_answered(change, asked, seconds)
             self._note_silence(seconds)
+
+    async def _wait_for(self, job: Callable[[], _T], seconds: float) -> asyncio.Future[_T]:
+        """Give the thread a job that is not taken back, and wait for it so long."""
+        asked = asyncio.wrap_future(self._given(job))
+        await asyncio.wait([asked], timeout=seconds)
+        return asked
 
     async def _share(self, change: Change, *, is_stored: bool) -> None:
         found = await self._bring(change, is_stored) if self._bring is not None else ()
@@ -408,13 +419,6 @@ class StateStore:
     def _note_silence(self, seconds: float) -> None:
         self._told = None  # report whatever the thread finds next
         self._take_over(self._known, f"state file {self.path} {file.SILENT.format(seconds=seconds)}")
-
-    def _decide_or_hold(self, change: Change) -> StateRefused | PendingDecision | None:
-        result = self._file.decide(change)
-        if result is None or result.conflict:
-            return result
-        self._file.hold(change)
-        return PendingDecision(result.why)
 
     def _look(self) -> None:
         self._file.look()

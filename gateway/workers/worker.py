@@ -78,7 +78,7 @@ class WorkerGateway(Gateway):
             "commit": self._commit,
             "status": lambda _: self.readings.status(),
             "unready": lambda _: self.readings.unready(),
-            "totals": lambda _: self.calls.totals(),
+            "totals": lambda _: self.calls.ended(),
             "snapshot": lambda _: self.readings.snapshot(),
             "tasks": lambda _: [*map(msgspec.json.encode, self.tasks.own())],
             "about task": lambda body: answer_worker(self.tasks, *body),

@@ -29,7 +29,7 @@ class Local(SocketServer):
         self.go = asyncio.Event()
         self.may_make, self.broken = threading.Event(), 0
         self.may_make.set()
-        super().__init__("local", self._application, limits)
+        super().__init__("local", lambda: socket.create_server(("127.0.0.1", 0)), self._application, limits)
 
     def _application(self) -> web.Application:
         assert self.may_make.wait(TIMEOUT)
@@ -45,9 +45,6 @@ class Local(SocketServer):
 
         made.router.add_route("*", "/", answer)
         return made
-
-    def bind(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         assert self._socket is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from gateway.admin.notifications import Notifier
+from gateway.admin.service import Notifier
 from gateway.core.admin.records import MethodId
 from gateway.core.admin.views import MappingsReloaded, ModeChange, Notification, RollbackDone
 from gateway.core.migration.modes import Mode, Setting

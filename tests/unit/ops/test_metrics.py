@@ -58,7 +58,7 @@ def test_a_call_is_counted_by_its_side_and_its_outcome(
     seen = samples(calls)
     labels = {**VM_START, "side": "" if side is None else side.value}
     assert {word: seen[key(CALLS, **labels, outcome=word)] for word in counted} == counted
-    assert calls.ended("xenopsd", "VM.start") == calls.totals() == (len(outcomes), faults)
+    assert calls.ended("xenopsd", "VM.start") == calls.ended() == (len(outcomes), faults)
     assert calls.ended("xenopsd", "VM.stop") == (0, 0)
 
 

@@ -29,12 +29,12 @@ from gateway.migration import rollout_storage
 from gateway.migration.rollout_controller import WindowCounts, together
 from gateway.migration.rollout_storage import (
     RolloutDocument,
-    RolloutSubject,
     find,
     in_words,
     members,
     set_by_persons,
     str_of,
+    subject_of,
     unmovable,
 )
 from gateway.state import clock
@@ -73,17 +73,18 @@ class RolloutCommands(Struct, frozen=True):
 
     async def start(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Begin with the first step of the plan that the mapping says."""
-        subject = find(name, self.routes())
-        if isinstance(subject, str):
-            return Rejected(subject)
-        version, before = self._known(subject.name)
-        wrong = self._under_way(subject.name, before) or unmovable(subject) or self._set_by_a_person(subject)
+        moving = find(name, self.routes())
+        if isinstance(moving, str):
+            return Rejected(moving)
+        name, plan = subject_of(moving[0]), moving[0].rollout  # the plan is the same for all members
+        version, before = self._known(name)
+        wrong = self._under_way(name, before) or unmovable(moving) or self._set_by_a_person(moving)
         if wrong:
             return Rejected(wrong)
         now = self.now()
-        begun = RolloutDocument(subject.plan, Progress(since=self._moment(), why=why or f"started by {who}"), who, now)
-        refused = await self.state.decide(rollout_storage.moved(subject.name, version, None, begun, who=who, when=now))
-        return refused or self._view(subject.name, begun, {})
+        begun = RolloutDocument(plan, Progress(since=self._moment(), why=why or f"started by {who}"), who, now)
+        refused = await self.state.decide(rollout_storage.moved(name, version, None, begun, who=who, when=now))
+        return refused or self._view(name, begun, {})
 
     async def pause(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Hold the step; a breach still acts."""
@@ -125,12 +126,13 @@ class RolloutCommands(Struct, frozen=True):
         found = find(pattern, self.routes())
         if isinstance(found, str):
             return (f"guarded: expected one method or group that a rollout moves: {found}",)
-        _, known = self._known(found.name)
+        name = subject_of(found[0])
+        _, known = self._known(name)
         if isinstance(known, RolloutDocument) and known.progress.state in GUARDED:
             return ()
         state = known.progress.state.value if isinstance(known, RolloutDocument) else "not started"
-        start = f"start it with `xcp-gateway rollout start {found.name}`"
-        return (f"guarded: expected a rollout of {found.name} under way; it is {state}: {start}",)
+        start = f"start it with `xcp-gateway rollout start {name}`"
+        return (f"guarded: expected a rollout of {name} under way; it is {state}: {start}",)
 
     def states(self) -> Mapping[str, str]:
         """The state of every rollout, by its name."""
@@ -141,13 +143,13 @@ class RolloutCommands(Struct, frozen=True):
 
     async def _obey(self, name: str, command: Command, who: str, why: str) -> RolloutView | StateRefused:
         found = find(name, self.routes())
-        name = name if name in self.state.rollouts or isinstance(found, str) else found.name
+        name = name if name in self.state.rollouts or isinstance(found, str) else subject_of(found[0])
         version, before = self._known(name)
         if isinstance(before, str):
             return Rejected(f"the rollout of {name} {before}")
         if before is None:
             return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}: {_LISTED}")
-        wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, RolloutSubject) else ""
+        wrong = self._set_by_a_person(found) if command is Command.RESUME and not isinstance(found, str) else ""
         if command is Command.APPROVE and (changed := before.remapped(members(name, self.routes()))):
             wrong = f"the mapping of {', '.join(changed)} has changed, its counts begin anew: wait for the gate"
         if wrong:
@@ -192,8 +194,8 @@ class RolloutCommands(Struct, frozen=True):
             )
         return ""
 
-    def _set_by_a_person(self, subject: RolloutSubject) -> str:
-        theirs = set_by_persons(subject.members, self.state.overrides, self._moment())
+    def _set_by_a_person(self, moving: Sequence[Route]) -> str:
+        theirs = set_by_persons(moving, self.state.overrides, self._moment())
         if not theirs:
             return ""
         clear = f"`xcp-gateway mode clear {shlex.quote(theirs[0].pattern)}`"

@@ -19,18 +19,6 @@ from gateway.mapping.problem import did_you_mean
 from gateway.state.clock import ClockReading
 
 
-class RolloutSubject(Struct, frozen=True):
-    """`name` is the pattern of its override: "xenopsd/VM.start", "group:vm-lifecycle"."""
-
-    name: str
-    members: tuple[Route, ...]
-
-    @property
-    def plan(self) -> RolloutPlan:
-        """What the mapping says; the same for all members."""
-        return self.members[0].rollout
-
-
 def str_of(route: Route) -> str:
     """A method as a document names it."""
     return f"{route.service}/{route.method}"
@@ -46,11 +34,14 @@ def members(name: str, routes: Iterable[Route]) -> tuple[Route, ...]:
     return tuple(route for route in routes if subject_of(route) == name)
 
 
-def find(name: str, routes: Sequence[Route]) -> RolloutSubject | str:
-    """What a person means: "VM.start", "xenopsd/VM.start", "group:NAME"; or in words why that is nothing to move."""
+def find(name: str, routes: Sequence[Route]) -> tuple[Route, ...] | str:
+    """The methods that move with what a person means: "VM.start", "xenopsd/VM.start", "group:NAME".
+
+    In words why that is nothing to move.
+    """
     exact = members(name, routes)
     if exact:
-        return RolloutSubject(name, exact)
+        return exact
     meant = selection.routes_named(routes, name)
     if not meant:
         known = [*{subject_of(route) for route in routes}, *{route.method for route in routes}]
@@ -60,18 +51,18 @@ def find(name: str, routes: Sequence[Route]) -> RolloutSubject | str:
     subjects = sorted({subject_of(route) for route in meant})
     if len(subjects) > 1:
         return f"{name} is a method of several services: say {' or '.join(subjects)}"
-    return RolloutSubject(subjects[0], members(subjects[0], routes))
+    return members(subjects[0], routes)
 
 
-def unmovable(subject: RolloutSubject) -> str:
-    """In words why these methods cannot begin to move; nothing when they can."""
-    for route in subject.members:
+def unmovable(routes: Sequence[Route]) -> str:
+    """In words why these methods, which move together, cannot begin to; nothing when they can."""
+    for route in routes:
         moving = route.migration
         if moving.upstream is None:
             return f"no legacy service answers {route.method}: there is nothing to move it from"
         if moving.setting.mode is Mode.OFF:
             return f"{route.method} is switched off ({route.source})"
-        if moving.key is None and any(step.setting.mode is Mode.CANARY for step in subject.plan.steps):
+        if moving.key is None and any(step.setting.mode is Mode.CANARY for step in routes[0].rollout.steps):
             return f"a canary of {route.method} has no key to divide by: the mapping must say `key:` ({route.source})"
     return ""
 

@@ -183,7 +183,7 @@ class Scrape(Struct, frozen=True):
 
 
 class Coordinator:
-    """The members, and what they ask of each other."""
+    """The members, and what they ask of each other, by the names of the methods from `everyone` on."""
 
     def __init__(self) -> None:
         self.members: dict[int, WorkerProcess] = {}  # by number, from 1
@@ -195,15 +195,6 @@ class Coordinator:
         self._retired = Snapshot({}, {}, {})  # counters of workers that have ended, as of the last scrape
         self._replacing = asyncio.Lock()
         self._serving: asyncio.Task[Answers] | None = None
-        self.answers: Mapping[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
-            "everyone": self.everyone,
-            "news": self._news,
-            "to": self._to,
-            "serve": self._serve,
-            "refused": self._refused,
-            "scrape": self._scrape,
-            "rows": self._rows,
-        }
 
     def is_serving(self, number: int) -> bool:
         """Whether the worker with this number serves calls."""
@@ -261,13 +252,13 @@ class Coordinator:
             await member.kill()
         return False, note
 
-    async def _news(self, asking: WorkerProcess, body: tuple[str, Any]) -> None:
+    async def news(self, asking: WorkerProcess, body: tuple[str, Any]) -> None:
         """Pass news on; their order stays."""
         name, news = body
         for other in self._others(asking):
             other.link.tell(name, (asking.number, news))
 
-    async def _to(self, _asking: WorkerProcess, body: tuple[int, Question]) -> tuple[bool, Any]:
+    async def to(self, _asking: WorkerProcess, body: tuple[int, Question]) -> tuple[bool, Any]:
         """Ask one other worker; whether it has answered, and its answer."""
         number, question = body
         member = self.members.get(number)
@@ -275,7 +266,7 @@ class Coordinator:
             return False, ""
         return await self._ask(member, question)
 
-    async def _serve(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
+    async def serve(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
         """Let all others serve other files, or none: the answers are the problems of those that cannot.
 
         What has begun is done to its end, also when the leader ends meanwhile: else some would serve the old files.
@@ -294,13 +285,13 @@ class Coordinator:
         self._serving = asyncio.get_running_loop().create_task(prepare_and_commit())
         return await asyncio.shield(self._serving)
 
-    async def _refused(self, asking: WorkerProcess, problems: tuple[str, ...]) -> None:
+    async def refused(self, asking: WorkerProcess, problems: tuple[str, ...]) -> None:
         """Remember why newer files are not served: the next leader has to say so too."""
         if self.live is not None:
             self.live = replace(self.live, refused=problems)
-        await self._news(asking, ("refused", problems))
+        await self.news(asking, ("refused", problems))
 
-    async def _scrape(self, asking: WorkerProcess, own: Snapshot) -> Scrape:
+    async def scrape(self, asking: WorkerProcess, own: Snapshot) -> Scrape:
         """The samples of all others. Of one that does not answer those of the last scrape stay."""
         asking.snapshot = own
         asked = dict(self.members)
@@ -312,7 +303,8 @@ class Coordinator:
         serving = sum(map(self.is_serving, self.members))
         return Scrape([self._retired, *others], serving, sum(self.restarts.values()))
 
-    async def _rows(self, _asking: WorkerProcess, _body: None) -> list[WorkerStatus]:
+    async def rows(self, _asking: WorkerProcess, _body: None) -> list[WorkerStatus]:
+        """The rows of `xcp-gateway status`."""
         return [
             {
                 "number": number,

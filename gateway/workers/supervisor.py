@@ -335,8 +335,8 @@ class Supervisor:
             case "notify":
                 if member is coordinator.leader and self._is_ready:
                     self._manager.notify(*body)
-            case _:
-                return await coordinator.answers[name](member, body)
+            case _:  # everyone, news, to, serve, refused, scrape, rows
+                return await getattr(coordinator, name)(member, body)
         return None
 
     async def _assignment(self, member: WorkerProcess, version: str) -> Assignment | None:

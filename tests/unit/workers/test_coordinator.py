@@ -71,19 +71,14 @@ async def coordinator_of(scripts: Mapping[int, Scripted]) -> AsyncIterator[tuple
         yield coordinator, members[0]
 
 
-async def serve_new(coordinator: Coordinator, asking: WorkerProcess) -> Answers:
-    answers: Answers = await coordinator.answers["serve"](asking, NEW)
-    return answers
-
-
 async def test_files_are_served_by_all_and_by_those_that_start_later_or_by_none() -> None:
     one, two = Scripted(prepare=["gateway.toml:1:1: no"]), Scripted(prepare=[])
     async with coordinator_of({1: Scripted(), 2: one, 3: two}) as (coordinator, asking):
-        assert await serve_new(coordinator, asking) == Answers({2: ["gateway.toml:1:1: no"]})
+        assert await coordinator.serve(asking, NEW) == Answers({2: ["gateway.toml:1:1: no"]})
         assert (one.asked, two.asked) == (["prepare"], ["prepare"])
         assert (coordinator.live, coordinator.version) == (OLD, 0)
         one.answers["prepare"] = []
-        assert await serve_new(coordinator, asking) == Answers({})
+        assert await coordinator.serve(asking, NEW) == Answers({})
         assert one.asked == two.asked == ["prepare", "prepare", "commit"]
         assert (coordinator.live, coordinator.version, coordinator.started) == (NEW, 1, OLD)
         late = coordinator.members[3]
@@ -94,7 +89,7 @@ async def test_files_are_served_by_all_and_by_those_that_start_later_or_by_none(
 async def test_one_that_fails_to_serve_them_is_replaced_before_the_answer() -> None:
     failing = Scripted(prepare=[], commit=RuntimeError("a bug"))
     async with coordinator_of({1: Scripted(), 2: failing}) as (coordinator, asking):
-        answers = await serve_new(coordinator, asking)
+        answers = await coordinator.serve(asking, NEW)
         assert answers.notes == ("worker 2 could not answer (commit: RuntimeError); it is being replaced",)
         assert coordinator.members[2].ended.is_set()
         assert coordinator.live == NEW
@@ -103,7 +98,7 @@ async def test_one_that_fails_to_serve_them_is_replaced_before_the_answer() -> N
 async def test_when_the_leader_ends_while_others_prepare_all_of_them_serve_the_new_files() -> None:
     able, slow = Scripted(prepare=[]), Scripted(prepare="hang")
     async with coordinator_of({1: Scripted(), 2: able, 3: slow}) as (coordinator, asking):
-        serving = asyncio.get_running_loop().create_task(serve_new(coordinator, asking))
+        serving = asyncio.get_running_loop().create_task(coordinator.serve(asking, NEW))
         async with asyncio.timeout(TIMEOUT):
             while "prepare" not in slow.asked:  # noqa: ASYNC110 - no one tells it
                 await asyncio.sleep(0)
@@ -141,12 +136,12 @@ async def test_what_a_worker_had_counted_at_the_last_scrape_stays_when_it_ends()
         return Snapshot({**samples, "xcp_gateway_calls_in_flight": {(): in_flight}}, {}, {})
 
     async with coordinator_of({1: Scripted(), 2: Scripted(snapshot=counted(5, 3))}) as (coordinator, asking):
-        before = await coordinator.answers["scrape"](asking, counted(1, 0))
+        before = await coordinator.scrape(asking, counted(1, 0))
         assert before.others == [Snapshot({}, {}, {}), counted(5, 3)]
         ended = coordinator.members[2]
         await ended.kill()
         coordinator.retire(ended)
-        after = await coordinator.answers["scrape"](asking, counted(2, 0))
+        after = await coordinator.scrape(asking, counted(2, 0))
         assert after.others == [counted(5, 3).counters()]
         assert (after.workers, after.restarts) == (1, 0)
 

@@ -72,19 +72,6 @@ async def test_what_cannot_start_says_why(path: Path) -> None:
         assert isinstance(await one.commands.start(NAME, "alice"), RolloutView)
 
 
-async def test_a_command_that_means_nothing_is_refused(one: World) -> None:
-    assert _why(await one.commands.pause(NAME, "alice")) == (
-        f"there is no rollout of {NAME}: `xcp-gateway rollout list` shows every rollout"
-    )
-    assert "neither a mapped method" in _why(await one.commands.pause("VM.strt", "alice"))
-    await one.begin()
-    assert (
-        _why(await one.commands.approve(NAME, "alice")) == "cannot approve a rollout that is running; expected waiting"
-    )
-    expected = "expected paused, overridden, breached or frozen"
-    assert _why(await one.commands.resume(NAME, "alice")) == f"cannot resume a rollout that is running; {expected}"
-
-
 async def test_pause_and_resume_keep_what_was_counted(one: World) -> None:
     await one.begin()
     await one.good(calls=150)
@@ -120,12 +107,6 @@ async def test_an_abort_gives_the_methods_to_the_old_service_also_when_all_was_d
         assert one.now_at() == ("aborted", "legacy")
         await one.begin()  # as the message says
         assert one.now_at() == ("running", "dbus")
-
-
-async def test_a_done_rollout_whose_mode_is_in_the_mapping_can_start_again() -> None:
-    done = replace(movable(), rollout=replace(movable().rollout, steps=movable().rollout.steps[-1:], watch=0.0))
-    async with world(None, done) as one:
-        await one.begin()
         await one.advance()
         await one.advance()
         (held,) = one.state.overrides
@@ -157,35 +138,23 @@ async def test_a_rollout_of_another_version_is_named_and_left_alone(one: World) 
 # Everything back
 
 
-async def _everything_is_back(one: World) -> None:
-    assert [(each.pattern, each.setting.mode, each.by) for each in one.state.overrides] == [
-        ("*", Mode.LEGACY, "person")
-    ]
-    assert one.now_at()[0] == "aborted"
-    assert one.now_at("xenopsd/VM.stop")[0] == "aborted"
-    await one.advance()
-    assert [each.pattern for each in one.state.overrides] == ["*"]
-
-
-async def test_everything_goes_back_at_once_and_all_rollouts_end(path: Path) -> None:
+@pytest.mark.parametrize("trouble", [False, True])
+async def test_everything_goes_back_and_all_rollouts_end_also_with_the_state_file_in_trouble(
+    path: Path, *, trouble: bool
+) -> None:
     async with world(path, movable(), movable("VM.stop")) as one:
         await one.begin()
         await one.begin("VM.stop")
         await one.set("VM.x", Mode.DBUS)
-        assert await one.commands.rollback_all("alice", "fire") is None
-        await _everything_is_back(one)
-        entry = (await one.said("*"))[0]
-        assert (entry.who, entry.what, entry.why) == ("alice", "rollback", "fire")
-
-
-async def test_everything_goes_back_with_the_state_file_in_trouble_and_says_so(path: Path) -> None:
-    async with world(path, movable(), movable("VM.stop")) as one:
-        await one.begin()
-        await one.begin("VM.stop")
-        await one.lose_the_file()
-        answer = expect(PendingDecision, await one.commands.rollback_all("alice", "fire"))
-        assert str(path) in answer.why
-        await _everything_is_back(one)
-        aborted = await one.commands.abort(NAME, "alice")
+        if trouble:
+            await one.lose_the_file()
+        answer = await one.commands.rollback_all("alice", "fire")
+        assert str(path) in answer.why if isinstance(answer, PendingDecision) else answer is None
+        assert isinstance(answer, PendingDecision) == trouble
+        (override,) = one.state.overrides
+        assert (override.pattern, override.setting.mode, override.by) == ("*", Mode.LEGACY, "person")
+        assert [one.now_at(name)[0] for name in (NAME, "xenopsd/VM.stop")] == ["aborted", "aborted"]
+        await one.advance()
+        assert [each.pattern for each in one.state.overrides] == ["*"]
         expected = "expected running, waiting, paused, overridden, breached, frozen or done"
-        assert _why(aborted) == f"cannot abort a rollout that is aborted; {expected}"
+        assert _why(await one.commands.abort(NAME, "alice")) == (f"cannot abort a rollout that is aborted; {expected}")

@@ -12,8 +12,15 @@ from jsonschema import Draft202012Validator
 from gateway.admin.api import OPERATIONS, CallBody, document
 from gateway.admin.handlers import handlers_by_name
 from gateway.admin.http import json
+from gateway.admin.service import AdminService
 from gateway.core.admin.access import AccessRules, Right
-from gateway.core.admin.records import Counts, CountsBatch, MethodId, MismatchRecord, Rejected, StateRefused
+from gateway.core.admin.records import Change, Counts, CountsBatch, MethodId, MismatchRecord, Rejected, StateRefused
+from gateway.core.admin.views import ModeRequest
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.routing.overrides import Override
+from gateway.migration.active_overrides import ActiveOverrides
+from gateway.migration.rollout_commands import RolloutCommands
+from gateway.state.store import StateStore
 from tests.kit.admin import DOCUMENT, STATE, Api, ask, operation, serving
 from tests.kit.cases import each_case
 
@@ -114,11 +121,60 @@ async def test_mismatches_are_shown_and_deleted(api: Api) -> None:
     await api.state.flush(CountsBatch(pairs=[MismatchRecord(1.5, VM_STATE, {"differences": ["$.x"]})]))
     pair = {"when": 1.5, "method": ["xenopsd", "VM.get_state"], "document": {"differences": ["$.x"]}}
     assert await api.ask("GET", "/v1/diff") == (200, [pair])
-    assert await api.ask("GET", "/v1/diff?method=VM.get_state&limit=1") == (200, [pair])
+    await api.state.flush(CountsBatch(pairs=[MismatchRecord(2.5, VM_STATE, {"differences": []})]))
+    newest = {**pair, "when": 2.5, "document": {"differences": []}}
+    assert await api.ask("GET", "/v1/diff?method=VM.get_state&limit=1") == (200, [newest])
     assert await api.ask("POST", "/v1/statistics/reset", {"pattern": "VM.get_state"}) == (
         200, [["xenopsd", "VM.get_state"]]
     )  # fmt: skip
     assert await api.ask("GET", "/v1/diff") == (200, [])
+
+
+async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(api: Api) -> None:
+    async def why(pattern: str) -> str:
+        status, answer = await api.ask("POST", "/v1/mode/clear", {"pattern": pattern})
+        assert status == 422
+        return str(answer["error"])
+
+    assert await why("VM.get_state") == "nothing is set for 'xenopsd/VM.get_state': the mapping holds"
+    override = Override("VM.get_state", Setting(Mode.SHADOW), "rollout x", 1.0, by="rollout")
+    await api.state.decide(Change((), (override,)))
+    whose = "what is set for 'xenopsd/VM.get_state' is a rollout's: pause or abort the rollout"
+    assert (await why("VM.get_state"), api.state.overrides) == (whose, (override,))
+    await api.ask("POST", "/v1/mode", {"pattern": "*", "mode": "dbus"})
+    exactly = "nothing is set for exactly 'xenopsd/VM.start'; what holds there is set for '*' (dbus, "
+    assert (await why("VM.start")).startswith(f"{exactly}{getpass.getuser()} 20")
+
+
+async def test_two_spellings_of_a_method_are_one_override(api: Api) -> None:
+    older = Override("VM.get_state", Setting(Mode.OFF), "alice", 1.0)  # as an older gateway has kept it
+    await api.state.decide(Change((), (older,)))
+    for pattern, mode in (("VM.get_state", "dbus"), ("xenopsd/VM.get_state", "off")):
+        await api.ask("POST", "/v1/mode", {"pattern": pattern, "mode": mode})
+        (each,) = api.state.overrides
+        assert (each.pattern, each.setting.mode.value) == ("xenopsd/VM.get_state", mode)
+    assert (await api.ask("POST", "/v1/mode/clear", {"pattern": "VM.get_state"}))[0] == 200
+    assert not api.state.overrides
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_mode_for_a_time_ends_after_that_time_whatever_the_wall_clock_says() -> None:
+    wall, steady = Clock(), Clock()
+    overrides = ActiveOverrides(steady)
+    async with StateStore(None, now=wall) as state:
+        commands = RolloutCommands(state, lambda: [STATE], wall, steady)
+        service = AdminService(lambda: [STATE], overrides, state, commands, now=wall, steady=steady)
+        await service.set_mode(ModeRequest("VM.get_state", "off", seconds=600), "alice")
+        for later, further, mode in ((86_400, 0, "off"), (-10 * 86_400, 599, "off"), (0, 2, "legacy")):
+            wall.now += later
+            steady.now += further
+            assert str(overrides.setting(STATE)) == mode
 
 
 async def test_trouble_with_the_state_file_is_reported_and_a_rollback_works(tmp_path: Path) -> None:
@@ -138,6 +194,8 @@ async def test_a_rollout_is_started_paused_resumed_and_aborted(api: Api) -> None
     status, begun = await api.ask("POST", "/v1/rollouts/start", {"name": "VM.get_state", "why": "try"})
     assert (status, begun["name"], begun["state"], begun["step"]) == (200, "xenopsd/VM.get_state", "running", "shadow")
     assert begun["setting"]["mode"] == "shadow"
+    _, rows = await api.ask("GET", "/v1/methods")
+    assert [row["rollout"] for row in rows] == ["running", ""]
     for verb, state in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
         status, view = await api.ask("POST", f"/v1/rollouts/{verb}", {"name": "VM.get_state"})
         assert (status, view["state"]) == (200, state)
@@ -181,6 +239,7 @@ BAD_QUERIES: Mapping[str, str] = {
     "/v1/diff?limit=10001": "limit: expected 1 to 10,000, got 10001",
     "/v1/audit?limit=many": "Expected `int`, got `str` - at `$.limit`",
     "/v1/audit?limt=1": "Object contains unknown field `limt`",
+    "/v1/diff?method=VM.nope": "no mapped method is named 'VM.nope'",
     "/v1/methods?pattern=VM.nope": "no mapped method is named 'VM.nope'",
     "/v1/promotion?pattern=VM.nope": "no mapped method is named 'VM.nope'",
 }

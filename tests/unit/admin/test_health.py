@@ -21,25 +21,9 @@ from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.ops.exposition import CONTENT_TYPE
-from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
+from gateway.ops.metrics import Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
 from tests.kit.mappings import TARGET, noting, route
-
-# Read where methods move (gateway/migration/manager.py).
-MOVING = {
-    "xcp_gateway_comparisons_total",
-    "xcp_gateway_not_compared_total",
-    "xcp_gateway_state_trouble",
-    "xcp_gateway_rollouts_breached",
-    # The gateway itself reads these: tests/unit/test_server.py, tests/interop/test_day_one.py
-    "xcp_gateway_mapping_refused",
-    "xcp_gateway_workers",
-    "xcp_gateway_worker_restarts_total",
-    "xcp_gateway_rollouts",
-    "xcp_gateway_rollback_in_force",
-    "xcp_gateway_tunnels_total",
-    "xcp_gateway_streamed_bytes_total",
-}
 
 UP = BusStatus("toolstack", "unix:path=/b", connected=True, since=0.0, connections=4, in_flight=2, late_replies=7)
 DOWN = replace(UP, connected=False, connections=0, last_error="cannot connect: no such file")
@@ -96,27 +80,24 @@ STORE = StoreStatus(
 )
 
 
-def test_a_store_that_is_away_is_named_and_counted() -> None:
+def test_a_store_that_is_away_is_named_and_counted_and_so_is_a_service_that_is_refused() -> None:
     there = replace(STORE, connected=True)
     assert health.reasons([UP], [TOY], [replace(there, serving=True)]) == []
     assert health.reasons([UP], [TOY], [there]) == ["the store of listener 'store' is being read"]
     assert health.reasons([UP], [TOY], [STORE]) == ["the store of listener 'store' is not connected: no such file"]
-    readings = health.readings(table(), [UP], [], {}, {}, [STORE])
-    assert readings["xcp_gateway_store_connected"] == [(("store",), False)]
-    assert readings["xcp_gateway_store_requests_waiting"] == [(("store",), 3)]
-
-
-def test_a_scrape_reads_every_series_that_is_not_counted() -> None:
-    names = ("calls_in_flight", "tunnels_open", "buffered_bytes", "log_lines_lost_total", "spans_lost_total")
-    values = dict.fromkeys((f"xcp_gateway_{name}" for name in names), 3.0)
     refused = replace(TOY, breaker=BreakerState.HALF_OPEN)
-    readings = health.readings(table(), [UP], [refused], values, {"rpc": 5})
-    assert readings.keys() == SERIES.keys() - {CALLS, REFUSED, SECONDS} - MOVING
-    assert readings["xcp_gateway_late_replies_total"] == [(("toolstack",), 7)]
-    assert readings["xcp_gateway_service_available"] == [(("toolstack", TOY.name), True)]
-    assert readings["xcp_gateway_breaker_open"] == [(("toolstack", TOY.name), True)]
-    assert readings["xcp_gateway_connections_aborted_total"] == [(("rpc",), 5)]
-    assert readings["xcp_gateway_calls_in_flight"] == [((), 3.0)]
+    readings = health.readings(table(), [UP], [refused], {"xcp_gateway_calls_in_flight": 3.0}, {"rpc": 5}, [STORE])
+    service = ("toolstack", TOY.name)
+    expected: dict[str, list[tuple[tuple[str, ...], float]]] = {
+        "store_connected": [(("store",), False)],
+        "store_requests_waiting": [(("store",), 3)],
+        "late_replies_total": [(("toolstack",), 7)],
+        "service_available": [(service, True)],
+        "breaker_open": [(service, True)],
+        "connections_aborted_total": [(("rpc",), 5)],
+        "calls_in_flight": [((), 3.0)],
+    }
+    assert {name: readings[f"xcp_gateway_{name}"] for name in expected} == expected
 
 
 # Monitoring

@@ -88,14 +88,6 @@ async def test_a_rollout_goes_from_shadow_to_dbus_and_ends_with_each_decision_in
     assert one.now_at() == ("done", "dbus")
 
 
-async def test_almost_no_traffic_moves_nothing_in_either_direction(canary: World) -> None:
-    await canary.see(error_different=1, calls_legacy=3, calls_dbus=1, errors_dbus=1)
-    for _ in range(50):
-        await canary.advance(3600.0)
-    assert canary.now_at() == ("running", "canary 10% observed")
-    assert len(await canary.said()) == 2
-
-
 async def test_counts_from_before_a_step_are_not_its_own(one: World) -> None:
     await one.bad()  # before the rollout began
     await one.begin()
@@ -134,17 +126,6 @@ async def test_after_promotion_a_breach_still_rolls_back_while_it_is_watched(one
     await one.see(calls_dbus=1000, errors_dbus=200)  # the legacy service answers nothing any more
     await one.advance()
     assert one.now_at() == ("rolled back", "legacy")
-
-
-async def test_a_long_good_time_does_not_hide_a_bad_end(canary: World) -> None:
-    for _ in range(20):
-        await canary.good(calls=1_000_000)
-        await canary.advance(10.0)
-    await canary.advance(60.0)
-    await canary.see(equal=700, different=300, calls_dbus=1000, calls_legacy=1000)  # 0.0015% of all there were
-    await canary.advance()
-    assert canary.now_at()[0] == "rolled back"
-    assert "in the last 200 ms 300 of 1000 differ" in (await canary.said())[0].why
 
 
 async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: Path) -> None:
@@ -308,22 +289,6 @@ async def test_a_new_mapping_needs_new_evidence(path: Path, also: float) -> None
         assert (view.numbers["dbus_calls"], view.why) == (199, "waits: 199 of 200 calls by D-Bus")
         await one.serve_well(calls=1)
         assert one.now_at()[0] == "waiting"
-
-
-async def test_a_gate_is_not_opened_by_the_evidence_of_an_old_mapping(path: Path) -> None:
-    async with world(path, movable(fingerprint="old")) as one:
-        await _to_the_gate(one)
-        one.routes[:] = [movable(fingerprint="new")]
-        refused = await one.commands.approve(NAME, "alice")
-        assert refused == Rejected("the mapping of VM.start has changed, its counts begin anew: wait for the gate")
-        await one.advance()
-        assert one.now_at() == ("running", "canary 10% observed")
-        await one.settle()
-        await one.serve_well()
-        assert one.now_at()[0] == "waiting"
-        await one.commands.approve(NAME, "alice")
-        await one.advance()
-        assert one.now_at() == ("running", "canary 50% observed")
 
 
 # Restarts and several processes

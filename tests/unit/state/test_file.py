@@ -286,26 +286,6 @@ def test_a_file_that_is_damaged_while_it_is_open_keeps_the_modes_which_a_new_fil
     assert line.what == "restore"
 
 
-def test_a_file_that_was_moved_away_is_made_anew_with_the_modes_that_are_in_force(opened: Opened, path: Path) -> None:
-    one, other = opened(path), opened(path)
-    put(one, mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 3})))
-    other.look()
-    path.rename(path.with_name("elsewhere"))  # and not its -wal, which SQLite would apply to the new one
-    one.look()
-    assert "was moved or replaced" in one.trouble
-    assert refused(one) == one.trouble
-    assert one.kept.overrides == (LEGACY,)
-    opened.later(other, one, other)
-    opened.later(other, one, other)
-    assert (one.trouble, other.trouble) == ("", "")
-    assert path.with_name("state.db-wal.left-1000").exists()
-    assert one.kept == other.kept
-    assert one.kept.rollouts["r"].document == {"step": 3}
-    put(one, mode("VM.*", Mode.DBUS))
-    other.look()
-    assert other.kept.overrides == (DBUS,)
-
-
 def test_a_file_that_was_replaced_by_another_is_followed(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import asdict
 
 from gateway.admin import api
 from gateway.admin.http import (
@@ -116,17 +117,9 @@ def handlers_by_name(operations: Operations, service: AdminService, clients: Tra
 
 
 def _override(override: Override) -> api.OverrideRow:
-    return {
-        "pattern": override.pattern,
-        "mode": str(override.setting),
-        "setting": setting_view(override.setting),
-        "who": override.who,
-        "when": override.when,
-        "why": override.why,
-        "until": ends(override),
-        "by": override.by,
-        "guarded": override.guarded,
-    }
+    row: Any = {"pattern": override.pattern, "mode": str(override.setting), **asdict(override)}
+    row |= {"setting": setting_view(override.setting), "until": ends(override)}
+    return row  # type: ignore[no-any-return]
 
 
 @cache

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from fnmatch import fnmatchcase
+from typing import Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from gateway import __version__
 from gateway.admin import api
@@ -101,21 +102,8 @@ async def callers(traffic: Traffic, wanted: api.ClientsQuery) -> Sequence[api.Cl
 
 
 def _row(key: ClientKey, record: ClientRecord) -> api.ClientRow:
-    return {
-        "service": key.method.service,
-        "method": key.method.method,
-        "protocol": key.protocol,
-        "peer": key.peer,
-        "agent": key.agent,
-        "user": key.user,
-        "domid": key.domid,
-        "count": record.count,
-        "first": record.first,
-        "last": record.last,
-        "received": record.received,
-        "sent": record.sent,
-        "redirects": record.redirects,
-    }
+    row: Any = {"service": key.method.service, **asdict(key), **asdict(record), "method": key.method.method}
+    return row  # type: ignore[no-any-return]
 
 
 def _recording(traffic: Traffic, wanted: api.RecordBody) -> RecordingSession | StateRefused:

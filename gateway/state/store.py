@@ -16,7 +16,6 @@ from functools import reduce
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, time
-from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 from uuid import uuid4
 
@@ -177,9 +176,7 @@ class StateStore:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property

@@ -109,7 +109,7 @@ class SharedSockets:
 
 
 class Supervisor:
-    """The workers of one gateway. `run` starts them and returns the exit status."""
+    """The workers of one gateway. `run` starts them and returns the exit status. `text`: of the config."""
 
     def __init__(self, path: Path, text: str, settings: Config) -> None:
         self._path = path
@@ -352,11 +352,6 @@ class Supervisor:
         return Assignment(
             member.number, self._text, served.started, served.live, served.version, sockets, self._manager.watchdog
         )
-
-
-async def run(path: Path, text: str, settings: Config) -> int:
-    """Run a gateway with several workers until a signal; returns the exit status."""
-    return await Supervisor(path, text, settings).run()
 
 
 async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:

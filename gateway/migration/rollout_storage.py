@@ -101,7 +101,7 @@ class RolloutDocument(Struct, frozen=True):
     start: Mapping[str, BothSides] | None = None
     format: int = FORMAT
     mapping: Mapping[str, str] = field(default_factory=dict)  # of each member: the fingerprint that was counted
-    clock: str = ""  # a ClockReading; empty: of an older version, which wrote seconds since 1970
+    clock: str = ""  # a ClockReading, in the file
 
     @property
     def step(self) -> RolloutStep:
@@ -135,9 +135,8 @@ def read(json: Json) -> RolloutDocument | str:
     """The same backwards, or in words why it cannot be read: another version of the gateway wrote it."""
     try:
         document = msgspec.convert(json, RolloutDocument)
-        if document.clock:
-            since = ClockReading.read(document.clock).translated(document.progress.since)
-            document = replace(document, progress=replace(document.progress, since=since), clock="")
+        since = ClockReading.read(document.clock).translated(document.progress.since)
+        document = replace(document, progress=replace(document.progress, since=since), clock="")
     except ValueError as error:  # a msgspec.ValidationError is one
         return f"{UNREADABLE}: {str(error)[:LONGEST]}"
     step, count = document.progress.step, len(document.plan.steps)

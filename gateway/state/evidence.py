@@ -23,7 +23,6 @@ PAIRS = 2_000  # of all methods
 DOCUMENT = 256 * 1024  # characters of one pair
 RETIRED = 3600.0  # seconds after its last flush until the row of a process is merged
 
-_COARSE = 76  # buckets of histograms of older versions, which have other bounds and are dropped
 _ENDED = ""  # the instance of the merged rows
 _COUNT = """INSERT INTO evidence (service, method, instance, counters, histograms, seen) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET counters = excluded.counters, histograms = excluded.histograms, seen = excluded.seen"""
@@ -132,8 +131,7 @@ def _pair(row: tuple[int, float, str, str, str]) -> MismatchRecord:
 
 def _counts(counters: str, histograms: str) -> Counts:
     try:
-        kept = _histograms(histograms)
-        return Counts(_counters(counters), {side: each for side, each in kept.items() if len(each) != _COARSE})
+        return Counts(_counters(counters), _histograms(histograms))
     except ValueError as error:
         raise Unreadable(f"evidence: {error}") from error
 

@@ -180,13 +180,12 @@ def _overrides(db: sqlite3.Connection) -> Iterator[Override]:
 
 
 def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Override:
-    """An override whose end is by the clock of this process. A row without a clock was written by the wall's."""
+    """An override, whose end is by the clock of this process."""
     pattern, setting, who, when, why, until, by = row
     with _named(f"override of '{pattern}'"):
         words = msgspec.json.decode(setting, type=dict[str, str | bool])
-        written_by = words.get("clock")
-        if until is not None and written_by:
-            until = ClockReading.read(str(written_by)).translated(until)
+        if until is not None:
+            until = ClockReading.read(str(words["clock"])).translated(until)
         return Override(pattern, read(setting), who, when, why, until, _BY[by], words.get("guarded") is True)
 
 

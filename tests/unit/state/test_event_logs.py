@@ -53,14 +53,6 @@ def test_a_part_is_added_only_to_what_its_writer_has_written(after: int, db: sql
     assert read_log(db, "xapi", 7, 6) == log(7, 6, VM1)
 
 
-def test_a_file_without_the_tables_has_no_log_until_one_is_written(db: sqlite3.Connection) -> None:
-    db.execute("DROP TABLE event_log")
-    db.execute("DROP TABLE event_object")
-    assert read_log(db, "xapi", 7, 6) is None
-    assert save_log(db, log(7, 6, VM1), None, 1.0)
-    assert read_log(db, "xapi", 7, 6) == log(7, 6, VM1)
-
-
 def test_a_row_that_cannot_be_read_makes_nothing_certain(db: sqlite3.Connection) -> None:
     save_log(db, log(7, 6, VM1, VM2), None, 1.0)
     db.execute("UPDATE event_object SET before = '[[1' WHERE ref = '2'")

@@ -230,12 +230,6 @@ def test_rows_that_cannot_be_read_are_errors_of_the_file(db: sqlite3.Connection)
         evidence.pairs(db, None, 1)
 
 
-def test_a_histogram_with_the_bounds_of_an_older_version_is_left_out(db: sqlite3.Connection) -> None:
-    evidence.add(db, "old", {VM_START: Counts({"equal": 1}, {"dbus": [1] * 76})}, 1.0)
-    evidence.add(db, "new", {VM_START: Counts({"equal": 2}, {"dbus": [1] * 340})}, 1.0)
-    assert evidence.total(db) == {VM_START: Counts({"equal": 3}, {"dbus": [1] * 340})}
-
-
 # Clients
 
 

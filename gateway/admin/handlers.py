@@ -28,7 +28,7 @@ from gateway.admin.http import (
     query,
 )
 from gateway.admin.service import AdminService
-from gateway.admin.traffic import Traffic, traffic_handlers
+from gateway.admin.traffic import Traffic, callers, traffic_handlers
 from gateway.core.admin.access import AccessRules, Caller, Right
 from gateway.core.admin.records import AuditEntry, MismatchRecord, StateRefused
 from gateway.core.admin.views import setting_view
@@ -112,6 +112,7 @@ def handlers_by_name(operations: Operations, service: AdminService, clients: Tra
         "reset_statistics": reasoned(service.reset_statistics, "pattern"),
         "rollouts": lambda *_: rollouts.list(),
         **{f"{verb}_rollout": reasoned(getattr(rollouts, verb), "name") for verb in api.ROLLOUT_VERBS},
+        "clients": lambda _, wanted, _caller: callers(clients, wanted),
         **traffic_handlers(clients),
     }
 

@@ -82,8 +82,7 @@ def traffic_handlers(traffic: Traffic) -> Mapping[str, Handler]:
             await response.write_eof()
         return response
 
-    clients: Handler = lambda _, wanted, _caller: callers(traffic, wanted)  # noqa: E731
-    return {"clients": clients, "record": record, "replay": replay, "watch": watch}
+    return {"record": record, "replay": replay, "watch": watch}
 
 
 async def callers(traffic: Traffic, wanted: api.ClientsQuery) -> Sequence[api.ClientRow] | StateRefused:

@@ -27,8 +27,8 @@ def _done(result: _T | StateRefused) -> _T:
     return result
 
 
-def _changed(answer: ModeResult | StateRefused) -> str:
-    result = _done(answer)
+async def _changed(changing: Awaitable[ModeResult | StateRefused]) -> str:
+    result = _done(await changing)
     moved = [each for each in result.methods if each.changed]
     held = f"; applies to this gateway only: {result.held}" if result.held else ""
     if len(moved) == 1:
@@ -52,19 +52,7 @@ async def _set_mode(_operations: Operations, service: AdminService, form: Form, 
         seconds=seconds,
         why=form["why"],
     )
-    return _changed(await service.set_mode(wanted, who))
-
-
-async def _clear_mode(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
-    return _changed(await service.clear_mode(form.get("pattern", ""), who, form["why"]))
-
-
-async def _rollback(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
-    return _changed(await service.rollback_all(who, form["why"]))
-
-
-async def _undo(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
-    return _changed(await service.undo_rollback(who, form["why"]))
+    return await _changed(service.set_mode(wanted, who))
 
 
 async def _reset(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
@@ -89,9 +77,9 @@ async def _rollout(verb: str, _operations: Operations, service: AdminService, fo
 # Name in the path -> what it does, and then says; each has the reason in `why`.
 ACTIONS: Mapping[str, Callable[[Operations, AdminService, Form, str], Awaitable[str]]] = {
     "set-mode": _set_mode,
-    "clear-mode": _clear_mode,
-    "rollback": _rollback,
-    "undo-rollback": _undo,
+    "clear-mode": lambda _, service, form, who: _changed(service.clear_mode(form.get("pattern", ""), who, form["why"])),
+    "rollback": lambda _, service, form, who: _changed(service.rollback_all(who, form["why"])),
+    "undo-rollback": lambda _, service, form, who: _changed(service.undo_rollback(who, form["why"])),
     "reset-statistics": _reset,
     "reload": _reload,
     **{f"{verb}-rollout": partial(_rollout, verb) for verb in api.ROLLOUT_VERBS},

@@ -39,7 +39,7 @@ MOVE_AWAY = (
 )
 LONGEST = 200  # characters kept of an error's text, which may quote the file
 LASTING = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})  # the same file will not recover
-# The connection keeps the error: reopen.
+# The connection keeps the error: the file is reopened and checked before it is used again.
 STALE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, 0})
 FOREIGN = f"belongs to another program: name another file in the config, or {MOVE_AWAY}"
 SILENT = "has not answered for {seconds:g} s: check for a hung disk or network file system"
@@ -76,11 +76,6 @@ def describe_error(error: Exception) -> str:
 def is_permanent(error: Exception) -> bool:
     """Return whether the file must be replaced."""
     return not isinstance(error, OSError | sqlite3.Error) or primary(error) in LASTING or _is_no_text(error)
-
-
-def is_stale(error: Exception) -> bool:
-    """Return whether the file must be reopened and checked before it is used again."""
-    return primary(error) in STALE
 
 
 def _is_no_text(error: Exception) -> bool:
@@ -347,7 +342,7 @@ class StateFile:
             self._condemn(describe_error(error))
         else:
             self._fail(describe_error(error))
-            self._stale = is_stale(error)
+            self._stale = primary(error) in STALE
 
     def _condemn(self, words: str) -> None:
         """Close the file until an operator has replaced or repaired it."""

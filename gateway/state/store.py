@@ -77,6 +77,7 @@ class StateThread:
                 if given is None:
                     break
                 _do(*given)
+                del given
             if monotonic() >= look_at:
                 try:
                     self._look()
@@ -87,6 +88,7 @@ class StateThread:
 
 
 def _do(job: Callable[[], _T], future: Future[_T]) -> None:
+    """Do a job; nothing of it is kept until the next one."""
     if not future.set_running_or_notify_cancel():
         return
     try:

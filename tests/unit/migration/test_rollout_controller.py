@@ -369,6 +369,14 @@ async def test_a_wall_clock_that_is_set_neither_blinds_nor_promotes(path: Path, 
         assert one.now_at() == ("rolled back", "legacy")
 
 
+async def test_a_wall_clock_that_is_set_back_while_a_step_settles_does_not_stop_it(one: World) -> None:
+    await one.commands.start(NAME, "alice")
+    one.set_by = -1800.0
+    await one.settle()
+    await one.serve_well()
+    assert one.now_at() == ("running", "canary 10% observed")
+
+
 async def _views(one: World) -> Sequence[RolloutView]:
     views = await one.commands.list()
     assert not isinstance(views, StateRefused)

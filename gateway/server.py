@@ -135,9 +135,11 @@ class Gateway(Assembly):
             return application(self, self.admin_service, self._traffic(), rights)
 
         def monitoring() -> web.Application:
-            from gateway.admin.monitoring import application
+            from aiohttp import web
 
-            return application(self)
+            from gateway.admin.http import add_paths
+
+            return add_paths(web.Application(), self)
 
         self._admin = AdminServer(file, operators)
         self._operators = wiring.operators(self.settings, self.admin_service, rights, peer_credentials.user_name)
@@ -378,7 +380,7 @@ class Gateway(Assembly):
 
     async def totals(self) -> tuple[int, int]:
         """The finished calls since start, and those with a fault."""
-        return self.calls.totals()
+        return self.calls.ended()
 
     def invite(self, caller: Caller) -> str:
         """A URL of the web page for this caller."""

@@ -314,7 +314,7 @@ def end(world: World, ending: str, token: str) -> None:
             time.sleep(0.05)
         world.gateway.end()
         if ending == "forgotten":
-            db.execute("DROP TABLE event_log")
+            db.execute("DELETE FROM event_log")
 
 
 def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:

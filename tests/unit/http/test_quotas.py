@@ -37,7 +37,7 @@ def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, P
 
 
 def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
-    quotas = Quotas(Quota(), max_connections=5, max_calls=5)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=5, max_calls=5))
     for peer in (ONE, USER, Peer("tcp:[2001:db8::1]:9")):
         share = entered(quotas, peer)[1]
         assert (share.max_connections, share.max_calls) == (3, 3)
@@ -45,15 +45,17 @@ def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
 
 @each_case("address", ["tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"])
 def test_clients_over_loopback_that_cannot_be_told_apart_have_the_whole(address: str) -> None:
-    share = entered(Quotas(Quota(), max_connections=5, max_calls=5), Peer(address))[1]
+    share = entered(Quotas(Quota(), HttpLimits(max_connections=5, max_calls=5)), Peer(address))[1]
     assert (share.max_connections, share.max_calls) == (5, 5)
-    quotas = Quotas(Quota(), max_connections=5, max_calls=5, max_connections_per_peer=2, max_calls_per_peer=1)
+    quotas = Quotas(
+        Quota(), HttpLimits(max_connections=5, max_calls=5, max_connections_per_peer=2, max_calls_per_peer=1)
+    )
     share = entered(quotas, Peer(address))[1]
     assert (share.max_connections, share.max_calls) == (2, 1)
 
 
 def test_a_peer_past_its_share_gives_up_the_one_of_its_own_that_is_idle_for_the_longest_time() -> None:
-    quotas = Quotas(Quota(), max_connections=4, max_calls=1)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=4, max_calls=1))
     other, _ = entered(quotas, OTHER)
     first, _ = entered(quotas, ONE)
     second, _ = entered(quotas, ONE)
@@ -63,7 +65,7 @@ def test_a_peer_past_its_share_gives_up_the_one_of_its_own_that_is_idle_for_the_
 
 
 def test_a_peer_past_its_share_with_nothing_idle_is_turned_away_and_others_are_not() -> None:
-    quotas = Quotas(Quota(), max_connections=4, max_calls=1)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=4, max_calls=1))
     for _ in range(2):
         entered(quotas, ONE, idle=False)
     assert quotas.enter(Client(), ONE) is None
@@ -71,7 +73,7 @@ def test_a_peer_past_its_share_with_nothing_idle_is_turned_away_and_others_are_n
 
 
 def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
-    quotas = Quotas(Quota(), max_connections=5, max_calls=1)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=5, max_calls=1))
     lonely, _ = entered(quotas, OTHER)
     many = [entered(quotas, ONE)[0] for _ in range(3)]
     entered(quotas, USER)
@@ -81,7 +83,7 @@ def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
 
 
 def test_when_there_is_no_place_and_nothing_idle_a_newcomer_is_turned_away() -> None:
-    quotas = Quotas(Quota(), max_connections=2, max_calls=1)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=2, max_calls=1))
     entered(quotas, ONE, idle=False)
     entered(quotas, OTHER, idle=False)
     assert quotas.enter(Client(), USER) is None
@@ -89,7 +91,7 @@ def test_when_there_is_no_place_and_nothing_idle_a_newcomer_is_turned_away() -> 
 
 def test_calls_of_one_peer_leave_places_for_others() -> None:
     quota = Quota()
-    quotas = Quotas(quota, max_connections=10, max_calls=4)
+    quotas = Quotas(quota, HttpLimits(max_connections=10, max_calls=4))
     one, other = entered(quotas, ONE)[1], entered(quotas, OTHER)[1]
     assert [quotas.begin_call(one, 0) for _ in range(3)] == [True, True, False]
     assert not quotas.fits(one, 0)
@@ -102,7 +104,7 @@ def test_calls_of_one_peer_leave_places_for_others() -> None:
 
 def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
     quota = Quota()
-    quotas = Quotas(quota, max_connections=10, max_calls=4)
+    quotas = Quotas(quota, HttpLimits(max_connections=10, max_calls=4))
     client, share = entered(quotas, ONE)
     assert quotas.begin_call(share, 0)
     quotas.leave(client, share)
@@ -212,7 +214,7 @@ async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room()
 
 def test_a_call_that_waits_is_no_call_until_it_goes_on() -> None:
     quota = Quota(max_calls=2)
-    quotas = Quotas(quota, max_connections=10, max_calls=2, max_waiting=3)
+    quotas = Quotas(quota, HttpLimits(max_connections=10, max_calls=2, max_waiting=3))
     _, share = entered(quotas, Peer("tcp:127.0.0.1:1"))
     for _ in range(3):
         assert quotas.begin_call(share, 0)
@@ -231,7 +233,7 @@ def test_a_call_that_waits_is_no_call_until_it_goes_on() -> None:
 
 
 def test_one_peer_has_half_of_the_calls_that_wait() -> None:
-    quotas = Quotas(Quota(), max_connections=10, max_calls=10, max_waiting=3)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=10, max_calls=10, max_waiting=3))
     _, share = entered(quotas, ONE)
     for allowed in (True, True, False):
         assert quotas.begin_call(share, 0)
@@ -242,7 +244,7 @@ def test_one_peer_has_half_of_the_calls_that_wait() -> None:
 
 
 def test_the_share_of_a_peer_is_there_while_a_call_of_it_waits() -> None:
-    quotas = Quotas(Quota(), max_connections=10, max_calls=10)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=10, max_calls=10))
     client, share = entered(quotas, ONE)
     assert quotas.begin_call(share, 0)
     assert quotas.begin_wait(share)

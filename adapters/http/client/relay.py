@@ -46,7 +46,7 @@ async def relay(connection: ClientConnection, exchange: HttpExchange, idle_timeo
             if head.status in _OK:
                 await sending
             if body.broken is None:
-                connection.end_of_answer(is_sent=body.is_sent)
+                connection.is_sent = body.is_sent
                 await exchange.finish(connection.trailers)
         except LOST as error:
             failure = error
@@ -114,7 +114,8 @@ class TunnelConnection(ClientConnection):
         self._head += data
         while (end := self._head.find(_HEAD_END)) >= 0:
             head, rest = self._head[: end + len(_HEAD_END)], self._head[end + len(_HEAD_END) :]
-            status = _status(head)
+            words = head.split(b" ", 2)
+            status = int(words[1][:3]) if len(words) > 1 and words[1][:3].isdigit() else 0
             if status in _OK if self.is_connect else status == _SWITCHING_PROTOCOLS:
                 self._open(head, rest)
                 return
@@ -133,7 +134,6 @@ class TunnelConnection(ClientConnection):
             parser.feed(head)
         except LOST as error:
             self._fail(error)
-            self.reset()
             return
         self._opening = parser.head
         self.reader = asyncio.StreamReader(PIECE, self._loop)
@@ -232,8 +232,3 @@ class _Carrier:
             self.is_broken = True
         self.moved_at = self._loop.time()
         await self._exchange.finish()
-
-
-def _status(head: bytes) -> int:
-    words = head.split(b" ", 2)
-    return int(words[1][:3]) if len(words) > 1 and words[1][:3].isdigit() else 0

@@ -13,6 +13,7 @@ from tests.kit.cases import each_case, present
 from tests.kit.clients import Wire, connect, post
 from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting, running
 from tests.kit.programs import TIMEOUT
+from tests.unit.http.listening import ask, begin
 
 ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
 USER = Peer("unix:/run/rpc", uid=1000)
@@ -134,8 +135,7 @@ async def test_a_newcomer_is_served_however_many_idle_connections_there_are() ->
         idle = await add_connection(stack, address, 20)
         for _ in range(20):
             async with connect(address) as wire:
-                await wire.send(post(b"x"))
-                assert (await wire.reply()).body == b"x"
+                assert (await ask(wire, post(b"x"))).body == b"x"
         assert await idle[0].rest() == b""
     assert told[0] == "tcp:127.0.0.1 gave up an idle connection of 20 for newcomers"
     assert len(told) < 20  # a line a second
@@ -145,8 +145,7 @@ async def test_a_connection_whose_call_runs_is_never_given_up() -> None:
     waiting = Waiting()
     async with running(waiting, HttpLimits(max_connections=2)) as address, AsyncExitStack() as stack:
         busy, idle = await add_connection(stack, address, 2)
-        await busy.send(post(b"x"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+        await begin(busy, waiting)
         for _ in range(3):
             (newcomer,) = await add_connection(stack, address, 1)
             assert await idle.rest() == b""
@@ -203,8 +202,7 @@ async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room()
         got = 0
         for _ in range(65):  # for longer than a client may stall
             got += len(await reads.raw(200_000))
-            await other.send(post(b"x"))
-            assert (await other.reply()).status == 503
+            assert (await ask(other, post(b"x"))).status == 503
             await asyncio.sleep(0.02)
         assert len(await reads.raw(size - got)) == size - got
 
@@ -290,17 +288,13 @@ async def test_calls_that_wait_leave_their_slots_to_others_and_are_bounded_thems
             await endpoint.parked.acquire()
         other = await stack.enter_async_context(connect(address))
         for _ in range(3):
-            await other.send(post(b"work"))
-            assert (await other.reply()).body == b"work"
-        await other.send(post(b"wait"))
-        assert (await other.reply()).body == b"too many wait"
+            assert (await ask(other, post(b"work"))).body == b"work"
+        assert (await ask(other, post(b"wait"))).body == b"too many wait"
         gone = waiting.pop()
         gone.reset()
-        await other.send(post(b"work"))
-        assert (await other.reply()).body == b"work"
+        assert (await ask(other, post(b"work"))).body == b"work"
         endpoint.go_on.set()
         for wire in waiting:
             assert (await wire.reply()).body == b"went on"
-        await other.send(post(b"work"))
-        assert (await other.reply()).body == b"work"
+        assert (await ask(other, post(b"work"))).body == b"work"
     assert quota.calls == 0

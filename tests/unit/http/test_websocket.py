@@ -38,6 +38,7 @@ from tests.kit.exchanges import MemoryExchange
 from tests.kit.listeners import LOCAL, Echo
 from tests.kit.object_service import Service
 from tests.kit.programs import TIMEOUT
+from tests.unit.http.listening import ask
 
 MOST = 1000
 KEY = base64.b64encode(bytes(16)).decode()
@@ -212,8 +213,7 @@ async def test_the_gateway_can_end_it_and_a_client_that_leaves_ends_it() -> None
 )
 async def test_a_handshake_that_is_wrong_is_refused(request_: bytes, status: int, text: str) -> None:
     async with listening() as server, connect(server.addresses[0]) as wire:
-        await wire.send(request_)
-        reply = await wire.reply()
+        reply = await ask(wire, request_)
         assert reply.status == status
         assert text in reply.body.decode()
 
@@ -229,8 +229,7 @@ async def test_where_no_listener_allows_it_there_is_no_websocket() -> None:
     server = HttpServer("rpc", [LOCAL], lambda path: Echo(), HttpLimits())
     await server.start()
     async with connect(server.addresses[0]) as wire:
-        await wire.send(handshake())
-        assert (await wire.reply()).status == 405
+        assert (await ask(wire, handshake())).status == 405
     await server.stop(0)
 
 

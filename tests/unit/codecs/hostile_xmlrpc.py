@@ -319,7 +319,11 @@ MESSAGES: tuple[Group, ...] = (
     (
         PARSE,
         "line 1, column 1",
-        ("GET / HTTP/1.1\r\n\r\n", '{"jsonrpc": "2.0", "method": "m", "id": 1}', "<![CDATA[x]]>" + call("<value/>", "").decode()),
+        (
+            "GET / HTTP/1.1\r\n\r\n",
+            '{"jsonrpc": "2.0", "method": "m", "id": 1}',
+            "<![CDATA[x]]>" + call("<value/>", "").decode(),
+        ),
     ),
     (PARSE, "after the end", (_GOOD + "x", call("<value/>", "") * 2)),
     (PARSE, "very start", (" " + _GOOD,)),

@@ -85,35 +85,6 @@ async def test_a_body_without_a_length_goes_on_in_chunks() -> None:
     assert seen == head + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n"
 
 
-async def test_trailers_pass_both_ways_and_the_next_request_has_none() -> None:
-    """Those that a server would have to know before the body are dropped (RFC 9110 section 6.5.1)."""
-    heads: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n") + await reader.readuntil(b"\r\n\r\n"))
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\n"
-            b"X-Sum: 1\r\nSet-Cookie: no\r\nX-More:  2 \r\n\r\n"
-        )
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
-        writer.close()
-
-    headers = ((b"Host", b"x"), (b"Transfer-Encoding", b"chunked"), (b"Trailer", b"X-Sum"), (b"TE", b"trailers"))
-    chunked = RequestMetadata("PUT", "/import", headers)
-    first = MemoryExchange(chunked, b"abc", length=None, trailers=((b"X-Sum", b"7"),))
-    second = MemoryExchange(GET)
-    async with raw_upstream(serve, ConnectionPoolLimits(keepalive=True)) as xapi:
-        got = await relayed(xapi, first)
-        await relayed(xapi, second)
-    assert isinstance(got, Answer)
-    assert (b"Trailer", b"X-Sum") in got.headers
-    assert (first.body, first.sent_trailers) == (b"abc", ((b"X-Sum", b"1"), (b"X-More", b"2")))
-    assert (second.body, second.sent_trailers) == (b"x", ())
-    assert heads[0].endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n")
-    assert all(each in heads[0] for each in (b"Trailer: X-Sum\r\n", b"TE: trailers\r\nConnection: TE\r\n"))
-
-
 @pytest.mark.parametrize(
     ("raw", "code", "name", "begun"),
     [
@@ -175,7 +146,7 @@ async def test_an_upstream_that_stays_silent_is_a_time_out_and_one_that_is_stopp
         assert isinstance(await relayed(xapi, MemoryExchange(CONNECT, is_tunnel=True)), Fault)
 
 
-async def test_streamed_requests_leave_half_of_the_connections_to_calls() -> None:
+async def test_streamed_requests_leave_half_of_the_connections_to_calls_and_a_tunnel_takes_none() -> None:
     async with legacy_server(held=True) as old, line(old, ConnectionPoolLimits(connections=4, waiting=2)) as xapi:
         streams = [asyncio.ensure_future(xapi.relay(MemoryExchange(GET), 60)) for _ in range(3)]  # one waits
         for _ in range(2):
@@ -184,26 +155,16 @@ async def test_streamed_requests_leave_half_of_the_connections_to_calls() -> Non
         assert isinstance(refused, Fault)
         assert (refused.code, xapi.status().waiting) == (FaultCode.BUSY, 1)
         calls = [asyncio.ensure_future(xapi.send(b"x", RequestMetadata("POST", "/", ()))) for _ in range(2)]
-        for _ in range(2):
-            await asyncio.wait_for(old.seen.acquire(), 60)  # both reach the upstream beside the streams
-        old.hold.set()
-        assert all(isinstance(each, Answer) for each in await asyncio.wait_for(asyncio.gather(*streams, *calls), 60))
-        assert xapi.is_idle
-
-
-async def test_a_streamed_request_takes_a_connection_and_a_tunnel_takes_none() -> None:
-    async with legacy_server(held=True) as old, line(old, ConnectionPoolLimits(connections=1, waiting=0)) as xapi:
-        first = asyncio.ensure_future(xapi.relay(MemoryExchange(GET), 60))
-        await old.seen.acquire()
-        got = await xapi.relay(MemoryExchange(GET), 60)
-        assert isinstance(got, Fault)
-        assert got.code is FaultCode.BUSY
-        old.answers = lambda _: Last(b"HTTP/1.1 200 OK\r\n\r\nRFB")
-        old.hold.set()
         tunnel = MemoryExchange(CONNECT, is_tunnel=True)
-        assert isinstance(await asyncio.wait_for(xapi.relay(tunnel, 60), 60), Answer)
+        tunnelling = asyncio.ensure_future(xapi.relay(tunnel, 60))
+        for _ in range(3):
+            await asyncio.wait_for(old.seen.acquire(), 60)  # all reach the upstream beside the streams
+        old.answers = lambda request: Last(b"HTTP/1.1 200 OK\r\n\r\nRFB") if b"CONNECT" in request else ok(b"x")
+        old.hold.set()
+        done = await asyncio.wait_for(asyncio.gather(*streams, *calls, tunnelling), 60)
+        assert all(isinstance(each, Answer) for each in done)
         assert tunnel.body == b"RFB"
-        await first
+        assert xapi.is_idle
 
 
 @asynccontextmanager

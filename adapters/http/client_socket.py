@@ -93,7 +93,7 @@ class ClientSocket(asyncio.Protocol):
         # The deadline: its name, loop time and action
         self._state = ""
         self._due = NEVER
-        self._action: Callable[[], None] = _nothing
+        self._action: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = NEVER  # the timer
         self._minor = 1  # HTTP/1.x, of the request that is served
@@ -229,12 +229,6 @@ class ClientSocket(asyncio.Protocol):
     def _start_timer(self, due: float) -> None:
         self._fires_at, self._timer = due, self._loop.call_at(due, self._tick)
 
-    def _drop_deadline(self) -> None:
-        self._due, self._action = NEVER, _nothing
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._fires_at = None, NEVER
-
     def _tick(self) -> None:
         self._timer, self._fires_at = None, NEVER
         if self._due == NEVER:
@@ -243,7 +237,8 @@ class ClientSocket(asyncio.Protocol):
             self._start_timer(self._due)
             return
         self._state, self._due = "", NEVER
-        self._action()
+        if self._action is not None:
+            self._action()
 
     def _wait_for_request(self) -> None:
         """Be idle until the next request."""
@@ -418,7 +413,3 @@ class ClientSocket(asyncio.Protocol):
             return True
         more = self._input.ready or self._input.current or self._input.failure or self._input.unread
         return self._is_eof and not more
-
-
-def _nothing() -> None:
-    """The action of no deadline."""

@@ -62,7 +62,10 @@ class HttpConnection(ClientSocket, AnswerTaker):
             self.peer.connection.close()
         self._transport = None
         self._input.close()
-        self._drop_deadline()
+        self._due, self._fires_at, self._action = NEVER, NEVER, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._reserve(0)
         if self._share is not None:
             self._owner.quota.slow_readers.discard(self)
@@ -285,13 +288,23 @@ class HttpConnection(ClientSocket, AnswerTaker):
             self._after_call()
 
     def _answer_call(self, request: HttpRequest, answer: Answer) -> None:
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return
         stays = request.head and not self._is_eof and not self._owner.is_stopping
-        if stays and response.is_plain(answer):
-            self._answer_plainly(self._transport, answer)
-        else:
+        if not (stays and response.is_plain(answer)):
             self._answer(request, self._owner.to_response(answer))
+            return
+        assert answer.body is not None  # the usual case: a plain answer to a plain head
+        self._state = ""
+        if not transport.is_closing():
+            transport.write(self._owner.writer.write_plain(answer))
+        if self.is_writing:
+            self._reserve(len(answer.body))
+            self._close_next = False
+        elif self._held and self._share is not None:
+            self._owner.quotas.release(self._share, self._held)
+            self._held = 0
 
     # A message that is passed through without a task; see AnswerTaker
 
@@ -396,19 +409,6 @@ class HttpConnection(ClientSocket, AnswerTaker):
             self._reserve(0)
         if close:
             self._close()
-
-    def _answer_plainly(self, transport: asyncio.Transport, answer: Answer) -> None:
-        """The same as `_answer` in the usual case: a plain answer to a plain head, over a connection that stays."""
-        self._state = ""
-        assert answer.body is not None
-        if not transport.is_closing():
-            transport.write(self._owner.writer.write_plain(answer))
-        if self.is_writing:
-            self._reserve(len(answer.body))
-            self._close_next = False
-        elif self._held and self._share is not None:
-            self._owner.quotas.release(self._share, self._held)
-            self._held = 0
 
     def _internal_error(self) -> None:
         _log.exception("error while serving %s", self.peer.address)

@@ -319,7 +319,7 @@ async def connect(
     """Connect; raises OSError (TimeoutError after `seconds`), and then nothing was sent."""
     loop = asyncio.get_running_loop()
     return await connect_as(
-        lambda: ClientConnection(loop, tls=address.is_tls, known=known, on_lost=on_lost), address, seconds
+        lambda: ClientConnection(loop, tls=address.tls is not None, known=known, on_lost=on_lost), address, seconds
     )
 
 

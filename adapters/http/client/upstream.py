@@ -286,8 +286,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     async def _tunnel(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
         try:
-            loop, tls = asyncio.get_running_loop(), self._address.is_tls
-            make = partial(TunnelConnection, loop, tls=tls)
+            make = partial(TunnelConnection, asyncio.get_running_loop(), tls=self._address.tls is not None)
             connection = await connect_as(make, self._address, self._limits.connect_timeout)
         except OSError as error:
             return self._not_sent(f"cannot be reached: {reason(error)}")

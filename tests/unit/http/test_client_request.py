@@ -13,7 +13,7 @@ from tests.kit.cases import each_case
 
 def test_a_url_says_host_port_and_path() -> None:
     found = parse_url("http://[::1]:8080/RPC2?a=b")
-    assert (found.host, found.port, found.path, found.socket, found.is_tls) == ("::1", 8080, "/RPC2?a=b", "", False)
+    assert (found.host, found.port, found.path, found.socket, found.tls) == ("::1", 8080, "/RPC2?a=b", "", None)
     assert found.named == b"[::1]:8080"
     assert (parse_url("http://xen").port, parse_url("https://xen").port) == (80, 443)
     found = parse_url("http+unix:///var/lib/xcp/xapi")

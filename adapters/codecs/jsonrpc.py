@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from adapters.codecs import shared
 from adapters.codecs.json_reader import (
     DamagedJsonError,
     JsonError,
@@ -28,26 +29,7 @@ from gateway.core import interfaces
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 
-# error.code: section 5.1 where it has a number, else a number of its range for servers (-32099..-32000). An
-# APPLICATION or REMOTE fault whose name is a number is written with that number.
-FAULT_CODES: dict[FaultCode, int] = {
-    FaultCode.PARSE_ERROR: -32700,
-    FaultCode.INVALID_REQUEST: -32600,
-    FaultCode.UNKNOWN_METHOD: -32601,
-    FaultCode.INVALID_PARAMS: -32602,
-    FaultCode.INTERNAL: -32603,
-    FaultCode.REMOTE: -32000,
-    FaultCode.TOO_LARGE: -32001,
-    FaultCode.PARAMETER_COUNT: -32002,
-    FaultCode.ACCESS_DENIED: -32003,
-    FaultCode.NOT_FOUND: -32004,
-    FaultCode.BUSY: -32005,
-    FaultCode.TIMEOUT: -32006,
-    FaultCode.NO_REPLY: -32007,
-    FaultCode.UNREPRESENTABLE: -32008,
-    FaultCode.UNAVAILABLE: -32009,
-    FaultCode.APPLICATION: 1,  # what the legacy servers send, whatever the error
-}
+FAULT_CODES = {**shared.FAULT_CODES, FaultCode.REMOTE: -32000, FaultCode.UNAVAILABLE: -32009}  # error.code
 FROM_ERROR_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
 
 _NULL = b"null"

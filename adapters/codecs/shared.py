@@ -6,6 +6,26 @@ import re
 
 from gateway.core.rpc.model import Fault, FaultCode
 
+# The numbers of errors that XML-RPC (http://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php) and JSON-RPC 2.0
+# (section 5.1) have in common, else numbers of their range for servers (-32099..-32000). An APPLICATION or REMOTE fault
+# whose name is a number is written with that number.
+FAULT_CODES: dict[FaultCode, int] = {
+    FaultCode.PARSE_ERROR: -32700,
+    FaultCode.INVALID_REQUEST: -32600,
+    FaultCode.UNKNOWN_METHOD: -32601,
+    FaultCode.INVALID_PARAMS: -32602,
+    FaultCode.INTERNAL: -32603,
+    FaultCode.TOO_LARGE: -32001,
+    FaultCode.PARAMETER_COUNT: -32002,
+    FaultCode.ACCESS_DENIED: -32003,
+    FaultCode.NOT_FOUND: -32004,
+    FaultCode.BUSY: -32005,
+    FaultCode.TIMEOUT: -32006,
+    FaultCode.NO_REPLY: -32007,
+    FaultCode.UNREPRESENTABLE: -32008,
+    FaultCode.APPLICATION: 1,  # what the legacy servers send, whatever the error
+}
+
 NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults that have a name of their own
 is_number = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch  # a name that is sent as the number of its error
 is_name = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch

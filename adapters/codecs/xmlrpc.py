@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 from msgspec.structs import replace
 
+from adapters.codecs import shared
 from adapters.codecs import xmlrpc_plain as plain
 from adapters.codecs.shared import NAMED, is_number, split_name, unreadable_answer, with_name
 from adapters.codecs.xmlrpc_parser import XmlError, short, shown, tree, within
@@ -22,26 +23,7 @@ from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimi
 
 MULTICALL = "system.multicall"
 
-# faultCode: http://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php where it has a number, else a number of its
-# range for servers (-32099..-32000). An APPLICATION or REMOTE fault whose name is a number is written with that number.
-FAULT_CODES: dict[FaultCode, int] = {
-    FaultCode.PARSE_ERROR: -32700,
-    FaultCode.INVALID_REQUEST: -32600,
-    FaultCode.UNKNOWN_METHOD: -32601,
-    FaultCode.INVALID_PARAMS: -32602,
-    FaultCode.INTERNAL: -32603,
-    FaultCode.REMOTE: -32500,
-    FaultCode.UNAVAILABLE: -32300,
-    FaultCode.TOO_LARGE: -32001,
-    FaultCode.PARAMETER_COUNT: -32002,
-    FaultCode.ACCESS_DENIED: -32003,
-    FaultCode.NOT_FOUND: -32004,
-    FaultCode.BUSY: -32005,
-    FaultCode.TIMEOUT: -32006,
-    FaultCode.NO_REPLY: -32007,
-    FaultCode.UNREPRESENTABLE: -32008,
-    FaultCode.APPLICATION: 1,  # the number of servers without numbers of their own
-}
+FAULT_CODES = {**shared.FAULT_CODES, FaultCode.REMOTE: -32500, FaultCode.UNAVAILABLE: -32300}  # faultCode
 FROM_FAULT_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search

@@ -24,8 +24,6 @@ from gateway.core.rpc.model import Answer, Headers
 if TYPE_CHECKING:  # a pool makes the connections
     from adapters.http.client.upstream import SentRequest
 
-READ_BUFFER = 64 * 1024  # bytes of a streamed body that wait to be read; past them the socket is not read
-
 # How a connection ends before its answer is whole.
 LOST = (OSError, EOFError, NotHttpError)
 

@@ -137,36 +137,36 @@ async def test_no_call_is_lost_by_a_service_that_takes_one_request_for_each_conn
         assert len(old.requests) == 200
 
 
-async def test_more_calls_than_connections_wait_for_their_turn() -> None:
-    async with legacy_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=2)) as xapi:
+async def test_more_calls_than_connections_wait_for_their_turn_and_too_many_are_refused() -> None:
+    limits = ConnectionPoolLimits(connections=2, waiting=4)
+    async with legacy_server(held=True) as old, line(old.url, limits) as xapi:
         async with asyncio.TaskGroup() as group:
             calls = [group.create_task(answer(xapi)) for _ in range(6)]
             for _ in range(2):
                 await old.seen.acquire()
             assert (xapi.status().in_flight, xapi.status().waiting) == (6, 4)
+            text = "the legacy service 'xapi' has 6 calls in flight; nothing was executed"
+            assert await refusal(xapi) == Fault(FaultCode.BUSY, text)
             old.hold.set()
         assert [call.result().body for call in calls] == [b"answer"] * 6
         assert old.connections == 2
 
 
-async def test_too_many_that_wait_are_refused_and_nothing_was_executed() -> None:
-    async with legacy_server(held=True) as old, line(old.url, ConnectionPoolLimits(connections=1, waiting=1)) as xapi:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(2):
-                group.create_task(answer(xapi))
-            await old.seen.acquire()
-            got = await refusal(xapi)
-            old.hold.set()
-        assert got.code is FaultCode.BUSY
-        assert got.message == "the legacy service 'xapi' has 2 calls in flight; nothing was executed"
-
-
-async def test_a_service_that_is_not_there_executed_nothing(tmp_path: Path) -> None:
-    async with line(f"http+unix://{tmp_path}/none") as xapi:
-        text = "the legacy service 'xapi' cannot be reached: No such file or directory; nothing was executed"
-        assert await refusal(xapi) == Fault(FaultCode.UNAVAILABLE, text)
-        assert xapi.status().last_error == "cannot be reached: No such file or directory"
-        assert xapi.is_idle
+async def test_a_service_that_is_not_there_or_not_in_time_executed_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts nothing: no connection is left half made
+        for url, limits, why in (
+            (f"http+unix://{tmp_path}/none", ConnectionPoolLimits(), "No such file or directory"),
+            (
+                f"http://127.0.0.1:{listening.getsockname()[1]}",
+                ConnectionPoolLimits(connect_timeout=0),
+                "no connection in time",
+            ),
+        ):
+            async with line(url, limits) as xapi:
+                text = f"the legacy service 'xapi' cannot be reached: {why}; nothing was executed"
+                assert await refusal(xapi) == Fault(FaultCode.UNAVAILABLE, text)
+                assert xapi.status().last_error == f"cannot be reached: {why}"
+                assert xapi.is_idle
 
 
 async def test_a_service_that_goes_away_in_mid_call_may_have_executed_it() -> None:
@@ -335,17 +335,14 @@ async def test_whoever_waits_and_is_not_wanted_any_more_is_sent_away_and_who_is_
 
 
 async def test_a_line_that_is_replaced_ends_its_calls_and_keeps_no_connection() -> None:
-    async with legacy_server() as old, line(old.url) as xapi:
-        await answer(xapi)
-        old.hold.clear()
-        call = asyncio.get_running_loop().create_task(answer(xapi))
-        await old.seen.acquire()
+    async with legacy_server(held=True) as old, line(old.url) as xapi:
+        call = asyncio.ensure_future(answer(xapi))
         await old.seen.acquire()
         xapi.retire()
-        before = xapi.is_idle
+        assert not xapi.is_idle
         old.hold.set()
         assert (await call).body == b"answer"
-        assert (before, xapi.is_idle, xapi.status().idle) == (False, True, 0)
+        assert (xapi.is_idle, xapi.status().idle) == (True, 0)
 
 
 async def test_a_line_that_is_stopped_fails_what_waits_and_asks_no_more() -> None:
@@ -355,16 +352,6 @@ async def test_a_line_that_is_stopped_fails_what_waits_and_asks_no_more() -> Non
         await xapi.stop()
         assert (await call).code is FaultCode.NO_REPLY
         assert (await refusal(xapi)).code is FaultCode.UNAVAILABLE
-
-
-async def test_a_connection_in_no_time_is_none() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts nothing: no connection is left half made
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        async with line(url, ConnectionPoolLimits(connect_timeout=0)) as xapi:
-            assert await refusal(xapi) == Fault(
-                FaultCode.UNAVAILABLE,
-                "the legacy service 'xapi' cannot be reached: no connection in time; nothing was executed",
-            )
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+from msgspec.structs import replace
+
 from adapters.http.quotas import PeerShare, Quotas
 from adapters.http.server import HttpLimits
 from adapters.limits import Quota
@@ -17,6 +19,7 @@ from tests.unit.http.listening import ask, begin
 
 ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
 USER = Peer("unix:/run/rpc", uid=1000)
+FIVE = HttpLimits(max_connections=5, max_calls=5)
 
 
 class Client:
@@ -37,44 +40,34 @@ def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, P
     return client, share
 
 
-def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
-    quotas = Quotas(Quota(), HttpLimits(max_connections=5, max_calls=5))
-    for peer in (ONE, USER, Peer("tcp:[2001:db8::1]:9")):
-        share = entered(quotas, peer)[1]
-        assert (share.max_connections, share.max_calls) == (3, 3)
-
-
-@each_case("address", ["tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"])
-def test_clients_over_loopback_that_cannot_be_told_apart_have_the_whole(address: str) -> None:
-    share = entered(Quotas(Quota(), HttpLimits(max_connections=5, max_calls=5)), Peer(address))[1]
-    assert (share.max_connections, share.max_calls) == (5, 5)
-    quotas = Quotas(
-        Quota(), HttpLimits(max_connections=5, max_calls=5, max_connections_per_peer=2, max_calls_per_peer=1)
-    )
-    share = entered(quotas, Peer(address))[1]
-    assert (share.max_connections, share.max_calls) == (2, 1)
+@each_case(
+    ("address", "limits", "expected"),
+    [
+        *((address, FIVE, (3, 3)) for address in ("tcp:192.0.2.1:1", "tcp:[2001:db8::1]:9")),
+        # clients over loopback cannot be told apart
+        *((address, FIVE, (5, 5)) for address in ("tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1")),
+        ("tcp:127.0.0.1:1", replace(FIVE, max_connections_per_peer=2, max_calls_per_peer=1), (2, 1)),
+    ],
+)
+def test_one_peer_has_half_of_the_connections_and_of_the_calls(
+    address: str, limits: HttpLimits, expected: tuple[int, int]
+) -> None:
+    share = entered(Quotas(Quota(), limits), Peer(address))[1]
+    assert (share.max_connections, share.max_calls) == expected
+    share = entered(Quotas(Quota(), FIVE), USER)[1]
+    assert (share.max_connections, share.max_calls) == (3, 3)
 
 
 def test_a_peer_past_its_share_gives_up_the_one_of_its_own_that_is_idle_for_the_longest_time() -> None:
-    quotas = Quotas(Quota(), HttpLimits(max_connections=4, max_calls=1))
+    quotas = Quotas(Quota(), HttpLimits(max_connections=4))
     other, _ = entered(quotas, OTHER)
-    first, _ = entered(quotas, ONE)
-    second, _ = entered(quotas, ONE)
-    entered(quotas, ONE)
+    first, second, _ = (entered(quotas, ONE)[0] for _ in range(3))
     assert (other.went, first.went, second.went) == (None, ("tcp:192.0.2.1", 2), None)
     assert quotas.connections == 3
 
 
-def test_a_peer_past_its_share_with_nothing_idle_is_turned_away_and_others_are_not() -> None:
-    quotas = Quotas(Quota(), HttpLimits(max_connections=4, max_calls=1))
-    for _ in range(2):
-        entered(quotas, ONE, idle=False)
-    assert quotas.enter(Client(), ONE) is None
-    assert quotas.enter(Client(), OTHER) is not None
-
-
 def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
-    quotas = Quotas(Quota(), HttpLimits(max_connections=5, max_calls=1))
+    quotas = Quotas(Quota(), HttpLimits(max_connections=5))
     lonely, _ = entered(quotas, OTHER)
     many = [entered(quotas, ONE)[0] for _ in range(3)]
     entered(quotas, USER)
@@ -83,10 +76,12 @@ def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
     assert quotas.connections == 5
 
 
-def test_when_there_is_no_place_and_nothing_idle_a_newcomer_is_turned_away() -> None:
-    quotas = Quotas(Quota(), HttpLimits(max_connections=2, max_calls=1))
-    entered(quotas, ONE, idle=False)
-    entered(quotas, OTHER, idle=False)
+def test_with_nothing_idle_a_newcomer_is_turned_away() -> None:
+    quotas = Quotas(Quota(), HttpLimits(max_connections=4))
+    for peer, busy in ((ONE, 2), (OTHER, 2)):
+        for _ in range(busy):
+            entered(quotas, peer, idle=False)
+        assert quotas.enter(Client(), peer) is None  # its share is used up
     assert quotas.enter(Client(), USER) is None
 
 

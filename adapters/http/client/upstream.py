@@ -8,6 +8,7 @@ what the upstream had read. A request of which a byte was sent is sent again onl
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
 
 from msgspec import Struct
@@ -272,17 +273,10 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             connection = await self._write_on_new(head, bodiless=bodiless, buffer=PIECE)
         if isinstance(connection, Fault):
             return connection
-        kept = False
-        try:
-            answer = await relay(connection, exchange, idle_timeout)
-            kept = self._return_to_pool(connection)
-            return answer
-        except (*LOST, BrokenBodyError) as error:
+        answer = await self._used(connection, relay(connection, exchange, idle_timeout), idle_timeout)
+        if isinstance(answer, Fault):
             self._distrust()
-            return self._failure(error, idle_timeout)
-        finally:
-            if not kept:
-                self._drop(connection)
+        return answer
 
     async def _tunnel(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
         try:
@@ -345,13 +339,19 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         return self._not_sent("closed the connection at once")
 
     async def _answer(self, connection: ClientConnection) -> Answer | Fault:
+        return await self._used(connection, connection.answer(self._limits.answer, self._quota))
+
+    async def _used(
+        self, connection: ClientConnection, reading: Awaitable[Answer], idle_timeout: float = 0.0
+    ) -> Answer | Fault:
+        """Read what comes over a connection, which is kept for the next request if it can be."""
         kept = False
         try:
-            answer = await connection.answer(self._limits.answer, self._quota)
+            answer = await reading
             kept = self._return_to_pool(connection)
             return answer
-        except (*LOST, TooLargeError) as error:
-            return self._failure(error)
+        except (*LOST, TooLargeError, BrokenBodyError) as error:
+            return self._failure(error, idle_timeout)
         finally:
             if not kept:
                 self._drop(connection)

@@ -92,7 +92,7 @@ def test_the_longest_integer_that_python_converts_is_carried_both_ways() -> None
         ),
     ],
 )
-@each_case("envelope", [PING, OLD_PING], ids=["2.0", "1.0"])
+@each_case("envelope", [PING, OLD_PING])
 def test_a_reply_that_json_cannot_carry_is_a_fault_that_names_the_place(
     value: Value, place: str, envelope: Envelope
 ) -> None:

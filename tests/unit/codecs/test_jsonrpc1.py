@@ -23,7 +23,6 @@ def test_an_id_of_any_type_is_echoed_as_it_was_written(tag: str) -> None:
         (b'{"method":"m","params":3,"id":null}', b'"$.params: expected an array"},"id":null}'),
         (b'{"method":"m","params":[1e400],"id":"x"}', b'"$.params[0]: expected a number within 1.8e308"},"id":"x"}'),
     ],
-    ids=["no method", "a notification", "a damaged one"],
 )
 def test_a_request_that_makes_no_sense_is_answered_in_1_0_with_its_id(body: bytes, answer: bytes) -> None:
     envelope = CODEC.decode(body)
@@ -46,7 +45,6 @@ def test_a_dialect_may_answer_any_error_but_null(wire: Value) -> None:
         (b'{"error":"No_room","id":0}', Fault(FaultCode.REMOTE, "No_room", wire="No_room")),
         (b'{"error":{"x":1},"id":0}', Fault(FaultCode.REMOTE, "an error without a text", wire={"x": 1})),
     ],
-    ids=["a void reply", "an error alone", "an error without a text"],
 )
 def test_a_response_is_read(body: bytes, outcome: Reply | Fault) -> None:
     assert CODEC.decode_outcome(body) == outcome

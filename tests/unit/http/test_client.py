@@ -106,7 +106,6 @@ QUICK = ConnectionPoolLimits(keepalive=None, probe_interval=0.0)
 @each_case(
     ("limits", "lines", "connections"),
     [(LEARNING, (), 5), (QUICK, (), 1), (LEARNING, ("Connection: Keep-Alive",), 1)],
-    ids=["not yet", "seen to stay open", "promised"],
 )
 async def test_connections_are_used_again_once_it_is_known_that_the_service_keeps_them(
     limits: ConnectionPoolLimits, lines: tuple[str, ...], connections: int

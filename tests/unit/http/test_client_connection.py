@@ -93,7 +93,6 @@ async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_
         lambda _: b"0000000000000053{}",
         lambda _: b"HTTP/1.1 101 Upgrade\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
     ],
-    ids=["no answer", "half a body", "half a chunk", "half a head", "no HTTP", "another protocol"],
 )
 async def test_an_answer_that_is_not_whole_is_lost(answers: Answers) -> None:
     async with legacy_server(answers) as old:

@@ -241,7 +241,7 @@ async def test_a_tunnel_has_no_deadline_and_ends_when_its_client_has_left() -> N
     assert opens.body == b"hello"
 
 
-@each_case("pieces", [(LARGE,), (b"part",)], ids=["being written", "all written"])
+@each_case("pieces", [(LARGE,), (b"part",)])
 async def test_a_stop_resets_what_streams_when_the_grace_is_over(pieces: tuple[bytes, ...]) -> None:
     """An HTTP/1.0 client would take the mere end of its connection for the end of the response."""
 

@@ -148,7 +148,6 @@ def test_a_plain_answer_of_an_upstream_has_its_own_head_each_time(status: int) -
         Answer(None, "text/xml"),
         Answer(b"", "text/xml", hang_up=True),
     ],
-    ids=["no length", "long", "refused", "no content", "hang up"],
 )
 def test_other_answers_are_not_plain(answer: Answer) -> None:
     assert not response.is_plain(answer)

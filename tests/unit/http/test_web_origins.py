@@ -134,7 +134,6 @@ async def test_a_host_that_is_not_listed_is_not_served(host: str, served: bool) 
         (post(b"x", "http://gateway:80/"), 200),
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 403),
     ],
-    ids=["another host in the target", "this host", "no Host header"],
 )
 async def test_the_host_of_an_absolute_target_is_checked_too_and_there_must_be_one(message: bytes, status: int) -> None:
     async with talking(web=WebOrigins(hosts=["gateway"]), needs_host=False) as wire:

@@ -94,33 +94,36 @@ def _odd(value: Any) -> Value:
 
 def _write_slowly(value: Value, *, longs_as_text: bool = False) -> bytes:
     try:
-        return _encode(_converted(value, longs_as_text=longs_as_text))
+        return _encode(_converted(value, _integer_or_text if longs_as_text else _integer))
     except RecursionError:
         raise MarshalError("fewer nested arrays and structs", None) from None
 
 
-def _converted(value: Any, *, longs_as_text: bool) -> Value:
+def _converted(value: Any, integer: Callable[[int], Value]) -> Value:
     """Convert the value to one that the library writes correctly; raises MarshalError with the place."""
     kind = type(value)
+    if kind is str:
+        return _text(value)
+    if kind is int:
+        return integer(value)
     step: Any = None
     try:
         if kind is list:
             items: list[Value] = []
             for step, item in enumerate(value):  # noqa: B007 - the place of the bad one
-                items.append(_converted(item, longs_as_text=longs_as_text))
+                items.append(_converted(item, integer))
             return items
         if kind is dict:
             members: dict[str, Value] = {}
             for step, item in value.items():
-                members[_text(step)] = _converted(item, longs_as_text=longs_as_text)
+                members[_text(step)] = _converted(item, integer)
             return members
     except MarshalError as error:
         error.at(step)
         raise
     if kind not in _SCALARS:
         raise MarshalError("a value that JSON has", value)
-    written = _SCALARS[kind](value)
-    return str(value) if longs_as_text and kind is int and abs(value) > _LARGEST_IN_DOUBLE else written
+    return _SCALARS[kind](value)
 
 
 def _text(text: str) -> str:
@@ -139,6 +142,10 @@ def _integer(number: int) -> Value:
     return number
 
 
+def _integer_or_text(number: int) -> Value:
+    return _integer(number) if abs(number) <= _LARGEST_IN_DOUBLE else str(_integer(number))
+
+
 def _finite(number: float) -> Value:
     if not isfinite(number):
         raise MarshalError("a finite number", number)
@@ -154,8 +161,6 @@ def _date(moment: datetime) -> str:
 
 _SCALARS: Mapping[type, Callable[[Any], Value]] = {
     **dict.fromkeys((NoneType, bool, bytes), lambda value: value),
-    str: _text,
-    int: _integer,
     float: _finite,
     datetime: _date,
 }

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from adapters.codecs import shared
 from adapters.codecs import xmlrpc_plain as plain
 from adapters.codecs.shared import NAMED, is_number, split_name, unreadable_answer, with_name
-from adapters.codecs.xmlrpc_parser import XmlError, short, shown, tree, within
+from adapters.codecs.xmlrpc_parser import Within, XmlError, short, shown, tree
 from adapters.codecs.xmlrpc_reader import bad, children, items_of, name_and_value, only_child, repeated, text_of, value
 from adapters.codecs.xmlrpc_writer import INT_MAX, INT_MIN, Unwritable, check_characters, escape, visible, write
 from gateway.core import interfaces
@@ -108,21 +108,21 @@ class Codec(interfaces.Codec):
         return [wrong] * len(envelope.entries)
 
     def _envelope(self, root: Element) -> Envelope:
-        with within(code=FaultCode.INVALID_REQUEST):
+        with Within(code=FaultCode.INVALID_REQUEST):
             method, elements = _call_frame(root)
         if method == MULTICALL:
             return self._batch(elements)
         params: list[Value] = []
         for at, element in enumerate(elements):
-            with within(f"$.params[{at}]"):
+            with Within(f"$.params[{at}]"):
                 params.append(value(element, self._limits.depth))
         return Envelope((Call(method, tuple(params)),))
 
     def _batch(self, params: Sequence[Element]) -> Envelope:
-        with within(code=FaultCode.INVALID_REQUEST):
+        with Within(code=FaultCode.INVALID_REQUEST):
             if len(params) != 1:
                 raise bad(f"expected one array of calls, got {len(params)} parameters", "$.params")
-            with within("$.params[0]"):
+            with Within("$.params[0]"):
                 items = items_of(only_child(params[0], "array"))
         if len(items) > self._limits.batch:
             raise XmlError(FaultCode.TOO_LARGE, f"expected at most {self._limits.batch} calls, got {len(items)}")
@@ -130,19 +130,20 @@ class Codec(interfaces.Codec):
 
     def _entry(self, item: Element, at: int) -> Call | Fault:
         """Read one call of a system.multicall; an error concerns this call only."""
+        step = ""
         try:
-            with within(f"$.params[0][{at}]"):
-                with within(code=FaultCode.INVALID_REQUEST):
-                    method, element = _item_frame(item)
-                if element is None:
-                    return Call(method)
-                with within(".params"):
-                    params = value(element, self._limits.depth - 2)  # inside a struct in an array
-                    if not isinstance(params, list):
-                        raise bad("expected an array")
-            return Call(method, tuple(params))
-        except XmlError as refused:
-            return Fault(refused.code, str(refused))
+            method, element = _item_frame(item)
+            if element is None:
+                return Call(method)
+            step = ".params"
+            params = value(element, self._limits.depth - 2)  # inside a struct in an array
+            if isinstance(params, list):
+                return Call(method, tuple(params))
+            refused = bad("expected an array")
+        except XmlError as error:
+            refused = error
+        refused.steps += (step, f"$.params[0][{at}]")
+        return Fault(refused.code if step else FaultCode.INVALID_REQUEST, str(refused))
 
     def _outcome(self, root: Element) -> Outcome:
         if root.tag != "methodResponse":
@@ -150,8 +151,11 @@ class Codec(interfaces.Codec):
         is_fault = root.find("fault") is not None
         parent = only_child(root, "fault") if is_fault else only_child(only_child(root, "params"), "param")
         element = only_child(parent, "value")
-        with within("$"):
+        try:
             found = value(element, self._limits.depth, last_wins=True)
+        except XmlError as refused:
+            refused.steps.append("$")
+            raise
         return _read_fault(found) if is_fault else Reply(found)
 
 

@@ -8,8 +8,7 @@ message is bounded by its size (tests/property/test_cost.py, docs/decisions/0003
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from encodings.aliases import aliases
 from typing import NoReturn
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
@@ -94,15 +93,21 @@ class XmlError(Exception):
         return f"{place}: {self.what}" if place else self.what
 
 
-@contextmanager
-def within(step: str = "", code: FaultCode | None = None) -> Iterator[None]:
+class Within:
     """Errors inside have this step in their place, or this code: one outside of the values is no INVALID_PARAMS."""
-    try:
-        yield
-    except XmlError as refused:
-        refused.steps.append(step)
-        refused.code = code or refused.code
-        raise
+
+    __slots__ = ("_code", "_step")
+
+    def __init__(self, step: str = "", code: FaultCode | None = None) -> None:
+        self._step, self._code = step, code
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, XmlError):
+            error.steps.append(self._step)
+            error.code = self._code or error.code
 
 
 def shown(text: str) -> str:

@@ -73,10 +73,17 @@ def repeated(element: Element, tag: str) -> Element:
 
 def no_text(element: Element) -> None:
     """Check that there is only white space between the children. Raises XmlError."""
-    for text in [element.text, *[child.tail for child in element]]:
-        stray = "" if text in BLANK else (text or "").strip(SPACE)
-        if stray:
-            raise bad(f"expected no text in <{short(element.tag)}>, got {shown(stray)}")
+    if element.text not in BLANK:
+        _no_text(element, element.text)
+    for child in element:
+        if child.tail not in BLANK:
+            _no_text(element, child.tail)
+
+
+def _no_text(element: Element, text: str | None) -> None:
+    stray = (text or "").strip(SPACE)
+    if stray:
+        raise bad(f"expected no text in <{short(element.tag)}>, got {shown(stray)}")
 
 
 def text_of(element: Element) -> str:

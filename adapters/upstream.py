@@ -122,11 +122,16 @@ class Backend(interfaces.UpstreamBackend):
         upstream = self._found(route.migration.upstream)
         if isinstance(upstream, Fault):
             return upstream
-        upstream, target = _in_client_codec(upstream, call)
+        known, target = call.extensions, ""
+        same = upstream.also.get(str(known.get("protocol", "")))
+        if (
+            same is not None and known.get("dialect") == same.dialect.name
+        ):  # the client's codec is understood, and its path
+            upstream, target = same, str(known.get("path", ""))
         message = _encoded(upstream, route, call)
         if isinstance(message, Fault):
             return message
-        trace = call.extensions.get(KEY)
+        trace = known.get(KEY)
         further = trace.headers() if isinstance(trace, TraceContext) else ()
         content_type = (b"Content-Type", upstream.codec.content_type.encode())
         carried = RequestMetadata("POST", target, (content_type, _AGENT, *further))
@@ -216,15 +221,6 @@ class Backend(interfaces.UpstreamBackend):
 
 
 _AGENT = (b"User-Agent", b"xcp-gateway")
-
-
-def _in_client_codec(upstream: Upstream, call: Call) -> tuple[Upstream, str]:
-    """The upstream in the client's codec and path where it understands that codec."""
-    known = call.extensions
-    same = upstream.also.get(str(known.get("protocol", "")))
-    if same is None or known.get("dialect") != same.dialect.name:
-        return upstream, ""
-    return same, str(known.get("path", ""))
 
 
 def _encoded(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:

@@ -175,20 +175,18 @@ class Quotas:
         """A call begins to wait for events and gives back its slot; false if too many wait already."""
         if self.waiting >= self._limits.max_waiting or share.waiting >= share.max_waiting:
             return False
-        share.waiting += 1
-        self.waiting += 1
-        share.calls -= 1
-        self.calls -= 1
-        self._quota.calls -= 1
+        self._wait(share, 1)
         return True
 
     def end_wait(self, share: PeerShare) -> None:
         """A call that waited goes on. It has its slot at once, so that what it waited for is answered."""
-        share.waiting -= 1
-        self.waiting -= 1
-        share.calls += 1
-        self.calls += 1
-        self._quota.calls += 1
+        self._wait(share, -1)
+
+    def _wait(self, share: PeerShare, calls: int) -> None:
+        for each in (share, self):
+            each.waiting += calls
+            each.calls -= calls
+        self._quota.calls -= calls
 
     def _new(self, name: str, peer: Peer) -> PeerShare:
         alone, limits = model.is_loopback(peer), self._limits

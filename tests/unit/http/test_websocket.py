@@ -33,6 +33,7 @@ from gateway.pipeline import event_streams
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.event_methods import EventMethods
 from gateway.pipeline.event_streams import EventStreams
+from tests.kit.cases import expect
 from tests.kit.clients import Wire, connect
 from tests.kit.exchanges import MemoryExchange
 from tests.kit.listeners import Echo
@@ -377,8 +378,7 @@ async def test_calls_go_to_the_endpoint_that_serves_the_path_now() -> None:
             assert await endpoint.begun.get() == text.encode()
         served.clear()
         await client.send(TextMessage("third"))
-        answer = await client.receive()
-        assert isinstance(answer, TextMessage)
+        answer = expect(TextMessage, await client.receive())
         assert "no mapping file serves this path any more" in answer.data
         assert one.begun.empty()
         assert two.begun.empty()

@@ -12,7 +12,6 @@ import pytest
 
 from adapters.http import addresses
 from adapters.http.socket_activation import InheritedSockets
-from gateway.core.rpc.model import Peer
 from tests.kit.cases import each_case
 from tests.kit.clients import connect
 
@@ -141,22 +140,6 @@ async def test_a_socket_file_that_another_process_put_in_our_place_is_left(tmp_p
         other.rename(path)
         server.close()
         assert path.is_socket()
-
-
-async def test_the_peer_of_a_unix_socket_has_uid_gid_and_pid(tmp_path: Path) -> None:
-    found: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-
-    class Look(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            found.set_result(addresses.peer_of(transport))
-            transport.close()
-
-    path = tmp_path / "rpc"
-    server = await bound(f"unix:{path}", Look)
-    async with connect(f"unix:{path}"):
-        peer = await asyncio.wait_for(found, 60)
-    assert peer == Peer(f"unix:{path}", uid=os.getuid(), gid=os.getgid(), pid=os.getpid())
-    server.close()
 
 
 def listening_unix(name: str) -> int:

@@ -17,7 +17,7 @@ from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
 from tests.kit.cases import each_case
 from tests.kit.raw_server import make_certificate, raw_server
-from tests.kit.upstreams import Answers, Last, LegacyServer, legacy_server, ok
+from tests.kit.upstreams import LegacyServer, legacy_server, ok
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
 
@@ -54,22 +54,6 @@ async def test_who_reads_a_body_is_told_at_once_of_a_chunk_that_is_none(pieces: 
         await gone(connection)
 
 
-@each_case(
-    "raw",
-    [
-        ok(b"x", "Connection: close"),
-        b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
-        ok(b"x") + b"HTTP/1.1 200 OK\r\n",
-    ],
-)
-async def test_a_connection_does_not_serve_again_when_it_ends_or_has_said_more(raw: bytes) -> None:
-    async with legacy_server(lambda _: raw) as old:
-        connection = await connect(parse_url(old.url), 5)
-        assert (await again(connection)).body == b"x"
-        assert not connection.is_reusable
-        await gone(connection)
-
-
 @pytest.mark.parametrize("unix", [True, False])
 async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_path: Path, unix: bool) -> None:
     async with legacy_server(socket=tmp_path / "socket" if unix else None) as old:
@@ -81,23 +65,6 @@ async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_
         assert not connection.start(REQUEST, bodiless=False)
         assert len(old.requests) == 1
         await gone(connection)
-
-
-@each_case(
-    "answers",
-    [
-        lambda _: None,
-        lambda _: Last(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"),
-        lambda _: Last(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"),
-        lambda _: Last(b"HTTP/1.1 200 O"),
-        lambda _: b"0000000000000053{}",
-        lambda _: b"HTTP/1.1 101 Upgrade\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
-    ],
-)
-async def test_an_answer_that_is_not_whole_is_lost(answers: Answers) -> None:
-    async with legacy_server(answers) as old:
-        with pytest.raises(LOST):
-            await ask(old)
 
 
 async def test_a_large_answer_is_not_held() -> None:

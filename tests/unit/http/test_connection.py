@@ -387,12 +387,6 @@ async def test_many_small_requests_that_are_sent_ahead_wait_as_bytes() -> None:
         assert [(await wire.reply()).status for _ in range(7_500)] == [405] * 7_500
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_a_large_answer() -> None:
-    async with talking(Fixed(Answer(bytes(16_000_000), CONTENT_TYPE))) as wire:
-        await wire.send(post(b"x"))
-        assert len((await wire.reply()).body) == 16_000_000
-
-
 @each_case(("limits", "quota"), [(HttpLimits(max_calls=1), Quota()), (HttpLimits(), Quota(max_calls=1))])
 async def test_calls_past_the_cap_of_a_listener_or_of_all_are_refused_in_the_clients_protocol(
     limits: HttpLimits, quota: Quota

@@ -75,23 +75,16 @@ async def test_the_path_is_resolved_without_its_query_and_empty_segments() -> No
     assert asked == ["/rpc", "/rpc%2e", "/rpc.", "/rpc%2e", "/elsewhere", "/rpc", "/rpc/a"]
 
 
-async def test_an_ordinary_client_is_served() -> None:
-    async with running() as address, aiohttp.ClientSession() as session:
-        url = address.replace("tcp:", "http://")
-        for body in (b"", b"x", os.urandom(300 * 1024)):
-            async with session.post(url, data=body) as reply:
-                assert (reply.status, await reply.read()) == (200, body)
-                assert reply.content_type == CONTENT_TYPE
-
-
-async def test_many_connections_are_answered_each_with_its_own() -> None:
+async def test_an_ordinary_client_is_served_and_each_of_many_connections_with_its_own() -> None:
     async with running() as address, aiohttp.ClientSession() as session:
 
-        async def ask(number: int) -> bytes:
-            async with session.post(address.replace("tcp:", "http://"), data=b"%d" % number) as reply:
+        async def ask_for(body: bytes) -> bytes:
+            async with session.post(address.replace("tcp:", "http://"), data=body) as reply:
+                assert (reply.status, reply.content_type) == (200, CONTENT_TYPE)
                 return await reply.read()
 
-        assert await asyncio.gather(*(ask(n) for n in range(60))) == [b"%d" % n for n in range(60)]
+        bodies = [b"", b"x", os.urandom(300 * 1024), *(b"%d" % number for number in range(60))]
+        assert await asyncio.gather(*map(ask_for, bodies)) == bodies
 
 
 # The conventions for a message that could not be read

@@ -143,27 +143,20 @@ def handshake(*, drop: str = "", **more: str) -> bytes:
     return "\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode()
 
 
-async def test_messages_go_both_ways_in_their_order() -> None:
+async def test_messages_go_both_ways_in_their_order_also_in_fragments_and_byte_by_byte_and_pings_between_them() -> None:
+    texts = ("one", "", "zwölf", "x" * MOST)
     async with connected() as client:
-        for text in ("one", "", "zwölf", "x" * MOST):
+        for text in texts:
             await client.send(TextMessage(text))
-        for text in ("one", "", "zwölf", "x" * MOST):
+        for text in texts:
             assert await client.receive() == TextMessage(text)
-
-
-async def test_a_message_may_come_in_fragments_and_byte_by_byte() -> None:
-    async with connected() as client:
         data = client.frames.send(TextMessage("frag", message_finished=False))
+        data += client.frames.send(Ping(b"here"))
         data += client.frames.send(TextMessage("ment", message_finished=True))
         for at in range(len(data)):
             await client.wire.send(data[at : at + 1])
-        assert await client.receive() == TextMessage("fragment")
-
-
-async def test_a_ping_is_answered_between_the_messages() -> None:
-    async with connected() as client:
-        await client.send(Ping(b"here"))
         assert await client.receive() == Pong(b"here")
+        assert await client.receive() == TextMessage("fragment")
 
 
 @pytest.mark.parametrize(

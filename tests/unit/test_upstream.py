@@ -90,6 +90,12 @@ async def outcome(line: Line, call: Call, codec: str = "jsonrpc", dialect: str =
         return await backend.call(to("old"), call)
 
 
+async def test_an_answer_is_read_in_the_charset_of_its_content_type() -> None:
+    body = "<methodResponse><params><param><value>\u00fc</value></param></params></methodResponse>".encode("latin-1")
+    answer = structs.replace(answered(body), content_type="text/xml; charset=ISO-8859-1")
+    assert await outcome(Line(answer), Call("VM.start"), "xmlrpc") == Reply("\u00fc")
+
+
 async def test_a_call_is_written_in_the_upstreams_own_protocol() -> None:
     line = Line(answered(b'{"jsonrpc":"2.0","result":7,"id":1}'))
     assert await outcome(line, Call("VM.start", (1,))) == Reply(7)
@@ -97,9 +103,6 @@ async def test_a_call_is_written_in_the_upstreams_own_protocol() -> None:
     assert body == b'{"jsonrpc":"2.0","method":"VM.start","params":[1],"id":1}'
     assert (carried.verb, carried.target) == ("POST", "")
     assert carried.headers == ((b"Content-Type", b"application/json"), (b"User-Agent", b"xcp-gateway"))
-    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
-    assert await outcome(line, Call("f", (1,)), "jsonrpc1") == Reply(None)
-    assert line.sent[0][0] == b'{"method":"f","params":[1],"id":1}'
 
 
 @each_case(
@@ -121,6 +124,19 @@ async def test_a_call_is_written_in_the_clients_own_codec_where_the_upstream_und
     body, carried, _ = line.sent[0]
     assert carried.target == target
     assert body.startswith(begins)
+
+
+@each_case(
+    ("call", "dialect", "body"),
+    [
+        (Call("f", (1,)), "plain", b'{"method":"f","params":[1],"id":1}'),
+        (Call("f", ("x",), {"id": "a"}), "xapi_idl", b'{"method":"f","params":[{"id":"a"},"x"],"id":1}'),
+    ],
+)
+async def test_an_upstream_may_know_nothing_but_json_rpc_1_0(call: Call, dialect: str, body: bytes) -> None:
+    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
+    assert await outcome(line, call, "jsonrpc1", dialect) == Reply(None)
+    assert line.sent[0][0] == body
 
 
 @each_case(
@@ -168,80 +184,75 @@ async def test_only_a_write_is_never_sent_twice() -> None:
     line = Line(LOST, LOST, LOST)
     async with running(old=upstream(line)) as backend:
         for effect in Effect:
-            await backend.call(to("old", effect=effect), Call("f"))
+            assert await backend.call(to("old", effect=effect), Call("f")) == LOST
     assert [repeatable for _, _, repeatable in line.sent] == [effect is not Effect.WRITE for effect in Effect]
 
 
-def remote(text: str, name: str = "") -> Fault:
-    return Fault(FaultCode.REMOTE, text, name=name)
+MOVED = structs.replace(
+    answered(b"<html>", 302, "Found"), headers=((b"LOCATION", b"https://10.0.0.2/RPC2?session_id=x"),)
+)
+
+
+@each_case(
+    ("answer", "text", "name"),
+    [
+        (answered(b"<html>", 500, "Internal Error"), "answered with HTTP status 500 Internal Error", "HTTP"),
+        (answered(b"", 404, ""), "answered with HTTP status 404", "HTTP"),
+        (answered(b"<html>", 304, "Not Modified"), "answered with HTTP status 304 Not Modified", "HTTP"),
+        (
+            MOVED,
+            (
+                "answered with HTTP status 302 Found, a redirect to 'https://10.0.0.2/RPC2': "
+                "`url` of the upstream must be the address that answers calls"
+            ),
+            "302",
+        ),
+    ],
+)
+async def test_an_http_error_that_is_no_answer_is_told_by_its_status(answer: Answer, text: str, name: str) -> None:
+    found = await outcome(Line(answer), Call("f"))
+    assert found == Fault(FaultCode.REMOTE, f"the legacy service 'old' {text}", name=name)
+    assert (ended(found) == "redirect") == (name == "302")
+
+
+async def test_an_answer_is_read_whatever_its_status_and_one_without_sense_is_the_old_services_fault() -> None:
+    answer = answered(b'{"jsonrpc":"2.0","error":{"code":-32601,"message":"no"},"id":1}', 404)
+    assert await outcome(Line(answer), Call("f")) == Fault(FaultCode.UNKNOWN_METHOD, "no")
+    got = expect(Fault, await outcome(Line(answered(b"Unexpected_exception")), Call("f")))
+    assert got.code is FaultCode.REMOTE
+    assert got.message.startswith("the answer of the legacy service 'old' cannot be read: ")
 
 
 def packed(body: bytes, encoding: str = "gzip") -> Answer:
     return structs.replace(answered(body), headers=((b"Content-Encoding", encoding.encode()),))
 
 
-def status(code: int, reason: str, body: bytes = b"<html>") -> tuple[Answer, Fault]:
-    text = f"the legacy service 'old' answered with HTTP status {code} {reason}".rstrip()
-    return answered(body, code, reason), remote(text, "HTTP")
-
-
 ANSWER = b'{"jsonrpc":"2.0","result":"yes","id":1}'
-LATIN = "<methodResponse><params><param><value>\u00fc</value></param></params></methodResponse>".encode("latin-1")
-UNREADABLE = "the answer of the legacy service 'old' cannot be read:"
 
 
 @each_case(
-    ("answer", "expected", "codec"),
+    ("answer", "expected"),
     [
-        (structs.replace(answered(LATIN), content_type="text/xml; charset=ISO-8859-1"), Reply("\u00fc"), "xmlrpc"),
-        (LOST, LOST, "jsonrpc"),
-        (*status(500, "Internal Error"), "jsonrpc"),
-        (*status(404, "", b""), "jsonrpc"),
-        (*status(304, "Not Modified"), "jsonrpc"),
+        (packed(gzip.compress(ANSWER)), Reply("yes")),
+        (packed(zlib.compress(ANSWER), "deflate"), Reply("yes")),
         (
-            answered(b'{"jsonrpc":"2.0","error":{"code":-32601,"message":"no"},"id":1}', 404),
-            Fault(FaultCode.UNKNOWN_METHOD, "no"),
-            "jsonrpc",
+            packed(ANSWER),
+            Fault(
+                FaultCode.REMOTE, "the answer of the legacy service 'old' cannot be read: the body is not valid gzip"
+            ),
         ),
-        (packed(gzip.compress(ANSWER)), Reply("yes"), "jsonrpc"),
-        (packed(zlib.compress(ANSWER), "deflate"), Reply("yes"), "jsonrpc"),
-        (packed(ANSWER), remote(f"{UNREADABLE} the body is not valid gzip"), "jsonrpc"),
         (
             packed(gzip.compress(bytes(2**20))),
             Fault(
                 FaultCode.TOO_LARGE,
                 "the answer of the legacy service 'old': the inflated body is over 1000 bytes; the call was executed",
             ),
-            "jsonrpc",
         ),
     ],
 )
-async def test_an_answer_is_read_by_its_headers_within_bounds_and_an_http_error_told(
-    answer: Answer | Fault, expected: Outcome, codec: str
-) -> None:
-    async with running(old=replace(upstream(Line(answer), codec), max_answer=1000)) as backend:
+async def test_an_answer_that_is_compressed_is_inflated_within_bounds(answer: Answer, expected: Outcome) -> None:
+    async with running(old=replace(upstream(Line(answer)), max_answer=1000)) as backend:
         assert await backend.call(to("old"), Call("f")) == expected
-
-
-async def test_a_redirect_of_a_translated_call_is_told_as_one_with_its_address() -> None:
-    place = ((b"LOCATION", b"https://10.0.0.2/RPC2?session_id=x"),)
-    found = await outcome(Line(structs.replace(answered(b"<html>", 302, "Found"), headers=place)), Call("f"))
-    text = "answered with HTTP status 302 Found, a redirect to 'https://10.0.0.2/RPC2'"
-    what = "`url` of the upstream must be the address that answers calls"
-    assert found == remote(f"the legacy service 'old' {text}: {what}", "302")
-    assert ended(found) == "redirect"
-
-
-async def test_an_answer_without_sense_is_the_old_services_fault_and_not_the_clients() -> None:
-    got = expect(Fault, await outcome(Line(answered(b"Unexpected_exception")), Call("f")))
-    assert (got.code, got.message.startswith(f"{UNREADABLE} ")) == (FaultCode.REMOTE, True)
-
-
-async def test_who_waits_for_any_upstream_is_asked_when_modes_may_have_changed() -> None:
-    line = Line()
-    async with running(old=upstream(line)) as backend:
-        backend.review()
-    assert line.did == ["start", "review", "stop"]
 
 
 async def test_a_call_that_its_protocol_cannot_say_is_refused_and_not_sent() -> None:
@@ -281,20 +292,16 @@ def test_parameters_are_given_as_the_old_service_takes_them(
     assert (got.params, dict(got.named)) == expected
 
 
-async def test_a_service_may_want_names_in_a_struct_in_front_and_dashes() -> None:
-    answer = answered(b'{"result":null,"error":null,"id":0}')
-    line = Line(answer, answer)
+async def test_a_positional_call_reaches_a_service_that_wants_names_or_writes_them_with_dashes() -> None:
+    line = Line(*[answered(b'{"result":null,"error":null,"id":0}')] * 2)
     async with running(old=upstream(line, "jsonrpc1", "xapi_idl", "named")) as backend:
         await backend.call(to("old", "debug_info", "id"), Call("VM.shutdown", ("dbg", "a")))
-        await backend.call(to("old"), Call("VM.shutdown", ("x",), {"id": "a"}))
+    async with running(old=replace(upstream(line, "jsonrpc1"), dashes=True)) as backend:
+        await backend.call(to("old"), Call("reserve_memory", ("a_b",)))
     assert [body for body, _, _ in line.sent] == [
         b'{"method":"VM.shutdown","params":[{"debug_info":"dbg","id":"a"}],"id":1}',
-        b'{"method":"VM.shutdown","params":[{"id":"a"},"x"],"id":1}',
+        b'{"method":"reserve-memory","params":["a_b"],"id":1}',
     ]
-    line = Line(answered(b'{"jsonrpc":"2.0","result":1,"id":1}'))
-    async with running(old=replace(upstream(line), dashes=True)) as backend:
-        await backend.call(to("old"), Call("reserve_memory", ("a_b",)))
-    assert b'"method":"reserve-memory","params":["a_b"]' in line.sent[0][0]
 
 
 # Messages as they come
@@ -326,7 +333,8 @@ async def test_an_upstream_that_stays_keeps_its_line() -> None:
     async with running(old=upstream(old, key="same")) as backend:
         await backend.reconfigure({"old": upstream(new, key="same")})
         assert await backend.call(to("old"), Call("f")) == Reply(1)
-    assert (old.did, new.did) == (["start", "stop"], [])
+        backend.review()
+    assert (old.did, new.did) == (["start", "review", "stop"], [])
 
 
 async def test_an_upstream_that_changes_gets_the_next_call_and_the_old_one_ends_its_own() -> None:
@@ -343,30 +351,24 @@ async def test_an_upstream_that_changes_gets_the_next_call_and_the_old_one_ends_
         assert backend.status() == ()
 
 
+class Probed(Line):
+    why, asked = "connection refused", 0
+
+    async def probe(self) -> str:
+        self.asked += 1
+        await asyncio.sleep(3600 if self.why == "hangs" else 0)
+        return self.why
+
+
 async def test_an_upstream_that_was_reached_is_not_disturbed_again_and_one_that_was_not_is() -> None:
-    class Probed(Line):
-        why, asked = "connection refused", 0
-
-        async def probe(self) -> str:
-            self.asked += 1
-            return self.why
-
     line = Probed()
     backend = Backend({"old": upstream(line)})
-    for asked in (1, 2):
-        (state,) = await backend.probed(1.0)
-        assert (state.unreachable, line.asked) == ("connection refused", asked)
-    line.why = ""
-    for _ in range(2):
-        (state,) = await backend.probed(1.0)
-        assert (state.unreachable, line.asked) == ("", 3)
-
-
-async def test_a_probe_that_hangs_ends_in_time() -> None:
-    class Hung(Line):
-        async def probe(self) -> str:
-            await asyncio.Event().wait()
-            return ""
-
-    (state,) = await Backend({"old": upstream(Hung())}).probed(0.01)
-    assert state.unreachable == "no connection within 0.01 s"
+    for why, seconds, told, asked in (
+        ("connection refused", 1.0, "connection refused", 1),
+        ("hangs", 0.01, "no connection within 0.01 s", 2),
+        ("", 1.0, "", 3),
+        ("connection refused", 1.0, "", 3),
+    ):
+        line.why = why
+        (state,) = await backend.probed(seconds)
+        assert (state.unreachable, line.asked) == (told, asked)

@@ -19,10 +19,7 @@ from tests.kit.toolstack import Twin, twin
 pytestmark = pytest.mark.bus
 
 WEB = "11111111-aaaa-4aaa-8aaa-000000000001"
-HOST = "b7c0a1de-51f4-4c7b-8e0a-5b5a7a6d1001"
 POOL = "2c1f9c56-9a53-4d6e-9b0e-7a51f0e0c0de"
-SR, VDI = "6f2d1a34-77c8-4f0b-9d3e-1c9a5e4b2001", "0b9e4c1a-3f5d-4c52-8a76-d2e1f0a43001"
-DBG = {"debug_info": "dbg"}
 
 
 @pytest.fixture(scope="module")
@@ -66,64 +63,6 @@ def session(running: Environment) -> str:
 
 
 # One state, two ways
-
-
-@pytest.mark.parametrize(
-    ("method", "params"),
-    [
-        ("pool.get_all_records", []),
-        ("pool.get_record", [f"OpaqueRef:{POOL}"]),
-        ("host.get_all", []),
-        ("host.get_record", [f"OpaqueRef:{HOST}"]),
-        ("host.compute_free_memory", [f"OpaqueRef:{HOST}"]),
-        ("VM.get_all", []),
-        ("VM.get_all_records", []),
-        ("VM.get_record", [f"OpaqueRef:{WEB}"]),
-        ("VM.get_by_uuid", [WEB]),
-        ("VM.get_by_uuid", ["nobody"]),
-        ("VM.get_by_name_label", ["web"]),
-        ("VM.get_name_label", ["../../pool"]),
-        ("VM.get_memory_static_max", [f"OpaqueRef:{WEB}"]),
-        ("VM.get_data_sources", [f"OpaqueRef:{WEB}"]),
-        ("VM.pause", [f"OpaqueRef:{WEB}"]),
-        ("VM.get_record", []),
-        ("Foo.bar", []),
-    ],
-)
-def test_old_xapi_answers_as_the_gateway_does(
-    running: Environment, twins: dict[str, Twin], session: str, method: str, params: list[Any]
-) -> None:
-    assert ask(twins["xapi"].url, "/", method, session, *params) == ask(running.url, "/RPC2", method, session, *params)
-
-
-@pytest.mark.parametrize(
-    ("service", "method", "params"),
-    [
-        ("xenopsd", "query", [{**DBG, "unit": None}]),
-        ("xenopsd", "HOST.stat", [DBG]),
-        ("xenopsd", "VM.list", [DBG]),
-        ("xenopsd", "VM.exists", [{**DBG, "id": WEB}]),
-        ("xenopsd", "VM.stat", [{**DBG, "id": "nobody"}]),
-        ("storage", "SR.list", [{"dbg": "dbg"}]),
-        ("storage", "SR.stat", [{"dbg": "dbg", "sr": SR}]),
-        ("storage", "SR.stat", [{"dbg": "dbg", "sr": "none"}]),
-        ("storage", "SR.scan", [{"dbg": "dbg", "sr": SR}]),
-        ("storage", "VDI.stat", [{"dbg": "dbg", "sr": SR, "vdi": VDI}]),
-        ("storage", "VDI.stat", [{"dbg": "dbg", "sr": SR, "vdi": "none"}]),
-    ],
-)
-def test_old_xapi_idl_services_answer_as_the_gateway_does(
-    running: Environment, twins: dict[str, Twin], service: str, method: str, params: list[Any]
-) -> None:
-    assert ask(twins[service].url, "/", method, *params) == ask(running.url, f"/{service}", method, *params)
-
-
-def test_what_one_way_changes_the_other_way_sees(running: Environment, twins: dict[str, Twin], session: str) -> None:
-    vm = f"OpaqueRef:{WEB}"
-    assert ask(twins["xapi"].url, "/", "VM.set_name_description", session, vm, "the old way")["Value"] == ""
-    assert ask(running.url, "/RPC2", "VM.get_name_description", session, vm)["Value"] == "the old way"
-    login = ask(twins["xapi"].url, "/", "session.login_with_password", "root", "xenroot")["Value"]
-    assert ask(running.url, "/RPC2", "session.get_auth_user_name", session, login)["Value"] == "root"
 
 
 # The bytes

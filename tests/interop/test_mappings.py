@@ -72,40 +72,6 @@ def session(running: Environment) -> str:
 # xapi
 
 
-def test_xenapi_opens_describes_and_closes_a_session(running: Environment, session: str) -> None:
-    api = xml(running, "/RPC2")
-    user = works(api("session.get_this_user", session, session))
-    assert works(api("user.get_record", session, user))["short_name"] == "root"
-    record = works(api("session.get_record", session, session))
-    assert record["is_local_superuser"] is True
-    assert isinstance(record["last_active"], xmlrpc.client.DateTime)
-    assert works(api("session.logout", session)) == ""
-    assert fails(api("VM.get_all", session)) == ["SESSION_INVALID", session]
-    assert fails(api("session.login_with_password", "root", "wrong"))[:2] == ["SESSION_AUTHENTICATION_FAILED", "root"]
-
-
-def test_xenapi_reads_records_and_fields(running: Environment, session: str) -> None:
-    api = xml(running, "/")
-    [pool] = works(api("pool.get_all", session))
-    host, _ = works(api("host.get_all", session))
-    assert works(api("pool.get_all_records", session))[pool]["master"] == host
-    assert works(api("pool.get_record", session, pool)) == works(api("pool.get_all_records", session))[pool]
-    assert works(api("host.get_all_records", session))[host]["software_version"]["product_brand"] == "XCP"
-    assert isinstance(works(api("host.get_servertime", session, host)), xmlrpc.client.DateTime)
-    [web] = works(api("VM.get_by_name_label", session, "web"))
-    record = works(api("VM.get_record", session, web))
-    assert (record["memory_static_max"], record["VCPUs_max"]) == (str(2 * GIB), "2")
-    assert works(api("VM.get_all_records", session)).keys() == set(works(api("VM.get_all", session)))
-    metrics = works(api("VM.get_metrics", session, web))
-    assert metrics == record["metrics"]
-    own = works(api("VM_metrics.get_record", session, metrics))
-    assert own == works(api("VM_metrics.get_all_records", session))[metrics]
-    assert own["VCPUs_number"] == "2"
-    assert works(api("VM.get_data_sources", session, web))[0]["name_label"] == "cpu_usage"
-    assert fails(api("host.get_record", session, "OpaqueRef:x")) == ["HANDLE_INVALID", "host", "OpaqueRef:x"]
-    assert fails(api("VM.get_by_uuid", session, "no")) == ["UUID_INVALID", "VM", "no"]
-
-
 def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Environment, session: str) -> None:
     """Xen Orchestra keeps all of them in one table: of two that share an entry it loses one."""
     api = xml(running, "/")
@@ -129,32 +95,6 @@ def test_a_reference_of_one_class_is_none_of_another(running: Environment, sessi
     metrics = works(api("VM.get_metrics", session, vm))
     assert fails(api("VM_metrics.get_record", session, vm)) == ["HANDLE_INVALID", "VM_metrics", vm]
     assert fails(api("VM.get_record", session, metrics)) == ["HANDLE_INVALID", "VM", metrics]
-
-
-def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Environment, session: str) -> None:
-    api = xml(running, "/RPC2")
-    record = {"name_label": "new", "memory_static_max": str(GIB), "VCPUs_max": "2", "PV_args": "quiet"}
-    vm = works(api("VM.create", session, record))
-    works(api("VM.add_to_other_config", session, vm, "a", "b"))
-    again = api("VM.add_to_other_config", session, vm, "a", "b")
-    assert fails(again) == ["MAP_DUPLICATE_KEY", "VM", "other_config", vm, "a"]
-    works(api("VM.set_name_label", session, vm, "newer"))
-    works(api("VM.set_affinity", session, vm, "OpaqueRef:NULL"))
-    works(api("VM.set_memory_limits", session, vm, str(GIB), str(2 * GIB), str(GIB), str(2 * GIB)))
-    assert fails(api("VM.pause", session, vm)) == ["VM_BAD_POWER_STATE", vm, "running", "halted"]
-    works(api("VM_start", session, vm, True, False))
-    assert works(api("VM.get_power_state", session, vm)) == "Paused"
-    works(api("VM.hard_shutdown", session, vm))
-    works(api("VM.destroy", session, vm))
-    assert fails(api("VM.get_name_label", session, vm)) == ["HANDLE_INVALID", "VM", vm]
-
-
-def test_xenapi_over_json_rpc_has_integers_and_errors_of_its_own(running: Environment, session: str) -> None:
-    api = rpc(running, "/jsonrpc")
-    assert api("VM.get_memory_static_max", session, f"OpaqueRef:{WEB}") == 2 * GIB
-    error = api("VM.start", session, f"OpaqueRef:{ARCHIVE}", False, False)
-    assert (error["code"], error["message"]) == (1, "HOST_NOT_ENOUGH_FREE_MEMORY")
-    assert str(error["data"][0]) == str(64 * GIB)
 
 
 # xenopsd
@@ -247,27 +187,6 @@ def test_storage_attaches_and_detaches_a_disk(running: Environment) -> None:
     assert fails(twice) == ["Illegal_transition", ["Detached", "Detached"]]
     unknown = storage("VDI.stat", {**disk, "vdi": "../../nothing"})
     assert fails(unknown) == ["Vdi_does_not_exist", "../../nothing"]
-
-
-def test_storage_makes_grows_and_destroys_a_disk(running: Environment) -> None:
-    storage = rpc(running, "/storage/jsonrpc")
-    wanted = {"vdi": "", "name_label": "d", "virtual_size": GIB, "ty": "user"}
-    vdi = storage("VDI.create", dbg=DBG, sr=SR, vdi_info=wanted)["vdi"]
-    assert storage("VDI.resize", dbg=DBG, sr=SR, vdi=vdi, new_size=2 * GIB) == 2 * GIB
-    storage("VDI.set_name_label", dbg=DBG, sr=SR, vdi=vdi, new_name_label="e")
-    assert storage("VDI.get_by_name", dbg=DBG, sr=SR, name="e")["virtual_size"] == 2 * GIB
-    copy = storage("VDI.snapshot", dbg=DBG, sr=SR, vdi_info={"vdi": vdi, "name_label": "s"})
-    assert (copy["snapshot_of"], copy["tags"]) == (vdi, [])
-    assert copy["is_a_snapshot"] is True
-    bitmap = storage("VDI.list_changed_blocks", dbg=DBG, sr=SR, vdi_from=copy["vdi"], vdi_tp=vdi)
-    assert set(bitmap.rstrip("=")) == {"A"}  # base64 of zeros
-    assert storage("VDI.destroy", dbg=DBG, sr=SR, vdi=vdi) is None
-    assert storage("SR.stat", dbg=DBG, sr=SR)["health"] == "Healthy"
-    config = {"server": "192.0.2.9", "port": 2049}
-    made = storage("SR.create", DBG, "sr-2", "nfs", "", config, 1000, "nfs")
-    assert made == {"server": "192.0.2.9", "port": "2049"}
-    assert storage("SR.attach", DBG, "sr-2", config) is None
-    assert storage("SR.attach", DBG, "sr-9", config)["message"]
 
 
 # squeezed

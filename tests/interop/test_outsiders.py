@@ -19,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbus_fast import Message
 
 from gateway.core.dbus.introspection_xml import Interface
 from tests.kit.gateway import Folder, Process, gateway_process
-from tests.kit.outsiders import OUTSIDERS, Running, outsider, over_jsonrpc, over_xmlrpc, prepared, url
+from tests.kit.outsiders import Running, outsider, prepared, url
 from tests.kit.programs import ROOT
 
 pytestmark = pytest.mark.bus
 
 OBJECT = {"name": "object__", "object": "/"}
-EACH = 3  # objects of an interface whose properties are read
 
 Call = Callable[..., Any]
 
@@ -83,149 +81,7 @@ def caller(process: Process) -> Call:
     return call
 
 
-@pytest.mark.parametrize("name", OUTSIDERS)
-def test_every_property_of_every_interface_can_be_read(name: str, tmp_path: Path) -> None:
-    """What the gateway does not answer, the service itself does not answer either."""
-    with prepared(name) as service, gateway_to(service, tmp_path) as process:
-        reads = [
-            (interface, known.name, path)
-            for interface, described in service.interfaces.items()
-            for known in described.properties.values()
-            if "read" in known.access
-            for path in [path for path in service.paths[interface] if path != "/"][-EACH:]
-        ]
-        assert reads or name == "avahi", f"{name} has no property"
-        calls = [(f"{interface}.{known}", path) for interface, known, path in reads]
-        for answers in (over_xmlrpc(process, calls), over_jsonrpc(process, calls)):
-            refused = []
-            for (interface, known, path), answer in zip(reads, answers, strict=True):
-                if isinstance(answer, ValueError):
-                    get = "org.freedesktop.DBus.Properties.Get"
-                    itself = service.direct(path, get, "ss", interface, known)
-                    if not (isinstance(itself, Message) and itself.error_name):
-                        refused.append(f"{path} {interface}.{known}: {answer}, and the service has {itself}")
-            assert refused == []
-
-
 # Acts, and returned objects
-
-
-def _libvirt(call: Call, service: Running) -> None:
-    (domain,) = call("org.libvirt.Connect.ListDomains()", "/org/libvirt/Test", 0)
-    assert call("org.libvirt.Domain.Name", domain) == "test"
-    call("org.libvirt.Domain.Suspend()", domain)
-    assert call("org.libvirt.Domain.GetState()", domain, 0)[0] == 3  # paused
-    call("org.libvirt.Domain.Resume()", domain)
-    assert call("org.libvirt.Domain.GetState()", domain, 0)[0] == 1  # running
-    pool = call("org.libvirt.Connect.StoragePoolLookupByName()", "/org/libvirt/Test", "default-pool")
-    assert call("org.libvirt.StoragePool.Name", pool) == "default-pool"
-    with pytest.raises(xmlrpc.client.Fault, match=r"no object|not found"):
-        call("org.libvirt.Domain.Name", domain[:-1] + "0")
-
-
-def _bluez(call: Call, service: Running) -> None:
-    device = "/org/bluez/hci0/dev_11_22_33_44_55_66"
-    assert call("org.bluez.Device1.Address", device) == "11:22:33:44:55:66"
-    assert call("org.bluez.Adapter1.Name", call("org.bluez.Device1.Adapter", device)) == "my-computer"
-    call("org.bluez.Device1.Connect()", device)
-
-
-def _networkmanager(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/NetworkManager"
-    devices = call("org.freedesktop.NetworkManager.GetDevices()", manager)
-    assert {call("org.freedesktop.NetworkManager.Device.Interface", each) for each in devices} == {"eth0", "wlan0"}
-
-
-def _upower(call: Call, service: Running) -> None:
-    devices = call("org.freedesktop.UPower.EnumerateDevices()", "/org/freedesktop/UPower")
-    names = {call("org.freedesktop.UPower.Device.Model", each) for each in devices}
-    assert names == ({"Mock AC", "Mock"} if service.name == "upower" else set())
-    display = call("org.freedesktop.UPower.GetDisplayDevice()", "/org/freedesktop/UPower")
-    assert isinstance(call("org.freedesktop.UPower.Device.Percentage", display), float)
-
-
-def _modemmanager(call: Call, service: Running) -> None:
-    modem = next(path for path in service.made if "/Modems/" in path)
-    assert call("org.freedesktop.ModemManager1.Modem.State", modem) is not None
-    manager = "/org/freedesktop/ModemManager1"
-    objects = call("org.freedesktop.DBus.ObjectManager.GetManagedObjects()", manager)
-    assert modem in objects
-
-
-def _logind(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/login1"
-    ((session, _, user, seat, path),) = call("org.freedesktop.login1.Manager.ListSessions()", manager)
-    assert (session, user, seat) == ("c1", "joe", "seat0")
-    assert call("org.freedesktop.login1.Session.Name", path) == "joe"
-    call("org.freedesktop.login1.Session.Activate()", path)
-
-
-def _hostnamed(call: Call, service: Running) -> None:
-    described = json.loads(call("org.freedesktop.hostname1.Describe()", "/org/freedesktop/hostname1"))
-    assert described["Hostname"] == call("org.freedesktop.hostname1.Hostname", "/org/freedesktop/hostname1")
-
-
-def _timedated(call: Call, service: Running) -> None:
-    zones = call("org.freedesktop.timedate1.ListTimezones()", "/org/freedesktop/timedate1")
-    assert "UTC" in zones
-
-
-def _accounts(call: Call, service: Running) -> None:
-    user = call("org.freedesktop.Accounts.FindUserById()", "/org/freedesktop/Accounts", 0)
-    assert user == "/org/freedesktop/Accounts/User0"
-    assert call("org.freedesktop.Accounts.User.UserName", user) == "root"
-
-
-def _udisks(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/UDisks2/Manager"
-    assert isinstance(call("org.freedesktop.UDisks2.Manager.GetBlockDevices()", manager, {}), list)
-    with pytest.raises(xmlrpc.client.Fault, match=r"UDisks2|nothing"):
-        call("org.freedesktop.UDisks2.Manager.CanFormat()", manager, "nothing")
-
-
-def _firewalld(call: Call, service: Running) -> None:
-    root = "/org/fedoraproject/FirewallD1"
-    zones = call("org.fedoraproject.FirewallD1.zone.getZones()", root)
-    assert "public" in zones
-    call("org.fedoraproject.FirewallD1.zone.addPort()", root, "public", "8080", "tcp", 0)
-    assert call("org.fedoraproject.FirewallD1.zone.getPorts()", root, "public") == [["8080", "tcp"]]
-    zone = call("org.fedoraproject.FirewallD1.config.getZoneByName()", f"{root}/config", "public")
-    assert call("org.fedoraproject.FirewallD1.config.zone.name", zone) == "public"
-
-
-def _colord(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/ColorManager"
-    assert call("org.freedesktop.ColorManager.Device.DeviceId", service.made[0]) == "first"
-    device = call("org.freedesktop.ColorManager.CreateDevice()", manager, "mine", "temp", {"Kind": "printer"})
-    assert call("org.freedesktop.ColorManager.Device.DeviceId", device) == "mine"
-    assert device in call("org.freedesktop.ColorManager.GetDevices()", manager)
-
-
-ACTS: Mapping[str, Callable[[Call, Running], None]] = {
-    "libvirt": _libvirt,
-    "bluez5": _bluez,
-    "networkmanager": _networkmanager,
-    "upower": _upower,
-    "upowerd": _upower,
-    "modemmanager": _modemmanager,
-    "logind": _logind,
-    "hostnamed": _hostnamed,
-    "timedated": _timedated,
-    "accounts": _accounts,
-    "udisks": _udisks,
-    "firewalld": _firewalld,
-    "colord": _colord,
-}
-
-
-@pytest.mark.parametrize("name", ACTS)
-def test_an_old_client_acts_and_follows_what_is_returned(name: str, tmp_path: Path) -> None:
-    with prepared(name) as service, gateway_to(service, tmp_path) as process:
-        ACTS[name](caller(process), service)
-
-
-def test_every_outsider_acts_somewhere() -> None:
-    assert OUTSIDERS.keys() - ACTS.keys() == {"avahi"}  # below: its objects belong to a connection
 
 
 def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None:

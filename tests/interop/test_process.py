@@ -141,11 +141,6 @@ def test_a_socket_the_user_could_not_remove_is_refused_and_nothing_is_left_of_it
     assert not (open_folder.path / "control").exists()
 
 
-def test_a_user_that_does_not_exist_is_refused(folder: Folder) -> None:
-    folder.config.write_text(f'user = "no-such-user"\n{folder.config.read_text()}')
-    assert refused(folder.config) == (f"{folder.config}:1:8: user: unknown user 'no-such-user'\n1 problem in 1 file")
-
-
 # Sockets of systemd
 
 
@@ -173,28 +168,10 @@ def test_a_socket_of_systemd_is_served_and_stays_when_the_gateway_goes(folder: F
         assert path.is_socket()
 
 
-def test_a_wrong_name_is_refused_with_those_that_were_passed(folder: Folder, tmp_path: Path) -> None:
-    change(folder, f"unix:{tmp_path}/rpc", "systemd:rpc")
-    with passed(tmp_path / "by-systemd", "web") as around:
-        says = refused(folder.config, **around)
-    assert says == "cannot listen on systemd:rpc: systemd passed no socket named 'rpc'; left to take: 'web'"
-
-
 def test_a_socket_that_no_listener_names_is_refused(folder: Folder, tmp_path: Path) -> None:
     with passed(tmp_path / "by-systemd", "web") as around:
         says = refused(folder.config, **around)
     assert says == "systemd passed sockets that no listener of the config binds: systemd:web"
-
-
-def test_a_port_that_is_taken_is_named_in_words(folder: Folder, tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
-        change(folder, "tcp:127.0.0.1:0", address)
-        cure = "another program listens there; end it, or change `bind`"
-        assert refused(folder.config) == f"cannot listen on {address}: Address already in use: {cure}"
-    assert not (tmp_path / "control").exists()
 
 
 # What systemd is told
@@ -245,20 +222,6 @@ def test_systemd_is_told_of_ready_reload_and_stop(manager: Manager, folder: Fold
         assert process.wait() == 0
 
 
-def test_without_a_bus_systemd_is_told_so_and_gets_its_signs_of_life(
-    manager: Manager, folder: Folder, bus: PrivateBus
-) -> None:
-    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
-    with gateway_process(folder.config, environment=variables):
-        assert manager.until("WATCHDOG")["STATUS"].endswith("toolstack connected")
-        bus.kill()
-        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack down"):
-            pass
-        bus.start()
-        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack connected"):
-            pass
-
-
 def test_a_bus_that_hangs_is_left_for_a_new_connection_and_the_signs_of_life_go_on(
     manager: Manager, folder: Folder, bus: PrivateBus
 ) -> None:
@@ -291,15 +254,6 @@ def running(folder: Folder) -> Iterator[Process]:
         yield process
 
 
-def test_clients_that_only_keep_their_connection_do_not_delay_the_end(running: Process) -> None:
-    with socket.create_connection(("127.0.0.1", port(running)), TIMEOUT) as silent, proxy(running) as client:
-        assert client.echo("a") == "a"
-        running.signal(signal.SIGTERM)
-        assert silent.recv(1) == b""
-        assert running.wait() == 0
-    assert running.lines[-1]["event"] == "stopped, nothing in flight"
-
-
 def batch(process: Process) -> object:
     calls = [{"jsonrpc": "2.0", "method": name, "id": name} for name in ("hold", "label")]
     client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
@@ -323,20 +277,6 @@ def test_a_batch_half_way_is_finished(running: Process, bus: PrivateBus) -> None
     assert answers == [["released", "toy"]]
     assert running.wait() == 0
     assert running.lines[-1]["event"] == "stopped, nothing in flight"
-
-
-def test_a_batch_past_the_grace_is_cut_off_and_its_rest_is_not_begun(folder: Folder) -> None:
-    folder.config.write_text(f'grace = "100ms"\n{folder.config.read_text()}')
-    with gateway_process(folder.config) as process:
-        client, answers = in_thread(lambda: batch(process))
-        with proxy(process) as other:
-            assert other.held() == 1
-        process.signal(signal.SIGTERM)
-        client.join(TIMEOUT)
-        assert process.wait() == 0
-        assert isinstance(answers[0], type)
-        assert process.lines[-1]["event"] == "stopped after 0.1 s, 1 calls cut off"
-        assert "label" not in [line.get("method") for line in process.lines]
 
 
 def test_a_reload_in_progress_does_not_delay_the_end(running: Process, folder: Folder) -> None:
@@ -408,52 +348,6 @@ def outcome(answer: HTTPResponse) -> str:
     return str(content["error"]["message"])
 
 
-def peak(process: Process) -> int:
-    """The most bytes of physical memory that it ever had."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-# Within the limits of a message: a long URI, and thousands of names or attributes that stand for it.
-NAMES = b"".join(b"<a:%x/>" % at for at in range(20_000))
-ATTRIBUTES = b"".join(b'<value a:%x=""/>' % at for at in range(0x1000, 0x1000 + 12_000))
-BOMBS = (
-    b'<methodCall xmlns:a="' + b"u" * 100_000 + b'">' + NAMES + b"</methodCall>",
-    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + NAMES + b"</methodCall>",
-    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + ATTRIBUTES + b"</methodCall>",
-)
-BOMB_GROWTH = 64 * 1024**2  # bytes that all of them together may take
-
-
-def bombard(process: Process, ended: list[bytes], enough: threading.Event) -> None:
-    """Send them one after another, each again and again; each is answered."""
-    client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
-    while not enough.is_set():
-        for bomb in BOMBS:
-            client.request("POST", "/RPC2", bomb)
-            ended.append(client.getresponse().read())
-    client.close()
-
-
-def test_namespaces_cost_neither_memory_nor_anybody_elses_answer(folder: Folder) -> None:
-    with gateway_process(folder.config) as process, proxy(process) as other:
-        assert other.echo("before") == "before"
-        before = peak(process)
-        ended: list[bytes] = []
-        enough = threading.Event()
-        attack = threading.Thread(target=bombard, args=(process, ended, enough))
-        attack.start()
-        answers = 0
-        while attack.is_alive() and (answers < 20 or len(ended) < 5 * len(BOMBS)):
-            assert other.echo("meanwhile") == "meanwhile"
-            answers += 1
-        enough.set()
-        attack.join()
-        assert answers >= 20  # else the attack ended of itself: one was not answered
-        assert all(b"<fault>" in answer for answer in ended)
-        assert peak(process) - before < BOMB_GROWTH
-
-
 def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Folder) -> None:
     # Large requests, small answers: dbus-next dies of a full socket when it has much to answer.
     taking = '<method name="Label"><arg name="text" type="s" direction="in"/>'
@@ -475,28 +369,3 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
         assert memory(process) - before < GROWTH
         with proxy(process) as after:
             assert after.echo("still here") == "still here"
-
-
-def test_a_listener_that_others_can_reach_is_warned_of(folder: Folder) -> None:
-    change(folder, "[listener.rpc]", '[listener.rpc]\nsocket_mode = "0666"')
-    change(folder, '"tcp:127.0.0.1:0"', '"tcp:0.0.0.0:0", "tcp:[::1]:0"')
-    with gateway_process(folder.config) as process:
-        process.wait_for("ready")
-    warned = {line["at"]: line for line in process.lines if "can reach this listener" in line["event"]}
-    unix, tcp = sorted(warned.values(), key=lambda line: str(line["event"]))
-    assert (tcp["level"], tcp["at"].rpartition(":")[0]) == ("warning", "tcp:0.0.0.0")
-    assert unix["event"] == "every user of this host can reach this listener; every client that connects may call"
-    assert unix["at"] == f"unix:{folder.path}/rpc"
-
-
-def test_a_web_page_reaches_no_method_unless_the_listener_lists_its_origin(folder: Folder) -> None:
-    change(folder, "[listener.rpc]", '[listener.rpc]\norigins = ["https://admin.example"]')
-    call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "system.listMethods"})
-    with gateway_process(folder.config) as process:
-        for origin, status in (("https://evil.example", 403), ("https://admin.example", 200)):
-            client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
-            client.request("POST", "/jsonrpc", call, {"Origin": origin, "Content-Type": "text/plain"})
-            answer = client.getresponse()
-            body = json.loads(answer.read())
-            assert (answer.status, "error" in body) == (status, status == 403)
-            client.close()

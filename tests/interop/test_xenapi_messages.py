@@ -9,10 +9,10 @@ import http.client
 import json
 import re
 import xmlrpc.client
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
@@ -62,7 +62,6 @@ GIVEN: Mapping[str, Any] = {
 # Members of a record that no other object of the class may have.
 MADE_UP: Mapping[str, Any] = {"bridge": "", "MAC": "", "userdevice": "autodetect", "device": "autodetect"}
 LABEL = {"VM": "web"}  # the objects that are not the first ones of their class
-Ask: TypeAlias = Callable[..., Any]
 
 
 @pytest.fixture(scope="module", params=["xmlrpc", "jsonrpc"])

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, Self
 
-from dbus_fast import Message, MessageType, Variant
+from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
 from tests.kit.programs import ROOT, TIMEOUT, json_lines
@@ -46,15 +46,6 @@ class Refusal(NamedTuple):
 
     name: str
     body: list[Any]
-
-
-def unwrapped(value: Any) -> Any:
-    """A D-Bus value without its variants."""
-    if isinstance(value, Variant):
-        return unwrapped(value.value)
-    if isinstance(value, dict):
-        return {name: unwrapped(item) for name, item in value.items()}
-    return [unwrapped(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class Client:

@@ -17,21 +17,11 @@ from shutil import copytree
 import pytest
 from dbus_fast import Message, Variant
 
-from adapters.dbus.backend import Backend, BusSettings
-from adapters.dbus.signals import OVERFLOW_LIMIT
 from adapters.xenstore.client.client import Permissions, XenstoreClient
-from adapters.xenstore.publish.publisher import XenstorePublisher
-from gateway.core.routing.publication import NodeTemplate, Publication, Text
-from gateway.core.xenstore.paths import template
-from gateway.events.xenstore_publisher import PublicationHub
-from gateway.mapping.table import Table
-from tests.kit.backends import SHOUTED, TOY, dbus_backend, shout
-from tests.kit.buses import private_bus
 from tests.kit.gateway import REST, Process, gateway_process
 from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import BOTH, C_STORE, Xenstored, connected, until, xenstored
 from tests.kit.toolstack import Client, Toolstack
-from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
 
@@ -183,34 +173,6 @@ async def test_all_is_published_again_when_the_store_has_forgotten_it(
         assert await again.read(f"{GUEST}/memory/dynamic-max") == b"2000"
 
 
-async def test_after_a_service_was_away_its_state_is_read(
-    gateway: Process, client: Client, store: XenstoreClient, toolstack: Toolstack
-) -> None:
-    await store.mkdir(GUEST)
-    await new_domain(client)
-    await until(store, TARGET, b"2000")
-    await toolstack.restart("squeezed")
-    assert await store.read(TARGET) == b"2000"
-    await new_domain(client, greatest=3000)
-    await until(store, TARGET, b"3000")
-
-
-async def test_nodes_of_a_domain_that_is_gone_stay_gone(
-    gateway: Process, client: Client, store: XenstoreClient
-) -> None:
-    await store.mkdir(GUEST)
-    await store.mkdir("/local/domain/6")
-    await new_domain(client)
-    await new_domain(client, 6)
-    await until(store, TARGET, b"2000")
-    await store.remove(GUEST)
-    await retarget(client, 1500)
-    args = ("ssv", DOMAIN1, "TargetKib", Variant("x", 1500))
-    await client.call("squeezed", "domain/_36", f"{PROPERTIES}.Set", *args)
-    await until(store, "/local/domain/6/memory/target", b"1500")
-    assert await store.read(GUEST) is None
-
-
 @pytest.mark.parametrize("server", BOTH, indirect=True)
 async def test_what_was_written_while_no_gateway_ran_is_rung_once(
     config: Path, server: Xenstored, client: Client, store: XenstoreClient
@@ -339,65 +301,3 @@ async def test_a_reload_begins_and_ends_what_is_published(
     mapping.write_text(text)
     gateway.signal(signal.SIGHUP)
     await until(store, f"{GUEST}/memory/dynamic-min", b"1000")
-
-
-async def test_many_domains_at_once_are_each_told_what_was_written_last_and_nothing_twice(
-    gateway: Process, client: Client, store: XenstoreClient
-) -> None:
-    domids, rounds = range(1, 41), 5
-    for domid in domids:
-        await store.mkdir(f"/local/domain/{domid}")
-        await new_domain(client, domid)
-    for domid in domids:
-        await until(store, f"/local/domain/{domid}/memory/target", b"2000")
-
-    async def write(domid: int) -> None:
-        for number in range(rounds):
-            await store.write(f"/local/domain/{domid}/memory/target", b"%d" % (1000 + domid * 10 + number))
-
-    told: dict[int, list[int]] = {domid: [] for domid in domids}
-    wanted = {domid: 1000 + domid * 10 + rounds - 1 for domid in domids}
-    async with counted(client) as signals, asyncio.timeout(TIMEOUT):
-        await asyncio.gather(*map(write, domids))
-        while {domid: kibs[-1] for domid, kibs in told.items() if kibs} != wanted:
-            domid, kib = (await signals.get()).body
-            told[domid].append(kib)
-        for domid in domids:
-            await until(store, f"/local/domain/{domid}/memory/target", b"%d" % wanted[domid])
-        assert signals.empty()
-    assert all(kibs == sorted(set(kibs)) for kibs in told.values())
-
-
-async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xenstored, store: XenstoreClient) -> None:
-    shouts = Publication(
-        "store",
-        NodeTemplate(template("/shouted"), {(): Text("{text}")}),
-        (SHOUTED,),
-        SHOUTED.object_path,
-        arguments=("text",),
-        fingerprint="shouts",
-    )
-    with private_bus() as bus, toy_service(bus.address, TOY):
-        async with dbus_backend(BusSettings("one", bus.address, ("*",))) as backend:
-            board = XenstorePublisher(store, backend.call, lambda _: None)
-            hub = PublicationHub(backend, {"store": board})
-            board.start()
-            await hub.follow(Table({}, "r", publications=(shouts,)))
-            try:
-                await shown_in_the_end(backend, store, "calm")
-                await shout(backend, "overflow", times=20_000)
-                await shown_in_the_end(backend, store, "calm again")
-                assert board.written == 3  # what is the same is not written
-                assert 1 <= backend.status()[0].overflows < 20_000 / OVERFLOW_LIMIT
-            finally:
-                await hub.stop()
-                await board.stop()
-
-
-async def shown_in_the_end(backend: Backend, store: XenstoreClient, text: str) -> None:
-    """Shout until the node shows it: signals are dropped in the second after an overflow."""
-    shown = asyncio.ensure_future(until(store, "/shouted", text.encode()))
-    async with asyncio.timeout(TIMEOUT):
-        while not shown.done():
-            await shout(backend, text)
-            await asyncio.wait({shown}, timeout=0.05)

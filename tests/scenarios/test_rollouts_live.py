@@ -165,14 +165,6 @@ async def test_one_key_that_always_fails_rolls_nothing_back(tmp_path: Path) -> N
         assert promoted["numbers"]["dbus_errors"] >= 20
 
 
-async def test_many_keys_that_fail_roll_back(tmp_path: Path) -> None:
-    async with client_of(tmp_path) as client:
-        await client.start()
-        view = await client.calls_until([*GOOD, *BROKEN], "done", "rolled back")
-        assert view["state"] == "rolled back"
-        assert await client.call(BROKEN[0]) == BROKEN[0]
-
-
 async def test_mistakes_of_clients_count_for_neither_side(tmp_path: Path) -> None:
     async with client_of(tmp_path) as client:
         await client.start()
@@ -225,22 +217,6 @@ async def test_a_breach_under_a_persons_mode_is_loud_and_acts_when_that_ends(tmp
         await client.ask("/v1/mode/clear", {"pattern": "start"})
         await client.calls_until([], "rolled back")
         assert await told(client) == ("rolled back", "legacy", [], "0.0")
-
-
-async def test_a_breach_ends_a_guarded_mode(tmp_path: Path) -> None:
-    async with client_of(tmp_path) as client:
-        wish = {"pattern": "start", "mode": "dbus", "guarded": True}
-        refused = await client.ask("/v1/mode", wish, status=422)
-        assert "expected a rollout of toy/start under way; it is not started" in str(refused)
-        await client.start()
-        await client.ask("/v1/mode", wish)
-        [mode, _] = await client.ask("/v1/modes")
-        assert (mode["mode"], mode["guarded"]) == ("dbus", True)
-        view = await client.calls_until([*GOOD, *BROKEN], "rolled back", "breached")
-        assert view["state"] == "rolled back"
-        assert view["why"].endswith("has set toy/start to dbus (guarded), and that has ended")
-        assert [each["by"] for each in await client.ask("/v1/modes")] == ["rollout"]
-        assert (await told(client))[:2] == ("rolled back", "legacy")
 
 
 # Who drives

@@ -26,7 +26,8 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request, TextMessage
 
 from tests.bench.goals import BUS
-from tests.bench.load import free_port, resident_bytes, started, wait_for_port
+from tests.bench.load import gateway, resident_bytes, started
+from tests.kit.gateway import REST
 
 NAME, PATH, VM = "org.example.Objects", "/vm", "org.example.VM1"
 PROPERTIES, MANAGER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"
@@ -45,7 +46,8 @@ methods: {{event.from: {{events: from, params: [session, classes, token, timeout
 classes:
   VM: {{object_path: "/vm/{{vm}}", interface: {VM}, manager: {{object_path: /vm}}}}
 """
-CONFIG = """\
+CONFIG = (
+    """\
 [bus.bench]
 address = "{address}"
 services = ["*"]
@@ -58,13 +60,10 @@ max_waiting = 8192
 [limits]
 max_calls = 4096
 max_buffered = "1GiB"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/admin"
-[log]
-level = "warning"
 """
+    + REST
+    + 'level = "warning"\n'
+)
 ALL_WAIT = 300.0  # seconds until every client waits
 
 
@@ -190,12 +189,8 @@ async def running(*clients: asyncio.Task[None]) -> AsyncIterator[None]:
 
 async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Table:
     """One run; returns the table."""
-    (folder / "mappings").mkdir()
-    (folder / "mappings/bench.xml").write_text(IDL)
-    (folder / "mappings/bench.yaml").write_text(MAPPING)
     (folder / "bus.conf").write_text(BUS.format(path=folder / "bus"))
-    address, port = f"unix:path={folder}/bus", free_port()
-    (folder / "gateway.toml").write_text(CONFIG.format(address=address, port=port, folder=folder))
+    address = f"unix:path={folder}/bus"
     kinds = {"the bus itself": Delays(), "event.from": Delays(), "WebSocket": Delays()}
     with contextlib.ExitStack() as stack:
         daemon = ("dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address")
@@ -203,10 +198,8 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
         command = (sys.executable, "-m", "tests.bench.event_delays", "--serve", address)
         size = ("--clients", str(clients), "--rate", str(rate))
         service = stack.enter_context(started(*command, *size, ready="ready", stderr=sys.stderr.fileno()))
-        gateway = stack.enter_context(
-            started(sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml"))
-        )
-        await asyncio.to_thread(wait_for_port, port)
+        files = {"bench.xml": IDL, "bench.yaml": MAPPING}
+        port, pid = stack.enter_context(gateway(folder, CONFIG, files, address=address))
         loop, first = asyncio.get_running_loop(), Delays()
         async with running(
             loop.create_task(on_bus(address, kinds["the bus itself"])),
@@ -216,7 +209,7 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
                 while not first.waiting:  # then every object is read  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             await asyncio.sleep(2.0)
-            before = resident_bytes(gateway.pid)
+            before = resident_bytes(pid)
             made = [loop.create_task(by_event_from(port, each, kinds["event.from"])) for each in range(clients)]
             made += [loop.create_task(by_websocket(port, each, kinds["WebSocket"])) for each in range(clients)]
             async with running(*made):
@@ -228,7 +221,7 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
                 for delays in kinds.values():
                     delays.measuring = True
                 await asyncio.sleep(seconds)
-                held = (resident_bytes(gateway.pid) - before) / (2 * clients)
+                held = (resident_bytes(pid) - before) / (2 * clients)
                 failed = [each for each in made if each.done()]
                 assert not failed, failed[0].exception()
     title = f"{clients} + {clients} waiting clients, {rate:g} changes a second, {held / 1024:.1f} KiB for each client"

@@ -13,11 +13,12 @@ import random
 import re
 import socket
 import subprocess
+import sys
 import time
 import xmlrpc.client
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, cast
@@ -25,10 +26,13 @@ from typing import IO, Self, cast
 import msgspec
 import uvloop
 
+from gateway.cli import client
+
 UUID = "8a5b2c1e-7f7d-4a53-9f0c-000000000001"
 VALUES = {"uuid": UUID, "memory": 4_294_967_296, "running": True, "share": 0.25}
 TICK = 0.001  # seconds: uvloop's timers are no finer
 STUCK = 300.0  # seconds of a turn
+START = 240.0  # seconds until a program listens
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,39 @@ REQUESTS = {"JSON-RPC": json_rpc("echo", SHORT), "XML-RPC": xml_rpc("echo", SHOR
 TEXT_REQUESTS = {"JSON-RPC": json_rpc("say", UUID), "XML-RPC": xml_rpc("say", UUID)}  # one text
 
 
+HERE = Path(__file__).parent
+ECHO = (sys.executable, str(HERE / "echo_service.py"))  # and the address of a bus
+
+
+def bench_mapping() -> dict[str, str]:
+    """The mapping file of the echo service, and its IDL."""
+    return {file.name: file.read_text() for file in (HERE / "mapping").iterdir()}
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, config: str, mappings: Mapping[str, str], **values: object) -> Iterator[tuple[int, int]]:
+    """Run a gateway in a folder until the block ends; yields its port (`{port}` of the config) and its process id."""
+    (folder / "mappings").mkdir(parents=True)
+    for name, text in mappings.items():
+        (folder / "mappings" / name).write_text(text)
+    port = free_port()
+    (folder / "gateway.toml").write_text(config.format(port=port, folder=folder, **values))
+    command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]
+    with (folder / "gateway.log").open("wb") as log, started(*command, stderr=log) as process:
+        end = time.monotonic() + START
+        while not _is_ready(folder / "control"):
+            if time.monotonic() > end or process.poll() is not None:
+                raise RuntimeError("the gateway is not ready: " + (folder / "gateway.log").read_text()[-2000:])
+            time.sleep(0.05)
+        yield port, process.pid
+
+
+def _is_ready(control: Path) -> bool:
+    with contextlib.suppress(client.UnreachableError):
+        return bool(client.ask(control, "GET", "/v1/status")["ready"])
+    return False
+
+
 @contextlib.contextmanager
 def started(
     *command: str, ready: str | None = None, stderr: IO[bytes] | int = subprocess.DEVNULL
@@ -86,7 +123,7 @@ def started(
         process.communicate(timeout=20)
 
 
-def wait_for_port(port: int, seconds: float = 240) -> None:
+def wait_for_port(port: int, seconds: float = START) -> None:
     """Wait until something accepts on a port."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

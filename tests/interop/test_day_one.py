@@ -63,7 +63,7 @@ class Front:
     def __init__(self, folder: Path, xapi: SmallXapi, process: Process) -> None:
         self.xapi = xapi
         self.process = process
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.port = process.port
         self.url = f"http://127.0.0.1:{self.port}"
         self._admin = folder / "admin"
 

@@ -56,7 +56,7 @@ class Old:
         self.folder = folder
         self.process = process
         self.twins = twins
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.port = process.port
         self.session = str(self.xml("/RPC2", "session.login_with_password", "root", "xenroot")["Value"])
 
     def post(self, path: str, body: str) -> bytes:

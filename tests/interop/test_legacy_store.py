@@ -64,7 +64,7 @@ def port(request: pytest.FixtureRequest, toolstack_bus: str, store: Xenstored, t
     timeout = getattr(request, "param", "60s")
     config.write_text(CONFIG.format(bus=toolstack_bus, store=store.path, folder=tmp_path, timeout=timeout))
     with gateway_process(config) as process:
-        yield int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        yield process.port
 
 
 def ask(port: int, method: str, *params: Any) -> Any:

@@ -192,52 +192,7 @@ def test_storage_attaches_and_detaches_a_disk(running: Environment) -> None:
 # squeezed
 
 
-def test_squeezed_takes_everything_by_position(running: Environment) -> None:
-    memory = xml(running, "/memory")
-    session = works(memory("login", DBG, "test"))
-    reservation, kib = works(memory("reserve_memory_range", DBG, session, 4096, "8192"))
-    assert str(kib) == "8192"
-    works(memory("delete_reservation", DBG, session, reservation))
-    assert fails(memory("delete_reservation", DBG, session, reservation)) == ["Unknown_reservation", reservation]
-    needed, free = fails(memory("reserve-memory", DBG, session, 2**30))[1]
-    assert (int(needed), int(free) < 2**30) == (2**30, True)
-    policy, kib = works(memory("get_domain_zero_policy", DBG))
-    assert (policy, int(kib)) == ("Fixed_size", 1024**2)
-    unknown = memory("query_reservation_of_domain", DBG, session, 99)
-    assert unknown == {"Status": "Failure", "ErrorDescription": "No_reservation"}
-
-
 # networkd
-
-
-def test_networkd_takes_named_parameters_and_then_the_rest(running: Environment) -> None:
-    network = xml(running, "/networkd")
-    assert "eth0" in works(network("Network.Interface.get_all", DBG, None))
-    works(network("Network.Interface.set_ipv4_conf", {"name": "eth0"}, DBG, "DHCP4"))
-    record = works(network("Network.Interface.get_record", {"name": "eth0"}, DBG))
-    assert (record["ipv4_conf"], record["ipv4_addr"]) == ("DHCP4", [])
-    assert works(network("Network.Interface.get_ipv4_addr", {"name": "xenbr0"}, DBG)) in (
-        [["192.0.2.10", 24]],
-        [["192.0.2.10", "24"]],
-    )
-    vlan = {"name": "br9", "vlan": ["xenbr0", 9], "other_config": {}}
-    works(network("Network.Bridge.create", vlan, DBG))
-    port = {"bridge": "br9", "name": "bond1", "interfaces": ["eth0", "eth1"]}
-    works(network("Network.Bridge.add_port", port, DBG))
-    bonds = works(network("Network.Bridge.get_all_bonds", {"from_cache": True}, DBG))
-    assert bonds["bond1"] == ["eth0", "eth1"]
-    in_use = fails(network("Network.Bridge.destroy", {"name": "br9", "force": False}, DBG))
-    assert in_use == ["Internal_error", 'br9 has ports: ["bond1"]']
-    static = ["Static4", [["192.0.2.77", "24"]]]
-    works(network("Network.Interface.set_ipv4_conf", {"name": "eth1"}, DBG, static))
-    assert works(network("Network.Interface.get_ipv4_addr", {"name": "eth1"}, DBG)) == [["192.0.2.77", "24"]]
-    assert works(network("Network.Interface.get_ipv4_gateway", {"name": "eth1"}, DBG)) == []
-    assert works(network("Network.Interface.get_ipv4_gateway", {"name": "xenbr0"}, DBG)) == ["192.0.2.1"]
-    works(network("Network.Bridge.destroy", {"name": "br9", "force": True}, DBG))
-    gone = fails(network("Network.Bridge.get_interfaces", {"name": "br9"}, DBG))
-    assert gone == ["Bridge_does_not_exist", "br9"]
-    assert fails(network("Network.Bridge.add_port", port, DBG)) == ["Bridge_does_not_exist", "br9"]
-    assert works(network("Network.get_statistics", DBG))["eth1"]["carrier"] is True
 
 
 def test_networkd_takes_them_over_json_too(running: Environment) -> None:

@@ -6,82 +6,34 @@ with the object path as a parameter. Where a package is missing, its tests are s
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import xmlrpc.client
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.core.dbus.introspection_xml import Interface
 from tests.kit.gateway import Folder, Process, gateway_process
-from tests.kit.outsiders import Running, outsider, prepared, url
+from tests.kit.outsiders import Running, outsider, prepared
 from tests.kit.programs import ROOT
 
 pytestmark = pytest.mark.bus
 
-OBJECT = {"name": "object__", "object": "/"}
-
-Call = Callable[..., Any]
-
-
-def mapping_of(service: Running, folder: Path) -> dict[str, Any]:
-    """A mapping file of all properties and methods of a service, with its IDL beside it. JSON is YAML too."""
-    methods: dict[str, Any] = {}
-    for number, (name, interface) in enumerate(service.interfaces.items()):
-        (folder / f"{number}.xml").write_text(service.idl(name))
-        where = {"interface": name, "idl": f"{number}.xml", "params": [OBJECT]}
-        for known in interface.properties.values():
-            if "read" in known.access and not known.type.has_file_descriptor:
-                methods[f"{name}.{known.name}"] = {**where, "property": known.name}
-        methods.update(_members(interface, where))
-    return {
-        "mapping": 1,
-        "service": service.name,
-        "dbus": {"bus_name": service.bus_name},
-        "expose": [
-            {"listener": "rpc", "path": "/RPC2", "codec": "xmlrpc"},
-            {"listener": "rpc", "path": "/jsonrpc", "codec": "jsonrpc"},
-        ],
-        "methods": methods,
-    }
-
-
-def _members(interface: Interface, where: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for method in interface.methods.values():
-        if not any(argument.type.has_file_descriptor for argument in (*method.ins, *method.outs)):
-            params = [OBJECT, *(argument.name for argument in method.ins)]
-            yield f"{interface.name}.{method.name}()", {**where, "member": method.name, "params": params}
-
 
 @contextmanager
-def gateway_to(service: Running, path: Path, mapping: str = "") -> Iterator[Process]:
-    """A gateway with the mapping of a service, or with this one."""
+def gateway_to(service: Running, path: Path, mapping: str) -> Iterator[Process]:
+    """A gateway with this mapping of a service."""
     folder = Folder(path)
     folder.buses({"system": (service.address, "org.*")})
-    folder.mapping(mapping or json.dumps(mapping_of(service, folder.mappings)))
+    folder.mapping(mapping)
     with gateway_process(folder.config) as process:
         yield process
-
-
-def caller(process: Process) -> Call:
-    """Call one method over XML-RPC, and fail on a fault."""
-
-    def call(method: str, *params: object) -> Any:
-        with xmlrpc.client.ServerProxy(url(process, "/RPC2"), allow_none=True) as proxy:
-            return getattr(proxy, method)(*params)
-
-    return call
-
-
-# Acts, and returned objects
 
 
 def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None:
@@ -95,7 +47,7 @@ def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None
         subprocess.run([*line, *where], check=True, capture_output=True)
         with (
             gateway_process(folder.config) as process,
-            xmlrpc.client.ServerProxy(url(process, "/bluez")) as proxy,
+            xmlrpc.client.ServerProxy(f"{process.url}/bluez") as proxy,
         ):
             api: Any = proxy
             assert api.device.alias("11:22:33:44:55:66") == "phone"
@@ -105,18 +57,40 @@ def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None
                 api.device.alias("../hci0")
 
 
+HOSTNAME_IDL = """<node><interface name="org.freedesktop.hostname1">
+<property name="Hostname" type="s" access="read"/></interface></node>
+"""
+HOSTNAME = """mapping: 1
+service: hostnamed
+dbus:
+  bus_name: org.freedesktop.hostname1
+  object_path: /org/freedesktop/hostname1
+  interface: org.freedesktop.hostname1
+  idl: hostname.xml
+expose:
+  - {listener: rpc, path: /RPC2, codec: xmlrpc}
+methods:
+  name: {property: Hostname}
+"""
+
+
 def test_a_service_that_has_ended_is_started_for_the_next_call(tmp_path: Path) -> None:
     """hostnamed ends by itself after half a minute without a call."""
-    path, known = "/org/freedesktop/hostname1", "org.freedesktop.hostname1.Hostname"
-    with prepared("hostnamed") as service, gateway_to(service, tmp_path) as process:
-        before = caller(process)(known, path)
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings/hostname.xml").write_text(HOSTNAME_IDL)
+    with (
+        outsider("hostnamed") as service,
+        gateway_to(service, tmp_path, HOSTNAME) as process,
+        xmlrpc.client.ServerProxy(f"{process.url}/RPC2") as proxy,
+    ):
+        before = proxy.name()
         broker = Running("dbus", "org.freedesktop.DBus", service.address)
         owner = "org.freedesktop.DBus.GetConnectionUnixProcessID"
         number = broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name)
         os.kill(number, signal.SIGTERM)
         while broker.direct("/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", "s", service.bus_name):
             pass
-        assert caller(process)(known, path) == before
+        assert proxy.name() == before
         assert broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name) != number
 
 
@@ -147,7 +121,7 @@ def test_an_entry_group_belongs_to_the_client_that_made_it(tmp_path: Path) -> No
         (tmp_path / "mappings").mkdir()
         (tmp_path / "mappings/group.xml").write_text(GROUP_IDL)
         with gateway_to(service, tmp_path, GROUPS) as process:
-            address = url(process, "/RPC2")
+            address = f"{process.url}/RPC2"
             with xmlrpc.client.ServerProxy(address) as other:
                 with xmlrpc.client.ServerProxy(address) as maker:
                     group = maker.new()
@@ -173,7 +147,7 @@ def example(name: str, service: Running, path: Path) -> Iterator[xmlrpc.client.S
     shutil.copytree(EXAMPLES / "idl", path / "mappings/idl")
     with (
         gateway_to(service, path, (EXAMPLES / f"{name}.yaml").read_text()) as process,
-        xmlrpc.client.ServerProxy(url(process, f"/{name}"), allow_none=True) as proxy,
+        xmlrpc.client.ServerProxy(f"{process.url}/{name}", allow_none=True) as proxy,
     ):
         yield proxy
 

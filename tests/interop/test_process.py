@@ -61,7 +61,7 @@ def change(folder: Folder, old: str, new: str) -> None:
 
 
 def port(process: Process) -> int:
-    return int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+    return process.port
 
 
 def proxy(process: Process) -> xmlrpc.client.ServerProxy:

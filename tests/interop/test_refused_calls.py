@@ -140,7 +140,7 @@ async def test_no_spelling_of_a_shipped_method_reaches_the_old_xapi_against_its_
     async with legacy_server(lambda _: ok(DONE.encode())) as old:
         (tmp_path / "gateway.toml").write_text(XAPI_CONFIG.format(folder=tmp_path, old=old.url))
         with gateway_process(tmp_path / "gateway.toml") as process:
-            port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+            port = process.port
             for spelling in SPELLINGS:
                 for path, body in attempts(spelling):
                     answer = (await asyncio.to_thread(tcp_post, port, path, body)).decode()

@@ -48,7 +48,7 @@ class Front:
         self.process = process
         self.old = old
         self.file = folder / "calls.jsonl"
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.port = process.port
         self.session = self.call("session.login_with_password", "root", "xenroot")
 
     def call(self, method: str, *params: Any) -> Any:

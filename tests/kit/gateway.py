@@ -125,6 +125,16 @@ class Process:
         """The process id."""
         return self._process.pid
 
+    @property
+    def port(self) -> int:
+        """The port of its first address, once it is ready."""
+        return int(self.wait_for("ready")["listening"][0].rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        """The URL of its first address, once it is ready."""
+        return f"http://127.0.0.1:{self.port}"
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)

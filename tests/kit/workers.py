@@ -39,7 +39,7 @@ class Team:
     def __init__(self, process: Process, control: Path) -> None:
         self.process = process
         self.control = control
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.port = process.port
 
     def rows(self) -> list[dict[str, Any]]:
         """The workers, as `status` shows them."""

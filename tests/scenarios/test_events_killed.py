@@ -233,40 +233,6 @@ async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Pat
     assert all(mirror.events > ROUNDS for mirror in mirrors)
 
 
-async def test_at_a_stop_whoever_waits_is_answered_and_nothing_is_cut_off(tmp_path: Path) -> None:
-    async with Toolstack() as toolstack:
-        world = World(tmp_path, toolstack)
-        try:
-            await asyncio.to_thread(stop_with_clients, world)
-        finally:
-            await asyncio.to_thread(world.gateway.end)
-
-
-def stop_with_clients(world: World) -> None:
-    """A WebSocket, a stream and a long poll wait; then the gateway is asked to stop."""
-    socket = world.folder / "rpc"
-    caller, streamed, waiting = Caller(socket), UnixConnection(socket), UnixConnection(socket)
-    token = caller.ask("event.from", ["vm"], "", 0.0)["token"]
-    with WebSocketClient(socket) as websocket:
-        websocket.call("events.subscribe", caller.session, ["vm"], token)
-        streamed.request("GET", f"/jsonrpc/events?token={token}", headers={"Cookie": f"session_id={caller.session}"})
-        response = streamed.getresponse()
-        params = [caller.session, ["vm"], token, 60.0]
-        call = {"jsonrpc": "2.0", "id": 1, "method": "event.from", "params": params}
-        waiting.request("POST", "/jsonrpc", json.dumps(call).encode())
-        caller.ask("pool.get_all")  # once this is answered, what was sent before it has been read
-        world.gateway.signal(signal.SIGTERM)
-        with pytest.raises(ConnectionError, match=r"1001.* the gateway stops"):
-            websocket.receive()
-        assert response.read() in (b"", b": heartbeat\n\n")
-        batch = json.loads(waiting.getresponse().read())["result"]
-        assert (batch["events"], batch["token"]) == ([], token)
-    for each in (streamed, waiting, caller):
-        each.close()
-    assert world.gateway.wait() == 0
-    assert world.gateway.lines[-1]["event"] == "stopped, nothing in flight"
-
-
 @pytest.mark.parametrize("ending", ["stopped", "killed", "forgotten"])
 async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everything(
     tmp_path: Path, ending: str

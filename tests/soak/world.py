@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import aiohttp
 from tests.kit.buses import SYSTEM_LIMITS, PrivateBus, private_bus
 from tests.kit.fake_stores import RefusingStore, refusing_store
 from tests.kit.programs import ROOT
-from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, xenstored
+from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, starting, xenstored
 from tests.soak import healthy, service
 
 CALM = "calm"  # the service that is never killed or stopped; its bus is
@@ -179,14 +178,6 @@ MORE = "  {name}.more{number}: {{member: Read, params: [text]}}\n"  # what a goo
 BROKEN = "  {name}.broken: {{member: Nonsense}}\n"
 
 
-def listens(path: Path) -> bool:
-    """Whether a process listens on this Unix socket."""
-    with socket.socket(socket.AF_UNIX) as plug, suppress(OSError):
-        plug.connect(str(path))
-        return True
-    return False
-
-
 class Process:
     """One process that a run kills, stops and starts."""
 
@@ -271,6 +262,7 @@ class World:
         self.clients = {kind: folder / f"{kind}.healthy" for kind in ("http", "guests", "refused")}
         self.tcp = ""
         self.shared = ""  # the listener of the healthy client, and of those that trouble it
+        self.hostile = f"unix:{folder}/hostile"  # the listener with small limits
 
     def _service(self, name: str, bus: str, stack: ExitStack) -> Process:
         arguments = [self.buses[bus].address, f"org.example.{bus}.{name}", str(self.journals(name)[0])]
@@ -357,7 +349,7 @@ class World:
     async def old_is_back(self) -> str:
         """Wait until the legacy service takes connections; what is wrong when it does not."""
         end = time.monotonic() + BACK_TIMEOUT * min(self.slack, MOST_SLACK)
-        while not listens(self.folder / "old"):
+        while not starting.listens(self.folder / "old"):
             if time.monotonic() > end:
                 return f"the legacy service did not come back within {BACK_TIMEOUT:g} s"
             await asyncio.sleep(0.05)

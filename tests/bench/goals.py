@@ -79,12 +79,10 @@ class Figure(msgspec.Struct):
 
     @property
     def median(self) -> float:
-        """The figure."""
         return statistics.median(self.ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The quartiles."""
         if len(self.ratios) < 2:
             return self.median, self.median
         low, _, high = statistics.quantiles(self.ratios, n=4)

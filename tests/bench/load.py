@@ -46,19 +46,16 @@ class Request:
 
     @property
     def raw(self) -> bytes:
-        """The whole request."""
         head = f"POST {self.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {self.content_type}\r\n"
         return f"{head}Content-Length: {len(self.body)}\r\n\r\n".encode() + self.body
 
 
 def json_rpc(method: str, *params: object) -> Request:
-    """A call in JSON-RPC."""
     call = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
     return Request("/jsonrpc", "application/json", msgspec.json.encode(call))
 
 
 def xml_rpc(method: str, *params: object) -> Request:
-    """A call in XML-RPC."""
     text = xmlrpc.client.dumps(cast("tuple[str, ...]", params), method)  # theirs says only what it can, not all it can
     return Request("/RPC2", "text/xml", text.encode())
 
@@ -134,7 +131,6 @@ def wait_for_port(port: int, seconds: float = START) -> None:
 
 
 def free_port() -> int:
-    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
@@ -235,7 +231,6 @@ class Clients:
         self._late: deque[float] = deque()  # moments of requests that found no idle connection
 
     async def connect(self, port: int, connections: int) -> Self:
-        """Open the connections."""
         loop = asyncio.get_running_loop()
         for _ in range(connections):
             _, caller = await loop.create_connection(lambda: _Caller(self), "127.0.0.1", port)
@@ -243,7 +238,6 @@ class Clients:
         return self
 
     def close(self) -> None:
-        """Close the connections."""
         self._ended = None
         for caller in self._callers:
             caller.transport.abort()

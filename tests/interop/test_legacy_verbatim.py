@@ -96,7 +96,6 @@ BODIES = st.binary(max_size=200) | st.sampled_from(
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A request as its bytes, and its verb."""
     verb = draw(st.sampled_from(["POST", "POST", "GET", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH"]))
     body = draw(BODIES) if verb in ("POST", "PUT", "PATCH") else b""
     one = draw(st.booleans())

@@ -28,7 +28,6 @@ pytestmark = pytest.mark.bus
 
 @contextmanager
 def gateway_to(service: Running, path: Path, mapping: str) -> Iterator[Process]:
-    """A gateway with this mapping of a service."""
     folder = Folder(path)
     folder.buses({"system": (service.address, "org.*")})
     folder.mapping(mapping)

@@ -59,7 +59,6 @@ class Front:
         return answer["Value"]
 
     def json(self, method: str, *params: Any) -> Any:
-        """Over JSON-RPC."""
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         head = f"POST /jsonrpc HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         with dialled(self.port) as (connection, reader):
@@ -89,7 +88,6 @@ class Front:
             process.stderr.close()
 
     def lines(self) -> list[dict[str, Any]]:
-        """Of the recording."""
         return json_lines(self.file)
 
 

@@ -33,7 +33,6 @@ class Peer:
         raise AssertionError(f"{self.name} has ended")
 
     async def decide(self, number: int) -> list[str]:
-        """What it answers."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{number}\n".encode())
         return await self.heard(lambda words: words[0] in ("decided", "refused"))

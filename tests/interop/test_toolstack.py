@@ -38,7 +38,6 @@ async def client(toolstack: Toolstack) -> AsyncIterator[Client]:
 
 
 def files(service: str) -> list[Path]:
-    """The IDL of a service."""
     return sorted(IDL.glob(f"org.xen.xcp.{service}.*xml"))
 
 

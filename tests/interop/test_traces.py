@@ -71,7 +71,6 @@ class Server:
         ]
 
     def wait_for(self, count: int) -> list[Span]:
-        """Wait for `count` spans; return all."""
         with self._more:
             assert self._more.wait_for(lambda: len(self.spans()) >= count, TIMEOUT), self.spans()
         return self.spans()

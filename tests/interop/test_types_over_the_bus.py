@@ -36,7 +36,6 @@ class Echo:
         self._backend = backend
 
     def call(self, kinds: Sequence[Type], variants: Variants, *params: Value) -> Outcome:
-        """Out and back."""
         return self._ask(_route(kinds, variants), Call("echo", params))
 
     def count(self) -> int:

@@ -104,7 +104,6 @@ class Wire:
         return self.connection.getresponse().read()
 
     def fits(self, kind: DatamodelType, value: Any) -> bool:
-        """Whether a value has the form of a type."""
         if kind.kind == "set":
             return isinstance(value, list) and all(self.fits(kind.items[0], each) for each in value)
         if kind.kind == "map":
@@ -169,7 +168,6 @@ class Walk:
         return list(self.ask(f"{cls}.get_all"))
 
     def value(self, name: str, kind: DatamodelType, cls: DatamodelClass) -> Any:
-        """A value for a parameter."""
         if name in GIVEN and kind.kind == "string":
             return GIVEN[name]
         if kind.kind == "ref":

@@ -44,7 +44,6 @@ class BusProxy:
         new.replace(self.rules)
 
     def called(self) -> list[dict[str, Any]]:
-        """Return every call so far."""
         return json_lines(self.calls)
 
 

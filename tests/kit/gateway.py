@@ -122,7 +122,6 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id."""
         return self._process.pid
 
     @property
@@ -136,7 +135,6 @@ class Process:
         return f"http://127.0.0.1:{self.port}"
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
         self._process.send_signal(number)
 
     def wait(self, seconds: float = TIMEOUT) -> int:

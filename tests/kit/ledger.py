@@ -80,12 +80,10 @@ class Ledger:
                 time.sleep(0.01)
 
     def start_gateway(self) -> None:
-        """Start a gateway."""
         assert self._gateway is None
         self._gateway = Process(self.config)
 
     def kill_gateway(self) -> None:
-        """Kill it."""
         gateway, self._gateway = self._gateway, None
         if gateway is not None:
             gateway.end()

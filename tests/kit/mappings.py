@@ -183,7 +183,6 @@ def shape(body: Sequence[object]) -> Value:
 
 
 def translate(fault: Fault, call: Call) -> Fault:
-    """Return the fault unchanged."""
     return fault
 
 

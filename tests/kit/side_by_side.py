@@ -83,7 +83,6 @@ class Clients:
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self, name: str, things: Sequence[str], call: Callable[[str], object]) -> None:
-        """Call about each thing in turn."""
         self.calls[name] = 0
         self._rounds[name] = len(things)
         thread = threading.Thread(target=self._run, args=(name, things, call), name=name)
@@ -144,7 +143,6 @@ class World:
 
     @property
     def keys(self) -> Sides:
-        """All keys of each group."""
         return {"vms": set(self.vms), "domains": set(self.domains), "memory": set(self.sessions)}
 
     async def command(self, *arguments: str) -> str:

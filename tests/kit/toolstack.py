@@ -85,7 +85,6 @@ class Client:
         return Refusal(str(reply.error_name).removeprefix("org.xen.xcp.Error."), reply.body)
 
     async def get(self, service: str, path: str, interface: str, name: str) -> Any:
-        """Return a property."""
         full = f"org.xen.xcp.{service}.{interface}" if "." not in interface else interface
         variant = await self.call(service, path, "org.freedesktop.DBus.Properties.Get", "ss", full, name)
         return variant.value
@@ -267,7 +266,6 @@ class Twin:
         new.replace(self.file)
 
     def kill(self) -> None:
-        """Kill it."""
         self.process.kill()
         self.process.wait(TIMEOUT)
 

@@ -47,7 +47,6 @@ class Team:
         return found
 
     def leader(self) -> dict[str, Any]:
-        """The row of the leader."""
         rows = self.until(lambda rows: any(row["leads"] for row in rows))
         return next(row for row in rows if row["leads"])
 
@@ -123,7 +122,6 @@ class Connection:
         self.worker = team.line(self.last)["worker"]
 
     def send(self, method: str, *params: object) -> None:
-        """Send a call."""
         self.last = f"r{next(_numbers)}"
         body = json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": 1})
         self._http.request("POST", "/jsonrpc", body, {"X-Request-Id": self.last})
@@ -143,7 +141,6 @@ class Connection:
         return self._team.line(self.last)
 
     def close(self) -> None:
-        """Close it."""
         self._http.close()
 
 

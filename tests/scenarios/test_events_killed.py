@@ -25,18 +25,15 @@ from gateway.core.dbus.names import escape_path_element
 from tests.kit.clients import UnixConnection
 from tests.kit.event_mirrors import (
     CUT,
-    XENOPSD,
     Caller,
     EventFrom,
     Failure,
     Mirror,
     OverWebSocket,
     ServerSent,
-    Updates,
     WebSocketClient,
-    listed,
 )
-from tests.kit.gateway import Process
+from tests.kit.gateway import REST, Process
 from tests.kit.programs import ROOT
 from tests.kit.toolstack import Client, Toolstack
 
@@ -46,7 +43,8 @@ ROUNDS = int(os.environ.get("EVENT_ROUNDS", "12"))
 SETTLED = 60.0  # seconds for a client to have the state of the service
 PROPERTIES = "org.freedesktop.DBus.Properties"
 MANAGER = "org.freedesktop.DBus.ObjectManager"
-CONFIG = """\
+CONFIG = (
+    """\
 [bus.one]
 address = "{address}"
 services = ["org.xen.xcp.*"]
@@ -57,18 +55,11 @@ server_sent_events = true
 [upstream.xapi]
 url = "http+unix://{folder}/old"
 dialect = "xenapi"
-[upstream.xenopsd]
-url = "http+unix://{folder}/old"
-dialect = "xapi_idl"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
 [state]
 file = "state.db"
-[log]
-format = "json"
 """
+    + REST
+)
 
 
 class World:
@@ -80,8 +71,7 @@ class World:
         self.chance = random.Random(1)
         (folder / "mappings").mkdir()
         shutil.copytree(ROOT / "mappings/idl", folder / "mappings/idl")
-        for name in ("xapi.yaml", "xenopsd.yaml"):
-            shutil.copy(ROOT / "mappings" / name, folder / "mappings")
+        shutil.copy(ROOT / "mappings/xapi.yaml", folder / "mappings")
         self.config = folder / "gateway.toml"
         self.config.write_text(CONFIG.format(address=toolstack.address, folder=folder))
         self.gateway = self._start()
@@ -95,7 +85,7 @@ class World:
     async def change(self) -> None:
         """A few changes, straight at the service."""
         async with self.toolstack.client() as client:
-            kinds = (self._rename, self._rename, self._create, self._destroy, self._xenopsd)
+            kinds = (self._rename, self._rename, self._create, self._destroy)
             for _ in range(self.chance.randint(1, 20)):
                 await self.chance.choice(kinds)(client)
 
@@ -122,21 +112,11 @@ class World:
         if networks:
             await client.call("xapi", self.chance.choice(networks), "Network1.Destroy")
 
-    async def _xenopsd(self, client: Client) -> None:
-        """Add, change or remove a VM of xenopsd."""
-        key = f"vm-{self.chance.randint(1, 5)}"
-        if await client.call("xenopsd", "", "VMs1.Exists", "s", key) and self.chance.random() < 0.5:
-            await client.call("xenopsd", "", "VMs1.Remove", "s", key)
-        else:
-            row = [key, str(self.chance.random()), 1024, 1024, 1024, 1, 1, {}]
-            await client.call("xenopsd", "", "VMs1.Add", "(ssxxxuua{ss})", row)
-
     async def kill_service(self) -> None:
-        name = self.chance.choice(("xapi", "xenopsd"))
         async with self.toolstack.client() as client:
-            running = await client.ask_bus("NameHasOwner", "s", f"org.xen.xcp.{name}")
+            running = await client.ask_bus("NameHasOwner", "s", "org.xen.xcp.xapi")
         if running:
-            await self.toolstack.kill(name)
+            await self.toolstack.kill("xapi")
 
     async def kill_bus(self) -> None:
         await self.toolstack.restart_bus()
@@ -185,29 +165,17 @@ class World:
             finally:
                 caller.close()
 
-    def of_xenopsd(self) -> dict[tuple[str, str], Any]:
-        """What xenopsd itself has."""
-        caller, end = Caller(self.folder / "rpc", XENOPSD), time.monotonic() + SETTLED
-        while True:
-            try:
-                return listed(caller)
-            except (Failure, *CUT):
-                assert time.monotonic() < end
-                time.sleep(0.05)
-            finally:
-                caller.close()
-
     def same(self, mirror: Mirror) -> bool:
         """Whether a client comes to have the state of the service, while nothing changes."""
         end = time.monotonic() + SETTLED
         while mirror.is_alive() and time.monotonic() < end:
-            if dict(mirror.objects) == (self.of_xenopsd() if isinstance(mirror, Updates) else self.state()):
+            if dict(mirror.objects) == self.state():
                 return True
             time.sleep(0.05)
         return False
 
 
-MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent, Updates)
+MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent)
 
 
 async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Path) -> None:
@@ -243,27 +211,23 @@ async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everyth
         try:
             async with toolstack.client() as client:
                 gone = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
-                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "before", 1)
                 before = await asyncio.to_thread(tokens, world)
                 await asyncio.to_thread(end, world, ending, before[1])
                 await client.call("xapi", f"network/{escape_path_element(gone)}", "Network1.Destroy")
                 made = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
-                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "after", 2)
             world.gateway = await asyncio.to_thread(world._start)
             await asyncio.to_thread(go_on, world, before, gone, made, is_continued=ending != "forgotten")
         finally:
             await asyncio.to_thread(world.gateway.end)
 
 
-def tokens(world: World) -> tuple[str, str, int]:
-    """A session with a token of `event.from` that is registered for `event.next`; and the last number of xenopsd."""
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+def tokens(world: World) -> tuple[str, str]:
+    """A session that is registered for `event.next`, and a token of its `event.from`."""
+    caller = Caller(world.folder / "rpc")
     token = caller.ask("event.from", ["network"], "", 0.0)["token"]
     caller.ask("event.register", ["network"])
-    last = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": 0, "timeout": 1})[2]
-    for each in (caller, xenopsd):
-        each.close()
-    return caller.session, token, last
+    caller.close()
+    return caller.session, token
 
 
 def end(world: World, ending: str, token: str) -> None:
@@ -283,10 +247,10 @@ def end(world: World, ending: str, token: str) -> None:
             db.execute("DROP TABLE event_log")
 
 
-def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:
+def go_on(world: World, before: tuple[str, str], gone: str, made: str, *, is_continued: bool) -> None:
     """The session is valid. Each answer either has the changes, or says that it has everything."""
-    session, token, last = before
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+    session, token = before
+    caller = Caller(world.folder / "rpc")
     caller.session = session
     expected = set(caller.ask("network.get_all"))
     assert made in expected
@@ -321,10 +285,8 @@ def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, i
             not is_continued, *[False] * (len(notifications) - 1)
         ]  # fmt: skip
         assert told(notifications) == expected
-    _, changes, newest = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": last, "timeout": 30})
-    assert (changes, newest) == ([["Vm", "after"]], last + 1)
-    for each in (caller, xenopsd, streamed):
-        each.close()
+    caller.close()
+    streamed.close()
 
 
 def told(notifications: list[Any]) -> set[str]:

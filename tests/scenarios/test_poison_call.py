@@ -97,7 +97,6 @@ class Client:
         return self.outcome(await self.send(self.codec.encode_call(Call(method, params))))
 
     async def send(self, body: bytes) -> HttpReply:
-        """Any bytes."""
         await self._wire.send(post(body, self._path))
         return await self._wire.reply()
 

@@ -68,7 +68,6 @@ class Clients:
 
 
 def tokens(reads: int, writes: int) -> list[str]:
-    """Mixed."""
     both = [*(f"r{number}" for number in range(reads)), *(f"w{number}" for number in range(writes))]
     return sorted(both, key=lambda token: (int(token[1:]), token[0]))
 
@@ -209,7 +208,6 @@ async def as_guest(store: XenstoreClient, domid: int, key: str, function: str = 
 
 
 async def answered(world: Ledger, key: str, function: str = "read") -> tuple[dict[str, str], set[Permissions | None]]:
-    """An answer, and the permissions of all its nodes."""
     node = f"/ledger/rpc/response/{function}/{key}"
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(XenstoreClient(world.store.path))

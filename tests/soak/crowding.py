@@ -58,11 +58,9 @@ class Place:
     over: asyncio.Event
 
     def counted(self, what: str) -> None:
-        """Count an event."""
         self.ledger.other[f"{self.name}: {what}"] += 1
 
     def offence(self, text: str) -> None:
-        """Record an offence."""
         self.ledger.offences.append(f"{self.name}: {text}")
 
     @asynccontextmanager

@@ -32,7 +32,6 @@ class Reading:
     late_replies: int
 
     def held_beside(self, before: Reading) -> list[str]:
-        """What is held that was not held before."""
         return [name for name, fits in FITS.items() if not fits(getattr(before, name), getattr(self, name))]
 
 

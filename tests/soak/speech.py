@@ -36,7 +36,6 @@ class Wanted:
         return f"{self.service}.{self.method}"
 
     def is_right(self, heard: Heard) -> bool:
-        """Whether this is the one right answer."""
         return RIGHT[self.method](self, heard)
 
 
@@ -73,7 +72,6 @@ TEXTS: Mapping[str, FaultCode] = {
 
 
 def code_of(text: str) -> FaultCode | None:
-    """Return the code that a text names, if any."""
     return next((code for pattern, code in TEXTS.items() if re.search(pattern, text)), None)
 
 

@@ -63,7 +63,6 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the promise holds."""
         return not self.offences
 
 

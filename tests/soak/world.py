@@ -192,12 +192,10 @@ class Process:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it (anew)."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=ROOT)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
         self._process.send_signal(number)
 
     def kill(self) -> None:

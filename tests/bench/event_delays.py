@@ -26,8 +26,9 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request, TextMessage
 
 from tests.bench.goals import BUS
-from tests.bench.load import gateway, resident_bytes, started
+from tests.bench.load import gateway, started
 from tests.kit.gateway import REST
+from tests.kit.programs import resident_bytes
 
 NAME, PATH, VM = "org.example.Objects", "/vm", "org.example.VM1"
 PROPERTIES, MANAGER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"

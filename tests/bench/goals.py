@@ -25,8 +25,9 @@ from rich.table import Table
 
 from gateway.cli import client
 from tests.bench import load
-from tests.bench.load import Clients, Request, Seen, cpu_seconds, free_port, resident_bytes, started, wait_for_port
+from tests.bench.load import Clients, Request, Seen, cpu_seconds, free_port, started, wait_for_port
 from tests.kit.gateway import REST
+from tests.kit.programs import resident_bytes
 
 HERE = Path(__file__).parent
 JSON, XML = load.TEXT_REQUESTS["JSON-RPC"], load.TEXT_REQUESTS["XML-RPC"]

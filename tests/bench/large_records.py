@@ -23,9 +23,10 @@ from rich.table import Table
 
 from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.signature import Type
-from tests.bench.load import cpu_seconds, gateway, resident_bytes, started
+from tests.bench.load import cpu_seconds, gateway, started
 from tests.kit.buses import private_bus
 from tests.kit.gateway import REST
+from tests.kit.programs import resident_bytes
 
 ROOT = Path(__file__).parents[2]
 IDL = ROOT / "mappings/idl/org.xen.xcp.xapi.classes.xml"

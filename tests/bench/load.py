@@ -141,14 +141,6 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def resident_bytes(pid: int, what: str = "VmRSS") -> int:
-    """Memory of a process (VmRSS), or the most that it has had (VmHWM)."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 @dataclass(frozen=True)
 class Seen:
     """What the clients of one turn have seen."""

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from tests.kit.gateway import Process, gateway_process
+from tests.kit.gateway import REST, gateway_process
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Message, Tap, dialled, wiretap
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
@@ -26,13 +26,8 @@ url = "{url}"
 idle = "100ms"
 dialect = "xenapi"
 speaks = ["jsonrpc"]
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/admin"
-[log]
-format = "json"
 """
+CONFIG += REST
 
 # Nothing is mapped, but messages are read: whose call is it, and what came of it?
 ENDPOINTS = """\
@@ -57,11 +52,7 @@ def invisible(url: str, folder: Path, **files: str) -> Iterator[int]:
         (folder / "mappings" / f"{name}.yaml").write_text(text)
     (folder / "gateway.toml").write_text(CONFIG.format(url=url, folder=folder))
     with gateway_process(folder / "gateway.toml") as process:
-        yield _port(process)
-
-
-def _port(process: Process) -> int:
-    return process.port
+        yield process.port
 
 
 # Generated: any request, any answer

@@ -7,38 +7,27 @@ import os
 import pwd
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, RemoteDisconnected
 from pathlib import Path
 
 import pytest
 
 from adapters.dbus.connection import OPEN_TIMEOUT
 from tests.kit.buses import EXTERNAL, PrivateBus, private_bus
-from tests.kit.clients import UnixConnection
-from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
-from tests.kit.programs import TIMEOUT
-from tests.kit.toy_service import toy_service
+from tests.kit.clients import UnixConnection, tcp_post
+from tests.kit.command import command
+from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process, passed
+from tests.kit.programs import TIMEOUT, resident_bytes, until
+from tests.kit.toy_service import ask_toy, toy_service
 
 USER = pwd.getpwnam("nobody")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 ANYBODY = EXTERNAL + '<policy context="default"><allow user="*"/></policy>'
-
-# What systemd does between fork and exec, sd_listen_fds(3).
-PASS_SOCKET = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES=sys.argv[2])
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 
 
 @pytest.fixture
@@ -60,28 +49,26 @@ def change(folder: Folder, old: str, new: str) -> None:
     folder.config.write_text(text.replace(old, new))
 
 
-def port(process: Process) -> int:
-    return process.port
-
-
 def proxy(process: Process) -> xmlrpc.client.ServerProxy:
-    return xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port(process)}/RPC2")
+    return xmlrpc.client.ServerProxy(f"{process.url}/RPC2")
 
 
-def refused(config: Path, **around: object) -> str:
+def refused(config: Path, status: int = 2) -> str:
     """What the command says that cannot start."""
-    process = Process(config, **around)  # type: ignore[arg-type] # handed through
+    process = Process(config)
     try:
-        assert process.wait() == 2
+        assert process.wait() == status
     finally:
         process.end()
     return "\n".join(line["event"] for line in process.lines)
 
 
-def release(bus: PrivateBus) -> None:
-    """Let the toy service answer the calls it holds."""
-    to = ["--dest=org.example.toy", "/org/example/toy", "org.example.Toy1.Release"]
-    subprocess.run(["dbus-send", f"--bus={bus.address}", "--print-reply", *to], check=True, stdout=subprocess.DEVNULL)
+def test_run_refuses_the_same_files_as_check_with_the_same_words(folder: Folder) -> None:
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    checked = command("check", "--config", folder.config)
+    assert checked.exit_code == 4
+    assert "toy.yaml:9" in checked.stderr
+    assert refused(folder.config, 4).splitlines() == [line.rstrip() for line in checked.stderr.splitlines()]
 
 
 # Another user
@@ -114,7 +101,7 @@ def test_sockets_are_bound_as_root_and_all_else_is_done_as_the_user(open_folder:
     change(open_folder, "tcp:127.0.0.1:0", f"tcp:127.0.0.1:{number}")
     change(open_folder, f"{open_folder.path}/control", f"{open_folder.path}/deep/er/control")
     with gateway_process(open_folder.config) as process:
-        assert port(process) == number
+        assert process.port == number
         state = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
         assert state["Uid"].split() == [str(USER.pw_uid)] * 4
         assert state["Gid"].split() == [str(USER.pw_gid)] * 4
@@ -144,20 +131,10 @@ def test_a_socket_the_user_could_not_remove_is_refused_and_nothing_is_left_of_it
 # Sockets of systemd
 
 
-@contextmanager
-def passed(path: Path, name: str) -> Iterator[dict[str, object]]:
-    """The surroundings of a process that systemd passes a listening socket to."""
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-        through = [sys.executable, "-c", PASS_SOCKET, str(listening.fileno()), name]
-        yield {"through": through, "pass_fds": [listening.fileno()]}
-
-
 def test_a_socket_of_systemd_is_served_and_stays_when_the_gateway_goes(folder: Folder, tmp_path: Path) -> None:
     change(folder, f"unix:{tmp_path}/rpc", "systemd:rpc")
     path = tmp_path / "by-systemd"
-    with passed(path, "rpc") as around, gateway_process(folder.config, **around) as process:  # type: ignore[arg-type]
+    with passed(path, "rpc") as around, gateway_process(folder.config, **around) as process:
         assert process.wait_for("ready")["listening"][1] == f"unix:{path}"
         client = UnixConnection(path)
         client.request("POST", "/jsonrpc", b'{"jsonrpc": "2.0", "method": "echo", "params": ["hi"], "id": 1}')
@@ -170,8 +147,10 @@ def test_a_socket_of_systemd_is_served_and_stays_when_the_gateway_goes(folder: F
 
 def test_a_socket_that_no_listener_names_is_refused(folder: Folder, tmp_path: Path) -> None:
     with passed(tmp_path / "by-systemd", "web") as around:
-        says = refused(folder.config, **around)
-    assert says == "systemd passed sockets that no listener of the config binds: systemd:web"
+        process = Process(folder.config, **around)
+        assert process.wait() == 2
+        process.end()
+    assert process.lines[0]["event"] == "systemd passed sockets that no listener of the config binds: systemd:web"
 
 
 # What systemd is told
@@ -256,14 +235,10 @@ def running(folder: Folder) -> Iterator[Process]:
 
 def batch(process: Process) -> object:
     calls = [{"jsonrpc": "2.0", "method": name, "id": name} for name in ("hold", "label")]
-    client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
     try:
-        client.request("POST", "/jsonrpc", json.dumps(calls))
-        return [answer["result"] for answer in json.loads(client.getresponse().read())]
-    except OSError as error:
+        return [answer["result"] for answer in json.loads(tcp_post(process.url, "/jsonrpc", json.dumps(calls)))]
+    except (OSError, HTTPException) as error:
         return type(error)
-    finally:
-        client.close()
 
 
 def test_a_batch_half_way_is_finished(running: Process, bus: PrivateBus) -> None:
@@ -272,11 +247,23 @@ def test_a_batch_half_way_is_finished(running: Process, bus: PrivateBus) -> None
         assert other.held() == 1
     running.signal(signal.SIGTERM)
     running.wait_for("stopping")
-    release(bus)
+    ask_toy(bus.address, "Release")
     client.join(TIMEOUT)
     assert answers == [["released", "toy"]]
     assert running.wait() == 0
     assert running.lines[-1]["event"] == "stopped, nothing in flight"
+
+
+def test_a_second_signal_ends_at_once(running: Process) -> None:
+    client, answers = in_thread(lambda: batch(running))
+    with proxy(running) as other:
+        assert other.held() == 1
+    running.signal(signal.SIGTERM)
+    running.wait_for("stopping")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == -signal.SIGTERM
+    client.join(TIMEOUT)
+    assert answers in ([RemoteDisconnected], [ConnectionResetError])
 
 
 def test_a_reload_in_progress_does_not_delay_the_end(running: Process, folder: Folder) -> None:
@@ -285,23 +272,11 @@ def test_a_reload_in_progress_does_not_delay_the_end(running: Process, folder: F
     threads = Path(f"/proc/{running.pid}/task")
     before = len(list(threads.iterdir()))
     running.signal(signal.SIGHUP)
-    until = time.monotonic() + TIMEOUT
-    while len(list(threads.iterdir())) == before:  # files are read in a thread of its own
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    until(lambda: len(list(threads.iterdir())) > before)  # files are read in a thread of its own
     running.signal(signal.SIGTERM)
     running.wait_for("stopped, nothing in flight")
     assert running.wait() == 0
     assert {line["event"] for line in running.lines}.isdisjoint({"reloaded", "reload refused, the old mapping stays"})
-
-
-def test_a_bus_that_is_down_does_not_delay_the_end(running: Process, bus: PrivateBus) -> None:
-    bus.kill()
-    with proxy(running) as client, pytest.raises(xmlrpc.client.Fault, match="the call was not sent"):
-        client.echo("a")
-    running.signal(signal.SIGTERM)
-    assert running.wait() == 0
-    assert running.lines[-1]["event"] == "stopped, nothing in flight"
 
 
 def test_a_bus_that_hangs_does_not_delay_the_end(folder: Folder, bus: PrivateBus) -> None:
@@ -321,15 +296,10 @@ REQUESTS = 60  # on each
 GROWTH = 32 * 1024**2  # bytes that memory may grow by between the first hundred requests and the last
 
 
-def memory(process: Process) -> int:
-    """Bytes of physical memory, from /proc/PID/statm."""
-    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def hammer(process: Process, ended: list[str], count: int) -> None:
     """Send large calls one after another; `ended` gets how each came out."""
     body = json.dumps({"jsonrpc": "2.0", "method": "swallow", "params": ["x" * BODY], "id": 1})
-    client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
+    client = HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT)
     for _ in range(count):
         try:
             client.request("POST", "/jsonrpc", body)
@@ -356,7 +326,7 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
     folder.config.write_text(f'{folder.config.read_text()}[limits]\nmax_calls = 12\nmax_buffered = "4MiB"\n')
     with gateway_process(folder.config) as process:
         hammer(process, [], 100)
-        before = memory(process)
+        before = resident_bytes(process.pid)
         ended: list[str] = []  # a list: threads that count in a Counter lose counts
         clients = [threading.Thread(target=hammer, args=(process, ended, REQUESTS)) for _ in range(CONNECTIONS)]
         for client in clients:
@@ -366,6 +336,6 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
         assert len(ended) == CONNECTIONS * REQUESTS
         assert set(ended) <= {"toy", "closed", "too many calls at once, try again"}
         assert {"toy", "too many calls at once, try again"} <= set(ended)
-        assert memory(process) - before < GROWTH
+        assert resident_bytes(process.pid) - before < GROWTH
         with proxy(process) as after:
             assert after.echo("still here") == "still here"

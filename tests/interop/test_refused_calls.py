@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 import xmlrpc.client
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from tests.kit.clients import tcp_post
 from tests.kit.gateway import REST, TOY_IDL, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, until
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.upstreams import legacy_server, ok
 
@@ -73,10 +72,7 @@ async def ask(store: XenstoreClient, function: str) -> None:
 
 def answer(running: Xenstored, function: str) -> str:
     """What stands in the response once it is there."""
-    end = time.monotonic() + TIMEOUT
-    while not (found := running.tool("ls", "-f", f"/squeezed/rpc/response/{function}/1", check=False)):
-        assert time.monotonic() < end, running.tool("ls", "-f", "/squeezed", check=False)
-    return found
+    return until(lambda: running.tool("ls", "-f", f"/squeezed/rpc/response/{function}/1", check=False))
 
 
 async def test_what_a_guest_may_not_call_reaches_no_old_service(tmp_path: Path) -> None:

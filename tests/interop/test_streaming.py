@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import socket
 import ssl
 import threading
@@ -14,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit.cases import expect
-from tests.kit.gateway import Process, gateway_process
-from tests.kit.programs import TIMEOUT, until
+from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.programs import TIMEOUT, resident_bytes, until
 from tests.kit.raw_server import RawServer, make_certificate, raw_server, read_exactly, read_head, read_to_end
 
 MIB = 1024**2
@@ -37,13 +36,8 @@ body_timeout = "60s"
 [upstream.old]
 url = "{url}"
 {tls}
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/admin"
-[log]
-format = "json"
 """
+CONFIG += REST
 
 
 class Front:
@@ -63,35 +57,13 @@ class Front:
             connection.connect(("127.0.0.1", self._port) if tcp else str(self._folder / "rpc"))
             yield connection
 
-    def admin(self, method: str, path: str) -> bytes:
-        """Ask the admin API."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT)
-            connection.connect(str(self._folder / "admin"))
-            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close"
-            connection.sendall(f"{head}\r\n\r\n".encode())
-            return read_to_end(connection).partition(b"\r\n\r\n")[2]
-
     @contextmanager
     def bounded(self) -> Iterator[None]:
         """Fail when the gateway's memory grows by more than GROWTH bytes meanwhile."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the peak counts from now on
-        before = self._peak()
+        before = resident_bytes(self.process.pid, "VmHWM")
         yield
-        assert self._peak() - before < GROWTH
-
-    def _peak(self) -> int:
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        raise AssertionError("no VmHWM")
-
-    def series(self, name: str) -> float:
-        """The sum of a series of /metrics."""
-        lines = self.admin("GET", "/metrics").decode().splitlines()
-        return sum(
-            float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and not line.startswith("#")
-        )
+        assert resident_bytes(self.process.pid, "VmHWM") - before < GROWTH
 
 
 @contextmanager
@@ -235,7 +207,7 @@ def test_a_reader_that_stops_stops_the_upstream(gateway: Front) -> None:
         read_head(client)
         assert blocked.wait(TIMEOUT)
         assert sent < SIZE // 2  # the buffers of two Unix sockets, and ours
-        assert gateway.series("xcp_gateway_calls_in_flight") == 1
+        assert gateway.process.series("xcp_gateway_calls_in_flight") == 1
         assert digest_of_rest(client) == SIZE
 
 
@@ -331,12 +303,12 @@ def test_a_tunnel_carries_bytes_both_ways_and_ends_with_its_peers(gateway: Front
         assert read_exactly(client, 17) == b"RFB 003.008\nfirst"
         with in_thread(threading.Thread(target=lambda: send_blocks(client, chunked=False))):
             assert digest(client, chunked=False) == DIGEST
-        assert gateway.series("xcp_gateway_tunnels_open") == 1
+        assert gateway.process.series("xcp_gateway_tunnels_open") == 1
         client.shutdown(socket.SHUT_WR)  # the upstream sees the end, and ends in turn
         assert read_to_end(client) == b""
     seen = expect(bytes, gateway.upstream.result())
     assert seen.split(b"\r\n")[1:] == request_.split(b"\r\n")[1:]
-    until(lambda: "tunnel" in {row["protocol"] for row in json.loads(gateway.admin("GET", "/v1/clients"))})
+    until(lambda: "tunnel" in {row["protocol"] for row in gateway.process.ask("GET", "/v1/clients")})
 
 
 def test_a_tunnel_is_opened_only_where_the_listener_allows_it(gateway: Front) -> None:
@@ -376,7 +348,7 @@ def test_too_many_tunnels_are_refused(gateway: Front) -> None:
         assert read_head(three).startswith(b"HTTP/1.0 503 ")
         one.close()
         gateway.upstream.result()
-        until(lambda: gateway.series("xcp_gateway_tunnels_open") == 1)
+        until(lambda: gateway.process.series("xcp_gateway_tunnels_open") == 1)
         with gateway.connected() as four:
             four.sendall(CONNECT)
             assert read_head(four).startswith(b"HTTP/1.0 200 ")

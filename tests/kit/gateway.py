@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
+from gateway.cli import client
+from tests.kit.clients import UnixConnection
 from tests.kit.programs import ROOT, TIMEOUT
 
 # The toy service of tests/kit/toy_service.py, as IDL and mapping.
@@ -101,6 +104,7 @@ class Process:
             command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}, pass_fds=pass_fds
         )
         self.config = config
+        self.control = config.parent / "control"
         self.lines: list[dict[str, Any]] = []
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read)
@@ -134,6 +138,20 @@ class Process:
         """The URL of its first address, once it is ready."""
         return f"http://127.0.0.1:{self.port}"
 
+    def ask(self, verb: str, path: str, body: object = None) -> Any:
+        """Make an admin request."""
+        return client.ask(self.control, verb, path, body)
+
+    def series(self, start: str) -> float:
+        """The sum of the samples of /metrics that begin so."""
+        connection = UnixConnection(self.control)
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -161,6 +179,25 @@ class Process:
                 self._more.notify_all()
         with self._more:
             self._more.notify_all()
+
+
+# What systemd does between fork and exec, sd_listen_fds(3).
+PASS_SOCKET = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@contextmanager
+def passed(path: Path, name: str) -> Iterator[Surroundings]:
+    """The surroundings of a process that systemd passes a listening socket to."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        through = [sys.executable, "-c", PASS_SOCKET, str(listening.fileno()), name]
+        yield {"through": through, "pass_fds": [listening.fileno()]}
 
 
 class Surroundings(TypedDict, total=False):

@@ -29,7 +29,7 @@ from tests.kit.admin import ask
 from tests.kit.bus_proxy import BusProxy, bus_proxy
 from tests.kit.buses import private_bus
 from tests.kit.command import succeed
-from tests.kit.gateway import Process, gateway_process
+from tests.kit.gateway import REST, Process, gateway_process
 from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.toolstack import Toolstack, Twin, squeezed_over_xenstore, twin
@@ -58,15 +58,10 @@ arguments = "named"
 url = "{squeezed}"
 store = "{store}"
 codec = "xenstore"
-[mappings]
-directories = ["mappings"]
 [state]
 file = "state.db"
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+CONFIG += REST
 
 Sides = dict[str, set[str]]  # group -> about which keys it was asked
 
@@ -138,8 +133,7 @@ class World:
     @property
     def url(self) -> str:
         """The address for clients."""
-        address: str = self.process.wait_for("ready")["listening"][0]
-        return f"http://{address.removeprefix('tcp:')}"
+        return self.process.url
 
     @property
     def keys(self) -> Sides:

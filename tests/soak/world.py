@@ -17,6 +17,7 @@ import aiohttp
 
 from tests.kit.buses import SYSTEM_LIMITS, PrivateBus, private_bus
 from tests.kit.fake_stores import RefusingStore, refusing_store
+from tests.kit.gateway import REST
 from tests.kit.programs import ROOT
 from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, starting, xenstored
 from tests.soak import healthy, service
@@ -80,13 +81,8 @@ header_timeout = "2s"
 body_timeout = "2s"
 write_timeout = "2s"
 keepalive_timeout = "5s"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+CONFIG += REST
 
 HEAD = """\
 mapping: 1

@@ -25,7 +25,7 @@ import pytest
 import XenAPI
 
 from gateway.core.rpc import units
-from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.gateway import Process, configured
 from tests.kit.programs import ROOT, TIMEOUT, resident_bytes, until
 from tests.kit.raw_server import read_exactly, read_head, read_to_end
 from tests.kit.small_xapi import BLOCK, GOODBYE, GREETING, RECORD, UPDATE, SmallXapi, digest, small_xapi
@@ -49,7 +49,6 @@ url = "{url}"
 dialect = "xenapi"
 idle = "100ms"
 """
-CONFIG += REST
 
 
 class Front:
@@ -83,13 +82,9 @@ class Front:
 
 @contextmanager
 def front(folder: Path, mapping: str = "") -> Iterator[Front]:
-    (folder / "mappings").mkdir()
-    if mapping:
-        (folder / "mappings/xapi.yaml").write_text(mapping)
-    with small_xapi() as xapi:
-        (folder / "gateway.toml").write_text(CONFIG.format(url=xapi.url, folder=folder))
-        with gateway_process(folder / "gateway.toml") as process:
-            yield Front(xapi, process)
+    files = {"xapi.yaml": mapping} if mapping else {}
+    with small_xapi() as xapi, configured(folder, CONFIG, files, url=xapi.url) as process:
+        yield Front(xapi, process)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from tests.kit.gateway import REST, gateway_process
+from tests.kit.gateway import configured
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Message, Tap, dialled, wiretap
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
@@ -27,7 +27,6 @@ idle = "100ms"
 dialect = "xenapi"
 speaks = ["jsonrpc"]
 """
-CONFIG += REST
 
 # Nothing is mapped, but messages are read: whose call is it, and what came of it?
 ENDPOINTS = """\
@@ -47,11 +46,7 @@ GOLDEN = Path(__file__).parents[1] / "wire"
 @contextmanager
 def invisible(url: str, folder: Path, **files: str) -> Iterator[int]:
     """A gateway in front of a legacy service, with mapping files or none; gives its port."""
-    (folder / "mappings").mkdir()
-    for name, text in files.items():
-        (folder / "mappings" / f"{name}.yaml").write_text(text)
-    (folder / "gateway.toml").write_text(CONFIG.format(url=url, folder=folder))
-    with gateway_process(folder / "gateway.toml") as process:
+    with configured(folder, CONFIG, {f"{name}.yaml": text for name, text in files.items()}, url=url) as process:
         yield process.port
 
 

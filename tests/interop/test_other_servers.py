@@ -14,22 +14,13 @@ import pytest
 
 from tests.kit.buses import private_bus
 from tests.kit.clients import tcp_post
-from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.gateway import RPC, TOOLSTACK, Process, configured
 from tests.kit.other_servers import METHODS, OTHER_SERVERS, other_server
 from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
 
-CONFIG = """\
-[bus.a]
-address = "{bus}"
-services = ["org.example.*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-[upstream.old]
-url = "{url}/RPC2"
-"""
-CONFIG += REST
+CONFIG = TOOLSTACK + RPC + '[upstream.old]\nurl = "{url}/RPC2"\n'
 
 # The method, its D-Bus type, and a value that a client sends
 VALUES: Mapping[str, tuple[str, Any]] = {
@@ -107,20 +98,17 @@ def front(folder: Path, name: str) -> Iterator[Front]:
         private_bus() as bus,
         toy_service(bus.address, "org.example.toy"),
     ):
-        mappings = folder / "mappings"
-        mappings.mkdir()
+        files = {}
         for method in METHODS:
-            (mappings / f"{method}.xml").write_text(ECHO_IDL.format(VALUES[method][0]))
+            files[f"{method}.xml"] = ECHO_IDL.format(VALUES[method][0])
             text = "{member: Echo, params: [value]}"
             if method == "echo_date":
                 value, same = "name: value, format: datetime", "from: same, format: datetime_without_zone"
                 text = f"{{member: Echo, params: [{{{value}}}], result: {{{same}}}}}"
-            (mappings / f"{method}.yaml").write_text(MAPPING.format(name=method, method=text))
-        (mappings / "fail.xml").write_text(FAIL_IDL)
-        text = "{member: Fail, params: [name, body]}"
-        (mappings / "fail.yaml").write_text(MAPPING.format(name="fail", method=text))
-        (folder / "gateway.toml").write_text(CONFIG.format(bus=bus.address, url=server, folder=folder))
-        with gateway_process(folder / "gateway.toml") as process:
+            files[f"{method}.yaml"] = MAPPING.format(name=method, method=text)
+        files["fail.xml"] = FAIL_IDL
+        files["fail.yaml"] = MAPPING.format(name="fail", method="{member: Fail, params: [name, body]}")
+        with configured(folder, CONFIG, files, bus=bus.address, url=server) as process:
             yield Front(process, server)
 
 

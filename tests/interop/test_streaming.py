@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.cases import expect
-from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.gateway import Process, configured
 from tests.kit.programs import TIMEOUT, resident_bytes, until
 from tests.kit.raw_server import RawServer, make_certificate, raw_server, read_exactly, read_head, read_to_end
 
@@ -37,7 +37,6 @@ body_timeout = "60s"
 url = "{url}"
 {tls}
 """
-CONFIG += REST
 
 
 class Front:
@@ -68,9 +67,7 @@ class Front:
 
 @contextmanager
 def front(folder: Path, upstream: RawServer, *, more: str = "", tls: str = "") -> Iterator[Front]:
-    (folder / "mappings").mkdir()
-    (folder / "gateway.toml").write_text(CONFIG.format(url=upstream.url, folder=folder, more=more, tls=tls))
-    with gateway_process(folder / "gateway.toml") as process:
+    with configured(folder, CONFIG, url=upstream.url, more=more, tls=tls) as process:
         yield Front(folder, upstream, process)
 
 

@@ -61,6 +61,10 @@ socket = "{folder}/control"
 format = "json"
 """
 CONFIG = '{buses}\n[listener.rpc]\nbind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]\n' + REST
+# Parts of other configs
+TOOLSTACK = '[bus.toolstack]\naddress = "{bus}"\nservices = ["org.xen.xcp.*", "org.example.*"]\n'
+RPC = '[listener.rpc]\nbind = ["tcp:127.0.0.1:0"]\n'
+STORE = '[listener.store]\nbind = ["xenstore:{store}"]\n'
 
 
 class Folder:
@@ -86,6 +90,16 @@ class Folder:
             for name, (address, services) in buses.items()
         )
         self.config.write_text(CONFIG.format(buses="".join(sections), folder=self.path))
+
+
+def ship(folder: Path, *names: str, defaults: str = "") -> None:
+    """Put files of the project into `folder/mappings`, with their IDL, and these keys in the defaults of each."""
+    mappings = folder / "mappings"
+    mappings.mkdir(exist_ok=True)
+    (mappings / "idl").symlink_to(ROOT / "mappings/idl")
+    for name in names:
+        text = (ROOT / f"mappings/{name}.yaml").read_text()
+        (mappings / f"{name}.yaml").write_text(text.replace("defaults: {", f"defaults: {{{defaults}, ", bool(defaults)))
 
 
 class Process:
@@ -215,3 +229,17 @@ def gateway_process(config: Path, **around: Unpack[Surroundings]) -> Iterator[Pr
         yield process
     finally:
         process.end()
+
+
+@contextmanager
+def configured(
+    folder: Path, config: str, mappings: Mapping[str, str] = MappingProxyType({}), /, **values: object
+) -> Iterator[Process]:
+    """Write mapping files and a config (REST is put behind it, values into it), and run the gateway."""
+    (folder / "mappings").mkdir(exist_ok=True)
+    for name, text in mappings.items():
+        (folder / "mappings" / name).write_text(text)
+    path = folder / "gateway.toml"
+    path.write_text((config + REST).format(folder=folder, **values))
+    with gateway_process(path) as process:
+        yield process

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.cli import client
 from tests.kit.buses import private_bus
-from tests.kit.gateway import REST, Process
+from tests.kit.gateway import REST, RPC, STORE, TOOLSTACK, Process
 from tests.kit.programs import ROOT, until
 from tests.kit.stores import C_STORE, Xenstored, xenstored
 from tests.soak import service
@@ -36,16 +36,7 @@ methods:
     effect: write
 """
 
-CONFIG = """\
-[bus.toy]
-address = "{bus}"
-services = ["org.example.*"]
-[listener.store]
-bind = ["xenstore:{store}"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-"""
-CONFIG += REST + 'level = "warning"\n'
+CONFIG = TOOLSTACK + STORE + RPC + REST + 'level = "warning"\n'
 
 
 class Ledger:

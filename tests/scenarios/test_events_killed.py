@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import time
@@ -33,8 +32,7 @@ from tests.kit.event_mirrors import (
     ServerSent,
     WebSocketClient,
 )
-from tests.kit.gateway import REST, Process
-from tests.kit.programs import ROOT
+from tests.kit.gateway import REST, TOOLSTACK, Process, ship
 from tests.kit.toolstack import Client, Toolstack
 
 pytestmark = pytest.mark.bus
@@ -45,9 +43,6 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 MANAGER = "org.freedesktop.DBus.ObjectManager"
 CONFIG = (
     """\
-[bus.one]
-address = "{address}"
-services = ["org.xen.xcp.*"]
 [listener.rpc]
 bind = ["unix:{folder}/rpc"]
 websocket = true
@@ -58,6 +53,7 @@ dialect = "xenapi"
 [state]
 file = "state.db"
 """
+    + TOOLSTACK
     + REST
 )
 
@@ -69,11 +65,9 @@ class World:
         self.folder = folder
         self.toolstack = toolstack
         self.chance = random.Random(1)
-        (folder / "mappings").mkdir()
-        shutil.copytree(ROOT / "mappings/idl", folder / "mappings/idl")
-        shutil.copy(ROOT / "mappings/xapi.yaml", folder / "mappings")
+        ship(folder, "xapi")
         self.config = folder / "gateway.toml"
-        self.config.write_text(CONFIG.format(address=toolstack.address, folder=folder))
+        self.config.write_text(CONFIG.format(bus=toolstack.address, folder=folder))
         self.gateway = self._start()
         self.done: list[str] = []
 

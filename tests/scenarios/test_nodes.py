@@ -12,30 +12,19 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 from dbus_fast import Message, Variant
 
 from adapters.xenstore.client.client import Permissions, XenstoreClient
-from tests.kit.gateway import REST, Process, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.gateway import REST, STORE, TOOLSTACK, Process, gateway_process, ship
+from tests.kit.programs import TIMEOUT
 from tests.kit.stores import BOTH, C_STORE, Xenstored, connected, until, xenstored
 from tests.kit.toolstack import Client, Toolstack
 
 pytestmark = pytest.mark.bus
 
-CONFIG = (
-    """\
-[bus.toolstack]
-address = "{bus}"
-services = ["org.xen.xcp.*"]
-[listener.store]
-bind = ["xenstore:{store}"]
-"""
-    + REST
-)
-MAPPINGS = ("domain-memory-xenstore.yaml", "guest-agent-xenstore.yaml")
+MAPPINGS = ("domain-memory-xenstore", "guest-agent-xenstore")
 PROPERTIES = "org.freedesktop.DBus.Properties"
 DOMAIN1 = "org.xen.xcp.squeezed.Domain1"
 GUEST = "/local/domain/5"
@@ -69,11 +58,9 @@ async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
 
 @pytest.fixture
 def config(server: Xenstored, toolstack: Toolstack, tmp_path: Path) -> Path:
-    copytree(ROOT / "mappings/idl", tmp_path / "mappings/idl")
-    for name in MAPPINGS:
-        (tmp_path / "mappings" / name).write_text((ROOT / "mappings" / name).read_text())
+    ship(tmp_path, *MAPPINGS)
     config = tmp_path / "gateway.toml"
-    config.write_text(CONFIG.format(bus=toolstack.address, store=server.path, folder=tmp_path))
+    config.write_text((TOOLSTACK + STORE + REST).format(bus=toolstack.address, store=server.path, folder=tmp_path))
     return config
 
 
@@ -290,7 +277,7 @@ async def test_a_reload_begins_and_ends_what_is_published(
     await store.mkdir(GUEST)
     await new_domain(client)
     await until(store, TARGET, b"2000")
-    mapping = config.parent / "mappings" / MAPPINGS[0]
+    mapping = config.parent / f"mappings/{MAPPINGS[0]}.yaml"
     text = mapping.read_text()
     mapping.write_text(text.replace("      dynamic-min: DynamicMinKib\n", "      least: DynamicMinKib\n"))
     gateway.signal(signal.SIGHUP)

@@ -12,8 +12,8 @@ import pytest
 from dbus_fast import Variant
 
 from tests.kit.cases import expect
-from tests.kit.gateway import Folder
-from tests.kit.programs import ROOT, TIMEOUT, until
+from tests.kit.gateway import Folder, ship
+from tests.kit.programs import TIMEOUT, until
 from tests.kit.toolstack import Toolstack
 from tests.kit.workers import Connection, Team, kill, running_team, with_workers
 
@@ -33,8 +33,7 @@ async def toolstack() -> AsyncIterator[Toolstack]:
 async def team(tmp_path: Path, toolstack: Toolstack) -> AsyncIterator[Team]:
     folder = Folder(tmp_path)
     shutil.rmtree(folder.mappings)
-    shutil.copytree(ROOT / "mappings/idl", folder.mappings / "idl")
-    shutil.copy(ROOT / "mappings/xapi.yaml", folder.mappings)
+    ship(tmp_path, "xapi")
     folder.buses({"one": (toolstack.address, "org.xen.xcp.*")})
     with_workers(folder)
     folder.config.write_text(folder.config.read_text() + UPSTREAM)

@@ -27,6 +27,7 @@ from wsproto.events import Request, TextMessage
 
 from tests.bench.goals import BUS
 from tests.bench.load import gateway, started
+from tests.kit.buses import private_bus
 from tests.kit.gateway import REST
 from tests.kit.programs import resident_bytes
 
@@ -190,12 +191,9 @@ async def running(*clients: asyncio.Task[None]) -> AsyncIterator[None]:
 
 async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Table:
     """One run; returns the table."""
-    (folder / "bus.conf").write_text(BUS.format(path=folder / "bus"))
-    address = f"unix:path={folder}/bus"
     kinds = {"the bus itself": Delays(), "event.from": Delays(), "WebSocket": Delays()}
     with contextlib.ExitStack() as stack:
-        daemon = ("dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address")
-        stack.enter_context(started(*daemon, ready="unix:"))
+        address = stack.enter_context(private_bus(limits=BUS)).address
         command = (sys.executable, "-m", "tests.bench.event_delays", "--serve", address)
         size = ("--clients", str(clients), "--rate", str(rate))
         service = stack.enter_context(started(*command, *size, ready="ready", stderr=sys.stderr.fileno()))
@@ -203,8 +201,7 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
         port, pid = stack.enter_context(gateway(folder, CONFIG, files, address=address))
         loop, first = asyncio.get_running_loop(), Delays()
         async with running(
-            loop.create_task(on_bus(address, kinds["the bus itself"])),
-            loop.create_task(by_event_from(port, 0, first)),
+            loop.create_task(on_bus(address, kinds["the bus itself"])), loop.create_task(by_event_from(port, 0, first))
         ):
             async with asyncio.timeout(ALL_WAIT):
                 while not first.waiting:  # then every object is read  # noqa: ASYNC110

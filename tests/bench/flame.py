@@ -19,7 +19,8 @@ from types import FrameType
 from gateway import cli
 from tests.bench import load
 from tests.bench.goals import GATEWAY, HERE, JSON, MANY, PASSED, Bench, bench, write_config
-from tests.bench.load import Request, free_port, started, wait_for_port
+from tests.bench.load import Request, started, wait_for_port
+from tests.kit.programs import free_port
 
 ROOT = HERE.parents[1]
 INTERVAL = 0.001  # seconds of CPU time; the kernel's tick may be longer

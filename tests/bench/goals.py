@@ -25,15 +25,15 @@ from rich.table import Table
 
 from gateway.cli import client
 from tests.bench import load
-from tests.bench.load import Clients, Request, Seen, cpu_seconds, free_port, started, wait_for_port
+from tests.bench.load import Clients, Request, Seen, cpu_seconds, started, wait_for_port
+from tests.kit.buses import private_bus
 from tests.kit.gateway import REST
-from tests.kit.programs import resident_bytes
+from tests.kit.programs import free_port, resident_bytes
 
 HERE = Path(__file__).parent
 JSON, XML = load.TEXT_REQUESTS["JSON-RPC"], load.TEXT_REQUESTS["XML-RPC"]
-AGREED = Request(
-    "/RPC2", "text/xml", load.xml_rpc("old", "8a5b2c1e").body, b"8a5b2c1e"
-)  # the legacy service says so too
+# The legacy service says so too
+AGREED = Request("/RPC2", "text/xml", load.xml_rpc("old", "8a5b2c1e").body, b"8a5b2c1e")
 PASSED = Request("/RPC2", "text/xml", load.xml_rpc("old", load.UUID).body, b"8a5b2c1e")
 BATCH = 100
 MANY = 32  # connections
@@ -41,9 +41,7 @@ WARM = 10_000  # calls after which tables and allocator are as they stay
 KEPT = 1.5  # seconds until the gateway has seen that a legacy service keeps connections open
 GATEWAY, BY_HAND, LIMIT, PROXY, LEGACY = "gateway", "by hand", "limit", "proxy", "legacy"
 
-BUS = """<busconfig><type>custom</type><listen>unix:path={path}</listen>
-<policy context="default"><allow send_destination="*"/><allow eavesdrop="true"/><allow own="*"/></policy>
-<limit name="max_replies_per_connection">50000</limit></busconfig>"""
+BUS = {"max_replies_per_connection": 50_000}
 
 CONFIG = (
     """[bus.bench]
@@ -146,10 +144,7 @@ def bench(rounds: int, calls: int) -> Iterator[Bench]:
     """Start all programs."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        address = f"unix:path={folder}/bus"
-        (folder / "bus.conf").write_text(BUS.format(path=folder / "bus"))
-        daemon = ["dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address=1"]
-        stack.enter_context(started(*daemon, ready="unix:"))
+        address = stack.enter_context(private_bus(limits=BUS)).address
         stack.enter_context(started(sys.executable, str(HERE / "echo_service.py"), address, ready="ready"))
         ports = {who: free_port() for who in (GATEWAY, BY_HAND, LIMIT, LEGACY, PROXY)}
         config = write_config(folder, address, ports)
@@ -454,17 +449,9 @@ def details(made: Bench) -> Table:
 
 def save(made: Bench, path: Path) -> None:
     """Write the figures as JSON, by the keys of the table of goals."""
-    written = {
-        key: {
-            "value": figure.median,
-            "spread": figure.spread,
-            "goal": figure.goal,
-            "at_least": figure.at_least,
-            "met": figure.is_met,
-            "unit": figure.unit or "ratio",
-            "what": figure.what,
-        }
-        for key, figure in made.figures.items()
-    }
+    written = {}
+    for key, each in made.figures.items():
+        told = {name: getattr(each, name) for name in ("spread", "goal", "at_least", "what")}
+        written[key] = {**told, "value": each.median, "met": each.is_met, "unit": each.unit or "ratio"}
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=1) + b"\n")

@@ -27,6 +27,7 @@ import msgspec
 import uvloop
 
 from gateway.cli import client
+from tests.kit.programs import free_port
 
 UUID = "8a5b2c1e-7f7d-4a53-9f0c-000000000001"
 VALUES = {"uuid": UUID, "memory": 4_294_967_296, "running": True, "share": 0.25}
@@ -128,12 +129,6 @@ def wait_for_port(port: int, seconds: float = START) -> None:
             return
         time.sleep(0.01)
     raise RuntimeError(f"nothing listens on port {port}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def cpu_seconds(pid: int) -> float:

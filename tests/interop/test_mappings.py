@@ -126,18 +126,8 @@ def full_vm(key: str) -> dict[str, Any]:
     more = {"ty": ["PV", {"boot": boot, "framebuffer": False}], "scheduler_params": {"affinity": []}}
     ends = {"on_crash": ["Coredump", "Shutdown"], "on_shutdown": ["Shutdown"], "on_reboot": ["Start"]}
     flags = dict.fromkeys(("suppress_spurious_page_faults", "pci_msitranslate", "pci_power_mgmt"), False)
-    return {
-        "id": key,
-        "name": "v",
-        "ssidref": "0",
-        "vcpus": "1",
-        "vcpu_max": "2",
-        **sizes,
-        **dicts,
-        **more,
-        **ends,
-        **flags,
-    }
+    plain = {"id": key, "name": "v", "ssidref": "0", "vcpus": "1", "vcpu_max": "2"}
+    return {**plain, **sizes, **dicts, **more, **ends, **flags}
 
 
 def ended(xenops: Ask, method: str, named: dict[str, Any]) -> Any:
@@ -189,9 +179,6 @@ def test_storage_attaches_and_detaches_a_disk(running: Environment) -> None:
     assert fails(unknown) == ["Vdi_does_not_exist", "../../nothing"]
 
 
-# squeezed
-
-
 # networkd
 
 
@@ -221,27 +208,6 @@ def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Environment,
     ):
         assert place in str(ask("Network.Bridge.create", *params))
     assert rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None) == before
-
-
-# perfmon
-
-
-def test_perfmon_gathers_a_rule_and_tells_alerts(running: Environment, session: str) -> None:
-    perfmon = rpc(running, "/perfmon/jsonrpc")
-    api = xml(running, "/")
-    vm = f"OpaqueRef:{DB}"
-    assert perfmon("perfmon.add_rule", vm, "cpu_usage", 0.5) is None
-    assert perfmon("perfmon.get_rules", vm)[0]["inhibit"] == 3600
-    rules = [{"variable": "cpu_usage", "level": 0.6, "sense": "high", "inhibit": 9, "adjustment": 0, "priority": 1}]
-    assert perfmon("perfmon.set_rules", target=vm, rules=rules) is None
-    works(api("VM.start", session, vm, False, False))
-    assert perfmon("refresh") == 1
-    [alert] = perfmon("perfmon.list_alerts")
-    assert (alert["target"], alert["value"]) == (vm, 0.75)
-    assert perfmon("perfmon.acknowledge", alert["id"]) is None
-    error = perfmon("perfmon.acknowledge", alert["id"])
-    assert (error["code"], error["message"]) == (404, f"there is no alert {alert['id']}")
-    works(api("VM.hard_shutdown", session, vm))
 
 
 # Mistakes of clients

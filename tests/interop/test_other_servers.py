@@ -93,11 +93,7 @@ class Front:
 
 @contextmanager
 def front(folder: Path, name: str) -> Iterator[Front]:
-    with (
-        other_server(name, folder) as server,
-        private_bus() as bus,
-        toy_service(bus.address, "org.example.toy"),
-    ):
+    with other_server(name, folder) as server, private_bus() as bus, toy_service(bus.address, "org.example.toy"):
         files = {}
         for method in METHODS:
             files[f"{method}.xml"] = ECHO_IDL.format(VALUES[method][0])

@@ -44,10 +44,7 @@ def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None
         line = [sys.executable, "-m", "gateway", "scaffold", "bus", "org.bluez", "--by-name"]
         where = ["--config", str(folder.config), "--output", str(folder.mappings)]
         subprocess.run([*line, *where], check=True, capture_output=True)
-        with (
-            gateway_process(folder.config) as process,
-            xmlrpc.client.ServerProxy(f"{process.url}/bluez") as proxy,
-        ):
+        with gateway_process(folder.config) as process, xmlrpc.client.ServerProxy(f"{process.url}/bluez") as proxy:
             api: Any = proxy
             assert api.device.alias("11:22:33:44:55:66") == "phone"
             api.device.connect("11-22-33-44-55-66")

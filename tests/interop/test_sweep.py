@@ -120,10 +120,7 @@ def test_what_a_service_answers_old_clients_get_from_a_scaffolded_mapping(name: 
         calls = {read: call_for(read, methods) for read in answered}
         found = [call for call in calls.values() if call is not None]
         with gateway_process(folder.config) as process:
-            over = (
-                over_xmlrpc(f"{process.url}/swept", found),
-                over_jsonrpc(f"{process.url}/swept/jsonrpc", found),
-            )
+            over = (over_xmlrpc(f"{process.url}/swept", found), over_jsonrpc(f"{process.url}/swept/jsonrpc", found))
             steady = {read for read, answer in before.items() if read.direct(service) == answer}
         refused = {f"{read}: nothing reaches it" for read, call in calls.items() if call is None}
         altered: set[str] = set()

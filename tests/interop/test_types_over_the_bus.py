@@ -110,12 +110,7 @@ def test_what_is_at_the_edge_comes_back_equal(echo: Echo, signature: str, varian
 
 @pytest.mark.parametrize(
     ("signature", "value"),
-    [
-        ("s", "x" * (33 * MIB)),
-        ("ay", bytes(33 * MIB)),
-        ("at", [0] * (5 * MIB)),
-        ("av", ["x" * MIB] * 33),
-    ],
+    [("s", "x" * (33 * MIB)), ("ay", bytes(33 * MIB)), ("at", [0] * (5 * MIB)), ("av", ["x" * MIB] * 33)],
 )
 def test_what_is_longer_than_the_bus_takes_never_leaves(echo: Echo, signature: str, value: Value) -> None:
     before = echo.count()

@@ -22,16 +22,7 @@ from dbus_fast import Variant
 
 from gateway.core.dbus.names import escape_path_element
 from tests.kit.clients import UnixConnection
-from tests.kit.event_mirrors import (
-    CUT,
-    Caller,
-    EventFrom,
-    Failure,
-    Mirror,
-    OverWebSocket,
-    ServerSent,
-    WebSocketClient,
-)
+from tests.kit.event_mirrors import CUT, Caller, EventFrom, Failure, Mirror, OverWebSocket, ServerSent, WebSocketClient
 from tests.kit.gateway import REST, TOOLSTACK, Process, ship
 from tests.kit.toolstack import Client, Toolstack
 

@@ -233,9 +233,7 @@ async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_cal
 
 
 @pytest.mark.parametrize("name", BROKERS)
-async def test_on_either_broker_a_service_that_is_away_is_not_asked_until_it_is_back(
-    name: str,
-) -> None:
+async def test_on_either_broker_a_service_that_is_away_is_not_asked_until_it_is_back(name: str) -> None:
     with broker(name) as address:
         async with dbus_backend(one(address, breaker_failures=3, breaker_pause=3600.0)) as backend:
             with toy_service(address, TOY):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gateway.server import THREADS
+from tests.kit.programs import resident_bytes
 from tests.soak.world import World
 
 EVERY = 0.25  # seconds between two looks at the memory
 RELEASE_TIMEOUT = 30.0  # seconds until held resources must be released
-KIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +93,8 @@ class Memory:
     async def watch(self) -> None:
         """Look until cancelled."""
         while True:
-            self.samples.append(self._resident())
+            self.samples.append(resident_bytes(self.pid) // 1024)
             await asyncio.sleep(EVERY)
-
-    def _resident(self) -> int:
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGESIZE") // KIB
 
     def after(self, part: float) -> int:
         """Return the least of the twelfth of the run that ends at this share of it: large answers come and go."""

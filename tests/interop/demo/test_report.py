@@ -8,16 +8,7 @@ from typing import Any
 
 import pytest
 
-from demo.report import (
-    GATEWAY,
-    OLD,
-    WIDTH,
-    Monitor,
-    Reporter,
-    SeenCall,
-    equals,
-    reached_target,
-)
+from demo.report import GATEWAY, OLD, WIDTH, Monitor, Reporter, SeenCall, equals, reached_target
 from tests.kit.buses import private_bus
 from tests.kit.cases import expect
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import xmlrpc.client
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import pytest
 from typer.testing import Result
 
 from demo.environment import Environment
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call, xml_call
 from tests.kit.command import command
 from tests.kit.event_mirrors import WebSocketClient
 from tests.kit.programs import TIMEOUT
@@ -34,24 +33,17 @@ class Client:
     def __init__(self, url: str, codec: str) -> None:
         self.address = url.removeprefix("http://")
         self.xml = codec == "xmlrpc"
-        self.raw = b""  # the last answer
         self.threads = ThreadPoolExecutor(16)
         self.session = self.call("session.login_with_password", USER, PASSWORD)
 
     def call(self, method: str, *params: Any) -> Any:
         """The value of a call; of an error the list."""
         if self.xml:
-            body = xmlrpc.client.dumps(params, method)
-            answer: Any = xmlrpc.client.loads(self._post("/", body))[0][0]
+            answer = xml_call(self.address, "/", method, *params)
             return answer["Value"] if answer["Status"] == "Success" else answer["ErrorDescription"]
-        answer = json.loads(
-            self._post("/jsonrpc", json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
-        )
-        return answer["result"] if "result" in answer else [answer["error"]["message"], *answer["error"]["data"]]
-
-    def _post(self, path: str, body: str) -> bytes:
-        self.raw = tcp_post(self.address, path, body)
-        return self.raw
+        result = json_call(self.address, "/jsonrpc", method, params)
+        failed = isinstance(result, dict) and result.keys() == {"code", "message", "data"}
+        return [result["message"], *result["data"]] if failed else result
 
     def ask(self, method: str, *params: Any) -> Any:
         return self.call(method, self.session, *params)
@@ -110,22 +102,6 @@ def test_a_change_wakes_who_waits_for_its_class_or_object(client: Client, vm: st
         assert event["snapshot"]["name_description"] == client.session
         assert event["snapshot"] == client.ask("VM.get_record", vm)
     assert other.result(TIMEOUT)["events"] == []
-
-
-def test_an_object_is_added_changed_and_removed(client: Client) -> None:
-    token = client.from_(["network"])["token"]
-    record = {"name_label": "new", "name_description": "", "MTU": "1500", "other_config": {}, "bridge": ""}
-    ref = client.ask("network.create", record)
-    batch = client.from_(["network"], token, 60.0)
-    assert [(event["operation"], event["ref"]) for event in batch["events"]] == [("add", ref)]
-    client.ask("network.set_name_label", ref, "renamed")
-    later = client.from_(["network"], batch["token"], 60.0)
-    assert [(event["operation"], event["ref"]) for event in later["events"]] == [("mod", ref)]
-    client.ask("network.destroy", ref)
-    last = client.from_(["network"], later["token"], 60.0)
-    assert [(event["operation"], event["ref"]) for event in last["events"]] == [("del", ref)]
-    assert "snapshot" not in last["events"][0]
-    assert client.from_(["network"], token)["events"] == []  # to who never had it, it was never there
 
 
 def test_a_task_is_followed_by_its_events(client: Client, vm: str) -> None:
@@ -270,8 +246,7 @@ def test_server_sent_events_need_a_session_and_an_origin_that_is_listed(running:
 
 def test_an_alert_of_perfmon_is_a_message_with_an_event(running: Environment, client: Client) -> None:
     def perfmon(method: str, *params: Any) -> Any:
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        return json.loads(client._post("/perfmon/jsonrpc", body))["result"]
+        return json_call(running.url, "/perfmon/jsonrpc", method, params)
 
     [vm] = client.ask("VM.get_by_name_label", "web")
     if client.ask("VM.get_power_state", vm) == "Halted":

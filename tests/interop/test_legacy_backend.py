@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import xmlrpc.client
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call, tcp_post, xml_call
 from tests.kit.gateway import RPC, TOOLSTACK, Process, configured, ship
 from tests.kit.programs import TIMEOUT, free_port, until
 from tests.kit.toolstack import Twin, twin
@@ -56,13 +55,10 @@ class Old:
         return tcp_post(self.port, path, body)
 
     def xml(self, path: str, method: str, *params: Any) -> Any:
-        [value], _ = xmlrpc.client.loads(self.post(path, xmlrpc.client.dumps(params, method, allow_none=True)))
-        return value
+        return xml_call(self.port, path, method, *params)
 
     def json(self, path: str, method: str, params: Any) -> Any:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        answer = json.loads(self.post(path, json.dumps(request)))
-        return answer.get("error", answer.get("result"))
+        return json_call(self.port, path, method, params)
 
 
 @pytest.fixture

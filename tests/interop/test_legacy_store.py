@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call
 from tests.kit.gateway import RPC, TOOLSTACK, configured, ship
 from tests.kit.programs import until
 from tests.kit.stores import Xenstored, xenstored
@@ -57,9 +56,7 @@ def port(request: pytest.FixtureRequest, toolstack_bus: str, store: Xenstored, t
 
 
 def ask(port: int, method: str, *params: Any) -> Any:
-    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    answer = json.loads(tcp_post(port, "/memory/jsonrpc", json.dumps(request)))
-    return answer.get("error", answer.get("result"))
+    return json_call(port, "/memory/jsonrpc", method, params)
 
 
 def assert_nothing_is_left(store: Xenstored, *functions: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import xmlrpc.client
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -14,7 +13,7 @@ import pytest
 from demo.environment import Environment
 from tests.kit.admin import ask
 from tests.kit.cases import each_case
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call, xml_call
 from tests.kit.side_by_side import until
 
 pytestmark = pytest.mark.bus
@@ -32,24 +31,12 @@ Ask: TypeAlias = Callable[..., Any]
 
 def xml(running: Environment, path: str) -> Ask:
     """Call over XML-RPC; long integers go as text, as XenAPI's clients send them."""
-
-    def ask(method: str, *params: Any) -> Any:
-        answer = tcp_post(running.url, path, xmlrpc.client.dumps(params, method, allow_none=True))
-        [value], _ = xmlrpc.client.loads(answer)
-        return value
-
-    return ask
+    return partial(xml_call, running.url, path)
 
 
 def rpc(running: Environment, path: str) -> Ask:
     """Call over JSON-RPC 2.0, with parameters by position or by name; returns the result or the error object."""
-
-    def ask(method: str, *params: Any, **named: Any) -> Any:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": named or params}
-        answer = json.loads(tcp_post(running.url, path, json.dumps(request)))
-        return answer["error"] if answer.get("error") else answer["result"]
-
-    return ask
+    return lambda method, *params, **named: json_call(running.url, path, method, named or params)
 
 
 def works(answer: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kit.buses import private_bus
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call, tcp_post
 from tests.kit.gateway import RPC, TOOLSTACK, Process, configured
 from tests.kit.other_servers import METHODS, OTHER_SERVERS, other_server
 from tests.kit.toy_service import toy_service
@@ -74,13 +73,9 @@ class Front:
         body = xmlrpc.client.dumps(params, method).encode()
         return tcp_post(self._ports[direct], "/RPC2", body, {"Content-Type": "text/xml"})
 
-    def json(self, method: str, *params: Any) -> dict[str, Any]:
-        """The answer to a call over JSON-RPC."""
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-        answer: dict[str, Any] = json.loads(
-            tcp_post(self._ports[0], "/jsonrpc", body, {"Content-Type": "application/json"})
-        )
-        return answer
+    def json(self, method: str, *params: Any) -> Any:
+        """The result over JSON-RPC, or the error."""
+        return json_call(self._ports[0], "/jsonrpc", method, params)
 
     def comparisons(self) -> dict[str, dict[str, int]]:
         """The comparisons of each method, by what they came to."""
@@ -113,10 +108,10 @@ def call_all(gateway: Front) -> None:
     for method, (_, value) in VALUES.items():
         assert gateway.xml(method, value) == gateway.xml(method, value, direct=True)
         if not isinstance(value, (bytes, datetime)):  # JSON has neither
-            assert gateway.json(method, value) == {"jsonrpc": "2.0", "id": 1, "result": value}
+            assert gateway.json(method, value) == value
     refusal = ("org.example.Error.Refused", REFUSAL)
     assert gateway.xml("fail", *refusal) == gateway.xml("fail", *refusal, direct=True)
-    error = gateway.json("fail", *refusal)["error"]
+    error = gateway.json("fail", *refusal)
     assert (error["code"], error["message"]) == (7, REFUSAL)
 
 

@@ -42,19 +42,6 @@ async def number(transaction: Transaction, path: str) -> int:
     return int(await transaction.read(path) or b"0")
 
 
-async def test_a_directory_of_any_size_is_listed(store: XenstoreClient) -> None:
-    names = {f"a-name-that-takes-its-room-{number}" for number in range(2000)}
-    await asyncio.gather(*(store.write(f"/a/{name}", b"") for name in names))
-
-    async def listed(transaction: Transaction) -> list[str] | None:
-        return await transaction.list("/a")
-
-    for children in (await store.list("/a"), await store.transaction(listed)):
-        assert children is not None
-        assert len(children) == len(names)
-        assert set(children) == names
-
-
 async def test_permissions_are_those_the_tools_show(daemon: Xenstored, store: XenstoreClient) -> None:
     permissions = Permissions(5, "r", ((7, "b"), (8, "n")))
     await store.write("/a", b"")
@@ -75,23 +62,6 @@ async def test_what_we_write_pyxs_reads_and_the_reverse(daemon: Xenstored, store
         assert client.list(b"/a") == [b"b", b"c"]
         client.set_perms(b"/a", [b"r5"])
         assert await store.permissions("/a") == Permissions(5, "r")
-
-
-async def test_a_transaction_in_which_somebody_got_in_between_is_done_again(
-    daemon: Xenstored, store: XenstoreClient
-) -> None:
-    seen = []
-    await store.write("/a", b"1")
-
-    async def work(transaction: Transaction) -> None:
-        seen.append(await number(transaction, "/a"))
-        if len(seen) == 1:
-            daemon.tool("write", "/a", "10")
-        await transaction.write("/a", b"%d" % (seen[-1] + 1))
-
-    await store.transaction(work)
-    assert seen == [1, 10]
-    assert await store.read("/a") == b"11"
 
 
 async def test_sixty_four_tasks_that_want_the_same_node_all_get_it(daemon: Xenstored) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import socket
 import struct
+import xmlrpc.client
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from tests.kit.programs import TIMEOUT
 
@@ -143,6 +146,19 @@ def tcp_post(
     """POST to "http://HOST:PORT" or a port of this host; the body of the response."""
     where = f"127.0.0.1:{url}" if isinstance(url, int) else url.removeprefix("http://")
     return _post(http.client.HTTPConnection(where, timeout=TIMEOUT), target, body, headers)
+
+
+def xml_call(url: str | int, path: str, method: str, *params: Any) -> Any:
+    """The value that answers a call over XML-RPC."""
+    [value], _ = xmlrpc.client.loads(tcp_post(url, path, xmlrpc.client.dumps(params, method, allow_none=True)))
+    return value
+
+
+def json_call(url: str | int, path: str, method: str, params: object = (), **headers: str) -> Any:
+    """The result of a call over JSON-RPC 2.0, or its error object."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    answer = json.loads(tcp_post(url, path, json.dumps(request), headers))
+    return answer.get("error") or answer["result"]
 
 
 def _post(connection: http.client.HTTPConnection, target: str, body: bytes | str, headers: Mapping[str, str]) -> bytes:

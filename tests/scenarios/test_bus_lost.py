@@ -70,28 +70,6 @@ async def test_a_broker_that_comes_back_is_found_and_calls_work_again(bus: Priva
                 assert await backend.call(LABEL, ANYTHING) == Reply(text)
 
 
-async def test_a_bus_that_starts_after_the_gateway_is_found(bus: PrivateBus) -> None:
-    with toy_service(bus.address, TOY):
-        address = bus.address
-    bus.kill()
-    refused = asyncio.Event()
-
-    async def pause(_: float) -> None:
-        refused.set()
-        await asyncio.sleep(0)
-
-    backend = dbus.Backend({"one": replace(one(bus), address=address)}, dbus.Dependencies(sleep=pause))
-    await backend.start()
-    async with asyncio.timeout(TIMEOUT):
-        assert code(await backend.call(LABEL, ANYTHING)) is FaultCode.UNAVAILABLE
-        await refused.wait()
-        bus.start()
-        await backend.connected()
-        with toy_service(bus.address, TOY):
-            assert await backend.call(LABEL, ANYTHING) == Reply("toy")
-    await backend.stop()
-
-
 async def test_a_service_that_dies_in_mid_call_costs_its_callers_only(bus: PrivateBus) -> None:
     other = toy_route("Hold", "", "s", bus_name="org.example.Other")
     held = toy_route("Held", "", "u", bus_name="org.example.Other")
@@ -111,23 +89,6 @@ async def test_a_service_that_dies_in_mid_call_costs_its_callers_only(bus: Priva
                 assert await backend.call(LABEL, ANYTHING) == Reply("again")
             assert await backend.call(release, ANYTHING) == Reply(1)
             assert await unharmed == Reply("released")
-
-
-async def test_a_bus_is_replaced_by_a_new_one_and_the_old_connections_are_closed(bus: PrivateBus) -> None:
-    names = toy_route("Label", "", "s")
-    with private_bus() as second, toy_service(bus.address, TOY, "old"), toy_service(second.address, TOY, "new"):
-        async with dbus_backend(one(bus)) as backend, asyncio.timeout(TIMEOUT):
-            held = asyncio.ensure_future(backend.call(HOLD, ANYTHING))
-            await backend.call(HELD, ANYTHING)
-            await backend.reconfigure({"two": BusSettings("two", second.address, ("org.example.*",))})
-            assert await backend.call(names, ANYTHING) == Reply("new")
-            assert [status.name for status in backend.status()] == ["two"]
-            assert not held.done()
-            async with dbus_backend(one(bus)) as other:
-                await other.call(toy_route("Release", "", "u"), ANYTHING)
-            assert await held == Reply("released")
-            while backend._draining:
-                await asyncio.wait(backend._draining.values())
 
 
 async def test_stop_does_not_wait_for_calls_on_a_bus_that_has_left_the_config(bus: PrivateBus) -> None:

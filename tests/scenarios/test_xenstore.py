@@ -6,7 +6,6 @@ The service keeps a journal of the writes that it has executed.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -23,6 +22,7 @@ from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
 from tests.kit.guests import fill, guest
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
+from tests.kit.programs import until as wait_until
 from tests.kit.stores import BOTH, C_STORE, OXENSTORED, connected, until
 from tests.kit.xenstore_clients import TreeClient
 from tests.soak import service
@@ -168,18 +168,12 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
         for node in rings:
             await until(store, f"/tool/xcp-gateway/processed/bells/{node}", digest(f"{what}-{node}".encode()).encode())
 
-    def wait_for_rings(world: Ledger, count: int) -> None:
-        end = time.monotonic() + PATIENCE
-        while len(world.journal) < count:
-            assert time.monotonic() < end, world.journal
-            time.sleep(0.005)
-
     with ledger(tmp_path, BELLS) as world:
         async with asyncio.timeout(PATIENCE), XenstoreClient(world.store.path) as store:
             await store.until_connected()
             await ring(store, "first")
             for count in (1, 30, 60):
-                await asyncio.to_thread(wait_for_rings, world, count)
+                await asyncio.to_thread(wait_until, lambda count=count: len(world.journal) >= count)
                 await asyncio.to_thread(world.restart_gateway)
             await settled(store, "first")
             first = world.journal

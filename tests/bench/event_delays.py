@@ -26,9 +26,9 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request, TextMessage
 
 from tests.bench.goals import BUS
-from tests.bench.load import gateway, started
+from tests.bench.load import BUS as BUS_PART
+from tests.bench.load import RPC, gateway, started
 from tests.kit.buses import private_bus
-from tests.kit.gateway import REST
 from tests.kit.programs import resident_bytes
 
 NAME, PATH, VM = "org.example.Objects", "/vm", "org.example.VM1"
@@ -48,13 +48,8 @@ methods: {{event.from: {{events: from, params: [session, classes, token, timeout
 classes:
   VM: {{object_path: "/vm/{{vm}}", interface: {VM}, manager: {{object_path: /vm}}}}
 """
-CONFIG = (
-    """\
-[bus.bench]
-address = "{address}"
-services = ["*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:{port}"]
+CONFIG = f"""\
+{BUS_PART}{RPC}\
 websocket = true
 max_connections = 8192
 max_calls = 4096
@@ -63,9 +58,6 @@ max_waiting = 8192
 max_calls = 4096
 max_buffered = "1GiB"
 """
-    + REST
-    + 'level = "warning"\n'
-)
 ALL_WAIT = 300.0  # seconds until every client waits
 
 
@@ -198,7 +190,7 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
         size = ("--clients", str(clients), "--rate", str(rate))
         service = stack.enter_context(started(*command, *size, ready="ready", stderr=sys.stderr.fileno()))
         files = {"bench.xml": IDL, "bench.yaml": MAPPING}
-        port, pid = stack.enter_context(gateway(folder, CONFIG, files, address=address))
+        port, pid = stack.enter_context(gateway(folder, CONFIG, files, "warning", address=address))
         loop, first = asyncio.get_running_loop(), Delays()
         async with running(
             loop.create_task(on_bus(address, kinds["the bus itself"])), loop.create_task(by_event_from(port, 0, first))

@@ -23,9 +23,8 @@ from rich.table import Table
 
 from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.signature import Type
-from tests.bench.load import cpu_seconds, gateway, started
+from tests.bench.load import BUS, RPC, cpu_seconds, gateway, started
 from tests.kit.buses import private_bus
-from tests.kit.gateway import REST
 from tests.kit.programs import resident_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -35,15 +34,6 @@ PATH = "/org/xen/xcp/bench/vm"
 VMS, FIELDS = 10_000, 90
 TURNS = 3
 
-CONFIG = (
-    """[bus.bench]
-address = "{address}"
-services = ["org.xen.xcp.*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:{port}"]
-"""
-    + REST
-)
 MAPPING = """mapping: 1
 service: bench
 dbus: {bus_name: org.xen.xcp.bench, object_path: /org/xen/xcp/bench, idl: vm.xml}
@@ -171,7 +161,7 @@ def table() -> Table:
         files = {"bench.yaml": MAPPING, "vm.xml": IDL.read_text()}
         with (
             started(sys.executable, "-m", "tests.bench.large_records", bus.address, ready="ready"),
-            gateway(Path(name), CONFIG, files, address=bus.address) as (port, pid),
+            gateway(Path(name), BUS + RPC, files, address=bus.address) as (port, pid),
         ):
             xml = xmlrpc.client.dumps((), "VM.get_all_records").encode()
             json = b'{"jsonrpc":"2.0","id":1,"method":"VM.get_all_records","params":[]}'

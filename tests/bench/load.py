@@ -27,6 +27,7 @@ import msgspec
 import uvloop
 
 from gateway.cli import client
+from tests.kit.gateway import REST
 from tests.kit.programs import free_port
 
 UUID = "8a5b2c1e-7f7d-4a53-9f0c-000000000001"
@@ -81,14 +82,25 @@ def bench_mapping() -> dict[str, str]:
     return {file.name: file.read_text() for file in (HERE / "mapping").iterdir()}
 
 
+# Parts of configs
+BUS = '[bus.bench]\naddress = "{address}"\nservices = ["*"]\n'
+RPC = '[listener.rpc]\nbind = ["tcp:127.0.0.1:{port}"]\n'
+
+
 @contextlib.contextmanager
-def gateway(folder: Path, config: str, mappings: Mapping[str, str], **values: object) -> Iterator[tuple[int, int]]:
-    """Run a gateway in a folder until the block ends; yields its port (`{port}` of the config) and its process id."""
+def gateway(
+    folder: Path, config: str, mappings: Mapping[str, str], level: str = "info", **values: object
+) -> Iterator[tuple[int, int]]:
+    """Run a gateway in a folder until the block ends; yields its port (`{port}` of the config) and its process id.
+
+    The admin socket and the log, at this level, are added to the config.
+    """
     (folder / "mappings").mkdir(parents=True)
     for name, text in mappings.items():
         (folder / "mappings" / name).write_text(text)
     port = free_port()
-    (folder / "gateway.toml").write_text(config.format(port=port, folder=folder, **values))
+    text = f'{config}{REST}level = "{level}"\n'
+    (folder / "gateway.toml").write_text(text.format(port=port, folder=folder, **values))
     command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]
     with (folder / "gateway.log").open("wb") as log, started(*command, stderr=log) as process:
         end = time.monotonic() + START

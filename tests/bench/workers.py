@@ -20,27 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.ops.process import cores
-from tests.bench.load import ECHO, REQUESTS, SHORT, bench_mapping, gateway, json_rpc, rate, started
+from tests.bench.load import BUS, ECHO, REQUESTS, RPC, SHORT, bench_mapping, gateway, json_rpc, rate, started
 from tests.kit.buses import private_bus
-from tests.kit.gateway import REST
 
 CLIENTS = 2  # processes
 CONNECTIONS = 16  # of each
 WORKERS = (1, 2)
 ALONE = replace(json_rpc("nothing", SHORT), expected=b"unknown method 'nothing'")
 ROWS = {**REQUESTS, "JSON-RPC, answered by the gateway alone": ALONE}
-CONFIG = (
-    """workers = {workers}
-[bus.bench]
-address = "{address}"
-services = ["org.xen.xcp.*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:{port}"]
-[state]
-file = "state.db"
-"""
-    + REST
-)
+CONFIG = f'workers = {{workers}}\n{BUS}{RPC}[state]\nfile = "state.db"\n'
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ from rich.table import Table
 
 from adapters.xenstore.client.client import Permissions, Transaction, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from tests.bench.load import ECHO, bench_mapping, gateway, started
+from tests.bench.load import BUS, ECHO, bench_mapping, gateway, started
 from tests.kit.buses import private_bus
-from tests.kit.gateway import REST
+from tests.kit.gateway import STORE
 from tests.kit.stores import connected, xenstored
 
 METHODS = ("read", "write")  # a write is claimed before it is executed, and so costs the store more
@@ -35,17 +35,6 @@ ARGUMENTS = {"session_id": b"bench", "kib": b"262144"}
 COUNTED = 50  # requests that the store counts
 IN_FLIGHT = (1, 64)
 ASIDE = "/aside"  # where the bare store works
-
-CONFIG = (
-    """\
-[bus.bench]
-address = "{address}"
-services = ["org.xen.xcp.*"]
-[listener.store]
-bind = ["xenstore:{store}"]
-"""
-    + REST
-)
 
 MAPPING = """\
 mapping: 1
@@ -69,7 +58,7 @@ def served(*options: str, mapping: str = MAPPING) -> Iterator[str]:
         bus = stack.enter_context(private_bus(limits={"max_replies_per_connection": 50_000}))
         stack.enter_context(started(*ECHO, bus.address, ready="ready"))
         files = {"bench.xml": bench_mapping()["org.xen.xcp.bench.xml"], "bench.yaml": mapping}
-        stack.enter_context(gateway(folder, CONFIG, files, address=bus.address, store=store.path))
+        stack.enter_context(gateway(folder, BUS + STORE, files, address=bus.address, store=store.path))
         yield store.path
 
 

@@ -130,9 +130,6 @@ async def test_root_starts_a_bus_that_becomes_the_user_of_the_toolstack() -> Non
         assert uid == (65534 if AM_ROOT else os.geteuid())
 
 
-# Limits
-
-
 # The program that writes it
 
 

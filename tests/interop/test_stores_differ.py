@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
 
@@ -23,19 +23,6 @@ from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import BOTH, C_STORE, OXENSTORED, Xenstored, connected, xenstored
 from tests.kit.xenstore_clients import TreeClient
-
-
-@pytest.fixture(params=BOTH)
-def daemon(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
-    with xenstored(name=request.param) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(daemon: Xenstored) -> AsyncIterator[XenstoreClient]:
-    async with XenstoreClient(daemon.path) as store:
-        await store.until_connected()
-        yield store
 
 
 def raw(path: str, operation: int, *payloads: bytes) -> list[tuple[int, bytes]]:

@@ -114,10 +114,4 @@ def test_everything_in_an_idl_is_documented_and_stands_on_an_object(service: str
                 assert str(notes["org.xen.xcp.ObjectPath"]).startswith(f"/org/xen/xcp/{service}")
 
 
-# VMs
-
-
 # Memory
-
-
-# The processes

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pyxs
@@ -14,20 +13,7 @@ import pyxs
 from adapters.xenstore.client.client import Permissions, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.connection import StoreLostError, StoreTimeoutError
 from tests.kit.programs import TIMEOUT
-from tests.kit.stores import BOTH, Xenstored, xenstored
-
-
-@pytest.fixture(params=BOTH)
-def daemon(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
-    with xenstored(name=request.param) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(daemon: Xenstored) -> AsyncIterator[XenstoreClient]:
-    async with XenstoreClient(daemon.path) as store:
-        await connected(store)
-        yield store
+from tests.kit.stores import Xenstored
 
 
 async def connected(store: XenstoreClient) -> None:

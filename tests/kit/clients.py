@@ -82,8 +82,8 @@ class Wire:
 
 
 @asynccontextmanager
-async def connect(address: str) -> AsyncIterator[Wire]:
-    """Open a connection to "tcp:HOST:PORT", "tcp:[IPV6]:PORT" or "unix:/PATH".
+async def connect(address: str, source: str = "") -> AsyncIterator[Wire]:
+    """Open a connection to "tcp:HOST:PORT", "tcp:[IPV6]:PORT" or "unix:/PATH"; `source`: the address it comes from.
 
     What is sent to a client that does not read waits in the kernel: RECEIVES bytes twice here, and on the other side
     at most what `net.ipv4.tcp_wmem` says, 4 MiB.
@@ -97,8 +97,10 @@ async def connect(address: str) -> AsyncIterator[Wire]:
         plug.setblocking(False)
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVES)
         try:
+            if source:
+                plug.bind((source, 0))
             await asyncio.get_running_loop().sock_connect(plug, (host.strip("[]"), int(port)))
-        except OSError:
+        except BaseException:
             plug.close()
             raise
         reader, writer = await asyncio.open_connection(sock=plug)

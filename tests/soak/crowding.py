@@ -14,7 +14,7 @@ import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import count, cycle
@@ -37,7 +37,6 @@ IDLE = 1_100  # connections: more than the default of a listener
 BETWEEN = (0.02, 0.2)  # seconds between two hostile messages of one kind
 UNREAD = 50_000  # characters of each answer that a stalled client does not read
 READERS, SIZE = 24, 8 * 1024**2  # slow readers, and the bytes that each requests: more than may be buffered together
-SMALL = 64 * 1024  # bytes of each connection's buffer in the kernel: unread bytes stay in the gateway
 PATIENCE = 45.0  # seconds until each client must have an answer
 LEAVES_AFTER = 2.0  # seconds; the callers of a hung legacy service
 LEFTOVERS = 500  # requests of a guest that may not call
@@ -63,24 +62,9 @@ class Place:
     def offence(self, text: str) -> None:
         self.ledger.offences.append(f"{self.name}: {text}")
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Wire]:
+    def connect(self) -> AbstractAsyncContextManager[Wire]:
         """Connect to the listener of the healthy client."""
-        host, _, port = self.world.shared.removeprefix("tcp:").rpartition(":")
-        plug = socket.socket()
-        plug.setblocking(False)
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-        plug.bind((self.source, 0))
-        try:
-            await asyncio.get_running_loop().sock_connect(plug, (host, int(port)))
-        except BaseException:
-            plug.close()
-            raise
-        reader, writer = await asyncio.open_connection(sock=plug)
-        try:
-            yield Wire(reader, writer)
-        finally:
-            writer.transport.abort()
+        return connect(self.world.shared, self.source)
 
     async def pause(self, seconds: float) -> None:
         """Until it is over, at most so long."""

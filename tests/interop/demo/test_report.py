@@ -105,12 +105,6 @@ def test_the_wanted_sides_and_no_other_must_have_asked(
     assert reached_target(seen, TARGET, senders) is good
 
 
-# The exit status
-
-
-# The monitor on a real bus
-
-
 # Expectations
 
 

@@ -10,7 +10,6 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,8 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 DOMAIN1 = "org.xen.xcp.squeezed.Domain1"
 GUEST = "/local/domain/5"
 TARGET = f"{GUEST}/memory/target"
+VM = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
+CHANGED = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{VM}'"
 RETARGETED = "type='signal',interface='org.xen.xcp.squeezed.Memory1',member='TargetChanged'"
 
 
@@ -76,9 +77,23 @@ async def new_domain(client: Client, domid: int = 5, least: int = 1000, greatest
     await client.call("squeezed", "", "Memory1.TransferReservationToDomain", "ssi", "me", reservation, domid)
 
 
+async def published(client: Client, store: XenstoreClient) -> None:
+    """A domain with memory, which stands in the store."""
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+
+
 async def retarget(client: Client, kib: int) -> None:
     args = ("ssv", DOMAIN1, "TargetKib", Variant("x", kib))
     await client.call("squeezed", "domain/_35", f"{PROPERTIES}.Set", *args)
+
+
+async def started_vm(client: Client) -> int:
+    """The domain of a VM of xenopsd, which is started."""
+    await client.call("xenopsd", VM, "VM1.Start", "b", False)
+    (domid,) = await client.get("xenopsd", VM, "VM1", "Domids")
+    return int(domid)
 
 
 async def tool(server: Xenstored, name: str, *arguments: str) -> str:
@@ -92,12 +107,6 @@ async def line(watcher: subprocess.Popen[str]) -> str:
     return (await asyncio.wait_for(asyncio.to_thread(watcher.stdout.readline), TIMEOUT)).strip()
 
 
-@asynccontextmanager
-async def counted(client: Client) -> AsyncIterator[asyncio.Queue[Message]]:
-    async with client.signals(RETARGETED) as signals:
-        yield signals
-
-
 async def heard(signals: asyncio.Queue[Message]) -> int:
     """Return the KiB of the next target."""
     return int((await asyncio.wait_for(signals.get(), TIMEOUT)).body[1])
@@ -106,9 +115,7 @@ async def heard(signals: asyncio.Queue[Message]) -> int:
 async def test_a_watcher_sees_what_a_service_tells(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    await tool(server, "write", f"{GUEST}/name", "web")
-    await new_domain(client)
-    await until(store, TARGET, b"2000")
+    await published(client, store)
     assert await store.read(f"{GUEST}/memory/dynamic-min") == b"1000"
     assert await store.read(f"{GUEST}/memory/dynamic-max") == b"2000"
     assert await store.read(f"{GUEST}/memory/uncooperative") is None
@@ -126,10 +133,8 @@ async def test_a_watcher_sees_what_a_service_tells(
 async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_put_right(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    await tool(server, "write", f"{GUEST}/name", "web")
-    await new_domain(client)
-    await until(store, TARGET, b"2000")
-    async with counted(client) as signals:
+    await published(client, store)
+    async with client.signals(RETARGETED) as signals:
         for value in ("1500", "1600", "1500"):
             await tool(server, "write", TARGET, value)
             assert await heard(signals) == int(value)
@@ -148,9 +153,7 @@ async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_p
 async def test_all_is_published_again_when_the_store_has_forgotten_it(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    await store.mkdir(GUEST)
-    await new_domain(client)
-    await until(store, TARGET, b"2000")
+    await published(client, store)
     server.kill()
     await retarget(client, 1400)
     server.start()
@@ -170,7 +173,7 @@ async def test_what_was_written_while_no_gateway_ran_is_rung_once(
         await until(store, TARGET, b"2000")
         first.signal(signal.SIGKILL)
     await tool(server, "write", TARGET, "1500")
-    async with counted(client) as signals:
+    async with client.signals(RETARGETED) as signals:
         with gateway_process(config) as second:
             assert await heard(signals) == 1500
             await until(store, f"/tool/xcp-gateway/processed{TARGET}", lambda found: found is not None)
@@ -184,15 +187,12 @@ async def test_what_was_written_while_no_gateway_ran_is_rung_once(
 async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
-    await client.call("xenopsd", path, "VM1.Start", "b", False)
-    (domid,) = await client.get("xenopsd", path, "VM1", "Domids")
+    domid = await started_vm(client)
     data = f"/local/domain/{domid}/data"
 
-    rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
     await tool(server, "write", data, "")
     await tool(server, "chmod", data, f"n{domid}")
-    async with client.signals(rule) as changes, asyncio.timeout(TIMEOUT):
+    async with client.signals(CHANGED) as changes, asyncio.timeout(TIMEOUT):
         for memory in ("1000", "2000"):
             await tool(server, "write", f"{data}/os_name", "Debian")
             await tool(server, "write", f"{data}/meminfo_free", memory)
@@ -204,7 +204,7 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     settled = await store.read(f"/tool/xcp-gateway/processed{data}/updated")
     await tool(server, "write", f"{data}/updated", "2")
     await until(store, f"/tool/xcp-gateway/processed{data}/updated", lambda found: found not in (None, settled))
-    assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
+    assert (await client.get("xenopsd", VM, "VM1", "GuestAgent"))["os_name"] == "Debian"
 
 
 # What agents in guests write below /local/domain/DOMID, one node after the other; the trigger is last.
@@ -246,9 +246,7 @@ XEN_GUEST_AGENT = {  # xen-guest-agent: a node with a value may have nodes below
 async def test_what_real_guest_agents_write_is_told_whole_and_once(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient, written: dict[str, str]
 ) -> None:
-    path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
-    await client.call("xenopsd", path, "VM1.Start", "b", False)
-    (domid,) = await client.get("xenopsd", path, "VM1", "Domids")
+    domid = await started_vm(client)
     home = f"/local/domain/{domid}"
     for folder in ("data", "attr", "control"):  # as xenopsd makes them for the guest
         await store.write(f"{home}/{folder}", b"")
@@ -258,10 +256,9 @@ async def test_what_real_guest_agents_write_is_told_whole_and_once(
         for name, value in written.items():
             await store.write(f"{home}/{name}", value.encode())
 
-    rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
     wanted = {name.removeprefix("data/"): value for name, value in written.items() if name.startswith("data/")}
     del wanted["updated"]
-    async with client.signals(rule) as changes, asyncio.timeout(TIMEOUT):
+    async with client.signals(CHANGED) as changes, asyncio.timeout(TIMEOUT):
         await write_all()
         assert (await changes.get()).body[1] == {"GuestAgent": Variant("a{ss}", wanted)}
         await write_all()  # a minute later: the same
@@ -274,9 +271,7 @@ async def test_what_real_guest_agents_write_is_told_whole_and_once(
 async def test_a_reload_begins_and_ends_what_is_published(
     config: Path, gateway: Process, client: Client, store: XenstoreClient
 ) -> None:
-    await store.mkdir(GUEST)
-    await new_domain(client)
-    await until(store, TARGET, b"2000")
+    await published(client, store)
     mapping = config.parent / f"mappings/{MAPPINGS[0]}.yaml"
     text = mapping.read_text()
     mapping.write_text(text.replace("      dynamic-min: DynamicMinKib\n", "      least: DynamicMinKib\n"))

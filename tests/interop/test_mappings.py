@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import xmlrpc.client
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -14,7 +13,7 @@ import pytest
 from demo.environment import Environment
 from tests.kit.admin import ask
 from tests.kit.cases import each_case
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call, xml_call
 from tests.kit.side_by_side import until
 
 pytestmark = pytest.mark.bus
@@ -32,24 +31,12 @@ Ask: TypeAlias = Callable[..., Any]
 
 def xml(running: Environment, path: str) -> Ask:
     """Call over XML-RPC; long integers go as text, as XenAPI's clients send them."""
-
-    def ask(method: str, *params: Any) -> Any:
-        answer = tcp_post(running.url, path, xmlrpc.client.dumps(params, method, allow_none=True))
-        [value], _ = xmlrpc.client.loads(answer)
-        return value
-
-    return ask
+    return partial(xml_call, running.url, path)
 
 
 def rpc(running: Environment, path: str) -> Ask:
     """Call over JSON-RPC 2.0, with parameters by position or by name; returns the result or the error object."""
-
-    def ask(method: str, *params: Any, **named: Any) -> Any:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": named or params}
-        answer = json.loads(tcp_post(running.url, path, json.dumps(request)))
-        return answer["error"] if answer.get("error") else answer["result"]
-
-    return ask
+    return lambda method, *params, **named: json_call(running.url, path, method, named or params)
 
 
 def works(answer: Any) -> Any:
@@ -70,40 +57,6 @@ def session(running: Environment) -> str:
 
 
 # xapi
-
-
-def test_xenapi_opens_describes_and_closes_a_session(running: Environment, session: str) -> None:
-    api = xml(running, "/RPC2")
-    user = works(api("session.get_this_user", session, session))
-    assert works(api("user.get_record", session, user))["short_name"] == "root"
-    record = works(api("session.get_record", session, session))
-    assert record["is_local_superuser"] is True
-    assert isinstance(record["last_active"], xmlrpc.client.DateTime)
-    assert works(api("session.logout", session)) == ""
-    assert fails(api("VM.get_all", session)) == ["SESSION_INVALID", session]
-    assert fails(api("session.login_with_password", "root", "wrong"))[:2] == ["SESSION_AUTHENTICATION_FAILED", "root"]
-
-
-def test_xenapi_reads_records_and_fields(running: Environment, session: str) -> None:
-    api = xml(running, "/")
-    [pool] = works(api("pool.get_all", session))
-    host, _ = works(api("host.get_all", session))
-    assert works(api("pool.get_all_records", session))[pool]["master"] == host
-    assert works(api("pool.get_record", session, pool)) == works(api("pool.get_all_records", session))[pool]
-    assert works(api("host.get_all_records", session))[host]["software_version"]["product_brand"] == "XCP"
-    assert isinstance(works(api("host.get_servertime", session, host)), xmlrpc.client.DateTime)
-    [web] = works(api("VM.get_by_name_label", session, "web"))
-    record = works(api("VM.get_record", session, web))
-    assert (record["memory_static_max"], record["VCPUs_max"]) == (str(2 * GIB), "2")
-    assert works(api("VM.get_all_records", session)).keys() == set(works(api("VM.get_all", session)))
-    metrics = works(api("VM.get_metrics", session, web))
-    assert metrics == record["metrics"]
-    own = works(api("VM_metrics.get_record", session, metrics))
-    assert own == works(api("VM_metrics.get_all_records", session))[metrics]
-    assert own["VCPUs_number"] == "2"
-    assert works(api("VM.get_data_sources", session, web))[0]["name_label"] == "cpu_usage"
-    assert fails(api("host.get_record", session, "OpaqueRef:x")) == ["HANDLE_INVALID", "host", "OpaqueRef:x"]
-    assert fails(api("VM.get_by_uuid", session, "no")) == ["UUID_INVALID", "VM", "no"]
 
 
 def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Environment, session: str) -> None:
@@ -129,32 +82,6 @@ def test_a_reference_of_one_class_is_none_of_another(running: Environment, sessi
     metrics = works(api("VM.get_metrics", session, vm))
     assert fails(api("VM_metrics.get_record", session, vm)) == ["HANDLE_INVALID", "VM_metrics", vm]
     assert fails(api("VM.get_record", session, metrics)) == ["HANDLE_INVALID", "VM", metrics]
-
-
-def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Environment, session: str) -> None:
-    api = xml(running, "/RPC2")
-    record = {"name_label": "new", "memory_static_max": str(GIB), "VCPUs_max": "2", "PV_args": "quiet"}
-    vm = works(api("VM.create", session, record))
-    works(api("VM.add_to_other_config", session, vm, "a", "b"))
-    again = api("VM.add_to_other_config", session, vm, "a", "b")
-    assert fails(again) == ["MAP_DUPLICATE_KEY", "VM", "other_config", vm, "a"]
-    works(api("VM.set_name_label", session, vm, "newer"))
-    works(api("VM.set_affinity", session, vm, "OpaqueRef:NULL"))
-    works(api("VM.set_memory_limits", session, vm, str(GIB), str(2 * GIB), str(GIB), str(2 * GIB)))
-    assert fails(api("VM.pause", session, vm)) == ["VM_BAD_POWER_STATE", vm, "running", "halted"]
-    works(api("VM_start", session, vm, True, False))
-    assert works(api("VM.get_power_state", session, vm)) == "Paused"
-    works(api("VM.hard_shutdown", session, vm))
-    works(api("VM.destroy", session, vm))
-    assert fails(api("VM.get_name_label", session, vm)) == ["HANDLE_INVALID", "VM", vm]
-
-
-def test_xenapi_over_json_rpc_has_integers_and_errors_of_its_own(running: Environment, session: str) -> None:
-    api = rpc(running, "/jsonrpc")
-    assert api("VM.get_memory_static_max", session, f"OpaqueRef:{WEB}") == 2 * GIB
-    error = api("VM.start", session, f"OpaqueRef:{ARCHIVE}", False, False)
-    assert (error["code"], error["message"]) == (1, "HOST_NOT_ENOUGH_FREE_MEMORY")
-    assert str(error["data"][0]) == str(64 * GIB)
 
 
 # xenopsd
@@ -186,18 +113,8 @@ def full_vm(key: str) -> dict[str, Any]:
     more = {"ty": ["PV", {"boot": boot, "framebuffer": False}], "scheduler_params": {"affinity": []}}
     ends = {"on_crash": ["Coredump", "Shutdown"], "on_shutdown": ["Shutdown"], "on_reboot": ["Start"]}
     flags = dict.fromkeys(("suppress_spurious_page_faults", "pci_msitranslate", "pci_power_mgmt"), False)
-    return {
-        "id": key,
-        "name": "v",
-        "ssidref": "0",
-        "vcpus": "1",
-        "vcpu_max": "2",
-        **sizes,
-        **dicts,
-        **more,
-        **ends,
-        **flags,
-    }
+    plain = {"id": key, "name": "v", "ssidref": "0", "vcpus": "1", "vcpu_max": "2"}
+    return {**plain, **sizes, **dicts, **more, **ends, **flags}
 
 
 def ended(xenops: Ask, method: str, named: dict[str, Any]) -> Any:
@@ -249,76 +166,7 @@ def test_storage_attaches_and_detaches_a_disk(running: Environment) -> None:
     assert fails(unknown) == ["Vdi_does_not_exist", "../../nothing"]
 
 
-def test_storage_makes_grows_and_destroys_a_disk(running: Environment) -> None:
-    storage = rpc(running, "/storage/jsonrpc")
-    wanted = {"vdi": "", "name_label": "d", "virtual_size": GIB, "ty": "user"}
-    vdi = storage("VDI.create", dbg=DBG, sr=SR, vdi_info=wanted)["vdi"]
-    assert storage("VDI.resize", dbg=DBG, sr=SR, vdi=vdi, new_size=2 * GIB) == 2 * GIB
-    storage("VDI.set_name_label", dbg=DBG, sr=SR, vdi=vdi, new_name_label="e")
-    assert storage("VDI.get_by_name", dbg=DBG, sr=SR, name="e")["virtual_size"] == 2 * GIB
-    copy = storage("VDI.snapshot", dbg=DBG, sr=SR, vdi_info={"vdi": vdi, "name_label": "s"})
-    assert (copy["snapshot_of"], copy["tags"]) == (vdi, [])
-    assert copy["is_a_snapshot"] is True
-    bitmap = storage("VDI.list_changed_blocks", dbg=DBG, sr=SR, vdi_from=copy["vdi"], vdi_tp=vdi)
-    assert set(bitmap.rstrip("=")) == {"A"}  # base64 of zeros
-    assert storage("VDI.destroy", dbg=DBG, sr=SR, vdi=vdi) is None
-    assert storage("SR.stat", dbg=DBG, sr=SR)["health"] == "Healthy"
-    config = {"server": "192.0.2.9", "port": 2049}
-    made = storage("SR.create", DBG, "sr-2", "nfs", "", config, 1000, "nfs")
-    assert made == {"server": "192.0.2.9", "port": "2049"}
-    assert storage("SR.attach", DBG, "sr-2", config) is None
-    assert storage("SR.attach", DBG, "sr-9", config)["message"]
-
-
-# squeezed
-
-
-def test_squeezed_takes_everything_by_position(running: Environment) -> None:
-    memory = xml(running, "/memory")
-    session = works(memory("login", DBG, "test"))
-    reservation, kib = works(memory("reserve_memory_range", DBG, session, 4096, "8192"))
-    assert str(kib) == "8192"
-    works(memory("delete_reservation", DBG, session, reservation))
-    assert fails(memory("delete_reservation", DBG, session, reservation)) == ["Unknown_reservation", reservation]
-    needed, free = fails(memory("reserve-memory", DBG, session, 2**30))[1]
-    assert (int(needed), int(free) < 2**30) == (2**30, True)
-    policy, kib = works(memory("get_domain_zero_policy", DBG))
-    assert (policy, int(kib)) == ("Fixed_size", 1024**2)
-    unknown = memory("query_reservation_of_domain", DBG, session, 99)
-    assert unknown == {"Status": "Failure", "ErrorDescription": "No_reservation"}
-
-
 # networkd
-
-
-def test_networkd_takes_named_parameters_and_then_the_rest(running: Environment) -> None:
-    network = xml(running, "/networkd")
-    assert "eth0" in works(network("Network.Interface.get_all", DBG, None))
-    works(network("Network.Interface.set_ipv4_conf", {"name": "eth0"}, DBG, "DHCP4"))
-    record = works(network("Network.Interface.get_record", {"name": "eth0"}, DBG))
-    assert (record["ipv4_conf"], record["ipv4_addr"]) == ("DHCP4", [])
-    assert works(network("Network.Interface.get_ipv4_addr", {"name": "xenbr0"}, DBG)) in (
-        [["192.0.2.10", 24]],
-        [["192.0.2.10", "24"]],
-    )
-    vlan = {"name": "br9", "vlan": ["xenbr0", 9], "other_config": {}}
-    works(network("Network.Bridge.create", vlan, DBG))
-    port = {"bridge": "br9", "name": "bond1", "interfaces": ["eth0", "eth1"]}
-    works(network("Network.Bridge.add_port", port, DBG))
-    bonds = works(network("Network.Bridge.get_all_bonds", {"from_cache": True}, DBG))
-    assert bonds["bond1"] == ["eth0", "eth1"]
-    in_use = fails(network("Network.Bridge.destroy", {"name": "br9", "force": False}, DBG))
-    assert in_use == ["Internal_error", 'br9 has ports: ["bond1"]']
-    static = ["Static4", [["192.0.2.77", "24"]]]
-    works(network("Network.Interface.set_ipv4_conf", {"name": "eth1"}, DBG, static))
-    assert works(network("Network.Interface.get_ipv4_addr", {"name": "eth1"}, DBG)) == [["192.0.2.77", "24"]]
-    assert works(network("Network.Interface.get_ipv4_gateway", {"name": "eth1"}, DBG)) == []
-    assert works(network("Network.Interface.get_ipv4_gateway", {"name": "xenbr0"}, DBG)) == ["192.0.2.1"]
-    works(network("Network.Bridge.destroy", {"name": "br9", "force": True}, DBG))
-    gone = fails(network("Network.Bridge.get_interfaces", {"name": "br9"}, DBG))
-    assert gone == ["Bridge_does_not_exist", "br9"]
-    assert fails(network("Network.Bridge.add_port", port, DBG)) == ["Bridge_does_not_exist", "br9"]
-    assert works(network("Network.get_statistics", DBG))["eth1"]["carrier"] is True
 
 
 def test_networkd_takes_them_over_json_too(running: Environment) -> None:
@@ -347,27 +195,6 @@ def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Environment,
     ):
         assert place in str(ask("Network.Bridge.create", *params))
     assert rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None) == before
-
-
-# perfmon
-
-
-def test_perfmon_gathers_a_rule_and_tells_alerts(running: Environment, session: str) -> None:
-    perfmon = rpc(running, "/perfmon/jsonrpc")
-    api = xml(running, "/")
-    vm = f"OpaqueRef:{DB}"
-    assert perfmon("perfmon.add_rule", vm, "cpu_usage", 0.5) is None
-    assert perfmon("perfmon.get_rules", vm)[0]["inhibit"] == 3600
-    rules = [{"variable": "cpu_usage", "level": 0.6, "sense": "high", "inhibit": 9, "adjustment": 0, "priority": 1}]
-    assert perfmon("perfmon.set_rules", target=vm, rules=rules) is None
-    works(api("VM.start", session, vm, False, False))
-    assert perfmon("refresh") == 1
-    [alert] = perfmon("perfmon.list_alerts")
-    assert (alert["target"], alert["value"]) == (vm, 0.75)
-    assert perfmon("perfmon.acknowledge", alert["id"]) is None
-    error = perfmon("perfmon.acknowledge", alert["id"])
-    assert (error["code"], error["message"]) == (404, f"there is no alert {alert['id']}")
-    works(api("VM.hard_shutdown", session, vm))
 
 
 # Mistakes of clients

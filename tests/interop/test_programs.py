@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import XenAPI
 
 from demo.environment import Environment, start_environment
 from demo.http_clients import ARCHIVE, PASSWORD, USER, WEB
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, TIMEOUT, until
 
 pytestmark = [pytest.mark.bus, pytest.mark.programs]
 
@@ -174,10 +173,7 @@ def test_pypis_xenapi(gateway: Environment) -> None:
         api.VM.add_to_other_config(vm, "owner", "test")
         assert api.VM.get_other_config(vm) == {**config, "owner": "test"}
         task = api.Async.VM.start(vm, False, False)
-        until = time.monotonic() + TIMEOUT
-        while api.task.get_status(task) == "pending":
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        until(lambda: api.task.get_status(task) != "pending")
         record = api.task.get_record(task)
         assert (record["status"], record["progress"], record["error_info"]) == ("success", 1.0, [])
         api.task.destroy(task)
@@ -191,24 +187,3 @@ def test_pypis_xenapi(gateway: Environment) -> None:
         assert refusal(api.VM.start, vm) == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.start", "3", "1"]
         assert refusal(api.VM.start, ARCHIVE, False, False)[0] == "HOST_NOT_ENOUGH_FREE_MEMORY"
         api.logout()
-
-
-def test_the_standard_librarys_client(gateway: Environment) -> None:
-    with xmlrpc.client.ServerProxy(f"{gateway.url}/RPC2", allow_none=True) as proxy:
-        api: Any = proxy
-
-        def ask(method: str, *params: Any) -> Any:
-            answer = getattr(api, method)(*params)
-            return answer.get("Value", answer.get("ErrorDescription"))
-
-        session = ask("session.login_with_password", USER, PASSWORD)
-        [pool] = ask("pool.get_all_records", session).values()
-        assert ask("host.get_record", session, pool["master"])["enabled"] is True
-        assert isinstance(ask("host.get_servertime", session, pool["master"]), xmlrpc.client.DateTime)
-        assert set(api.system.listMethods()) > {"VM.start", "task.cancel"}
-        made = ask("network.create", session, {"name_label": "made by xmlrpc.client", "MTU": "1400", "bridge": ""})
-        assert ask("network.get_MTU", session, made) == "1400"
-        assert ask("network.destroy", session, made) == ""
-        assert ask("network.get_record", session, made) == ["HANDLE_INVALID", "network", made]
-        assert ask("session.logout", session) == ""
-        assert ask("VM.get_all", session) == ["SESSION_INVALID", session]

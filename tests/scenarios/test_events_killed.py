@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import time
@@ -23,21 +22,8 @@ from dbus_fast import Variant
 
 from gateway.core.dbus.names import escape_path_element
 from tests.kit.clients import UnixConnection
-from tests.kit.event_mirrors import (
-    CUT,
-    XENOPSD,
-    Caller,
-    EventFrom,
-    Failure,
-    Mirror,
-    OverWebSocket,
-    ServerSent,
-    Updates,
-    WebSocketClient,
-    listed,
-)
-from tests.kit.gateway import Process
-from tests.kit.programs import ROOT
+from tests.kit.event_mirrors import CUT, Caller, EventFrom, Failure, Mirror, OverWebSocket, ServerSent, WebSocketClient
+from tests.kit.gateway import REST, TOOLSTACK, Process, ship
 from tests.kit.toolstack import Client, Toolstack
 
 pytestmark = pytest.mark.bus
@@ -46,10 +32,8 @@ ROUNDS = int(os.environ.get("EVENT_ROUNDS", "12"))
 SETTLED = 60.0  # seconds for a client to have the state of the service
 PROPERTIES = "org.freedesktop.DBus.Properties"
 MANAGER = "org.freedesktop.DBus.ObjectManager"
-CONFIG = """\
-[bus.one]
-address = "{address}"
-services = ["org.xen.xcp.*"]
+CONFIG = (
+    """\
 [listener.rpc]
 bind = ["unix:{folder}/rpc"]
 websocket = true
@@ -57,18 +41,12 @@ server_sent_events = true
 [upstream.xapi]
 url = "http+unix://{folder}/old"
 dialect = "xenapi"
-[upstream.xenopsd]
-url = "http+unix://{folder}/old"
-dialect = "xapi_idl"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
 [state]
 file = "state.db"
-[log]
-format = "json"
 """
+    + TOOLSTACK
+    + REST
+)
 
 
 class World:
@@ -78,12 +56,9 @@ class World:
         self.folder = folder
         self.toolstack = toolstack
         self.chance = random.Random(1)
-        (folder / "mappings").mkdir()
-        shutil.copytree(ROOT / "mappings/idl", folder / "mappings/idl")
-        for name in ("xapi.yaml", "xenopsd.yaml"):
-            shutil.copy(ROOT / "mappings" / name, folder / "mappings")
+        ship(folder, "xapi")
         self.config = folder / "gateway.toml"
-        self.config.write_text(CONFIG.format(address=toolstack.address, folder=folder))
+        self.config.write_text(CONFIG.format(bus=toolstack.address, folder=folder))
         self.gateway = self._start()
         self.done: list[str] = []
 
@@ -95,7 +70,7 @@ class World:
     async def change(self) -> None:
         """A few changes, straight at the service."""
         async with self.toolstack.client() as client:
-            kinds = (self._rename, self._rename, self._create, self._destroy, self._xenopsd)
+            kinds = (self._rename, self._rename, self._create, self._destroy)
             for _ in range(self.chance.randint(1, 20)):
                 await self.chance.choice(kinds)(client)
 
@@ -122,21 +97,11 @@ class World:
         if networks:
             await client.call("xapi", self.chance.choice(networks), "Network1.Destroy")
 
-    async def _xenopsd(self, client: Client) -> None:
-        """Add, change or remove a VM of xenopsd."""
-        key = f"vm-{self.chance.randint(1, 5)}"
-        if await client.call("xenopsd", "", "VMs1.Exists", "s", key) and self.chance.random() < 0.5:
-            await client.call("xenopsd", "", "VMs1.Remove", "s", key)
-        else:
-            row = [key, str(self.chance.random()), 1024, 1024, 1024, 1, 1, {}]
-            await client.call("xenopsd", "", "VMs1.Add", "(ssxxxuua{ss})", row)
-
     async def kill_service(self) -> None:
-        name = self.chance.choice(("xapi", "xenopsd"))
         async with self.toolstack.client() as client:
-            running = await client.ask_bus("NameHasOwner", "s", f"org.xen.xcp.{name}")
+            running = await client.ask_bus("NameHasOwner", "s", "org.xen.xcp.xapi")
         if running:
-            await self.toolstack.kill(name)
+            await self.toolstack.kill("xapi")
 
     async def kill_bus(self) -> None:
         await self.toolstack.restart_bus()
@@ -185,29 +150,17 @@ class World:
             finally:
                 caller.close()
 
-    def of_xenopsd(self) -> dict[tuple[str, str], Any]:
-        """What xenopsd itself has."""
-        caller, end = Caller(self.folder / "rpc", XENOPSD), time.monotonic() + SETTLED
-        while True:
-            try:
-                return listed(caller)
-            except (Failure, *CUT):
-                assert time.monotonic() < end
-                time.sleep(0.05)
-            finally:
-                caller.close()
-
     def same(self, mirror: Mirror) -> bool:
         """Whether a client comes to have the state of the service, while nothing changes."""
         end = time.monotonic() + SETTLED
         while mirror.is_alive() and time.monotonic() < end:
-            if dict(mirror.objects) == (self.of_xenopsd() if isinstance(mirror, Updates) else self.state()):
+            if dict(mirror.objects) == self.state():
                 return True
             time.sleep(0.05)
         return False
 
 
-MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent, Updates)
+MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent)
 
 
 async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Path) -> None:
@@ -233,40 +186,6 @@ async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Pat
     assert all(mirror.events > ROUNDS for mirror in mirrors)
 
 
-async def test_at_a_stop_whoever_waits_is_answered_and_nothing_is_cut_off(tmp_path: Path) -> None:
-    async with Toolstack() as toolstack:
-        world = World(tmp_path, toolstack)
-        try:
-            await asyncio.to_thread(stop_with_clients, world)
-        finally:
-            await asyncio.to_thread(world.gateway.end)
-
-
-def stop_with_clients(world: World) -> None:
-    """A WebSocket, a stream and a long poll wait; then the gateway is asked to stop."""
-    socket = world.folder / "rpc"
-    caller, streamed, waiting = Caller(socket), UnixConnection(socket), UnixConnection(socket)
-    token = caller.ask("event.from", ["vm"], "", 0.0)["token"]
-    with WebSocketClient(socket) as websocket:
-        websocket.call("events.subscribe", caller.session, ["vm"], token)
-        streamed.request("GET", f"/jsonrpc/events?token={token}", headers={"Cookie": f"session_id={caller.session}"})
-        response = streamed.getresponse()
-        params = [caller.session, ["vm"], token, 60.0]
-        call = {"jsonrpc": "2.0", "id": 1, "method": "event.from", "params": params}
-        waiting.request("POST", "/jsonrpc", json.dumps(call).encode())
-        caller.ask("pool.get_all")  # once this is answered, what was sent before it has been read
-        world.gateway.signal(signal.SIGTERM)
-        with pytest.raises(ConnectionError, match=r"1001.* the gateway stops"):
-            websocket.receive()
-        assert response.read() in (b"", b": heartbeat\n\n")
-        batch = json.loads(waiting.getresponse().read())["result"]
-        assert (batch["events"], batch["token"]) == ([], token)
-    for each in (streamed, waiting, caller):
-        each.close()
-    assert world.gateway.wait() == 0
-    assert world.gateway.lines[-1]["event"] == "stopped, nothing in flight"
-
-
 @pytest.mark.parametrize("ending", ["stopped", "killed", "forgotten"])
 async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everything(
     tmp_path: Path, ending: str
@@ -277,27 +196,23 @@ async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everyth
         try:
             async with toolstack.client() as client:
                 gone = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
-                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "before", 1)
                 before = await asyncio.to_thread(tokens, world)
                 await asyncio.to_thread(end, world, ending, before[1])
                 await client.call("xapi", f"network/{escape_path_element(gone)}", "Network1.Destroy")
                 made = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
-                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "after", 2)
             world.gateway = await asyncio.to_thread(world._start)
             await asyncio.to_thread(go_on, world, before, gone, made, is_continued=ending != "forgotten")
         finally:
             await asyncio.to_thread(world.gateway.end)
 
 
-def tokens(world: World) -> tuple[str, str, int]:
-    """A session with a token of `event.from` that is registered for `event.next`; and the last number of xenopsd."""
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+def tokens(world: World) -> tuple[str, str]:
+    """A session that is registered for `event.next`, and a token of its `event.from`."""
+    caller = Caller(world.folder / "rpc")
     token = caller.ask("event.from", ["network"], "", 0.0)["token"]
     caller.ask("event.register", ["network"])
-    last = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": 0, "timeout": 1})[2]
-    for each in (caller, xenopsd):
-        each.close()
-    return caller.session, token, last
+    caller.close()
+    return caller.session, token
 
 
 def end(world: World, ending: str, token: str) -> None:
@@ -317,10 +232,10 @@ def end(world: World, ending: str, token: str) -> None:
             db.execute("DELETE FROM event_log")
 
 
-def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:
+def go_on(world: World, before: tuple[str, str], gone: str, made: str, *, is_continued: bool) -> None:
     """The session is valid. Each answer either has the changes, or says that it has everything."""
-    session, token, last = before
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+    session, token = before
+    caller = Caller(world.folder / "rpc")
     caller.session = session
     expected = set(caller.ask("network.get_all"))
     assert made in expected
@@ -355,10 +270,8 @@ def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, i
             not is_continued, *[False] * (len(notifications) - 1)
         ]  # fmt: skip
         assert told(notifications) == expected
-    _, changes, newest = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": last, "timeout": 30})
-    assert (changes, newest) == ([["Vm", "after"]], last + 1)
-    for each in (caller, xenopsd, streamed):
-        each.close()
+    caller.close()
+    streamed.close()
 
 
 def told(notifications: list[Any]) -> set[str]:

@@ -59,33 +59,6 @@ async def test_a_call_in_flight_keeps_its_route_when_the_method_is_gone(
     assert held.result()["result"] == "released"
 
 
-async def test_a_bad_file_keeps_the_old_table_and_says_which_revision_is_live(
-    gateway: Gateway, folder: Folder, session: aiohttp.ClientSession
-) -> None:
-    before = gateway.table.revision
-    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
-    answer = await gateway.reload()
-    assert answer["revision"] == before
-    problems = expect(list, answer["problems"])
-    (problem,) = problems
-    assert "toy.yaml:9" in problem
-    assert "Ecko" in problem
-    assert (await call(gateway, session, "echo", "still here"))["result"] == "still here"
-
-
-async def test_a_bad_config_keeps_the_old_one(gateway: Gateway, folder: Folder) -> None:
-    folder.config.write_text("[bus")
-    answer = await gateway.reload()
-    assert answer["revision"] == gateway.table.revision
-    assert "gateway.toml:1:5: invalid TOML" in str(answer["problems"])
-
-
-async def test_a_changed_listener_is_named_as_needing_a_restart(gateway: Gateway, folder: Folder) -> None:
-    folder.config.write_text(folder.config.read_text().replace("[mappings]", 'batch = "concurrent"\n[mappings]'))
-    for _ in range(2):  # it stays so until the restart
-        assert (await gateway.reload())["needs_restart"] == ["listener"]
-
-
 async def test_two_reloads_at_once_do_not_mix(gateway: Gateway, folder: Folder) -> None:
     folder.mapping(WITHOUT_HOLD)
     first, second = await asyncio.gather(gateway.reload(), gateway.reload())

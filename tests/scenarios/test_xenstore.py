@@ -6,14 +6,10 @@ The service keeps a journal of the writes that it has executed.
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,11 +18,11 @@ from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
-from demo.xenstore_clients import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
 from tests.kit.guests import fill, guest
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
+from tests.kit.programs import until as wait_until
 from tests.kit.stores import BOTH, C_STORE, OXENSTORED, connected, until
 from tests.kit.xenstore_clients import TreeClient
 from tests.soak import service
@@ -72,7 +68,6 @@ class Clients:
 
 
 def tokens(reads: int, writes: int) -> list[str]:
-    """Mixed."""
     both = [*(f"r{number}" for number in range(reads)), *(f"w{number}" for number in range(writes))]
     return sorted(both, key=lambda token: (int(token[1:]), token[0]))
 
@@ -107,19 +102,6 @@ async def test_64_clients_ask_and_each_request_is_answered_once(tmp_path: Path, 
         assert clients.answers == {token: done(token) for token in asked}
         assert world.journal == Counter({token: 1 for token in asked if token.startswith("w")})
         assert await left_behind(world.store.path) == []
-
-
-async def test_clients_of_pyxs_ask_at_once_and_are_all_answered(tmp_path: Path) -> None:
-    def ask(path: str, number: int) -> None:
-        with Squeezed(path, "ledger") as client:
-            for count in range(10):
-                token = f"{number}-{count}"
-                assert client.call("write", token=token) == {"done": f"done:{token}"}
-                assert client.call("read", text=token) == {"same": f"ledger:{token}"}
-
-    with ledger(tmp_path) as world:
-        await asyncio.gather(*(asyncio.to_thread(ask, world.store.path, number) for number in range(8)))
-        assert world.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(10)})
 
 
 async def asked_during(world: Ledger, harm: Callable[[], object]) -> Clients:
@@ -186,18 +168,12 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
         for node in rings:
             await until(store, f"/tool/xcp-gateway/processed/bells/{node}", digest(f"{what}-{node}".encode()).encode())
 
-    def wait_for_rings(world: Ledger, count: int) -> None:
-        end = time.monotonic() + PATIENCE
-        while len(world.journal) < count:
-            assert time.monotonic() < end, world.journal
-            time.sleep(0.005)
-
     with ledger(tmp_path, BELLS) as world:
         async with asyncio.timeout(PATIENCE), XenstoreClient(world.store.path) as store:
             await store.until_connected()
             await ring(store, "first")
             for count in (1, 30, 60):
-                await asyncio.to_thread(wait_for_rings, world, count)
+                await asyncio.to_thread(wait_until, lambda count=count: len(world.journal) >= count)
                 await asyncio.to_thread(world.restart_gateway)
             await settled(store, "first")
             first = world.journal
@@ -226,7 +202,6 @@ async def as_guest(store: XenstoreClient, domid: int, key: str, function: str = 
 
 
 async def answered(world: Ledger, key: str, function: str = "read") -> tuple[dict[str, str], set[Permissions | None]]:
-    """An answer, and the permissions of all its nodes."""
     node = f"/ledger/rpc/response/{function}/{key}"
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(XenstoreClient(world.store.path))
@@ -297,34 +272,6 @@ async def test_a_guest_cannot_exhaust_the_gateway(tmp_path: Path) -> None:
             assert sum(world.journal.values()) == codes["done"]
             await as_guest(store, 5, "large", **{f"n{n}": "x" * 2000 for n in range(40)})
             assert "at most 65536 bytes" in (await answered(world, "large"))[0]["description"]
-
-
-async def test_without_its_store_the_gateway_is_not_ready_and_other_protocols_do_not_notice(tmp_path: Path) -> None:
-    def status() -> Any:
-        return world.control("GET", "/v1/status")
-
-    def until_ready(*, wanted: bool) -> Any:
-        end = time.monotonic() + PATIENCE
-        while (found := status())["ready"] is not wanted:
-            assert time.monotonic() < end, found
-            time.sleep(0.01)
-        return found
-
-    with ledger(tmp_path) as world:
-        there = await asyncio.to_thread(until_ready, wanted=True)
-        assert (there["stores"][0]["listener"], there["stores"][0]["connected"]) == ("store", True)
-        address = next(each for each in there["listening"] if each.startswith("tcp:"))
-        world.store.kill()
-        away = await asyncio.to_thread(until_ready, wanted=False)
-        assert [reason.partition(": ")[0] for reason in away["reasons"]] == [
-            "the store of listener 'store' is not connected"
-        ]
-        request = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "read", "params": ["x"]}).encode()
-        url = f"http://{address.removeprefix('tcp:')}/"
-        answer = await asyncio.to_thread(lambda: urllib.request.urlopen(url, request, PATIENCE).read())
-        assert json.loads(answer)["result"] == {"same": "ledger:x"}
-        world.store.start()
-        await asyncio.to_thread(until_ready, wanted=True)
 
 
 async def test_after_a_reload_the_new_paths_are_served_and_what_was_begun_at_an_old_one_is_finished(

@@ -16,10 +16,9 @@ from typing import Any
 from adapters.codecs.xenstore import FROM_CODE
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from tests.soak.clients import LEAVES, METHODS, PAUSES, THINK, conclude
+from tests.soak.clients import ANSWER_WITHIN, LEAVES, METHODS, PAUSES, THINK, conclude
 from tests.soak.speech import Heard, Wanted
 from tests.soak.story import Ending, Ledger, Story
-from tests.soak.wires import ANSWER_WITHIN
 from tests.soak.world import HOMES, TREE, World
 
 CLIENTS = 8
@@ -98,8 +97,6 @@ class _Asked:
         )
 
     async def write(self) -> None:
-        """All of it at once."""
-
         async def work(nodes: StoreOperations) -> None:
             await nodes.mkdir(self._request)
             for path, value in _nodes(self._call.params):
@@ -152,7 +149,6 @@ def _heard(value: Any) -> Heard:
 
 
 def store_crowd(world: World, ledger: Ledger, seed: str) -> list[StoreClient]:
-    """All of them."""
     path = world.store.path
     return [StoreClient(f"s{at}", path, random.Random(f"{seed} store client {at}"), ledger) for at in range(CLIENTS)]
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
+import xmlrpc.client
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO, Any
 
 import pytest
+import XenAPI
 from typer.testing import Result
 
 from demo.environment import Environment
-from tests.kit.clients import json_call, xml_call
+from tests.kit.clients import tcp_post
 from tests.kit.command import command
 from tests.kit.event_mirrors import WebSocketClient
-from tests.kit.programs import TIMEOUT
+from tests.kit.programs import TIMEOUT, until
 
 pytestmark = pytest.mark.bus
 
@@ -33,17 +37,24 @@ class Client:
     def __init__(self, url: str, codec: str) -> None:
         self.address = url.removeprefix("http://")
         self.xml = codec == "xmlrpc"
+        self.raw = b""  # the last answer
         self.threads = ThreadPoolExecutor(16)
         self.session = self.call("session.login_with_password", USER, PASSWORD)
 
     def call(self, method: str, *params: Any) -> Any:
         """The value of a call; of an error the list."""
         if self.xml:
-            answer = xml_call(self.address, "/", method, *params)
+            body = xmlrpc.client.dumps(params, method)
+            answer: Any = xmlrpc.client.loads(self._post("/", body))[0][0]
             return answer["Value"] if answer["Status"] == "Success" else answer["ErrorDescription"]
-        result = json_call(self.address, "/jsonrpc", method, params)
-        failed = isinstance(result, dict) and result.keys() == {"code", "message", "data"}
-        return [result["message"], *result["data"]] if failed else result
+        answer = json.loads(
+            self._post("/jsonrpc", json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+        )
+        return answer["result"] if "result" in answer else [answer["error"]["message"], *answer["error"]["data"]]
+
+    def _post(self, path: str, body: str) -> bytes:
+        self.raw = tcp_post(self.address, path, body)
+        return self.raw
 
     def ask(self, method: str, *params: Any) -> Any:
         return self.call(method, self.session, *params)
@@ -90,6 +101,14 @@ def test_the_whole_pool_is_told_with_the_records_that_get_record_gives(client: C
     assert kinds == sorted(kinds, reverse=True)  # messages come first
 
 
+def test_counts_are_numbers_of_32_bits_and_ids_are_text(client: Client) -> None:
+    client.from_(["pool"])
+    if client.xml:
+        assert b"<name>pool</name><value><i4>1</i4></value>" in client.raw
+    else:
+        assert json.loads(client.raw)["result"]["valid_ref_counts"] == {"pool": 1}
+
+
 def test_a_change_wakes_who_waits_for_its_class_or_object(client: Client, vm: str) -> None:
     token = client.from_(["*"])["token"]
     waiting = [client.begin(wanted, token) for wanted in (["VM"], [f"vm/{vm}"], ["*"])]
@@ -102,6 +121,56 @@ def test_a_change_wakes_who_waits_for_its_class_or_object(client: Client, vm: st
         assert event["snapshot"]["name_description"] == client.session
         assert event["snapshot"] == client.ask("VM.get_record", vm)
     assert other.result(TIMEOUT)["events"] == []
+
+
+def test_an_object_is_added_changed_and_removed(client: Client) -> None:
+    token = client.from_(["network"])["token"]
+    record = {"name_label": "new", "name_description": "", "MTU": "1500", "other_config": {}, "bridge": ""}
+    ref = client.ask("network.create", record)
+    batch = client.from_(["network"], token, 60.0)
+    assert [(event["operation"], event["ref"]) for event in batch["events"]] == [("add", ref)]
+    client.ask("network.set_name_label", ref, "renamed")
+    later = client.from_(["network"], batch["token"], 60.0)
+    assert [(event["operation"], event["ref"]) for event in later["events"]] == [("mod", ref)]
+    client.ask("network.destroy", ref)
+    last = client.from_(["network"], later["token"], 60.0)
+    assert [(event["operation"], event["ref"]) for event in last["events"]] == [("del", ref)]
+    assert "snapshot" not in last["events"][0]
+    assert client.from_(["network"], token)["events"] == []  # to who never had it, it was never there
+
+
+def test_a_token_taken_before_reading_everything_leaves_no_gap(client: Client) -> None:
+    pool = client.ask("pool.get_all")[0]
+    token = client.ask("event.inject", "pool", pool)
+    records = client.ask("pool.get_all_records")
+    batch = client.from_(["pool"], token, 60.0)
+    assert [(event["operation"], event["ref"]) for event in batch["events"]] == [("mod", pool)]
+    assert batch["events"][0]["snapshot"] == records[pool]
+
+
+def test_a_logout_wakes_all_calls_of_the_session(running: Environment, client: Client) -> None:
+    other = Client(running.url, "xmlrpc" if client.xml else "jsonrpc")
+    token = other.from_(["sr"])["token"]
+    waiting = [other.begin(["sr"], token) for _ in range(3)]
+    session, stays = other.session, client.begin(["sr"], token, 0.5)
+    time.sleep(0.2)  # no condition depends on it: a call that comes after the logout is refused in the same way
+    other.ask("session.logout")
+    for each in waiting:
+        assert each.result(TIMEOUT) == ["SESSION_INVALID", session]
+    assert stays.result(TIMEOUT)["events"] == []
+    other.threads.shutdown()
+
+
+def test_the_deprecated_methods(client: Client, vm: str) -> None:
+    assert client.ask("event.next") == ["SESSION_NOT_REGISTERED", client.session]
+    assert client.ask("event.register", ["VM"]) == ""
+    waiting = client.threads.submit(client.ask, "event.next")
+    client.ask("VM.set_name_description", vm, client.session)
+    [event] = waiting.result(TIMEOUT)
+    assert (event["operation"], event["ref"], event["snapshot"]["name_description"]) == ("mod", vm, client.session)
+    assert int(client.ask("event.get_current_id")) >= int(event["id"])
+    assert client.ask("event.unregister", ["vm"]) == ""
+    assert client.ask("event.next") == ["SESSION_NOT_REGISTERED", client.session]
 
 
 def test_a_task_is_followed_by_its_events(client: Client, vm: str) -> None:
@@ -120,6 +189,42 @@ def test_a_task_is_followed_by_its_events(client: Client, vm: str) -> None:
     batch = client.from_(["task"], batch["token"], 60.0)
     assert ("del", ref) in [(event["operation"], event["ref"]) for event in batch["events"]]
     client.ask("VM.hard_shutdown", vm)
+
+
+def test_the_python_client_of_pypi_mirrors_the_vms_in_a_loop(running: Environment) -> None:
+    session = XenAPI.Session(running.url)
+    session.xenapi.login_with_password(USER, PASSWORD, "1.0", "events")
+    mirror: dict[str, Any] = {}
+    token, stopped = "", threading.Event()
+
+    def follow() -> None:
+        nonlocal token
+        while not stopped.is_set():
+            batch = session.xenapi.event_from(["vm"], token, 0.5)
+            for event in batch["events"]:
+                if event["operation"] == "del":
+                    del mirror[event["ref"]]
+                else:
+                    mirror[event["ref"]] = event["snapshot"]
+            token = batch["token"]
+
+    other = Client(running.url, "xmlrpc")
+    follower = other.threads.submit(follow)
+    [web] = other.ask("VM.get_by_name_label", "web")
+    made = []
+    for number in range(20):
+        made.append(other.ask("VM.clone", web, f"copy {number}"))
+        other.ask("VM.set_name_description", made[number // 2], str(number))
+        if number % 3 == 0:
+            other.ask("VM.destroy", made[number])
+    truth = other.ask("VM.get_all_records")
+    until(lambda: follower.done() or mirror == truth)
+    stopped.set()
+    follower.result(TIMEOUT)
+    assert mirror == truth
+    session.xenapi.session.logout()
+    session("close")()
+    other.close()
 
 
 # Over a connection that stays open
@@ -246,7 +351,8 @@ def test_server_sent_events_need_a_session_and_an_origin_that_is_listed(running:
 
 def test_an_alert_of_perfmon_is_a_message_with_an_event(running: Environment, client: Client) -> None:
     def perfmon(method: str, *params: Any) -> Any:
-        return json_call(running.url, "/perfmon/jsonrpc", method, params)
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        return json.loads(client._post("/perfmon/jsonrpc", body))["result"]
 
     [vm] = client.ask("VM.get_by_name_label", "web")
     if client.ask("VM.get_power_state", vm) == "Halted":

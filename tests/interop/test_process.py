@@ -7,27 +7,38 @@ import os
 import pwd
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, RemoteDisconnected
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
 
 from adapters.dbus.connection import OPEN_TIMEOUT
 from tests.kit.buses import EXTERNAL, PrivateBus, private_bus
-from tests.kit.clients import UnixConnection, tcp_post
-from tests.kit.command import command
-from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process, passed
-from tests.kit.programs import TIMEOUT, resident_bytes, until
-from tests.kit.toy_service import ask_toy, toy_service
+from tests.kit.clients import UnixConnection
+from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
+from tests.kit.programs import TIMEOUT
+from tests.kit.toy_service import toy_service
 
 USER = pwd.getpwnam("nobody")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 ANYBODY = EXTERNAL + '<policy context="default"><allow user="*"/></policy>'
+
+# What systemd does between fork and exec, sd_listen_fds(3).
+PASS_SOCKET = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @pytest.fixture
@@ -49,26 +60,28 @@ def change(folder: Folder, old: str, new: str) -> None:
     folder.config.write_text(text.replace(old, new))
 
 
+def port(process: Process) -> int:
+    return int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+
+
 def proxy(process: Process) -> xmlrpc.client.ServerProxy:
-    return xmlrpc.client.ServerProxy(f"{process.url}/RPC2")
+    return xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port(process)}/RPC2")
 
 
-def refused(config: Path, status: int = 2) -> str:
+def refused(config: Path, **around: object) -> str:
     """What the command says that cannot start."""
-    process = Process(config)
+    process = Process(config, **around)  # type: ignore[arg-type] # handed through
     try:
-        assert process.wait() == status
+        assert process.wait() == 2
     finally:
         process.end()
     return "\n".join(line["event"] for line in process.lines)
 
 
-def test_run_refuses_the_same_files_as_check_with_the_same_words(folder: Folder) -> None:
-    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
-    checked = command("check", "--config", folder.config)
-    assert checked.exit_code == 4
-    assert "toy.yaml:9" in checked.stderr
-    assert refused(folder.config, 4).splitlines() == [line.rstrip() for line in checked.stderr.splitlines()]
+def release(bus: PrivateBus) -> None:
+    """Let the toy service answer the calls it holds."""
+    to = ["--dest=org.example.toy", "/org/example/toy", "org.example.Toy1.Release"]
+    subprocess.run(["dbus-send", f"--bus={bus.address}", "--print-reply", *to], check=True, stdout=subprocess.DEVNULL)
 
 
 # Another user
@@ -101,7 +114,7 @@ def test_sockets_are_bound_as_root_and_all_else_is_done_as_the_user(open_folder:
     change(open_folder, "tcp:127.0.0.1:0", f"tcp:127.0.0.1:{number}")
     change(open_folder, f"{open_folder.path}/control", f"{open_folder.path}/deep/er/control")
     with gateway_process(open_folder.config) as process:
-        assert process.port == number
+        assert port(process) == number
         state = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
         assert state["Uid"].split() == [str(USER.pw_uid)] * 4
         assert state["Gid"].split() == [str(USER.pw_gid)] * 4
@@ -128,13 +141,28 @@ def test_a_socket_the_user_could_not_remove_is_refused_and_nothing_is_left_of_it
     assert not (open_folder.path / "control").exists()
 
 
+def test_a_user_that_does_not_exist_is_refused(folder: Folder) -> None:
+    folder.config.write_text(f'user = "no-such-user"\n{folder.config.read_text()}')
+    assert refused(folder.config) == (f"{folder.config}:1:8: user: unknown user 'no-such-user'\n1 problem in 1 file")
+
+
 # Sockets of systemd
+
+
+@contextmanager
+def passed(path: Path, name: str) -> Iterator[dict[str, object]]:
+    """The surroundings of a process that systemd passes a listening socket to."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        through = [sys.executable, "-c", PASS_SOCKET, str(listening.fileno()), name]
+        yield {"through": through, "pass_fds": [listening.fileno()]}
 
 
 def test_a_socket_of_systemd_is_served_and_stays_when_the_gateway_goes(folder: Folder, tmp_path: Path) -> None:
     change(folder, f"unix:{tmp_path}/rpc", "systemd:rpc")
     path = tmp_path / "by-systemd"
-    with passed(path, "rpc") as around, gateway_process(folder.config, **around) as process:
+    with passed(path, "rpc") as around, gateway_process(folder.config, **around) as process:  # type: ignore[arg-type]
         assert process.wait_for("ready")["listening"][1] == f"unix:{path}"
         client = UnixConnection(path)
         client.request("POST", "/jsonrpc", b'{"jsonrpc": "2.0", "method": "echo", "params": ["hi"], "id": 1}')
@@ -145,12 +173,28 @@ def test_a_socket_of_systemd_is_served_and_stays_when_the_gateway_goes(folder: F
         assert path.is_socket()
 
 
+def test_a_wrong_name_is_refused_with_those_that_were_passed(folder: Folder, tmp_path: Path) -> None:
+    change(folder, f"unix:{tmp_path}/rpc", "systemd:rpc")
+    with passed(tmp_path / "by-systemd", "web") as around:
+        says = refused(folder.config, **around)
+    assert says == "cannot listen on systemd:rpc: systemd passed no socket named 'rpc'; left to take: 'web'"
+
+
 def test_a_socket_that_no_listener_names_is_refused(folder: Folder, tmp_path: Path) -> None:
     with passed(tmp_path / "by-systemd", "web") as around:
-        process = Process(folder.config, **around)
-        assert process.wait() == 2
-        process.end()
-    assert process.lines[0]["event"] == "systemd passed sockets that no listener of the config binds: systemd:web"
+        says = refused(folder.config, **around)
+    assert says == "systemd passed sockets that no listener of the config binds: systemd:web"
+
+
+def test_a_port_that_is_taken_is_named_in_words(folder: Folder, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        change(folder, "tcp:127.0.0.1:0", address)
+        cure = "another program listens there; end it, or change `bind`"
+        assert refused(folder.config) == f"cannot listen on {address}: Address already in use: {cure}"
+    assert not (tmp_path / "control").exists()
 
 
 # What systemd is told
@@ -201,6 +245,20 @@ def test_systemd_is_told_of_ready_reload_and_stop(manager: Manager, folder: Fold
         assert process.wait() == 0
 
 
+def test_without_a_bus_systemd_is_told_so_and_gets_its_signs_of_life(
+    manager: Manager, folder: Folder, bus: PrivateBus
+) -> None:
+    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
+    with gateway_process(folder.config, environment=variables):
+        assert manager.until("WATCHDOG")["STATUS"].endswith("toolstack connected")
+        bus.kill()
+        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack down"):
+            pass
+        bus.start()
+        while not manager.until("WATCHDOG")["STATUS"].endswith("toolstack connected"):
+            pass
+
+
 def test_a_bus_that_hangs_is_left_for_a_new_connection_and_the_signs_of_life_go_on(
     manager: Manager, folder: Folder, bus: PrivateBus
 ) -> None:
@@ -233,12 +291,25 @@ def running(folder: Folder) -> Iterator[Process]:
         yield process
 
 
+def test_clients_that_only_keep_their_connection_do_not_delay_the_end(running: Process) -> None:
+    with socket.create_connection(("127.0.0.1", port(running)), TIMEOUT) as silent, proxy(running) as client:
+        assert client.echo("a") == "a"
+        running.signal(signal.SIGTERM)
+        assert silent.recv(1) == b""
+        assert running.wait() == 0
+    assert running.lines[-1]["event"] == "stopped, nothing in flight"
+
+
 def batch(process: Process) -> object:
     calls = [{"jsonrpc": "2.0", "method": name, "id": name} for name in ("hold", "label")]
+    client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
     try:
-        return [answer["result"] for answer in json.loads(tcp_post(process.url, "/jsonrpc", json.dumps(calls)))]
-    except (OSError, HTTPException) as error:
+        client.request("POST", "/jsonrpc", json.dumps(calls))
+        return [answer["result"] for answer in json.loads(client.getresponse().read())]
+    except OSError as error:
         return type(error)
+    finally:
+        client.close()
 
 
 def test_a_batch_half_way_is_finished(running: Process, bus: PrivateBus) -> None:
@@ -247,23 +318,25 @@ def test_a_batch_half_way_is_finished(running: Process, bus: PrivateBus) -> None
         assert other.held() == 1
     running.signal(signal.SIGTERM)
     running.wait_for("stopping")
-    ask_toy(bus.address, "Release")
+    release(bus)
     client.join(TIMEOUT)
     assert answers == [["released", "toy"]]
     assert running.wait() == 0
     assert running.lines[-1]["event"] == "stopped, nothing in flight"
 
 
-def test_a_second_signal_ends_at_once(running: Process) -> None:
-    client, answers = in_thread(lambda: batch(running))
-    with proxy(running) as other:
-        assert other.held() == 1
-    running.signal(signal.SIGTERM)
-    running.wait_for("stopping")
-    running.signal(signal.SIGTERM)
-    assert running.wait() == -signal.SIGTERM
-    client.join(TIMEOUT)
-    assert answers in ([RemoteDisconnected], [ConnectionResetError])
+def test_a_batch_past_the_grace_is_cut_off_and_its_rest_is_not_begun(folder: Folder) -> None:
+    folder.config.write_text(f'grace = "100ms"\n{folder.config.read_text()}')
+    with gateway_process(folder.config) as process:
+        client, answers = in_thread(lambda: batch(process))
+        with proxy(process) as other:
+            assert other.held() == 1
+        process.signal(signal.SIGTERM)
+        client.join(TIMEOUT)
+        assert process.wait() == 0
+        assert isinstance(answers[0], type)
+        assert process.lines[-1]["event"] == "stopped after 0.1 s, 1 calls cut off"
+        assert "label" not in [line.get("method") for line in process.lines]
 
 
 def test_a_reload_in_progress_does_not_delay_the_end(running: Process, folder: Folder) -> None:
@@ -272,11 +345,23 @@ def test_a_reload_in_progress_does_not_delay_the_end(running: Process, folder: F
     threads = Path(f"/proc/{running.pid}/task")
     before = len(list(threads.iterdir()))
     running.signal(signal.SIGHUP)
-    until(lambda: len(list(threads.iterdir())) > before)  # files are read in a thread of its own
+    until = time.monotonic() + TIMEOUT
+    while len(list(threads.iterdir())) == before:  # files are read in a thread of its own
+        assert time.monotonic() < until
+        time.sleep(0.005)
     running.signal(signal.SIGTERM)
     running.wait_for("stopped, nothing in flight")
     assert running.wait() == 0
     assert {line["event"] for line in running.lines}.isdisjoint({"reloaded", "reload refused, the old mapping stays"})
+
+
+def test_a_bus_that_is_down_does_not_delay_the_end(running: Process, bus: PrivateBus) -> None:
+    bus.kill()
+    with proxy(running) as client, pytest.raises(xmlrpc.client.Fault, match="the call was not sent"):
+        client.echo("a")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert running.lines[-1]["event"] == "stopped, nothing in flight"
 
 
 def test_a_bus_that_hangs_does_not_delay_the_end(folder: Folder, bus: PrivateBus) -> None:
@@ -296,10 +381,15 @@ REQUESTS = 60  # on each
 GROWTH = 32 * 1024**2  # bytes that memory may grow by between the first hundred requests and the last
 
 
+def memory(process: Process) -> int:
+    """Bytes of physical memory, from /proc/PID/statm."""
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def hammer(process: Process, ended: list[str], count: int) -> None:
     """Send large calls one after another; `ended` gets how each came out."""
     body = json.dumps({"jsonrpc": "2.0", "method": "swallow", "params": ["x" * BODY], "id": 1})
-    client = HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT)
+    client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
     for _ in range(count):
         try:
             client.request("POST", "/jsonrpc", body)
@@ -318,6 +408,52 @@ def outcome(answer: HTTPResponse) -> str:
     return str(content["error"]["message"])
 
 
+def peak(process: Process) -> int:
+    """The most bytes of physical memory that it ever had."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+# Within the limits of a message: a long URI, and thousands of names or attributes that stand for it.
+NAMES = b"".join(b"<a:%x/>" % at for at in range(20_000))
+ATTRIBUTES = b"".join(b'<value a:%x=""/>' % at for at in range(0x1000, 0x1000 + 12_000))
+BOMBS = (
+    b'<methodCall xmlns:a="' + b"u" * 100_000 + b'">' + NAMES + b"</methodCall>",
+    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + NAMES + b"</methodCall>",
+    b'<methodCall xmlns:a="' + b"u" * 60_000 + b'">' + ATTRIBUTES + b"</methodCall>",
+)
+BOMB_GROWTH = 64 * 1024**2  # bytes that all of them together may take
+
+
+def bombard(process: Process, ended: list[bytes], enough: threading.Event) -> None:
+    """Send them one after another, each again and again; each is answered."""
+    client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
+    while not enough.is_set():
+        for bomb in BOMBS:
+            client.request("POST", "/RPC2", bomb)
+            ended.append(client.getresponse().read())
+    client.close()
+
+
+def test_namespaces_cost_neither_memory_nor_anybody_elses_answer(folder: Folder) -> None:
+    with gateway_process(folder.config) as process, proxy(process) as other:
+        assert other.echo("before") == "before"
+        before = peak(process)
+        ended: list[bytes] = []
+        enough = threading.Event()
+        attack = threading.Thread(target=bombard, args=(process, ended, enough))
+        attack.start()
+        answers = 0
+        while attack.is_alive() and (answers < 20 or len(ended) < 5 * len(BOMBS)):
+            assert other.echo("meanwhile") == "meanwhile"
+            answers += 1
+        enough.set()
+        attack.join()
+        assert answers >= 20  # else the attack ended of itself: one was not answered
+        assert all(b"<fault>" in answer for answer in ended)
+        assert peak(process) - before < BOMB_GROWTH
+
+
 def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Folder) -> None:
     # Large requests, small answers: dbus-next dies of a full socket when it has much to answer.
     taking = '<method name="Label"><arg name="text" type="s" direction="in"/>'
@@ -326,7 +462,7 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
     folder.config.write_text(f'{folder.config.read_text()}[limits]\nmax_calls = 12\nmax_buffered = "4MiB"\n')
     with gateway_process(folder.config) as process:
         hammer(process, [], 100)
-        before = resident_bytes(process.pid)
+        before = memory(process)
         ended: list[str] = []  # a list: threads that count in a Counter lose counts
         clients = [threading.Thread(target=hammer, args=(process, ended, REQUESTS)) for _ in range(CONNECTIONS)]
         for client in clients:
@@ -336,6 +472,31 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
         assert len(ended) == CONNECTIONS * REQUESTS
         assert set(ended) <= {"toy", "closed", "too many calls at once, try again"}
         assert {"toy", "too many calls at once, try again"} <= set(ended)
-        assert resident_bytes(process.pid) - before < GROWTH
+        assert memory(process) - before < GROWTH
         with proxy(process) as after:
             assert after.echo("still here") == "still here"
+
+
+def test_a_listener_that_others_can_reach_is_warned_of(folder: Folder) -> None:
+    change(folder, "[listener.rpc]", '[listener.rpc]\nsocket_mode = "0666"')
+    change(folder, '"tcp:127.0.0.1:0"', '"tcp:0.0.0.0:0", "tcp:[::1]:0"')
+    with gateway_process(folder.config) as process:
+        process.wait_for("ready")
+    warned = {line["at"]: line for line in process.lines if "can reach this listener" in line["event"]}
+    unix, tcp = sorted(warned.values(), key=lambda line: str(line["event"]))
+    assert (tcp["level"], tcp["at"].rpartition(":")[0]) == ("warning", "tcp:0.0.0.0")
+    assert unix["event"] == "every user of this host can reach this listener; every client that connects may call"
+    assert unix["at"] == f"unix:{folder.path}/rpc"
+
+
+def test_a_web_page_reaches_no_method_unless_the_listener_lists_its_origin(folder: Folder) -> None:
+    change(folder, "[listener.rpc]", '[listener.rpc]\norigins = ["https://admin.example"]')
+    call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "system.listMethods"})
+    with gateway_process(folder.config) as process:
+        for origin, status in (("https://evil.example", 403), ("https://admin.example", 200)):
+            client = HTTPConnection("127.0.0.1", port(process), timeout=TIMEOUT)
+            client.request("POST", "/jsonrpc", call, {"Origin": origin, "Content-Type": "text/plain"})
+            answer = client.getresponse()
+            body = json.loads(answer.read())
+            assert (answer.status, "error" in body) == (status, status == 403)
+            client.close()

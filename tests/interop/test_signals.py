@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
 
+from adapters.dbus import signals
 from adapters.dbus.backend import BusSettings
 from adapters.dbus.signals import SignalQueue
-from gateway.core.rpc.model import EventsLost
-from tests.kit.backends import SHOUTED, TOY, dbus_backend, missed, shout, shouted
+from gateway.core.dbus.marshal import Variant
+from gateway.core.rpc.model import Event, EventsLost, Reply
+from tests.kit.backends import CHANGED, SHOUTED, TOY, change, dbus_backend, missed, shout, shouted, toy_call, toy_route
 from tests.kit.buses import BROKERS, broker, private_bus
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
+
+LABEL = toy_route("Label", "", "s")
 
 
 @pytest.fixture(params=BROKERS)
@@ -58,6 +64,32 @@ async def test_after_another_has_taken_the_name_only_he_is_heard(address: str) -
                     assert await anext(feed) == shouted("from the second")
 
 
+async def test_a_storm_disturbs_no_call_and_ends_with_a_reading(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "OVERFLOW_PAUSE", 0.05)
+    other = toy_route("Label", "", "s", bus_name="org.example.Other")
+    with toy_service(address, TOY), toy_service(address, "org.example.Other"):
+        async with (
+            asyncio.timeout(3 * TIMEOUT),
+            dbus_backend(one(address)) as backend,
+            backend.subscribe(SHOUTED, CHANGED) as feed,
+            asyncio.TaskGroup() as group,
+        ):
+            await missed(feed)
+            overflow = group.create_task(shout(backend, "x" * 100, times=20_000))
+            while not overflow.done():
+                assert isinstance(await backend.call(other, toy_call()), Reply)
+            told = 0
+            while not isinstance(await anext(feed), EventsLost):
+                told += 1
+            assert told < 20_000
+            await change(backend, Volume=Variant("u", 11))
+            while not (isinstance(news := await anext(feed), Event) and not news.member):
+                if isinstance(news, EventsLost):  # one more pause, and the change may have been in it
+                    await change(backend, Volume=Variant("u", 11))
+            assert news.properties == {"Volume": 11}
+            assert backend.status()[0].overflows >= 1
+
+
 async def test_a_service_that_moves_to_another_bus_is_heard_there(address: str) -> None:
     with private_bus() as other, toy_service(address, TOY), toy_service(other.address, TOY):
         here, there = one(address), BusSettings("two", other.address, ("org.example.Toy",))
@@ -91,3 +123,20 @@ async def test_a_broker_that_dies_and_comes_back_is_found_and_the_state_is_read(
                     bus.kill()
                     await last_missed(feed, owned=False)
                 bus.start()
+
+
+async def test_a_broker_that_is_mute_is_left_and_a_ping_finds_out() -> None:
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with (
+            asyncio.timeout(TIMEOUT),
+            dbus_backend(one(bus.address, connections=1)) as backend,
+            backend.subscribe(SHOUTED) as feed,
+        ):
+            await missed(feed)
+            os.kill(bus.pid, signal.SIGSTOP)
+            assert not await backend.is_alive(0.05)
+            os.kill(bus.pid, signal.SIGCONT)
+            await last_missed(feed, owned=True)
+            await backend.connected()
+            await shout(backend, "again")
+            assert await anext(feed) == shouted("again")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import signal
 import socket
 import ssl
 import threading
@@ -13,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit.cases import expect
-from tests.kit.gateway import Process, configured
-from tests.kit.programs import TIMEOUT, resident_bytes, until
+from tests.kit.gateway import Process, gateway_process
+from tests.kit.programs import TIMEOUT, until
 from tests.kit.raw_server import RawServer, make_certificate, raw_server, read_exactly, read_head, read_to_end
 
 MIB = 1024**2
@@ -36,6 +38,12 @@ body_timeout = "60s"
 [upstream.old]
 url = "{url}"
 {tls}
+[mappings]
+directories = ["mappings"]
+[admin]
+socket = "{folder}/admin"
+[log]
+format = "json"
 """
 
 
@@ -56,18 +64,42 @@ class Front:
             connection.connect(("127.0.0.1", self._port) if tcp else str(self._folder / "rpc"))
             yield connection
 
+    def admin(self, method: str, path: str) -> bytes:
+        """Ask the admin API."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(str(self._folder / "admin"))
+            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close"
+            connection.sendall(f"{head}\r\n\r\n".encode())
+            return read_to_end(connection).partition(b"\r\n\r\n")[2]
+
     @contextmanager
     def bounded(self) -> Iterator[None]:
         """Fail when the gateway's memory grows by more than GROWTH bytes meanwhile."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the peak counts from now on
-        before = resident_bytes(self.process.pid, "VmHWM")
+        before = self._peak()
         yield
-        assert resident_bytes(self.process.pid, "VmHWM") - before < GROWTH
+        assert self._peak() - before < GROWTH
+
+    def _peak(self) -> int:
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmHWM")
+
+    def series(self, name: str) -> float:
+        """The sum of a series of /metrics."""
+        lines = self.admin("GET", "/metrics").decode().splitlines()
+        return sum(
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and not line.startswith("#")
+        )
 
 
 @contextmanager
 def front(folder: Path, upstream: RawServer, *, more: str = "", tls: str = "") -> Iterator[Front]:
-    with configured(folder, CONFIG, url=upstream.url, more=more, tls=tls) as process:
+    (folder / "mappings").mkdir()
+    (folder / "gateway.toml").write_text(CONFIG.format(url=upstream.url, folder=folder, more=more, tls=tls))
+    with gateway_process(folder / "gateway.toml") as process:
         yield Front(folder, upstream, process)
 
 
@@ -109,9 +141,10 @@ def digest(connection: socket.socket, *, chunked: bool) -> str:
     return found.hexdigest()
 
 
-def no_content(connection: socket.socket) -> None:
-    read_head(connection)
+def no_content(connection: socket.socket) -> bytes:
+    request = read_head(connection)
     connection.sendall(b"HTTP/1.1 204 No\r\n\r\n")
+    return request
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks", "end"])
@@ -164,6 +197,24 @@ def test_an_import_of_any_size_passes_with_bounded_memory(gateway: Front, chunke
     assert (result[1], framing in result[0]) == (DIGEST, True)
 
 
+def test_trailers_of_chunked_bodies_pass_both_ways(gateway: Front) -> None:
+    def take(connection: socket.socket) -> bytes:
+        request = read_head(connection) + read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Back: 2\r\n\r\n")
+        return request
+
+    gateway.upstream.serve = take
+    with gateway.connected() as client:
+        client.sendall(
+            b"PUT /import HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+            b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nAuthorization: no\r\n\r\n"
+        )
+        assert read_to_end(client).endswith(b"\r\n\r\n2\r\nok\r\n0\r\nX-Back: 2\r\n\r\n")
+    request = gateway.upstream.result()
+    assert isinstance(request, bytes)
+    assert request.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+
 def test_an_upstream_may_answer_first_and_read_then(gateway: Front) -> None:
     """As xapi does for PUT /import."""
 
@@ -179,6 +230,20 @@ def test_an_upstream_may_answer_first_and_read_then(gateway: Front) -> None:
         send_blocks(client, chunked=False)
         assert gateway.upstream.result() == DIGEST
         assert read_exactly(client, 5) == b"0\r\n\r\n"
+
+
+def test_an_upstream_may_refuse_a_body_that_it_has_not_read(gateway: Front) -> None:
+    def refuse(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno")
+
+    gateway.upstream.serve = refuse
+    with gateway.connected() as client:
+        client.sendall(b"PUT /import HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % SIZE)
+        head = read_head(client)
+        assert head.startswith(b"HTTP/1.1 401 No\r\n")
+        assert b"Connection: close\r\n" in head
+        assert read_to_end(client) == b"no"
 
 
 def test_a_reader_that_stops_stops_the_upstream(gateway: Front) -> None:
@@ -203,7 +268,7 @@ def test_a_reader_that_stops_stops_the_upstream(gateway: Front) -> None:
         read_head(client)
         assert blocked.wait(TIMEOUT)
         assert sent < SIZE // 2  # the buffers of two Unix sockets, and ours
-        assert gateway.process.series("xcp_gateway_calls_in_flight") == 1
+        assert gateway.series("xcp_gateway_calls_in_flight") == 1
         assert digest_of_rest(client) == SIZE
 
 
@@ -264,6 +329,56 @@ def test_a_client_that_leaves_ends_the_upstreams_connection(gateway: Front, tcp:
     assert gateway.upstream.result() == "ended"
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_a_client_that_ends_its_body_early_ends_the_upstreams(gateway: Front, half: bool) -> None:
+    begun = threading.Event()
+
+    def take(connection: socket.socket) -> bytes:
+        read_head(connection)
+        begun.set()
+        return read_to_end(connection)
+
+    gateway.upstream.serve = take
+    with gateway.connected() as client:
+        client.sendall(b"PUT /import HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\npart")
+        assert begun.wait(TIMEOUT), "a client that leaves sooner is not passed on at all"
+        if half:
+            client.shutdown(socket.SHUT_WR)
+            assert read_head(client).startswith(b"HTTP/1.1 400 ")
+    assert gateway.upstream.result() == b"part"
+
+
+def test_a_client_that_ends_its_side_after_its_request_still_gets_the_response(gateway: Front) -> None:
+    def answer(connection: socket.socket) -> bytes:
+        request = read_head(connection) + read_exactly(connection, 2)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        return request
+
+    gateway.upstream.serve = answer
+    with gateway.connected() as client:
+        client.sendall(b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        client.shutdown(socket.SHUT_WR)
+        assert read_to_end(client).endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize(("version", "framing"), [("1.1", "Content-Length: 9\r\n"), ("1.1", ""), ("1.0", "")])
+def test_an_upstream_that_breaks_off_is_never_the_end_of_a_response(gateway: Front, version: str, framing: str) -> None:
+    """A response in chunks lacks its last one; where only the end frames it, the connection resets."""
+
+    def break_off(connection: socket.socket) -> None:
+        read_head(connection)
+        chunked = "" if framing else "Transfer-Encoding: chunked\r\n"
+        body = b"part" if framing else b"4\r\npart\r\n"
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{framing}{chunked}\r\n".encode() + body)
+
+    gateway.upstream.serve = break_off
+    with gateway.connected(tcp=True) as client:
+        client.sendall(f"GET /export HTTP/{version}\r\nHost: a\r\n\r\n".encode())
+        reader = client.makefile("rb")
+        with reader, pytest.raises(ConnectionResetError):
+            reader.read()
+
+
 # Tunnels
 
 CONNECT = b"CONNECT /console?uuid=1 HTTP/1.0\r\nHost: a\r\n\r\n"
@@ -299,12 +414,24 @@ def test_a_tunnel_carries_bytes_both_ways_and_ends_with_its_peers(gateway: Front
         assert read_exactly(client, 17) == b"RFB 003.008\nfirst"
         with in_thread(threading.Thread(target=lambda: send_blocks(client, chunked=False))):
             assert digest(client, chunked=False) == DIGEST
-        assert gateway.process.series("xcp_gateway_tunnels_open") == 1
+        assert gateway.series("xcp_gateway_tunnels_open") == 1
         client.shutdown(socket.SHUT_WR)  # the upstream sees the end, and ends in turn
         assert read_to_end(client) == b""
     seen = expect(bytes, gateway.upstream.result())
     assert seen.split(b"\r\n")[1:] == request_.split(b"\r\n")[1:]
-    until(lambda: "tunnel" in {row["protocol"] for row in gateway.process.ask("GET", "/v1/clients")})
+    until(lambda: "tunnel" in {row["protocol"] for row in json.loads(gateway.admin("GET", "/v1/clients"))})
+
+
+def test_a_tunnel_is_opened_only_where_the_listener_allows_it(gateway: Front) -> None:
+    gateway.upstream.serve = no_content
+    with gateway.connected() as client:
+        client.sendall(CONNECT.replace(b"/console", b"/consoles"))
+        assert read_head(client).startswith(b"HTTP/1.0 501 ")
+    with gateway.connected() as client:  # not a tunnel: a request like any other
+        client.sendall(UPGRADE.replace(b"/console", b"/other"))
+        assert read_head(client).startswith(b"HTTP/1.1 204 ")
+    seen = expect(bytes, gateway.upstream.result())
+    assert b"Upgrade" not in seen
 
 
 @pytest.mark.parametrize("request_", [CONNECT, UPGRADE])
@@ -332,10 +459,47 @@ def test_too_many_tunnels_are_refused(gateway: Front) -> None:
         assert read_head(three).startswith(b"HTTP/1.0 503 ")
         one.close()
         gateway.upstream.result()
-        until(lambda: gateway.process.series("xcp_gateway_tunnels_open") == 1)
+        until(lambda: gateway.series("xcp_gateway_tunnels_open") == 1)
         with gateway.connected() as four:
             four.sendall(CONNECT)
             assert read_head(four).startswith(b"HTTP/1.0 200 ")
+
+
+def test_a_reset_of_either_peer_is_the_others_end(gateway: Front) -> None:
+    def broken(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(ACCEPTS[CONNECT])
+        assert connection.recv(5) == b"hello"
+
+    gateway.upstream.serve = broken
+    with gateway.connected() as client:
+        client.sendall(CONNECT)
+        read_head(client)
+        client.sendall(b"hello, and more that it never reads")
+        assert read_to_end(client) == b""
+    gateway.upstream.result()
+
+
+def test_a_tunnel_lives_across_a_reload_and_ends_with_the_grace(tmp_path: Path) -> None:
+    with (
+        raw_server(tmp_path / "old") as upstream,
+        front(tmp_path, upstream) as gateway,
+        gateway.connected() as client,
+    ):
+        upstream.serve = echo(ACCEPTS[CONNECT])
+        client.sendall(CONNECT)
+        read_head(client)
+        assert read_exactly(client, 12) == b"RFB 003.008\n"
+        config = gateway.process.config
+        config.write_text(config.read_text().replace("[upstream.old]", '[upstream.old]\nidle = "1s"'))
+        gateway.process.signal(signal.SIGHUP)
+        gateway.process.wait_for("reloaded")
+        client.sendall(b"still here")
+        assert read_exactly(client, 10) == b"still here"
+        gateway.process.signal(signal.SIGTERM)
+        assert read_to_end(client) == b""
+        gateway.process.wait_for("stopped after 0.3 s, 1 calls cut off")
+        assert gateway.process.wait() == 0
 
 
 def test_bodies_and_tunnels_go_over_tls(tmp_path: Path) -> None:

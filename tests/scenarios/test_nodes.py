@@ -10,26 +10,46 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from dbus_fast import Message, Variant
 
+from adapters.dbus.backend import Backend, BusSettings
+from adapters.dbus.signals import OVERFLOW_LIMIT
 from adapters.xenstore.client.client import Permissions, XenstoreClient
-from tests.kit.gateway import REST, STORE, TOOLSTACK, Process, gateway_process, ship
-from tests.kit.programs import TIMEOUT
+from adapters.xenstore.publish.publisher import XenstorePublisher
+from gateway.core.routing.publication import NodeTemplate, Publication, Text
+from gateway.core.xenstore.paths import template
+from gateway.events.xenstore_publisher import PublicationHub
+from gateway.mapping.table import Table
+from tests.kit.backends import SHOUTED, TOY, dbus_backend, shout
+from tests.kit.buses import private_bus
+from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.stores import BOTH, C_STORE, Xenstored, connected, until, xenstored
 from tests.kit.toolstack import Client, Toolstack
+from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
 
-MAPPINGS = ("domain-memory-xenstore", "guest-agent-xenstore")
+CONFIG = (
+    """\
+[bus.toolstack]
+address = "{bus}"
+services = ["org.xen.xcp.*"]
+[listener.store]
+bind = ["xenstore:{store}"]
+"""
+    + REST
+)
+MAPPINGS = ("domain-memory-xenstore.yaml", "guest-agent-xenstore.yaml")
 PROPERTIES = "org.freedesktop.DBus.Properties"
 DOMAIN1 = "org.xen.xcp.squeezed.Domain1"
 GUEST = "/local/domain/5"
 TARGET = f"{GUEST}/memory/target"
-VM = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
-CHANGED = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{VM}'"
 RETARGETED = "type='signal',interface='org.xen.xcp.squeezed.Memory1',member='TargetChanged'"
 
 
@@ -59,9 +79,11 @@ async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
 
 @pytest.fixture
 def config(server: Xenstored, toolstack: Toolstack, tmp_path: Path) -> Path:
-    ship(tmp_path, *MAPPINGS)
+    copytree(ROOT / "mappings/idl", tmp_path / "mappings/idl")
+    for name in MAPPINGS:
+        (tmp_path / "mappings" / name).write_text((ROOT / "mappings" / name).read_text())
     config = tmp_path / "gateway.toml"
-    config.write_text((TOOLSTACK + STORE + REST).format(bus=toolstack.address, store=server.path, folder=tmp_path))
+    config.write_text(CONFIG.format(bus=toolstack.address, store=server.path, folder=tmp_path))
     return config
 
 
@@ -77,23 +99,9 @@ async def new_domain(client: Client, domid: int = 5, least: int = 1000, greatest
     await client.call("squeezed", "", "Memory1.TransferReservationToDomain", "ssi", "me", reservation, domid)
 
 
-async def published(client: Client, store: XenstoreClient) -> None:
-    """A domain with memory, which stands in the store."""
-    await store.mkdir(GUEST)
-    await new_domain(client)
-    await until(store, TARGET, b"2000")
-
-
 async def retarget(client: Client, kib: int) -> None:
     args = ("ssv", DOMAIN1, "TargetKib", Variant("x", kib))
     await client.call("squeezed", "domain/_35", f"{PROPERTIES}.Set", *args)
-
-
-async def started_vm(client: Client) -> int:
-    """The domain of a VM of xenopsd, which is started."""
-    await client.call("xenopsd", VM, "VM1.Start", "b", False)
-    (domid,) = await client.get("xenopsd", VM, "VM1", "Domids")
-    return int(domid)
 
 
 async def tool(server: Xenstored, name: str, *arguments: str) -> str:
@@ -107,6 +115,12 @@ async def line(watcher: subprocess.Popen[str]) -> str:
     return (await asyncio.wait_for(asyncio.to_thread(watcher.stdout.readline), TIMEOUT)).strip()
 
 
+@asynccontextmanager
+async def counted(client: Client) -> AsyncIterator[asyncio.Queue[Message]]:
+    async with client.signals(RETARGETED) as signals:
+        yield signals
+
+
 async def heard(signals: asyncio.Queue[Message]) -> int:
     """Return the KiB of the next target."""
     return int((await asyncio.wait_for(signals.get(), TIMEOUT)).body[1])
@@ -115,7 +129,9 @@ async def heard(signals: asyncio.Queue[Message]) -> int:
 async def test_a_watcher_sees_what_a_service_tells(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    await published(client, store)
+    await tool(server, "write", f"{GUEST}/name", "web")
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
     assert await store.read(f"{GUEST}/memory/dynamic-min") == b"1000"
     assert await store.read(f"{GUEST}/memory/dynamic-max") == b"2000"
     assert await store.read(f"{GUEST}/memory/uncooperative") is None
@@ -133,8 +149,10 @@ async def test_a_watcher_sees_what_a_service_tells(
 async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_put_right(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    await published(client, store)
-    async with client.signals(RETARGETED) as signals:
+    await tool(server, "write", f"{GUEST}/name", "web")
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    async with counted(client) as signals:
         for value in ("1500", "1600", "1500"):
             await tool(server, "write", TARGET, value)
             assert await heard(signals) == int(value)
@@ -153,7 +171,9 @@ async def test_what_is_written_reaches_the_service_once_and_what_it_refuses_is_p
 async def test_all_is_published_again_when_the_store_has_forgotten_it(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    await published(client, store)
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
     server.kill()
     await retarget(client, 1400)
     server.start()
@@ -161,6 +181,34 @@ async def test_all_is_published_again_when_the_store_has_forgotten_it(
     async with connected(server.path) as again:
         await until(again, TARGET, b"1400")
         assert await again.read(f"{GUEST}/memory/dynamic-max") == b"2000"
+
+
+async def test_after_a_service_was_away_its_state_is_read(
+    gateway: Process, client: Client, store: XenstoreClient, toolstack: Toolstack
+) -> None:
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    await toolstack.restart("squeezed")
+    assert await store.read(TARGET) == b"2000"
+    await new_domain(client, greatest=3000)
+    await until(store, TARGET, b"3000")
+
+
+async def test_nodes_of_a_domain_that_is_gone_stay_gone(
+    gateway: Process, client: Client, store: XenstoreClient
+) -> None:
+    await store.mkdir(GUEST)
+    await store.mkdir("/local/domain/6")
+    await new_domain(client)
+    await new_domain(client, 6)
+    await until(store, TARGET, b"2000")
+    await store.remove(GUEST)
+    await retarget(client, 1500)
+    args = ("ssv", DOMAIN1, "TargetKib", Variant("x", 1500))
+    await client.call("squeezed", "domain/_36", f"{PROPERTIES}.Set", *args)
+    await until(store, "/local/domain/6/memory/target", b"1500")
+    assert await store.read(GUEST) is None
 
 
 @pytest.mark.parametrize("server", BOTH, indirect=True)
@@ -173,7 +221,7 @@ async def test_what_was_written_while_no_gateway_ran_is_rung_once(
         await until(store, TARGET, b"2000")
         first.signal(signal.SIGKILL)
     await tool(server, "write", TARGET, "1500")
-    async with client.signals(RETARGETED) as signals:
+    async with counted(client) as signals:
         with gateway_process(config) as second:
             assert await heard(signals) == 1500
             await until(store, f"/tool/xcp-gateway/processed{TARGET}", lambda found: found is not None)
@@ -187,12 +235,15 @@ async def test_what_was_written_while_no_gateway_ran_is_rung_once(
 async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient
 ) -> None:
-    domid = await started_vm(client)
+    path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
+    await client.call("xenopsd", path, "VM1.Start", "b", False)
+    (domid,) = await client.get("xenopsd", path, "VM1", "Domids")
     data = f"/local/domain/{domid}/data"
 
+    rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
     await tool(server, "write", data, "")
     await tool(server, "chmod", data, f"n{domid}")
-    async with client.signals(CHANGED) as changes, asyncio.timeout(TIMEOUT):
+    async with client.signals(rule) as changes, asyncio.timeout(TIMEOUT):
         for memory in ("1000", "2000"):
             await tool(server, "write", f"{data}/os_name", "Debian")
             await tool(server, "write", f"{data}/meminfo_free", memory)
@@ -204,7 +255,7 @@ async def test_a_guest_agent_is_heard_and_no_other_guest_in_its_name(
     settled = await store.read(f"/tool/xcp-gateway/processed{data}/updated")
     await tool(server, "write", f"{data}/updated", "2")
     await until(store, f"/tool/xcp-gateway/processed{data}/updated", lambda found: found not in (None, settled))
-    assert (await client.get("xenopsd", VM, "VM1", "GuestAgent"))["os_name"] == "Debian"
+    assert (await client.get("xenopsd", path, "VM1", "GuestAgent"))["os_name"] == "Debian"
 
 
 # What agents in guests write below /local/domain/DOMID, one node after the other; the trigger is last.
@@ -246,7 +297,9 @@ XEN_GUEST_AGENT = {  # xen-guest-agent: a node with a value may have nodes below
 async def test_what_real_guest_agents_write_is_told_whole_and_once(
     gateway: Process, server: Xenstored, client: Client, store: XenstoreClient, written: dict[str, str]
 ) -> None:
-    domid = await started_vm(client)
+    path = "vm/_311111111_2daaaa_2d4aaa_2d8aaa_2d000000000001"
+    await client.call("xenopsd", path, "VM1.Start", "b", False)
+    (domid,) = await client.get("xenopsd", path, "VM1", "Domids")
     home = f"/local/domain/{domid}"
     for folder in ("data", "attr", "control"):  # as xenopsd makes them for the guest
         await store.write(f"{home}/{folder}", b"")
@@ -256,9 +309,10 @@ async def test_what_real_guest_agents_write_is_told_whole_and_once(
         for name, value in written.items():
             await store.write(f"{home}/{name}", value.encode())
 
+    rule = f"type='signal',interface='{PROPERTIES}',member='PropertiesChanged',path='/org/xen/xcp/xenopsd/{path}'"
     wanted = {name.removeprefix("data/"): value for name, value in written.items() if name.startswith("data/")}
     del wanted["updated"]
-    async with client.signals(CHANGED) as changes, asyncio.timeout(TIMEOUT):
+    async with client.signals(rule) as changes, asyncio.timeout(TIMEOUT):
         await write_all()
         assert (await changes.get()).body[1] == {"GuestAgent": Variant("a{ss}", wanted)}
         await write_all()  # a minute later: the same
@@ -271,8 +325,10 @@ async def test_what_real_guest_agents_write_is_told_whole_and_once(
 async def test_a_reload_begins_and_ends_what_is_published(
     config: Path, gateway: Process, client: Client, store: XenstoreClient
 ) -> None:
-    await published(client, store)
-    mapping = config.parent / f"mappings/{MAPPINGS[0]}.yaml"
+    await store.mkdir(GUEST)
+    await new_domain(client)
+    await until(store, TARGET, b"2000")
+    mapping = config.parent / "mappings" / MAPPINGS[0]
     text = mapping.read_text()
     mapping.write_text(text.replace("      dynamic-min: DynamicMinKib\n", "      least: DynamicMinKib\n"))
     gateway.signal(signal.SIGHUP)
@@ -283,3 +339,65 @@ async def test_a_reload_begins_and_ends_what_is_published(
     mapping.write_text(text)
     gateway.signal(signal.SIGHUP)
     await until(store, f"{GUEST}/memory/dynamic-min", b"1000")
+
+
+async def test_many_domains_at_once_are_each_told_what_was_written_last_and_nothing_twice(
+    gateway: Process, client: Client, store: XenstoreClient
+) -> None:
+    domids, rounds = range(1, 41), 5
+    for domid in domids:
+        await store.mkdir(f"/local/domain/{domid}")
+        await new_domain(client, domid)
+    for domid in domids:
+        await until(store, f"/local/domain/{domid}/memory/target", b"2000")
+
+    async def write(domid: int) -> None:
+        for number in range(rounds):
+            await store.write(f"/local/domain/{domid}/memory/target", b"%d" % (1000 + domid * 10 + number))
+
+    told: dict[int, list[int]] = {domid: [] for domid in domids}
+    wanted = {domid: 1000 + domid * 10 + rounds - 1 for domid in domids}
+    async with counted(client) as signals, asyncio.timeout(TIMEOUT):
+        await asyncio.gather(*map(write, domids))
+        while {domid: kibs[-1] for domid, kibs in told.items() if kibs} != wanted:
+            domid, kib = (await signals.get()).body
+            told[domid].append(kib)
+        for domid in domids:
+            await until(store, f"/local/domain/{domid}/memory/target", b"%d" % wanted[domid])
+        assert signals.empty()
+    assert all(kibs == sorted(set(kibs)) for kibs in told.values())
+
+
+async def test_a_storm_of_signals_ends_with_what_is_told_after_it(server: Xenstored, store: XenstoreClient) -> None:
+    shouts = Publication(
+        "store",
+        NodeTemplate(template("/shouted"), {(): Text("{text}")}),
+        (SHOUTED,),
+        SHOUTED.object_path,
+        arguments=("text",),
+        fingerprint="shouts",
+    )
+    with private_bus() as bus, toy_service(bus.address, TOY):
+        async with dbus_backend(BusSettings("one", bus.address, ("*",))) as backend:
+            board = XenstorePublisher(store, backend.call, lambda _: None)
+            hub = PublicationHub(backend, {"store": board})
+            board.start()
+            await hub.follow(Table({}, "r", publications=(shouts,)))
+            try:
+                await shown_in_the_end(backend, store, "calm")
+                await shout(backend, "overflow", times=20_000)
+                await shown_in_the_end(backend, store, "calm again")
+                assert board.written == 3  # what is the same is not written
+                assert 1 <= backend.status()[0].overflows < 20_000 / OVERFLOW_LIMIT
+            finally:
+                await hub.stop()
+                await board.stop()
+
+
+async def shown_in_the_end(backend: Backend, store: XenstoreClient, text: str) -> None:
+    """Shout until the node shows it: signals are dropped in the second after an overflow."""
+    shown = asyncio.ensure_future(until(store, "/shouted", text.encode()))
+    async with asyncio.timeout(TIMEOUT):
+        while not shown.done():
+            await shout(backend, text)
+            await asyncio.wait({shown}, timeout=0.05)

@@ -165,6 +165,27 @@ async def test_one_key_that_always_fails_rolls_nothing_back(tmp_path: Path) -> N
         assert promoted["numbers"]["dbus_errors"] >= 20
 
 
+async def test_many_keys_that_fail_roll_back(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as client:
+        await client.start()
+        view = await client.calls_until([*GOOD, *BROKEN], "done", "rolled back")
+        assert view["state"] == "rolled back"
+        assert await client.call(BROKEN[0]) == BROKEN[0]
+
+
+async def test_mistakes_of_clients_count_for_neither_side(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as client:
+        await client.start()
+        await client.calls(GONE)
+        view = await client.calls_until([*GOOD, *GONE], "done", "rolled back")
+        assert view["state"] == "done"
+        [row] = await client.ask("/v1/methods?pattern=start")
+        [explained] = await client.ask("/v1/explain", {"method": "start", "params": ["vm 1"]})
+        assert row["client_errors"] == explained["client_errors"] == ["404"]
+        for side in ("legacy", "dbus"):
+            assert (row[side]["client_errors"] > 0, row[side]["errors"]) == (True, 0)
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 async def test_d_bus_that_takes_right_calls_for_mistakes_of_clients_is_rolled_back(
     tmp_path: Path, *, mapped: bool
@@ -206,6 +227,22 @@ async def test_a_breach_under_a_persons_mode_is_loud_and_acts_when_that_ends(tmp
         assert await told(client) == ("rolled back", "legacy", [], "0.0")
 
 
+async def test_a_breach_ends_a_guarded_mode(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as client:
+        wish = {"pattern": "start", "mode": "dbus", "guarded": True}
+        refused = await client.ask("/v1/mode", wish, status=422)
+        assert "expected a rollout of toy/start under way; it is not started" in str(refused)
+        await client.start()
+        await client.ask("/v1/mode", wish)
+        [mode, _] = await client.ask("/v1/modes")
+        assert (mode["mode"], mode["guarded"]) == ("dbus", True)
+        view = await client.calls_until([*GOOD, *BROKEN], "rolled back", "breached")
+        assert view["state"] == "rolled back"
+        assert view["why"].endswith("has set toy/start to dbus (guarded), and that has ended")
+        assert [each["by"] for each in await client.ask("/v1/modes")] == ["rollout"]
+        assert (await told(client))[:2] == ("rolled back", "legacy")
+
+
 # Who drives
 
 
@@ -234,7 +271,8 @@ async def test_when_the_driver_is_killed_another_process_drives_on(tmp_path: Pat
         for name in ("one", "two"):
             made = folder(tmp_path / name, bus, old, tmp_path / "state.db")
             processes.append(await asyncio.to_thread(stack.enter_context, gateway_process(made.config)))
-            clients.append(Client(made.control, session, f"{processes[-1].url}/jsonrpc"))
+            address = processes[-1].wait_for("ready")["listening"][0]
+            clients.append(Client(made.control, session, f"http://{address.removeprefix('tcp:')}/jsonrpc"))
         await clients[0].start()
         await eventually(lambda: any(map(drives, processes)))
         assert [drives(process) for process in processes].count(True) == 1

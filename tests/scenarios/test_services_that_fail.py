@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from gateway.core.dbus.target import MethodCall
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Fault, FaultCode, Outcome, Reply
 from gateway.pipeline.dispatcher import Dispatcher
+from gateway.pipeline.waiting import Deadline
 from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import BROKERS, PrivateBus, broker, private_bus
 from tests.kit.cases import expect
@@ -29,6 +32,7 @@ from tests.kit.upstreams import Scripted
 
 _ERROR = "org.freedesktop.DBus.Error."
 LABEL = toy_route("Label", "", "s")
+ANYTHING = toy_call()
 
 
 @pytest.fixture
@@ -93,6 +97,43 @@ async def test_a_write_whose_outcome_is_unknown_says_so_and_is_never_made_again(
     assert journal.read_text() == "xx"
 
 
+async def test_thousands_of_calls_that_time_out_leave_nothing(bus: PrivateBus) -> None:
+    """No reply handler, call, deadline or task stays; the next call is answered."""
+    hang = toy_route("Echo", "s", "s", bind=lambda call: Traced(TOY, "/", "org.example.Toy1", "Hang", "s", ["x" * 999]))
+    wide = one(bus.address, connections=2, per_destination=200)
+    with toy_service(bus.address, TOY):
+        async with dbus_backend(wide) as backend:
+            while backend.status()[0].connections < 2:
+                assert await ask(backend, LABEL) == Reply("toy")
+            tasks = len(asyncio.all_tasks())
+            codes: Counter[FaultCode] = Counter()
+            while codes[FaultCode.TIMEOUT] < 3_000:
+                outcomes = await asyncio.gather(*(ask(backend, hang, seconds=0.001) for _ in range(180)))
+                codes.update(told(outcome)[0] for outcome in outcomes)
+            assert codes.keys() <= {FaultCode.TIMEOUT, FaultCode.BUSY}
+            assert await ask(backend, LABEL) == Reply("toy")
+            (pool,) = backend._pools.values()
+            while len(pool._open) > 2:  # those that were renewed close by themselves
+                await asyncio.wait(list(pool._open.values()), return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT)
+            async with asyncio.timeout(TIMEOUT):
+                while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - a task that ends tells nobody
+                    await asyncio.sleep(0)
+            for connection in pool._open:
+                assert not connection._waiting
+                assert not connection._bus._method_return_handlers
+            assert backend.status()[0].in_flight == 0
+            assert left(Traced) == left(Deadline) == 0
+
+
+class Traced(MethodCall, frozen=True):
+    """A method call of which we can tell how many there are."""
+
+
+def left(kind: type) -> int:
+    gc.collect()
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
 # Owners that change
 
 
@@ -108,6 +149,17 @@ async def test_a_name_taken_over_in_mid_call_is_answered_by_the_owner_who_got_th
                 assert not held.done()
                 assert await ask(backend, toy_route("Release", "", "u", bus_name=service.owner)) == Reply(1)
                 assert await held == Reply("released")
+
+
+async def test_a_name_taken_over_by_another_whose_old_owner_ends_leaves_the_outcome_unknown(bus: PrivateBus) -> None:
+    with toy_service(bus.address, TOY, "old") as old:
+        async with dbus_backend(one(bus.address)) as backend:
+            held = asyncio.ensure_future(ask(backend, toy_route("Hold", "", "s")))
+            assert await ask(backend, toy_route("Held", "", "u")) == Reply(1)
+            with toy_service(bus.address, TOY, "new"):
+                old.kill()
+                assert told(await held) == (FaultCode.NO_REPLY, _ERROR + "NoReply")
+                assert await ask(backend, LABEL) == Reply("new")
 
 
 # Activation
@@ -166,6 +218,13 @@ async def test_activation_past_the_deadline_is_a_timeout_and_the_call_may_still_
             assert await ask(backend, echoes) == Reply(1)
 
 
+async def test_a_broker_that_gives_activation_up_says_so(tmp_path: Path) -> None:
+    limits = {"service_start_timeout": 200}  # milliseconds; 25 s unless told otherwise
+    with private_bus(activation=startable(tmp_path, late(3)), limits=limits) as bus:
+        async with dbus_backend(one(bus.address)) as backend:
+            assert told(await ask(backend, LABEL)) == (FaultCode.TIMEOUT, _ERROR + "TimedOut")
+
+
 # A reply that nobody can be told
 
 
@@ -191,6 +250,24 @@ async def test_on_either_broker_a_reply_with_a_file_descriptor_costs_its_own_cal
 
 
 # Breakers, as a client meets them
+
+
+@pytest.mark.parametrize("name", BROKERS)
+async def test_on_either_broker_a_service_that_is_away_is_not_asked_until_it_is_back(
+    name: str,
+) -> None:
+    with broker(name) as address:
+        async with dbus_backend(one(address, breaker_failures=3, breaker_pause=3600.0)) as backend:
+            with toy_service(address, TOY):
+                assert told(await ask(backend, toy_route("Leave"))) == (FaultCode.NO_REPLY, _ERROR + "NoReply")
+            for _ in range(2):
+                assert told(await ask(backend, LABEL)) == (FaultCode.UNAVAILABLE, _ERROR + "ServiceUnknown")
+            got = await ask(backend, LABEL)
+            assert told(got) == (FaultCode.UNAVAILABLE, "")
+            assert "open after 3 failures in a row; next probe in 3" in str(got)
+            with toy_service(address, TOY, "back"):
+                assert [each.presence.value for each in await backend.services([TOY], TIMEOUT)] == ["owned"]
+                assert await ask(backend, LABEL) == Reply("back")
 
 
 async def test_a_service_that_starts_on_demand_is_started_by_the_probe(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from adapters.xenstore.client.client import XenstoreClient
-from adapters.xenstore.client.wire import Operation
+from adapters.xenstore.client.operations import StoreOperations
+from adapters.xenstore.client.wire import Operation, Permissions
 from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
 from adapters.xenstore.server.state import CLAIMS
-from gateway.core.rpc.model import Outcome
-from gateway.core.xenstore.exposure import Domains, Exposure
+from gateway.core.rpc.model import Outcome, Reply
+from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
 from tests.kit.fake_stores import PASSING, RefusingStore, Request, Rule, at_random, nothing, path_of, refusing_store
 from tests.kit.listeners import AnsweringEndpoint
@@ -189,3 +190,103 @@ async def test_500_requests_with_long_names_are_found_while_somebody_changes_wha
             finally:
                 over.set()
             await asyncio.gather(*churning)
+
+
+async def test_a_request_that_another_domain_makes_anew_in_flight_is_answered_to_nobody_else(daemon: Xenstored) -> None:
+    node, response = "/svc/rpc/request/read/1", "/svc/rpc/response/read/1"
+    async with served(daemon) as made, XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
+        await made.serving()
+        made.endpoint.open.clear()
+
+        async def ask(domid: int) -> None:
+            await store.transaction(lambda nodes: _as_guest(nodes, node, domid))
+
+        await ask(5)
+        await made.endpoint.begun.acquire()
+        await store.remove(node)
+        await ask(7)
+        made.endpoint.open.set()
+        await until(store, f"{response}/text", b"of 7")
+        assert await store.permissions(f"{response}/text") == Permissions(7, "n")
+        assert [call.peer.domid for call in made.endpoint.calls] == [5, 7]
+
+
+async def _as_guest(nodes: StoreOperations, node: str, domid: int) -> None:
+    await nodes.mkdir(node)
+    await nodes.set_permissions(node, Permissions(domid, "n"))
+    await nodes.write(f"{node}/text", f"of {domid}".encode())
+
+
+SECRET = b"secret"
+MEMBER = Reply({"a": {"b": "secret"}})
+PLANTED: dict[str, tuple[Exposure, Outcome, str, dict[str, bytes], list[str], str]] = {
+    # exposure, outcome, a request's node, nodes at and below it, what guest 7 has planted, where the secret stands
+    "tree": (TREE, MEMBER, "/svc/rpc/request/read/1", {}, ["/a", "/a/b", "/a/b/c"], "/svc/rpc/response/read/1/a/b"),
+    "chunked": (
+        Exposure("chunked", template("/svc"), EVERYONE),
+        Reply("secret"),
+        "/svc/query/1",
+        {"/cmd": b"read", "/submit": b"0"},
+        ["/data00", "/status", "/submit", "/code", "/data01"],
+        "/svc/reply/1/data00",
+    ),
+    "mailbox": (
+        Exposure("mailbox", template("/svc"), EVERYONE, answers=(("read", StateWords(done="done")),)),
+        Reply("secret"),
+        "/svc/command",
+        {"": b"read"},
+        ["/x"],
+        "/svc/parameter",
+    ),
+    "deletion": (
+        Exposure("deletion", template("/svc/word"), EVERYONE),
+        MEMBER,
+        "/svc/word",
+        {"": b"read"},
+        ["/b", "/b/c", "/d"],
+        "/svc/a/b",
+    ),
+    "directory": (
+        Exposure(
+            "directory", template("/svc"), EVERYONE, method="read", states=StateWords(commit="READY", done="DONE")
+        ),
+        MEMBER,
+        "/svc/state",
+        {"": b"READY"},
+        [],
+        "/svc/a/b",
+    ),
+}
+ANSWERS = {  # what is planted stands below it
+    "tree": "/svc/rpc/response/read/1",
+    "chunked": "/svc/reply/1",
+    "mailbox": "/svc/parameter",
+    "deletion": "/svc/a",
+}
+
+
+@pytest.mark.parametrize("style", PLANTED)
+async def test_in_the_real_store_too_an_answer_lies_in_no_planted_node(daemon: Xenstored, style: str) -> None:
+    exposure, outcome, node, below, planted, secret = PLANTED[style]
+    answer, mine = ANSWERS.get(style, ""), Permissions(5, "n")
+    async with XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
+        await store.until_connected()
+        for path in [f"{answer}{each}" for each in ("", *planted)] if answer else []:
+            await store.write(path, b"planted" if path != answer else b"")
+            await store.set_permissions(path, mine if style == "mailbox" and path == answer else Permissions(7, "b"))
+
+        async def ask(nodes: StoreOperations) -> None:
+            await nodes.mkdir(node)
+            await nodes.set_permissions(node, mine)
+            for path, value in below.items():
+                await nodes.write(f"{node}{path}", value)
+
+        async with served(daemon, exposure=exposure, outcome=outcome) as made:
+            await made.serving()
+            await store.transaction(ask)
+            await until(store, secret, SECRET)
+            assert [call.peer.domid for call in made.endpoint.calls] == [5]
+            for each in [secret, *([answer] if answer else [])]:
+                assert await store.permissions(each) == mine, each
+            for each in planted:
+                assert await store.read(f"{answer}{each}") != b"planted", each

@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 import jsonschema_rs
+from msgspec.structs import replace
 
 from gateway.mapping.load import MappingDocument
 from gateway.mapping.problem import Positioned, Problem, did_you_mean
@@ -54,9 +55,11 @@ def check(document: MappingDocument) -> tuple[list[Problem], MappingDocument | N
         found.update(dict.fromkeys(explain(document, error)))
         inside, *method = [*error.absolute_path, None][:2]
         bad.add(method[0] if inside == "methods" and method else None)
-    if bad and None not in bad:
-        return list(found), document.without_methods(bad)
-    return list(found), None if bad else document
+    if not bad or None in bad:
+        return list(found), None if bad else document
+    data: Any = document.data
+    left = {name: method for name, method in data["methods"].items() if name not in bad}
+    return list(found), replace(document, data={**data, "methods": left}, complete=False) if left else None
 
 
 def errors(data: object, described: Mapping[str, Any], validator: jsonschema_rs.Validator) -> Sequence[_Error]:
@@ -117,7 +120,7 @@ def _enum(error: _Error) -> str:
 
 
 def _one_of(error: _Error) -> str:
-    keys = [branch["required"][0] for branch in error.validator_value]
+    keys = [branch["required"][0] for branch in error.validator_value if "required" in branch]
     given = [key for key in keys if key in error.instance]
     return f"expected exactly one of {', '.join(keys)}; got {' and '.join(given) or 'none'}"
 

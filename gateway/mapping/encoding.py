@@ -71,13 +71,17 @@ def _is_directed(data: object) -> bool:
     return isinstance(data, Mapping) and data.keys() <= {"in", "out"}
 
 
+def innermost(kind: Type) -> Type:
+    """The innermost item of nested arrays and dictionaries."""
+    while kind.code == "a":
+        kind = kind.children[0].children[1] if kind.is_dict else kind.children[0]
+    return kind
+
+
 def struct_in(kind: Type) -> Type | None:
     """The struct in a type: the type itself, or the innermost item of its arrays and dictionaries; else None."""
-    if kind.code == "(":
-        return kind
-    if kind.code != "a":
-        return None
-    return struct_in(kind.children[0].children[1] if kind.is_dict else kind.children[0])
+    inner = innermost(kind)
+    return inner if inner.code == "(" else None
 
 
 def with_items(kind: Type, item: Type) -> Type:

@@ -98,6 +98,7 @@ def expand(root: Scope, library: IdlLibrary) -> Expansion:
 
 
 Made = tuple[dict[str, Any], Derived]
+Where = Literal["object", "manager"]
 
 
 class _Stanza:
@@ -116,40 +117,48 @@ class _Stanza:
 
     def resolve(self) -> bool:
         """Whether the target can be used; problems are reported."""
-        before = len(self.scope.problems)
-        common = self._root.at("dbus")
-        if self._other.data is not None:
-            common = self._object_of(common)
+        before, shared = len(self.scope.problems), self._other.data is not None
+        common = self._object_of(self._root.at("dbus")) if shared else self._root.at("dbus")
         site = None if len(self.scope.problems) > before else find_site(self.scope, common, self._library)
         if site is None:
             return False
-        self._site = site
         named = placeholders(site.object_path)
         if len(named) != 1:
-            where = self.scope.at("object_path") if self.scope.has("object_path") else self.scope
-            text = f"expected an object path with one parameter, the reference of the object, got '{site.object_path}'"
-            if where is not self.scope or self._other.data is None:  # else it is reported at the other class
-                where.fail(text, level="schema")
+            has_path = self.scope.has("object_path")
+            if has_path or not shared:  # else it is reported at the other class
+                where = self.scope.at("object_path") if has_path else self.scope
+                expected = "expected an object path with one parameter, the reference of the object"
+                where.fail(f"{expected}, got '{site.object_path}'", level="schema")
             return False
+        self._site = site
         self._self = named[0]
         self._target = {
-            key: common.data[key] if not self.scope.has(key) else self.scope.data[key]
+            key: self.scope.data[key] if self.scope.has(key) else common.data[key]
             for key in KEYS_OF_TARGET
-            if self.scope.has(key) or (common.has(key) and common is not self._root.at("dbus"))
+            if self.scope.has(key) or common.has(key)
         }
-        manager = self.scope.at("manager") if self.scope.has("manager") else self._inherited(common, "manager")
-        self._manager_path = str(
-            manager.at("object_path").data or site.object_path.partition("{")[0].rstrip("/") or "/"
-        )
-        self._manager = self._find_manager(manager, common)
+        manager = self.scope if self.scope.has("manager") or not shared else common
+        fixed = site.object_path.partition("{")[0].rstrip("/") or "/"
+        self._manager_path = str(manager.at("manager", "object_path").data or fixed)
+        self._manager = self._find_manager(manager.at("manager"), common)
         objects = replace(site, object_path=self._manager_path)
         self._sites = {"object": site, "objects": objects, "manager": self._manager or objects}
-        key = self.scope.data.get("key", self._inherited(common, "key").data or "element")
-        self._key = str(key)
+        self._key = str(self.scope.data.get("key") or (shared and common.data.get("key")) or "element")
+        is_property = self._key not in ("element", "path")
         self.legacy_class = LegacyClass(self.name, site.interface, key=self._key)
-        if not self._has_key(site):
+        if is_property and self._key not in site.interface.properties:
+            if self.scope.has("key"):  # else it is reported at the other class
+                text = unknown("property", self._key, site.interface.properties, owner=site.interface.name)
+                self.scope.at("key").fail(text)
             return False
-        self.legacy_class.fields = self._fields(site)
+        if shared and not is_property:
+            self._other.fail(f"'same_object_as' needs a text property as `key` of class '{self._other.data}'")
+            return False
+        fields = read_fields(self.scope, site.interface, self._key if is_property else "", listed_only=shared)
+        uuid = fields.get("uuid")
+        if shared and uuid is not None and not uuid.legacy_class:
+            fields["uuid"] = replace(uuid, legacy_class=self.name)
+        self.legacy_class.fields = fields
         return True
 
     def _object_of(self, common: Scope) -> Scope:
@@ -160,14 +169,8 @@ class _Stanza:
             self._other.fail(unknown("class", self._other.data, known), level="schema")
             return common
         other = classes.at(self._other.data)
-        data = {
-            **(common.data or {}),
-            **{key: other.data[key] for key in (*KEYS_OF_TARGET, "manager", "key") if other.has(key)},
-        }
-        return Scope(other.document, other.problems, other.path, data)
-
-    def _inherited(self, common: Scope, key: str) -> Scope:
-        return common.at(key) if self._other.data is not None else common.at("nothing")
+        own = {key: other.data[key] for key in (*KEYS_OF_TARGET, "manager", "key") if other.has(key)}
+        return replace(other, data={**(common.data or {}), **own})
 
     def _find_manager(self, manager: Scope, common: Scope) -> TargetObject | None:
         """The manager with its messages; None where it has no interface of its own."""
@@ -175,34 +178,11 @@ class _Stanza:
             return None
         data = {**{key: self.scope.data[key] for key in ("bus_name", "idl") if self.scope.has(key)}, **manager.data}
         data["object_path"] = self._manager_path
-        entry = Scope(manager.document, manager.problems, manager.path, data)
-        site = find_site(entry, common, self._library)
+        site = find_site(replace(manager, data=data), common, self._library)
         if site is not None and placeholders(site.object_path):
             manager.fail(f"expected an object path without parameters, got '{site.object_path}'", level="schema")
             return None
         return site
-
-    def _has_key(self, site: TargetObject) -> bool:
-        is_property = self._key not in ("element", "path")
-        if is_property and self._key not in site.interface.properties:
-            if self.scope.has("key"):  # else it is reported at the other class
-                text = unknown("property", self._key, site.interface.properties, owner=site.interface.name)
-                self.scope.at("key").fail(text)
-            return False
-        if self._other.data is not None and not is_property:
-            text = f"'same_object_as' needs a text property as `key` of class '{self._other.data}'"
-            self._other.fail(text)
-            return False
-        return True
-
-    def _fields(self, site: TargetObject) -> dict[str, ClassField]:
-        shared = self._other.data is not None
-        key = self._key if self._key not in ("element", "path") else ""
-        fields = read_fields(self.scope, site.interface, key, listed_only=shared)
-        uuid = fields.get("uuid")
-        if shared and uuid is not None and not uuid.legacy_class:
-            fields["uuid"] = replace(uuid, legacy_class=self.name)
-        return fields
 
     # The entries
 
@@ -210,13 +190,7 @@ class _Stanza:
         """Message -> its method entry, without those that the file maps itself."""
         gone = set(self._root.at("removed").data or ())
         made = {message: each for message, each in self._of_fields() if f"{self.name}.{message}" not in gone}
-        of_methods: dict[str, Made] = {}
-        for message, found in (*self._of_objects(), *self._of_manager()):
-            if message in of_methods:
-                members = " and ".join(_shown(each[0]) for each in (of_methods[message], found))
-                self.scope.fail(f"message '{message}' is {members}: list one of them in `ignore`", key=True)
-            of_methods[message] = found
-        made.update(of_methods)
+        made.update(self._of_methods())
         messages = self.scope.at("messages")
         for message in messages.data or ():
             entry = self._overridden(messages.at(message), made.get(message))
@@ -228,7 +202,9 @@ class _Stanza:
             if messages.has(message):
                 messages.at(message).fail(f"'{self.name}.{message}' is in `methods` too: keep one of them", key=True)
             del made[message]
-        self._check_unmapped(made)
+        for unmapped in self.scope.at("unmapped").items():
+            if unmapped.data in made:
+                unmapped.fail(f"message '{unmapped.data}' has a D-Bus side: {_shown(made[unmapped.data][0])}")
         inherited = self.scope.at("defaults").has("async") or self._root.at("defaults").has("async")
         for keys, about in made.values():
             if not about.has_task_form:
@@ -236,12 +212,6 @@ class _Stanza:
             elif keys.get("effect") == "read" and not inherited:  # a message may run long although it reads
                 keys.setdefault("async", "task")
         return made
-
-    def _check_unmapped(self, made: Mapping[str, Made]) -> None:
-        unmapped = self.scope.at("unmapped")
-        for index, message in enumerate(unmapped.data or ()):
-            if message in made:
-                unmapped.at(index).fail(f"message '{message}' has a D-Bus side: {_shown(made[message][0])}")
 
     def _entry(self, *, on: str = "object", **keys: Any) -> dict[str, Any]:
         """A method entry with the target of the stanza. `on`: "object", "manager" or "objects" of the manager."""
@@ -265,14 +235,10 @@ class _Stanza:
         yield from self._of_records()
         for each in self.legacy_class.fields.values():
             yield f"get_{each.name}", self._getter(each)
-            known = each.known
-            if known is not None and "write" in known.access:
+            if each.known is not None and "write" in each.known.access:
                 form = {} if each.format == "text" else each.form
-                value = {"name": "value", **form} if form else "value"
-                yield (
-                    f"set_{each.name}",
-                    (self._entry(set_property=known.name, params=self._params(value)), self._about()),
-                )
+                params = self._params({"name": "value", **form} if form else "value")
+                yield f"set_{each.name}", (self._entry(set_property=each.known.name, params=params), self._about())
 
     def _getter(self, each: ClassField) -> Made:
         if each.known is None:  # the call tells whether the object exists
@@ -309,30 +275,28 @@ class _Stanza:
 
     # What follows from the methods of the interfaces
 
-    def _of_objects(self) -> Iterator[tuple[str, Made]]:
-        yield from self._of_methods(self._site, "object")
-
-    def _of_manager(self) -> Iterator[tuple[str, Made]]:
-        if self._manager is not None:
-            yield from self._of_methods(self._manager, "manager")
-
-    def _of_methods(self, site: TargetObject, on: Literal["object", "manager"]) -> Iterator[tuple[str, Made]]:
+    def _of_methods(self) -> dict[str, Made]:
         if self._other.data is not None:  # the methods are messages of the other class
-            return
-        ignored = {*(self.scope.at("ignore").data or ()), *self._renamed}
-        for method in site.interface.methods.values():
-            if method.name not in ignored:
-                name = legacy_name(method.name)
-                yield name, self._message(name, method, on)
-
-    @property
-    def _renamed(self) -> set[str]:
-        """The methods that `messages` gives another name, unless it has the name of the rule too."""
+            return {}
         messages = self.scope.at("messages").data or {}
         members = {entry["member"] for entry in messages.values() if "member" in entry and "interface" not in entry}
-        return {member for member in members if legacy_name(member) not in messages}
+        renamed = {member for member in members if legacy_name(member) not in messages}
+        ignored = {*(self.scope.at("ignore").data or ()), *renamed}
+        made: dict[str, Made] = {}
+        sites: dict[Where, TargetObject | None] = {"object": self._site, "manager": self._manager}
+        for on, site in sites.items():
+            for method in site.interface.methods.values() if site is not None else ():
+                if method.name in ignored:
+                    continue
+                name = legacy_name(method.name)
+                found = self._message(name, method, on)
+                if name in made:
+                    both = " and ".join(_shown(each[0]) for each in (made[name], found))
+                    self.scope.fail(f"message '{name}' is {both}: list one of them in `ignore`", key=True)
+                made[name] = found
+        return made
 
-    def _message(self, name: str, method: IdlMethod, on: Literal["object", "manager"]) -> Made:
+    def _message(self, name: str, method: IdlMethod, on: Where) -> Made:
         arguments = [_parameter(argument) for argument in method.ins]
         entry = self._entry(on=on, member=method.name, params=self._params(*arguments, of_object=on == "object"))
         outs = [(out.name, form_of(out.legacy_type)) for out in method.outs]
@@ -388,23 +352,21 @@ class _Stanza:
         if "member" not in own:
             return {**self._entry(), "params": self._params()}, replace(self._about(), site=None)
         if "interface" in own or "object_path" in own:
-            site = find_site(
-                Scope(message.document, message.problems, message.path, {**self._target, **own}),
-                self._root.at("dbus"),
-                self._library,
-            )
+            target = replace(message, data={**self._target, **own})
+            site = find_site(target, self._root.at("dbus"), self._library)
         else:
             managed = self._manager is not None and own["member"] in self._manager.interface.methods
             site = self._manager if managed and own["member"] not in self._site.interface.methods else self._site
-        method = None if site is None else site.interface.methods.get(own["member"])
-        if site is None or method is None:
-            if site is not None:
-                text = unknown("method", own["member"], site.interface.methods, owner=site.interface.name)
-                message.at("member").fail(text)
+        if site is None:
+            return None
+        method = site.interface.methods.get(own["member"])
+        if method is None:
+            text = unknown("method", own["member"], site.interface.methods, owner=site.interface.name)
+            message.at("member").fail(text)
             return None
         given = own.get("args", {})
         rest = replace(method, ins=[argument for argument in method.ins if argument.name not in given])
-        on: Literal["object", "manager"] = "object" if placeholders(site.object_path) else "manager"
+        on: Where = "object" if placeholders(site.object_path) else "manager"
         entry, about = self._message(name, rest, on)
         return {**entry, "object_path": site.object_path, "interface": site.interface.name}, about
 

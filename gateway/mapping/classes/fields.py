@@ -24,6 +24,7 @@ from gateway.core.dbus.results import Record, picked_record, property_decoder, t
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Coerce, Variants
 from gateway.core.rpc.model import Value
+from gateway.mapping.encoding import innermost
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import did_you_mean, one_of, unknown
 
@@ -188,7 +189,7 @@ def _deviating(entry: Scope, known: IdlProperty | None, source: str, readable: M
     elif form:
         made = replace(made, format=form)
     codes = "s" if made.legacy_class else SHOWN[made.format][1] if made.format else ""
-    if codes and _innermost(known.type).code not in codes:
+    if codes and innermost(known.type).code not in codes:
         text = f"this format needs a property of type {', '.join(codes)}; {source} is {known.type}"
         entry.at("format").fail(text)
         return None
@@ -232,12 +233,6 @@ def _default(entry: Scope, kind: Type, form: str) -> Value:
         return from_dbus(kind)(to_dbus(kind)(value))
 
     return place.attempt(check, place.data)
-
-
-def _innermost(kind: Type) -> Type:
-    if kind.code != "a":
-        return kind
-    return _innermost(kind.children[0].children[1] if kind.is_dict else kind.children[0])
 
 
 def describe_gaps(legacy_class: LegacyClass, unmapped: list[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ return the records that the client asks for: those read the call, so they are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from msgspec import Struct
@@ -40,30 +40,31 @@ NOT_DERIVED = Returned()
 
 def returned(derived: Derived, plan: ArgumentPlan, result: CompiledResult) -> Returned:
     """What a derived method returns instead of its compiled result."""
-    return _KINDS[derived.returns](derived, plan, result) if derived.returns != "all" else NOT_DERIVED
+    shape, legacy_class, name = result.shape, derived.legacy_class, derived.field
+    match derived.returns:
+        case "all":
+            return NOT_DERIVED
+        case "keys":
+            return Returned(lambda body: [*_records(shape(body))], TEXTS)
+        case "default":  # the call returns whether the object exists
+            found = legacy_class.fields[name]
+            return Returned(lambda _body: found.default, found.type)
+        case "member":
+            known = legacy_class.fields[name].known
+            return Returned(lambda body: _records(shape(body))[name], None if known is None else known.type)
+        case "where":
+            return Returned(select=_where(_last(plan), legacy_class.fields))
+        case "by_uuid":
+            return Returned(type=TEXT, select=_by_uuid(_last(plan), legacy_class.name))
+        case "by_name_label":
+            return Returned(type=TEXTS, select=_by_name_label(_last(plan)))
 
 
-def _keys(_derived: Derived, _plan: ArgumentPlan, result: CompiledResult) -> Returned:
-    shape = result.shape
-    return Returned(lambda body: [*_records(shape(body))], TEXTS)
+def _last(plan: ArgumentPlan) -> Callable[[Call], Value]:
+    return parameter(plan, plan.names[-1])
 
 
-def _default(derived: Derived, _plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    """The call returns whether the object exists."""
-    found = derived.legacy_class.fields[derived.field]
-    value = found.default
-    return Returned(lambda _body: value, found.type)
-
-
-def _member(derived: Derived, _plan: ArgumentPlan, result: CompiledResult) -> Returned:
-    shape, name = result.shape, derived.field
-    known = derived.legacy_class.fields[name].known
-    return Returned(lambda body: _records(shape(body))[name], None if known is None else known.type)
-
-
-def _where(derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    read, fields = parameter(plan, plan.names[-1]), derived.legacy_class.fields
-
+def _where(read: Callable[[Call], Value], fields: Collection[str]) -> Select:
     def select(call: Call) -> Callable[[Value], Outcome] | Fault:
         expression = read(call)
         if not isinstance(expression, str):
@@ -74,45 +75,28 @@ def _where(derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Ret
             return _fault(INVALID_VALUE, expression, str(error))
         return lambda value: Reply({key: record for key, record in _records(value).items() if selects(record)})
 
-    return Returned(select=select)
+    return select
 
 
-def _by_uuid(derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    read, name = parameter(plan, plan.names[-1]), derived.legacy_class.name
-
+def _by_uuid(read: Callable[[Call], Value], name: str) -> Select:
     def select(call: Call) -> Callable[[Value], Outcome] | Fault:
         uuid = read(call)
 
         def first(value: Value) -> Outcome:
-            keys = (key for key, record in _records(value).items() if record.get("uuid") == uuid)
-            found = next(keys, None)
+            found = next((key for key, record in _records(value).items() if record.get("uuid") == uuid), None)
             return _fault(UUID_INVALID, name, uuid) if found is None else Reply(found)
 
         return first
 
-    return Returned(type=TEXT, select=select)
+    return select
 
 
-def _by_name_label(_derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    read = parameter(plan, plan.names[-1])
-
+def _by_name_label(read: Callable[[Call], Value]) -> Select:
     def select(call: Call) -> Callable[[Value], Outcome] | Fault:
         label = read(call)
-        return lambda value: Reply(
-            [key for key, record in _records(value).items() if record.get("name_label") == label]
-        )
+        return lambda value: Reply([key for key, each in _records(value).items() if each.get("name_label") == label])
 
-    return Returned(type=TEXTS, select=select)
-
-
-_KINDS: Mapping[str, Callable[[Derived, ArgumentPlan, CompiledResult], Returned]] = {
-    "keys": _keys,
-    "default": _default,
-    "member": _member,
-    "where": _where,
-    "by_uuid": _by_uuid,
-    "by_name_label": _by_name_label,
-}
+    return select
 
 
 def _records(value: Value) -> dict[str, Any]:

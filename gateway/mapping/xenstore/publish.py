@@ -25,7 +25,6 @@ from gateway.core.xenstore import paths
 from gateway.core.xenstore.exposure import DOM0_ALONE
 from gateway.core.xenstore.paths import Template
 from gateway.mapping.load import Scope
-from gateway.mapping.methods import Compiled
 from gateway.mapping.problem import unknown
 from gateway.mapping.results import compile_result
 from gateway.mapping.table import Contract
@@ -59,17 +58,16 @@ def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[s
     `claimed`: listener and node -> source of its publication, over all files. Two publications of one node would
     overwrite each other for ever.
     """
-    entries = root.at("publish")
     good = []
-    for index in range(len(entries.data or ())):
-        published = _Publish(entries.at(index), root, library).compile()
+    for entry in root.at("publish").items():
+        published = _Publish(entry, root, library).compile()
         if published is None:
             continue
         publication = published.publication
         nodes = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
         taken = [node for node in nodes if (publication.listener, node) in claimed]
         for node in taken:
-            entries.at(index, "node").fail(f"{node} is already published in {claimed[publication.listener, node]}")
+            entry.at("node").fail(f"{node} is already published in {claimed[publication.listener, node]}")
         claimed.update({(publication.listener, node): publication.source for node in nodes if node not in taken})
         good += [] if taken else [published]
     return good
@@ -82,26 +80,25 @@ class _Publish:
         self._entry = entry
         self._root = root
         self._library = library
+        self._listener = str(entry.data["listener"])
+        self._escape: Escape = entry.data.get("escape", "systemd")  # how the service writes the parameter into the path
+        self._where = entry.document.problem(entry.path, "")
 
     def compile(self) -> Published | None:
-        before = len(self._entry.problems)
-        site = find_site(self._entry, self._root.at("dbus"), self._library)
-        node = self._entry.at("node").attempt(paths.template, self._entry.data["node"], level="schema")
-        if site is None or node is None or not self._has_valid_path(site):
+        entry, before = self._entry, len(self._entry.problems)
+        site = find_site(entry, self._root.at("dbus"), self._library)
+        node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
+        if site is None or node is None:
             return None
-        published = self._signal(site, node) if self._entry.has("signal") else self._properties(site, node)
-        return published if len(self._entry.problems) == before else None
-
-    def _has_valid_path(self, site: TargetObject) -> bool:
-        """The object path may have one parameter, as its last element: the subscription is for the path before it."""
         fixed, brace, rest = site.object_path.partition("{")
-        if not brace or (rest.endswith("}") and "{" not in rest and fixed.endswith("/") and fixed != "/"):
-            return True
-        where = self._entry.at("object_path") if self._entry.has("object_path") else self._entry
-        where.fail(
-            f"expected at most one parameter, as the last element (/org/example/vm/{{vm}}), got '{site.object_path}'"
-        )
-        return False
+        if brace and (not rest.endswith("}") or "{" in rest or not fixed.endswith("/") or fixed == "/"):
+            # the subscription is for the path before the parameter
+            where = entry.at("object_path") if entry.has("object_path") else entry
+            last = "as the last element (/org/example/vm/{vm})"
+            where.fail(f"expected at most one parameter, {last}, got '{site.object_path}'")
+            return None
+        published = self._signal(site, node) if entry.has("signal") else self._properties(site, node)
+        return published if len(entry.problems) == before else None
 
     # Signals
 
@@ -190,9 +187,7 @@ class _Publish:
     def _route(self, callee: Callee, object_path: str, *constants: str) -> Route:
         names = tuple(placeholders(object_path))
         plan = ArgumentPlan(callee.target, names, arguments=tuple(map(Constant, constants)))
-        result = compile_result(
-            Scope(self._entry.document, self._entry.problems, self._entry.path, {}), callee, "plain", self._escape
-        )
+        result = compile_result(replace(self._entry, data={}), callee, "plain", self._escape)
         return Route(
             service=self._root.data["service"],
             method="publish",
@@ -204,25 +199,10 @@ class _Publish:
             map_error=lambda fault, _call: fault,
             timeout=READ_TIMEOUT,
             effect=Effect.READ,
-            source=self._source,
+            source=f"{self._where.file}:{self._where.line}",
         )
 
     # Common to both
-
-    @property
-    def _listener(self) -> str:
-        return str(self._entry.data["listener"])
-
-    @property
-    def _escape(self) -> Escape:
-        """How the service writes the parameter into the object path."""
-        escape: Escape = self._entry.data.get("escape", "systemd")
-        return escape
-
-    @property
-    def _source(self) -> str:
-        where = self._entry.document.problem(self._entry.path, "")
-        return f"{where.file}:{where.line}"
 
     def _subscription(self, site: TargetObject) -> Subscription:
         fixed, brace, _ = site.object_path.partition("{")
@@ -284,19 +264,13 @@ class _Publish:
         return text
 
     def _published(self, publication: Publication, site: TargetObject, members: tuple[str, ...]) -> Published:
-        where = self._entry.document.problem(self._entry.path, "")
+        signals = [each for each in publication.subscriptions if each.interface == site.interface.name and each.member]
+        where = self._where
         contract = Contract(
             site.bus_name,
             site.object_path,
             site.interface,
-            (
-                *members,
-                *(
-                    one.member
-                    for one in publication.subscriptions
-                    if one.interface == site.interface.name and one.member
-                ),
-            ),
+            (*members, *(each.member for each in signals)),
             where.file,
             where.line,
             where.column,
@@ -305,7 +279,8 @@ class _Publish:
         )
         text = repr((self._root.data.get("dbus"), self._entry.data, site))
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        return Published(replace(publication, source=self._source, fingerprint=digest), contract)
+        source = f"{where.file}:{where.line}"
+        return Published(replace(publication, source=source, fingerprint=digest), contract)
 
 
 def _braced(scope: Scope) -> Scope:
@@ -331,66 +306,56 @@ def _object_manager_signals(site: TargetObject, manager: str) -> list[Subscripti
 
 
 def compile_watch_triggers(
-    root: Scope, compiled: Mapping[str, Compiled | None], claimed: dict[tuple[str, str], str]
+    root: Scope, routes: Mapping[str, Route], claimed: dict[tuple[str, str], str]
 ) -> list[WatchTrigger]:
-    """The watch triggers of a file that have no problem. `compiled`: the methods of the file.
+    """The watch triggers of a file that have no problem. `routes`: the methods of the file that have none.
 
     `claimed`: listener and node -> source of its trigger, over all files.
     """
-    entries = root.at("on_change")
     good = []
-    for index in range(len(entries.data or ())):
-        trigger = _compile_trigger(entries.at(index), root, compiled)
-        if trigger is not None:
-            first = claimed.setdefault((trigger.listener, str(trigger.node)), trigger.source)
+    for entry in root.at("on_change").items():
+        before = len(entry.problems)
+        node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
+        name = entry.data["method"]
+        if name not in root.data["methods"] and entry.document.complete:
+            entry.at("method").fail(unknown("method", name, root.data["methods"]))
+        route = routes.get(name)
+        if node is None or route is None:
+            continue
+        where = entry.document.problem(entry.path, "")
+        text = repr((entry.data, route.fingerprint))
+        trigger = WatchTrigger(
+            listener=entry.data["listener"],
+            node=node,
+            route=route,
+            parameters=_parameters(entry, node, route, root),
+            domains=compile_domains(entry.at("allowed_domains"), node) or route.domains or DOM0_ALONE,
+            source=f"{where.file}:{where.line}",
+            fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        )
+        if len(entry.problems) == before:
+            first = claimed.setdefault((trigger.listener, str(node)), trigger.source)
             if first == trigger.source:
                 good.append(trigger)
             else:
-                entries.at(index, "node").fail(f"{trigger.node} already has a watch trigger, in {first}")
+                entry.at("node").fail(f"{node} already has a watch trigger, in {first}")
     return good
 
 
-def _compile_trigger(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None]) -> WatchTrigger | None:
-    before = len(entry.problems)
-    node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
-    name = entry.data["method"]
-    method = compiled.get(name)
-    if name not in compiled and entry.document.complete:
-        entry.at("method").fail(unknown("method", name, compiled))
-    if node is None or method is None:
-        return None
-    domains = compile_domains(entry.at("allowed_domains"), node) or method.route.domains or DOM0_ALONE
-    parameters = _parameters(entry, node, method, root)
-    where = entry.document.problem(entry.path, "")
-    trigger = WatchTrigger(
-        listener=entry.data["listener"],
-        node=node,
-        route=method.route,
-        parameters=parameters,
-        domains=domains,
-        source=f"{where.file}:{where.line}",
-        fingerprint=hashlib.sha256(
-            repr((entry.data, method.route.fingerprint)).encode("utf-8", "surrogatepass")
-        ).hexdigest(),
-    )
-    return trigger if len(entry.problems) == before else None
-
-
-def _parameters(entry: Scope, node: Template, method: Compiled, root: Scope) -> dict[str, Text | RelatedNode]:
-    known = {parameter.name: parameter for parameter in method.route.parameters}
-    params = entry.at("params")
-    coerce = root.at("methods", method.route.method, "coerce").data or root.at("defaults", "coerce").data or "strict"
+def _parameters(entry: Scope, node: Template, route: Route, root: Scope) -> dict[str, Text | RelatedNode]:
+    known = {parameter.name: parameter for parameter in route.parameters}
+    coerce = root.at("methods", route.method, "coerce").data or root.at("defaults", "coerce").data or "strict"
     sources: dict[str, Text | RelatedNode] = {}
-    for name in params.data or ():
-        scope = params.at(name)
+    for scope in entry.at("params").items():
+        name = str(scope.path[-1])
         if name not in known:
-            scope.fail(unknown("parameter", name, known, owner=method.route.method), key=True)
+            scope.fail(unknown("parameter", name, known, owner=route.method), key=True)
             continue
         sources[name] = _parameter_source(scope, node)
         _check_type(scope, known[name], sources[name], strict=coerce == "strict")
     for parameter in known.values():
         if parameter.required and parameter.name not in sources:
-            entry.fail(f"required parameter '{parameter.name}' of {method.route.method} is missing: add it to `params`")
+            entry.fail(f"required parameter '{parameter.name}' of {route.method} is missing: add it to `params`")
     return sources
 
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gateway.core.dbus import results
 from gateway.core.dbus.formats import identity_of_class
-from gateway.core.dbus.introspection_xml import Argument, IdlMethod
+from gateway.core.dbus.introspection_xml import IdlMethod
 from gateway.core.dbus.object_paths import placeholders
 from gateway.core.dbus.target import Target
 from gateway.core.routing.object_class import ObjectClass
@@ -213,14 +213,23 @@ class _Stanza:
                 keys.setdefault("async", "task")
         return made
 
-    def _entry(self, *, on: str = "object", **keys: Any) -> dict[str, Any]:
-        """A method entry with the target of the stanza. `on`: "object", "manager" or "objects" of the manager."""
+    def _made(
+        self,
+        on: Literal["object", "manager", "objects"] = "object",  # "objects": of the manager
+        *,
+        returns: Returns = "all",
+        field: str = "",
+        has_task_form: bool = False,
+        **keys: Any,
+    ) -> Made:
+        """A method entry with the target of the stanza."""
         target = dict(self._target)
         if on != "object":
             target["object_path"] = self._manager_path
         if on == "manager" and self._manager is not None:
             target["interface"] = self._manager.interface.name
-        return {**target, **keys}
+        about = Derived(self.legacy_class, self._sites[on], returns, field, has_task_form)
+        return {**target, **keys}, about
 
     def _params(self, *params: Any, of_object: bool = True) -> list[Any]:
         """The session and the object, then these parameters."""
@@ -233,45 +242,45 @@ class _Stanza:
 
     def _of_fields(self) -> Iterator[tuple[str, Made]]:
         yield from self._of_records()
-        for each in self.legacy_class.fields.values():
-            yield f"get_{each.name}", self._getter(each)
-            if each.known is not None and "write" in each.known.access:
+        fields = self.legacy_class.fields.values()
+        probe = next((found.known.name for found in fields if found.known), "")
+        for each in fields:
+            known, params = each.known, self._params()
+            keys: dict[str, Any]
+            if known is None:  # the call tells whether the object exists
+                keys = {"property": probe} if probe else {"all_properties": True}
+                made = self._made(**keys, params=params, returns="default", field=each.name)
+            elif each.has_default:
+                result = {"record": self.name}
+                made = self._made(all_properties=True, params=params, result=result, returns="member", field=each.name)
+            else:
+                keys = {"result": each.form} if each.form else {}
+                made = self._made(property=known.name, params=params, **keys)
+            yield f"get_{each.name}", made
+            if known is not None and "write" in known.access:
                 form = {} if each.format == "text" else each.form
                 params = self._params({"name": "value", **form} if form else "value")
-                yield f"set_{each.name}", (self._entry(set_property=each.known.name, params=params), self._about())
-
-    def _getter(self, each: ClassField) -> Made:
-        if each.known is None:  # the call tells whether the object exists
-            probe = next((found.known.name for found in self.legacy_class.fields.values() if found.known), "")
-            kind: dict[str, Any] = {"property": probe} if probe else {"all_properties": True}
-            return self._entry(**kind, params=self._params()), self._about(returns="default", field=each.name)
-        if each.has_default:
-            entry = self._entry(all_properties=True, params=self._params(), result={"record": self.name})
-            return entry, self._about(returns="member", field=each.name)
-        result: dict[str, Any] = {"result": each.form} if each.form else {}
-        return self._entry(property=each.known.name, params=self._params(), **result), self._about()
+                yield f"set_{each.name}", self._made(set_property=known.name, params=params)
 
     def _of_records(self) -> Iterator[tuple[str, Made]]:
         if not self.legacy_class.fields:
             return
-        record: dict[str, Any] = {"result": {"record": self.name}}
-        yield "get_record", (self._entry(all_properties=True, params=self._params(), **record), self._about())
-
-        def of_all(*params: Any, returns: Returns = "all") -> Made:
-            key = {"key": self._key, **({"class": self.name} if self._other.data is not None else {})}
-            entry = self._entry(on="objects", managed_objects=key, params=self._params(*params, of_object=False))
-            return {**entry, **record}, self._about(on="objects", returns=returns)
-
-        yield "get_all", of_all(returns="keys")
-        yield "get_all_records", of_all()
-        yield "get_all_records_where", of_all({"name": "expr", "drop": True}, returns="where")
-        if "uuid" in self.legacy_class.fields:
-            yield "get_by_uuid", of_all({"name": "uuid", "drop": True}, returns="by_uuid")
-        if "name_label" in self.legacy_class.fields:
-            yield "get_by_name_label", of_all({"name": "label", "drop": True}, returns="by_name_label")
-
-    def _about(self, *, on: str = "object", **keys: Any) -> Derived:
-        return Derived(self.legacy_class, self._sites[on], **keys)
+        record = {"record": self.name}
+        yield "get_record", self._made(all_properties=True, params=self._params(), result=record)
+        key = {"key": self._key, **({"class": self.name} if self._other.data is not None else {})}
+        kinds: tuple[
+            tuple[str, Returns, str, str], ...
+        ] = (  # message, what it returns, its parameter, needs this field
+            ("get_all", "keys", "", ""),
+            ("get_all_records", "all", "", ""),
+            ("get_all_records_where", "where", "expr", ""),
+            ("get_by_uuid", "by_uuid", "uuid", "uuid"),
+            ("get_by_name_label", "by_name_label", "label", "name_label"),
+        )
+        for message, returns, name, needed in kinds:
+            if not needed or needed in self.legacy_class.fields:
+                params = self._params(*([{"name": name, "drop": True}] if name else []), of_object=False)
+                yield message, self._made("objects", managed_objects=key, params=params, result=record, returns=returns)
 
     # What follows from the methods of the interfaces
 
@@ -297,22 +306,19 @@ class _Stanza:
         return made
 
     def _message(self, name: str, method: IdlMethod, on: Where) -> Made:
-        arguments = [_parameter(argument) for argument in method.ins]
-        entry = self._entry(on=on, member=method.name, params=self._params(*arguments, of_object=on == "object"))
+        """A method; its effect follows from its name."""
+        forms = [(argument.name, form_of(argument.legacy_type)) for argument in method.ins]
+        arguments = [{"name": argument, **form} if form else argument for argument, form in forms]
+        keys: dict[str, Any] = {"member": method.name, "params": self._params(*arguments, of_object=on == "object")}
         outs = [(out.name, form_of(out.legacy_type)) for out in method.outs]
         if any(form for _, form in outs):
             whole = len(outs) == 1
-            entry["result"] = outs[0][1] if whole else {out: {"from": out, **form} for out, form in outs}
-        entry["effect"] = self._effect(name)
-        return entry, self._about(on=on, has_task_form=name not in LOOK_UPS and self._changed_field(name) is None)
-
-    def _effect(self, name: str) -> str:
-        """The effect of a message by its name."""
-        if name.startswith("get_"):
-            return "read"
+            keys["result"] = outs[0][1] if whole else {out: {"from": out, **form} for out, form in outs}
         changed = self._changed_field(name)
         is_set = changed is not None and changed.known is not None and not changed.known.type.is_dict
-        return "idempotent" if is_set or name.startswith(("set_", "remove_from_")) else "write"
+        idempotent = is_set or name.startswith(("set_", "remove_from_"))
+        keys["effect"] = "read" if name.startswith("get_") else "idempotent" if idempotent else "write"
+        return self._made(on, has_task_form=name not in LOOK_UPS and changed is None, **keys)
 
     def _changed_field(self, name: str) -> ClassField | None:
         """The array or dictionary to which a message adds an item, or from which it removes one."""
@@ -350,7 +356,8 @@ class _Stanza:
         """The entry of a message with a target of its own."""
         name = str(message.path[-1])
         if "member" not in own:
-            return {**self._entry(), "params": self._params()}, replace(self._about(), site=None)
+            entry, about = self._made(params=self._params())
+            return entry, replace(about, site=None)
         if "interface" in own or "object_path" in own:
             target = replace(message, data={**self._target, **own})
             site = find_site(target, self._root.at("dbus"), self._library)
@@ -388,11 +395,6 @@ class _Stanza:
 
 
 LOOK_UPS = ("get_all", "get_by_uuid", "get_by_name_label")  # methods of a manager that are no messages of their own
-
-
-def _parameter(argument: Argument) -> Any:
-    form = form_of(argument.legacy_type)
-    return {"name": argument.name, **form} if form else argument.name
 
 
 def _shown(entry: Mapping[str, Any]) -> str:

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
+from gateway.core.dbus import results
+from gateway.core.dbus.formats import identity_of_class
+from gateway.core.dbus.introspection_xml import IdlProperty
 from gateway.core.dbus.legacy_types import LegacyTypes
 from gateway.core.dbus.marshal import Encode, to_dbus
 from gateway.core.dbus.object_paths import Escape
+from gateway.core.dbus.results import RecordKey
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Coerce, Variants
 from gateway.core.dbus.variants import VariantTypes, variant_signature
@@ -69,6 +73,16 @@ class Directions(Struct, frozen=True):
 
 def _is_directed(data: object) -> bool:
     return isinstance(data, Mapping) and data.keys() <= {"in", "out"}
+
+
+def record_key(key: IdlProperty | str, escape: Escape, variants: Variants, legacy_class: str = "") -> RecordKey:
+    """The function that gives the key of a record: "path", "element", or a property, which may be that of a class."""
+    if key == "path":
+        return results.path_key
+    if isinstance(key, str):
+        return results.element_key if escape == "systemd" else results.plain_element_key
+    show = identity_of_class(legacy_class) if legacy_class else None
+    return results.property_key(key.name, results.then(results.property_decoder(key.type, variants), show))
 
 
 def innermost(kind: Type) -> Type:

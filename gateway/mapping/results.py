@@ -22,7 +22,7 @@ from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Fault, Value
 from gateway.mapping.classes.fields import Classes, known_class
-from gateway.mapping.encoding import STRUCT, TEXT, innermost, struct_in, with_items
+from gateway.mapping.encoding import STRUCT, TEXT, innermost, record_key, struct_in, with_items
 from gateway.mapping.load import Scope
 from gateway.mapping.parameters import NO_CLASSES
 from gateway.mapping.problem import one_of, unknown
@@ -170,18 +170,10 @@ class _Results(Struct, frozen=True):
         if not self.callee.objects:
             shape = results.several(interfaces, self.callee.shared, record) if further else results.one(Item(0, record))
             return CompiledResult(shape, STRUCT)
-        key = self.callee.key
-        if key == "path":
-            named: results.RecordKey = results.path_key
-        elif isinstance(key, str):
-            named = results.element_key if self.escape == "systemd" else results.plain_element_key
-        else:
-            show = identity_of_class(self.callee.key_class) if self.callee.key_class else None
-            decode = results.then(results.property_decoder(key.type, self.variants), show)
-            named = results.property_key(key.name, decode)
+        key = record_key(self.callee.key, self.escape, self.variants, self.callee.key_class)
         refuse = self.callee.duplicates == "error"
         merge = results.merged(interfaces, self.callee.shared) if further else None
-        every = results.records(own, named, record, refuse=refuse, merge=merge)
+        every = results.records(own, key, record, refuse=refuse, merge=merge)
         return CompiledResult(results.one(Item(0, every)), parse_one("a{sa{sv}}"))
 
     def _record(self, result: Scope) -> Decode:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.migration.limits import LIMITS
-from gateway.core.migration.modes import BUCKETS, Key, Mode, Setting, share
+from gateway.core.migration.modes import BUCKETS, Mode, Setting, share
 from gateway.core.migration.rollout_plan import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, RolloutStep
 from gateway.core.routing.route import Route
 from gateway.core.rpc.units import seconds
@@ -211,42 +211,32 @@ def check_rollouts(methods: Iterable[tuple[Route, Scope]]) -> None:
     first: dict[str, Route] = {}
     for route, entry in methods:
         group = route.migration.group
-        if (group or entry.has("rollout")) and _lacks_key(route):
+        canary = any(step.setting.mode is Mode.CANARY for step in route.rollout.steps)
+        lacks_key = canary and route.migration.upstream is not None and route.migration.key is None
+        if (group or entry.has("rollout")) and lacks_key:
             entry.fail("the rollout has a canary step, which needs a key: add `key: PARAMETER`", key=True)
         leader = first.setdefault(group, route) if group else route
-        for what, ours, theirs in _differences(route, leader):
-            text = f"{what} differs within group '{group}': {ours} here, {theirs} for '{leader.method}'"
-            entry.fail(f"{text} ({leader.source})", key=True)
+        rollout = str(leader.rollout)
+        if route.rollout != leader.rollout and str(route.rollout) == rollout:
+            rollout += " with other limits"
+        ours, theirs = _settings(route, str(route.rollout)), _settings(leader, rollout)
+        for what, value in ours.items():
+            if value != theirs[what]:
+                text = f"{what} differs within group '{group}': {value} here, {theirs[what]} for '{leader.method}'"
+                entry.fail(f"{text} ({leader.source})", key=True)
 
 
-def _lacks_key(route: Route) -> bool:
-    canary = any(step.setting.mode is Mode.CANARY for step in route.rollout.steps)
-    return canary and route.migration.upstream is not None and route.migration.key is None
-
-
-def _differences(route: Route, leader: Route) -> Iterable[tuple[str, str, str]]:
-    """The settings in which two methods of a group must agree and do not: name, and both values.
+def _settings(route: Route, rollout: str) -> dict[str, str]:
+    """The settings in which the methods of a group must agree.
 
     Keys need only be of the same kind: the parameter may have another name in each method.
     """
-    ours, theirs = route.migration, leader.migration
-    if ours.setting != theirs.setting:
-        yield "mode", str(ours.setting), str(theirs.setting)
-    kinds = [_kind(key) for key in (ours.key, theirs.key)]
-    if kinds[0] != kinds[1]:
-        yield "key", kinds[0], kinds[1]
-    for name, our_list, their_list in (
-        ("always", ours.always, theirs.always),
-        ("never", ours.never, theirs.never),
-    ):
-        if our_list != their_list:
-            yield f"'{name}'", one_of(sorted(our_list)), one_of(sorted(their_list))
-    if route.rollout != leader.rollout:
-        other = " with other limits" if str(route.rollout) == str(leader.rollout) else ""
-        yield "rollout", str(route.rollout), f"{leader.rollout}{other}"
-
-
-def _kind(key: Key | None) -> str:
-    if key is None:
-        return "none"
-    return f"'{key.name}'" if key.name in (*CALLERS, SESSION) else "a parameter"
+    migration, key = route.migration, route.migration.key
+    kind = "none" if key is None else f"'{key.name}'" if key.name in (*CALLERS, SESSION) else "a parameter"
+    return {
+        "mode": str(migration.setting),
+        "key": kind,
+        "'always'": one_of(sorted(migration.always)),
+        "'never'": one_of(sorted(migration.never)),
+        "rollout": rollout,
+    }

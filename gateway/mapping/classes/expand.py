@@ -16,11 +16,8 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from gateway.core.dbus import results
-from gateway.core.dbus.formats import identity_of_class
 from gateway.core.dbus.introspection_xml import IdlMethod
 from gateway.core.dbus.object_paths import placeholders
-from gateway.core.dbus.target import Target
 from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.route import Route
 from gateway.mapping.classes.fields import (
@@ -32,7 +29,7 @@ from gateway.mapping.classes.fields import (
     member_name,
     read_fields,
 )
-from gateway.mapping.encoding import Directions
+from gateway.mapping.encoding import Directions, record_key
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import Path, did_you_mean, unknown
 from gateway.mapping.targets import KINDS, IdlLibrary, TargetObject, find_site
@@ -415,33 +412,22 @@ def object_classes(expansion: Expansion, routes: Mapping[str, Route]) -> Iterato
         one, every = (routes.get(method) for method in methods)
         if one is None or every is None or any(method not in expansion.derived for method in methods):
             continue  # they are mapped by hand, so that nothing is known about the form of the records
-        if not isinstance(one.target, Target) or not isinstance(every.target, Target):
-            continue
         stanza = root.at("classes", name)
         keys = {**(root.at("defaults").data or {}), **(stanza.at("defaults").data or {})}
         variants = Directions.of(keys.get("variants", "plain")).received
-        before, _, rest = one.target.object_path.partition("{")
+        escape, shared = keys.get("escape", "systemd"), name if stanza.has("same_object_as") else ""
+        properties, key = legacy_class.interface.properties, legacy_class.key
+        before, _, rest = one.bus_target.object_path.partition("{")
         yield ObjectClass(
             service=str(root.data["service"]),
             name=name,
-            bus_name=one.target.bus_name,
-            manager=every.target.object_path,
+            bus_name=one.bus_target.bus_name,
+            manager=every.bus_target.object_path,
             before=before,
             after=rest.partition("}")[2],
             interface=legacy_class.interface.name,
-            key=_key(legacy_class, str(keys.get("escape", "systemd")), shared=stanza.has("same_object_as")),
+            key=record_key(key if key in ("element", "path") else properties[key], escape, "plain", shared),
             record=legacy_class.record(variants),
             routes=(one, every),
             fingerprint=f"{one.fingerprint} {every.fingerprint}",
         )
-
-
-def _key(legacy_class: LegacyClass, escape: str, *, shared: bool) -> results.RecordKey:
-    """The function that gives the reference of an object, as in the records of `get_all_records`."""
-    if legacy_class.key == "path":
-        return results.path_key
-    known = legacy_class.interface.properties.get(legacy_class.key)
-    if known is None:
-        return results.element_key if escape == "systemd" else results.plain_element_key
-    show = identity_of_class(legacy_class.name) if shared else None
-    return results.property_key(known.name, results.then(results.property_decoder(known.type, "plain"), show))

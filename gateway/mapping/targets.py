@@ -107,15 +107,6 @@ EVENTS = introspection_xml.parse("""<node>
     </method>
   </interface>
 </node>""").interfaces["org.xen.xcp.gateway.Events1"]
-# The words of `events`, and the methods.
-EVENT_METHODS: Mapping[str, str] = {
-    "from": "From",
-    "inject": "Inject",
-    "get_current_id": "GetCurrentId",
-    "register": "Register",
-    "unregister": "Unregister",
-    "next": "Next",
-}
 
 
 class IdlLibrary:
@@ -333,7 +324,7 @@ def _called(site: TargetObject, method: IdlMethod, events: str = "") -> Callee:
 
 
 def _events(scope: Scope, site: TargetObject) -> Callee:
-    method = EVENTS.methods[EVENT_METHODS[scope.data]]
+    method = EVENTS.methods[scope.data.title().replace("_", "")]  # get_current_id: GetCurrentId
     return _called(site, method, method.name)
 
 

@@ -9,14 +9,13 @@ import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core.comparison.compare import Verdict, compare
 from gateway.core.comparison.redaction import redacted_call
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
 from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
 from gateway.core.routing import call_record
 from gateway.core.routing.call_record import RecordedCall
-from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Value
 from gateway.mapping.compiler import build
 from gateway.mapping.table import EndpointKey
 from tests.kit.cases import each_case
@@ -247,23 +246,6 @@ def test_a_sampling_is_that_of_the_method_the_defaults_or_the_file_key_by_key(tm
     assert [rule.how for rule in route("m").migration.compare.rules] == [Ignore()]
 
 
-@each_case(
-    ("rule", "control", "candidate"),
-    [
-        ("{path: $.n, tolerance: 5}", {"n": 1}, {"n": 6}),
-        ("{path: $.n, tolerance: 0.5}", {"n": 1}, {"n": 1.5}),
-        ("{path: $.n, tolerance: 1%}", {"n": 100}, {"n": 99}),
-        ("{path: $.n, tolerance: 5s}", {"n": "2026-01-31T12:00:00Z"}, {"n": "2026-01-31T12:00:05Z"}),
-        ("{path: $.n, as: number}", {"n": "1"}, {"n": 1}),
-        ("{path: $.n, as: number, tolerance: 1}", {"n": "1"}, {"n": 2}),
-        ('{path: "$.vms[*]", by: [host, uuid]}', {"vms": [[]]}, {"vms": [[]]}),
-    ],
-)
-def test_kinds_of_comparison_rules(tmp_path: Path, rule: str, control: Value, candidate: Value) -> None:
-    rules = build_methods(tmp_path, f"m: {{member: Stat, compare: [{rule}]}}").route("m").migration.compare
-    assert compare(Reply(control), Reply(candidate), rules).verdict is Verdict.EQUAL
-
-
 CODES = "errors: {org.example.Error.NotFound: {code: HANDLE_INVALID}, org.example.Error.Busy: {code: 42}}"
 
 
@@ -283,21 +265,6 @@ def test_client_errors_are_those_of_the_nearest_list(tmp_path: Path) -> None:
     file = with_upstream(tmp_path, "\n".join(with_key), *lines)
     found = {name: sorted(file.route(name).migration.client_errors) for name in ("own", "none", "grouped", "m")}
     assert found == {"own": ["LATE"], "none": [], "grouped": ["42", "org.a.B"], "m": ["HANDLE_INVALID"]}
-
-
-@each_case(
-    ("lines", "entry", "says"),
-    [
-        (("client_errors: [HANDLE_INVALD]",), "", "client_errors[0]: unknown code of `errors` 'HANDLE_INVALD' "),
-        (("groups: {g: {methods: [m], client_errors: [41]}}",), "", "groups.g.client_errors[0]: unknown code of "),
-        ((), ", client_errors: [SESSION_INVALID]", "methods.m.client_errors[0]: unknown code of `errors` "),
-    ],
-)
-def test_a_code_that_dbus_never_gives_is_no_client_error(
-    tmp_path: Path, lines: tuple[str, ...], entry: str, says: str
-) -> None:
-    file = with_upstream(tmp_path, f"m: {{member: Stat, key: peer{entry}}}", CODES, *lines)
-    assert [str(problem).partition(": ")[2].startswith(says) for problem in file.problems] == [True], file.problems
 
 
 def test_the_session_is_always_redacted_also_as_the_result_of_a_login(tmp_path: Path) -> None:

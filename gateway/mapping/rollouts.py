@@ -216,6 +216,8 @@ def check_rollouts(methods: Iterable[tuple[Route, Scope]]) -> None:
         if (group or entry.has("rollout")) and lacks_key:
             entry.fail("the rollout has a canary step, which needs a key: add `key: PARAMETER`", key=True)
         leader = first.setdefault(group, route) if group else route
+        if leader is route:
+            continue
         rollout = str(leader.rollout)
         if route.rollout != leader.rollout and str(route.rollout) == rollout:
             rollout += " with other limits"

@@ -1,8 +1,7 @@
 """Compiles the method entries of one file to routes.
 
 A route combines what the other modules compile: the callee (targets), the arguments (parameters), the result and errors
-(results), the migration settings (migration), the rollout plan (rollouts), what concerns sessions (sessions) and the
-object of a long operation (task_objects).
+(results), the migration settings (migration), the rollout plan (rollouts) and what concerns sessions (sessions).
 """
 
 from __future__ import annotations
@@ -16,10 +15,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, compile_arguments
+from gateway.core.dbus.marshal import same
+from gateway.core.dbus.names import object_path
 from gateway.core.dbus.object_paths import PathTemplate
-from gateway.core.dbus.target import MethodCall, Parameter
+from gateway.core.dbus.results import Item, Record, one, property_decoder, void
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.target import MethodCall, Parameter, Target
 from gateway.core.migration.modes import Migration
-from gateway.core.routing.route import Effect, Route
+from gateway.core.routing.route import Effect, Route, TaskObject
 from gateway.core.rpc.model import Call, Value
 from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
 from gateway.core.rpc.units import seconds
@@ -41,8 +44,7 @@ from gateway.mapping.results import ErrorTables, check_errors, compile_result
 from gateway.mapping.rollouts import Rollouts
 from gateway.mapping.sessions import SessionCompiler
 from gateway.mapping.table import Contract
-from gateway.mapping.targets import Callee, IdlLibrary, find, readable
-from gateway.mapping.task_objects import compile_task_object, path_of_task
+from gateway.mapping.targets import PROPERTIES, Callee, IdlLibrary, find, find_site, known_member, readable
 from gateway.mapping.xenstore.endpoints import compile_domains
 
 DEFAULTS: Mapping[str, Any] = {
@@ -329,7 +331,9 @@ class Compiler:
         )
         plan, parameters = compile_parameters(entry, callee, encoding, self._sessions.parameter, self._classes)
         result = compile_result(entry, callee, variants.received, keys["escape"], self._classes)
-        of_class = NOT_DERIVED if derived is None else returned(derived, plan, result)
+        shape, of_class = result.shape, NOT_DERIVED if derived is None else returned(derived, plan, result)
+        if "task" in entry.data:  # the path of the object
+            shape = one(Item(next((i for i, out in enumerate(callee.outs) if out.name == entry.data["task"]), 0), same))
         effect = Effect(keys["effect"])
         upstream = upstream_of(entry, self._upstreams) or self.upstream
         group = self._root.at("groups", rollout.group) if rollout.group else None
@@ -343,8 +347,7 @@ class Compiler:
             parameters=parameters,
             result=of_class.type or result.type,
             encode_arguments=compile_arguments(plan),
-            decode_result=of_class.shape
-            or (result.shape if "task" not in entry.data else path_of_task(entry.data["task"], callee)),
+            decode_result=of_class.shape or shape,
             map_error=self._errors.mapper(self._error_tables(entry, derived), plan, name),
             timeout=timeout if not callee.events or entry.has("timeout") else EVENTS_TIMEOUT,
             effect=effect,
@@ -366,7 +369,7 @@ class Compiler:
             login=self._sessions.named(entry.at("session_user"), plan),
             closes=self._sessions.named(entry.at("session_closes"), plan),
             session_limits=self._sessions.limits(entry, plan),
-            follows=compile_task_object(entry, callee, self._root, self._library),
+            follows=_task_object(entry, callee, self._root, self._library),
             root_login=self._root_login(name, entry, timeout),
             connection=self._sessions.connection(name, plan),
             spelling=self._spelling,
@@ -422,3 +425,49 @@ def _contract(scope: Scope, callee: Callee, reach: PathTemplate | None = None) -
         below=callee.objects,
         reach=reach,
     )
+
+
+# `task` of a method and `tasks` of its file: how the object that stands for an operation is followed
+
+
+def _task_object(entry: Scope, callee: Callee, root: Scope, library: IdlLibrary) -> TaskObject | None:
+    """For a method that returns the path of an object that stands for the operation: how it is followed."""
+    name, section = entry.at("task"), root.at("tasks")
+    if name.data is None:
+        return None
+    if section.data is None:
+        name.fail("'task' needs the section `tasks`, which describes the objects", level="schema", key=True)
+        return None
+    site = find_site(replace(section, data={**section.data, "object_path": "/"}), root.at("dbus"), library)
+    outs = {out.name: out for out in callee.outs}
+    if name.data not in outs or outs[name.data].type.code not in "os":
+        name.fail(f"expected an output argument of type o or s; {callee.title} has {', '.join(outs) or 'none'}")
+        return None
+    if site is None:
+        return None
+    properties, interface = site.interface.properties, site.interface
+    picked = {}
+    for key in ("status", "progress", "result", "error"):
+        if section.has(key) and known_member(section.at(key), properties, "property", site) is not None:
+            found = properties[section.data[key]]
+            picked[key] = found.name, property_decoder(found.type, "plain")
+    service = root.data["service"]
+    read = _object_route(service, Target(site.bus_name, "/", PROPERTIES, "GetAll", "s", "a{sv}"), [interface.name])
+    read = replace(read, decode_result=one(Item(0, Record(picked))))
+    cancel = None
+    if section.has("cancel") and known_member(section.at("cancel"), interface.methods, "method", site) is not None:
+        cancel = _object_route(service, Target(site.bus_name, "/", interface.name, section.data["cancel"], "", ""), [])
+    return TaskObject(read, cancel)
+
+
+def _object_route(service: str, target: Target, body: Sequence[object]) -> Route:
+    """A call to the object whose path is the only parameter."""
+
+    def encode(call: Call) -> MethodCall:
+        try:
+            path = object_path(str(call.params[0]))
+        except ValueError as error:
+            raise MarshalError("the object path of a task", call.params[0]) from error
+        return MethodCall(target.bus_name, path, target.interface, target.member, target.signature, body)
+
+    return Route(service, "task", target, (), None, encode, void, lambda fault, _call: fault, effect=Effect.READ)

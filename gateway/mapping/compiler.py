@@ -56,7 +56,8 @@ def build(
     """
     known = {"codec": codecs, "dialect": dialects, "listener": listeners}
     roots = [path if path.is_dir() else path.parent for path in paths]
-    work = _Compilation(known, upstreams, stores, spellings, roots, contents)
+    found: dict[Problem, None] = {}
+    work = _Compilation(known, upstreams, stores, spellings, roots, IdlLibrary(found, roots, contents), found)
     with _collector_paused():
         documents = work.read(paths, contents, may_be_empty=may_be_empty)
         for document in documents:
@@ -110,32 +111,23 @@ class _Endpoint(Struct):
         return f"{self.codec}/{self.dialect}"
 
 
-class _Compilation:
-    def __init__(
-        self,
-        known: Mapping[str, Collection[str] | None],
-        upstreams: Upstreams | None,
-        stores: Collection[str],
-        spellings: Mapping[str, MethodSpelling],
-        roots: Sequence[Path],  # directories whose files a message may quote
-        contents: Mapping[Path, bytes],
-    ) -> None:
-        self._known = known
-        self._upstreams = upstreams
-        self._stores = stores
-        self._spellings = spellings
-        self._roots = roots
-        self._found: dict[EndpointKey, _Endpoint] = {}
-        self._published: dict[tuple[str, str], str] = {}  # listener and node -> source
-        self._watched: dict[tuple[str, str], str] = {}  # listener and node -> source
-        self.problems: dict[Problem, None] = {}
-        self.notes: dict[str, None] = {}
-        self.library = IdlLibrary(self.problems, roots, contents)
-        self.members: list[tuple[Route, Scope]] = []  # each method with its entry
-        self.contracts: list[Contract] = []
-        self.publications: list[Publication] = []
-        self.triggers: list[WatchTrigger] = []
-        self.classes: list[ObjectClass] = []
+class _Compilation(Struct):
+    known: Mapping[str, Collection[str] | None]
+    upstreams: Upstreams | None
+    stores: Collection[str]
+    spellings: Mapping[str, MethodSpelling]
+    roots: Sequence[Path]  # directories whose files a message may quote
+    library: IdlLibrary
+    problems: dict[Problem, None]
+    notes: dict[str, None] = field(default_factory=dict)
+    found: dict[EndpointKey, _Endpoint] = field(default_factory=dict)
+    published: dict[tuple[str, str], str] = field(default_factory=dict)  # listener and node -> source
+    watched: dict[tuple[str, str], str] = field(default_factory=dict)  # listener and node -> source
+    members: list[tuple[Route, Scope]] = field(default_factory=list)  # each method with its entry
+    contracts: list[Contract] = field(default_factory=list)
+    publications: list[Publication] = field(default_factory=list)
+    triggers: list[WatchTrigger] = field(default_factory=list)
+    classes: list[ObjectClass] = field(default_factory=list)
 
     def read(
         self, paths: Sequence[Path], contents: Mapping[Path, bytes], *, may_be_empty: bool
@@ -149,7 +141,7 @@ class _Compilation:
                 found, document = schema.check(document)
             if document is not None:
                 documents.append(document)
-            elif load.is_outside(file, self._roots):
+            elif load.is_outside(file, self.roots):
                 found = [Problem(str(file), 1, 1, "", "not a valid mapping file", "schema")]
             problems += found
         self.problems.update(dict.fromkeys(problems))
@@ -161,8 +153,8 @@ class _Compilation:
         root = expansion.root
         entries = root.at("methods")
         dialects = [entry.data.get("dialect", "plain") for entry in root.at("expose").items()]
-        spelling = together(self._spellings.get(dialect, AS_WRITTEN) for dialect in dialects)
-        compiler = Compiler(expansion, self.library, self._upstreams, spelling)
+        spelling = together(self.spellings.get(dialect, AS_WRITTEN) for dialect in dialects)
+        compiler = Compiler(expansion, self.library, self.upstreams, spelling)
         self.notes.update(dict.fromkeys(expansion.gaps))
         compiled = {name: compiler.compile(name) for name in entries.data}
         routes = {name: method.route for name, method in compiled.items() if method is not None}
@@ -188,14 +180,14 @@ class _Compilation:
 
     def _add_xenstore_nodes(self, root: Scope, routes: Mapping[str, Route]) -> None:
         """Add the publications and watch triggers of a file."""
-        for published in compile_publications(root, self.library, self._published):
+        for published in compile_publications(root, self.library, self.published):
             self.publications.append(published.publication)
             self.contracts.append(published.contract)
-        self.triggers += compile_watch_triggers(root, routes, self._watched)
+        self.triggers += compile_watch_triggers(root, routes, self.watched)
         for entry in (*root.at("publish").items(), *root.at("on_change").items()):
             listener = entry.data["listener"]
-            known = self._is_known(entry, "listener") and self._known["listener"] is not None
-            if known and listener not in self._stores:
+            known = self._is_known(entry, "listener") and self.known["listener"] is not None
+            if known and listener not in self.stores:
                 entry.at("listener").fail(f"listener '{listener}' is not bound to a xenstore")
 
     def _add_unmapped(self, root: Scope, upstream: str | None, endpoints: Mapping[EndpointKey, _Endpoint]) -> None:
@@ -207,7 +199,7 @@ class _Compilation:
         if not root.data["methods"] and not passes and not root.has("classes") and root.document.complete:
             root.at("methods").fail("the file maps no method: add one, or `unmapped: passthrough`", key=True)
         own = upstream if passes else None
-        accepted = self._upstreams.get(own) if own is not None and self._upstreams is not None else None
+        accepted = self.upstreams.get(own) if own is not None and self.upstreams is not None else None
         for key, endpoint in endpoints.items() if unmapped.data else ():
             if accepted is not None and endpoint.protocol not in accepted:
                 only = f"upstream '{own}' accepts only {one_of(sorted(accepted))}"
@@ -229,7 +221,7 @@ class _Compilation:
         expose = root.at("expose")
         if not expose.data and not root.has("on_change"):
             expose.fail("no client can reach the methods of this file: add an `expose` entry", key=True)
-        listeners = self._known["listener"]
+        listeners = self.known["listener"]
         endpoints: dict[EndpointKey, tuple[_Endpoint, Collection[str]]] = {}
         for entry in expose.items():
             key = EndpointKey(entry.data["listener"], entry.data["path"])
@@ -238,7 +230,7 @@ class _Compilation:
             if key in endpoints:
                 entry.fail(f"duplicate endpoint {key}: this file already exposes its methods there")
                 continue
-            known = [self._is_known(entry, kind) for kind in self._known]
+            known = [self._is_known(entry, kind) for kind in self.known]
             if all(known) and self._listener_fits(entry):
                 methods = exposed_methods(entry, root.at("methods"))
                 endpoint = self._endpoint(entry, key, compile_xenstore_endpoint(entry, methods))
@@ -247,7 +239,7 @@ class _Compilation:
         return endpoints
 
     def _is_known(self, entry: Scope, kind: str) -> bool:
-        names = self._known[kind]
+        names = self.known[kind]
         name = entry.data.get(kind, "plain")
         if names is None or name in names:
             return True
@@ -256,8 +248,8 @@ class _Compilation:
 
     def _listener_fits(self, entry: Scope) -> bool:
         listener, codec = entry.data["listener"], entry.data["codec"]
-        is_store = listener in self._stores
-        if self._known["listener"] is None or is_store == (codec == CODEC):
+        is_store = listener in self.stores
+        if self.known["listener"] is None or is_store == (codec == CODEC):
             return True
         text = f"codec {CODEC} needs a listener that is bound to a xenstore, got '{listener}'"
         if is_store:
@@ -268,9 +260,9 @@ class _Compilation:
     def _endpoint(self, entry: Scope, key: EndpointKey, exposure: Exposure | None) -> _Endpoint | None:
         codec, dialect = entry.data["codec"], entry.data.get("dialect", "plain")
         where = entry.document.problem(entry.path, "")
-        spelling = self._spellings.get(dialect, AS_WRITTEN)
+        spelling = self.spellings.get(dialect, AS_WRITTEN)
         new = _Endpoint(codec, dialect, f"{where.file}:{where.line}", exposure, spelling)
-        endpoint = self._found.setdefault(key, new)
+        endpoint = self.found.setdefault(key, new)
         if endpoint.protocol != new.protocol:
             other = f"{endpoint.protocol} ({endpoint.source})"
             entry.fail(f"endpoint {key} already speaks {other}, got {new.protocol}: use another path")
@@ -321,7 +313,7 @@ class _Compilation:
                 session_check=endpoint.session_check,
                 removed=frozenset(endpoint.removed),
             )
-            for key, endpoint in self._found.items()
+            for key, endpoint in self.found.items()
         }
 
 

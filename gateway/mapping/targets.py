@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.dbus import introspection_xml, names
@@ -109,23 +109,20 @@ EVENTS = introspection_xml.parse("""<node>
 </node>""").interfaces["org.xen.xcp.gateway.Events1"]
 
 
-class IdlLibrary:
+class IdlLibrary(Struct):
     """The IDL files, each read once. A problem in a file is reported once, with its place in that file."""
 
-    def __init__(
-        self, problems: dict[Problem, None], roots: Collection[Path] = (), instead: Mapping[Path, bytes] = NOTHING
-    ) -> None:
-        self._problems = problems
-        self._roots = roots
-        self._instead = instead
-        self._nodes: dict[Path, introspection_xml.Node | None] = {}
-        self.contents: dict[Path, bytes] = {}
+    problems: dict[Problem, None]
+    roots: Collection[Path] = ()  # directories whose files a message may quote
+    instead: Mapping[Path, bytes] = NOTHING  # used instead of the content of these files
+    contents: dict[Path, bytes] = field(default_factory=dict)
+    _nodes: dict[Path, introspection_xml.Node | None] = field(default_factory=dict)
 
     def read(self, path: Path, scope: Scope) -> introspection_xml.Node | None:
         """The node of an IDL file; None, with the problem reported, when the file cannot be used."""
         if path not in self.contents:
             try:
-                self.contents[path] = self._instead[path] if path in self._instead else load.read_regular(path)
+                self.contents[path] = self.instead[path] if path in self.instead else load.read_regular(path)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 scope.fail(f"cannot read IDL file '{path}': {reason}")
@@ -134,9 +131,9 @@ class IdlLibrary:
                 self._nodes[path] = introspection_xml.parse(self.contents[path])
             except introspection_xml.IdlError as error:
                 found = Problem(str(path), error.line, error.column, "", str(error), "idl")
-                if load.is_outside(path, self._roots):
+                if load.is_outside(path, self.roots):
                     found = Problem(str(path), 1, 1, "", "not introspection XML", "idl")
-                self._problems[found] = None
+                self.problems[found] = None
                 self._nodes[path] = None
         return self._nodes[path]
 

@@ -6,7 +6,8 @@ return the records that the client asks for: those read the call, so they are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -55,9 +56,9 @@ def returned(derived: Derived, plan: ArgumentPlan, result: CompiledResult) -> Re
         case "where":
             return Returned(select=_where(_last(plan), legacy_class.fields))
         case "by_uuid":
-            return Returned(type=TEXT, select=_by_uuid(_last(plan), legacy_class.name))
+            return Returned(type=TEXT, select=_with(_last(plan), "uuid", partial(_first, legacy_class.name)))
         case "by_name_label":
-            return Returned(type=TEXTS, select=_by_name_label(_last(plan)))
+            return Returned(type=TEXTS, select=_with(_last(plan), "name_label", lambda _label, keys: Reply([*keys])))
 
 
 def _last(plan: ArgumentPlan) -> Callable[[Call], Value]:
@@ -78,25 +79,21 @@ def _where(read: Callable[[Call], Value], fields: Collection[str]) -> Select:
     return select
 
 
-def _by_uuid(read: Callable[[Call], Value], name: str) -> Select:
+def _with(read: Callable[[Call], Value], field: str, outcome: Callable[[Value, Iterator[str]], Outcome]) -> Select:
+    """The keys of the records whose field has the value that the client asks for."""
+
     def select(call: Call) -> Callable[[Value], Outcome] | Fault:
-        uuid = read(call)
-
-        def first(value: Value) -> Outcome:
-            found = next((key for key, record in _records(value).items() if record.get("uuid") == uuid), None)
-            return _fault(UUID_INVALID, name, uuid) if found is None else Reply(found)
-
-        return first
+        wanted = read(call)
+        return lambda value: outcome(
+            wanted, (key for key, record in _records(value).items() if record.get(field) == wanted)
+        )
 
     return select
 
 
-def _by_name_label(read: Callable[[Call], Value]) -> Select:
-    def select(call: Call) -> Callable[[Value], Outcome] | Fault:
-        label = read(call)
-        return lambda value: Reply([key for key, each in _records(value).items() if each.get("name_label") == label])
-
-    return select
+def _first(name: str, uuid: Value, keys: Iterator[str]) -> Outcome:
+    found = next(keys, None)
+    return _fault(UUID_INVALID, name, uuid) if found is None else Reply(found)
 
 
 def _records(value: Value) -> dict[str, Any]:

@@ -92,10 +92,17 @@ def innermost(kind: Type) -> Type:
     return kind
 
 
-def struct_in(kind: Type) -> Type | None:
-    """The struct in a type: the type itself, or the innermost item of its arrays and dictionaries; else None."""
-    inner = innermost(kind)
-    return inner if inner.code == "(" else None
+def names_fields(struct: Scope, name: str, kind: Type | None) -> bool:
+    """Whether `struct` names the fields of the struct in a type; a problem is reported. `kind`: None in a variant."""
+    inner = innermost(kind) if kind is not None else None
+    if inner is None or inner.code != "(":
+        needs = "'struct' needs a struct, or an array or dictionary of structs"
+        struct.fail(f"{needs}; {name} is {kind or 'v'}")
+        return False
+    if len(inner.children) != len(struct.data):
+        struct.fail(f"expected {len(inner.children)} field names for {name} ({kind}), got {len(struct.data)}")
+        return False
+    return True
 
 
 def with_items(kind: Type, item: Type) -> Type:

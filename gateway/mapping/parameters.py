@@ -37,7 +37,7 @@ from gateway.core.dbus.signature import Type
 from gateway.core.dbus.target import Parameter
 from gateway.core.rpc.model import Value
 from gateway.mapping.classes.fields import Classes, known_class
-from gateway.mapping.encoding import STRUCT, TEXT, Encoding, struct_in, with_items
+from gateway.mapping.encoding import STRUCT, TEXT, Encoding, names_fields, with_items
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
@@ -279,45 +279,31 @@ class _Arguments(Struct):
         return None if convert is None else self._for_property(convert)
 
     def _formed(self, spec: _Spec, argument: Argument, form: str) -> Encode | None:
-        kind, scope, around = argument.type, spec.scope.at(form), self._around
-        coerce = self.encoding.coerce
+        kind, scope, encoding = argument.type, spec.scope.at(form), self.encoding
         match form:
             case "type":
                 return scope.attempt(self._typed, spec, kind)
+            case "struct":
+                fits, ignore = names_fields(scope, argument.name, kind), "unknown_members" in spec.data
+                return struct_encoder(kind, scope.data, encoding, ignore=ignore, around=self._around) if fits else None
+            case "record":
+                found = known_class(scope, self.classes)
+                if found is None or str(kind) == "a{sv}":
+                    return None if found is None else found.encoder(encoding.coerce, encoding.variants, self._around)
+                needs = "'record' needs a D-Bus argument of type a{sv}"
             case "object":
                 check, convert = object_below(spec.subtrees), self._plain(argument)
                 if kind.code in "os":
                     return lambda value: convert(check(value))
                 if str(kind) in ("ao", "as"):
                     return lambda value: convert(_each(check, value))
-                scope.fail(f"'object' needs a D-Bus argument of type o, s, ao or as; {argument.name} is {kind}")
-            case "struct":
-                return self._struct(spec, argument)
-            case "record":
-                legacy_class = known_class(scope, self.classes)
-                if legacy_class is not None and str(kind) == "a{sv}":
-                    return legacy_class.encoder(coerce, self.encoding.variants, around)
-                if legacy_class is not None:
-                    scope.fail(f"'record' needs a D-Bus argument of type a{{sv}}; {argument.name} is {kind}")
+                needs = "'object' needs a D-Bus argument of type o, s, ao or as"
             case _:
                 if kind.code in MOMENTS:
-                    return moment_encoder(kind, self.encoding(kind))
-                wanted = ", ".join(MOMENTS)
-                scope.fail(f"'format: datetime' needs a D-Bus argument of type {wanted}; {argument.name} is {kind}")
+                    return moment_encoder(kind, encoding(kind))
+                needs = f"'format: datetime' needs a D-Bus argument of type {', '.join(MOMENTS)}"
+        scope.fail(f"{needs}; {argument.name} is {kind}")
         return None
-
-    def _struct(self, spec: _Spec, argument: Argument) -> Encode | None:
-        scope, kind, inner = spec.scope.at("struct"), argument.type, struct_in(argument.type)
-        if inner is None:
-            needs = "'struct' needs a struct, or an array or dictionary of structs"
-            scope.fail(f"{needs}; {argument.name} is {kind}")
-            return None
-        if len(inner.children) != len(scope.data):
-            many = f"{len(inner.children)} field names for {argument.name} ({kind})"
-            scope.fail(f"expected {many}, got {len(scope.data)}")
-            return None
-        ignore = "unknown_members" in spec.data
-        return struct_encoder(kind, scope.data, self.encoding, ignore=ignore, around=self._around)
 
     def _typed(self, spec: _Spec, target: Type) -> Encode:
         """The converter of a legacy type; raises ValueError."""

@@ -22,7 +22,7 @@ from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Fault, Value
 from gateway.mapping.classes.fields import Classes, known_class
-from gateway.mapping.encoding import STRUCT, TEXT, innermost, record_key, struct_in, with_items
+from gateway.mapping.encoding import STRUCT, TEXT, innermost, names_fields, record_key, with_items
 from gateway.mapping.load import Scope
 from gateway.mapping.parameters import NO_CLASSES
 from gateway.mapping.problem import one_of, unknown
@@ -131,7 +131,9 @@ class _Results(Struct, frozen=True):
         if form == "format":
             return self._formatted(scope, name, kind)
         if form == "struct":
-            return _named(scope, name, kind)
+            if not names_fields(scope, name, kind) or kind is None:
+                return None, kind
+            return results.struct_of_fields(kind, scope.data), with_items(kind, STRUCT)
         legacy_class = known_class(scope, self.classes) if form == "record" else None
         if form == "record" and legacy_class is None:
             return None, kind
@@ -194,18 +196,6 @@ class _Results(Struct, frozen=True):
             return _nothing
         picks = {name: self._pick(members.at(name), known, only=name)[0] for name in members.data}
         return results.Record({name: (item.name, item.convert) for name, item in picks.items()})
-
-
-def _named(struct: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
-    """`struct`: the names of the fields of a D-Bus struct."""
-    inner = struct_in(kind) if kind is not None else None
-    if kind is None or inner is None:
-        struct.fail(f"'struct' needs a struct, or an array or dictionary of structs; {name} is {kind or 'v'}")
-        return None, kind
-    if len(inner.children) != len(struct.data):
-        struct.fail(f"expected {len(inner.children)} field names for {name} ({kind}), got {len(struct.data)}")
-        return None, kind
-    return results.struct_of_fields(kind, struct.data), with_items(kind, STRUCT)
 
 
 def _is_form(data: Mapping[str, Any]) -> bool:

@@ -97,7 +97,8 @@ def explain(document: Positioned, error: _Error) -> Iterator[Problem]:
 def _shown(value: object) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    text = json.dumps(value, ensure_ascii=False)
+    in_json = isinstance(value, str | int | float | None)  # TOML has dates too
+    text = json.dumps(value, ensure_ascii=False) if in_json else str(value)
     return text if len(text) <= 60 else text[:60] + "..."
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 from jsonschema import Draft202012Validator
 
 from gateway.core.dbus.marshal import to_dbus
@@ -173,6 +175,12 @@ def test_a_schema_problem_is_reported_with_its_place(good: str, bad: str, proble
 @each_case("text", ["5", "[]", "null", "text"])
 def test_a_document_must_be_a_mapping(text: str) -> None:
     assert _check(text)[0].startswith("f.yaml:1:1: expected a mapping, got ")
+
+
+def test_a_date_of_toml_is_a_problem_like_any_other_value() -> None:
+    described = {"properties": {"a": {"type": "string"}}}
+    (error,) = schema.errors({"a": date(2026, 12, 1)}, described, jsonschema_rs.validator_for(described))
+    assert [*map(str, schema.explain(parsed("a: 1\n"), error))] == ["f.yaml:1:4: a: expected text, got 2026-12-01"]
 
 
 def test_methods_without_schema_problems_are_kept() -> None:

@@ -24,7 +24,7 @@ from gateway.core.dbus.target import MethodCall, Parameter, Target
 from gateway.core.migration.modes import Migration
 from gateway.core.routing.route import Effect, Route, TaskObject
 from gateway.core.rpc.model import Call, Value
-from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
+from gateway.core.rpc.spelling import MethodSpelling
 from gateway.core.rpc.units import seconds
 from gateway.mapping.classes.expand import Derived, Expansion
 from gateway.mapping.classes.select import NOT_DERIVED, returned
@@ -148,11 +148,7 @@ class Compiler:
     """Compiles the entries of one file."""
 
     def __init__(
-        self,
-        expansion: Expansion,
-        library: IdlLibrary,
-        upstreams: Upstreams | None = None,
-        spelling: MethodSpelling = AS_WRITTEN,
+        self, expansion: Expansion, library: IdlLibrary, upstreams: Upstreams | None, spelling: MethodSpelling
     ) -> None:
         root = expansion.root
         self._root = root

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct, field
@@ -42,11 +41,9 @@ from gateway.mapping.load import Scope
 from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
-NO_CLASSES: Classes = MappingProxyType({})
-
 
 def compile_parameters(
-    entry: Scope, callee: Callee, encoding: Encoding, session: str | None, classes: Classes = NO_CLASSES
+    entry: Scope, callee: Callee, encoding: Encoding, session: str | None, classes: Classes
 ) -> tuple[ArgumentPlan, tuple[Parameter, ...]]:
     """The plan of a method entry, and its parameters for help texts. With problems reported, neither may be used."""
     specs = [_Spec(item) for item in entry.at("params").items()]

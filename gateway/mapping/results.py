@@ -24,7 +24,6 @@ from gateway.core.rpc.model import Call, Fault, Value
 from gateway.mapping.classes.fields import Classes, known_class
 from gateway.mapping.encoding import STRUCT, TEXT, innermost, names_fields, record_key, with_items
 from gateway.mapping.load import Scope
-from gateway.mapping.parameters import NO_CLASSES
 from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
@@ -50,7 +49,7 @@ class _Source(Struct, frozen=True):
 
 
 def compile_result(
-    entry: Scope, callee: Callee, variants: Variants, escape: Escape = "systemd", classes: Classes = NO_CLASSES
+    entry: Scope, callee: Callee, variants: Variants, escape: Escape, classes: Classes
 ) -> CompiledResult:
     """The result of a method entry. With problems reported it must not be used. `escape`: of path elements as keys."""
     work = _Results(callee, variants, escape, classes)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,9 +30,6 @@ _STEP_KEYS: Mapping[str, frozenset[str]] = {
 }
 
 
-NO_DEFAULTS: Mapping[str, Scope] = MappingProxyType({})
-
-
 class MethodRollout(Struct, frozen=True):
     """The group of a method ("" for none) and its plan."""
 
@@ -48,9 +44,7 @@ class Rollouts:
     than the file.
     """
 
-    def __init__(
-        self, root: Scope, may_shadow: Mapping[str, bool], defaults: Mapping[str, Scope] = NO_DEFAULTS
-    ) -> None:
+    def __init__(self, root: Scope, may_shadow: Mapping[str, bool], defaults: Mapping[str, Scope]) -> None:
         self._root = root
         self._may_shadow = may_shadow
         self._defaults = defaults

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 
 from gateway.core.dbus.introspection_xml import IdlMethod
 from gateway.core.dbus.object_paths import placeholders
+from gateway.core.dbus.signature import Type
 from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.route import Route
 from gateway.mapping.classes.fields import (
-    ClassField,
     LegacyClass,
     describe_gaps,
     form_of,
@@ -311,18 +311,18 @@ class _Stanza:
         if any(form for _, form in outs):
             whole = len(outs) == 1
             keys["result"] = outs[0][1] if whole else {out: {"from": out, **form} for out, form in outs}
-        changed = self._changed_field(name)
-        is_set = changed is not None and changed.known is not None and not changed.known.type.is_dict
+        changed = self._changed_type(name)
+        is_set = changed is not None and not changed.is_dict
         idempotent = is_set or name.startswith(("set_", "remove_from_"))
         keys["effect"] = "read" if name.startswith("get_") else "idempotent" if idempotent else "write"
         return self._made(on, has_task_form=name not in LOOK_UPS and changed is None, **keys)
 
-    def _changed_field(self, name: str) -> ClassField | None:
-        """The array or dictionary to which a message adds an item, or from which it removes one."""
+    def _changed_type(self, name: str) -> Type | None:
+        """The type of the array or dictionary to which a message adds an item, or from which it removes one."""
         for prefix in ("add_to_", "remove_from_", "add_", "remove_"):
             found = self.legacy_class.fields.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
             if found is not None and found.known is not None and found.known.type.code == "a":
-                return found
+                return found.known.type
         return None
 
     # What the stanza says

@@ -184,7 +184,7 @@ class _Publish:
     def _route(self, callee: Callee, object_path: str, *constants: str) -> Route:
         names = tuple(placeholders(object_path))
         plan = ArgumentPlan(callee.target, names, arguments=tuple(map(Constant, constants)))
-        result = compile_result(replace(self._entry, data={}), callee, "plain", self._escape)
+        result = compile_result(replace(self._entry, data={}), callee, "plain", self._escape, {})
         return Route(
             service=self._root.data["service"],
             method="publish",

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
+from gateway.core.dbus import results
+from gateway.core.dbus.formats import identity_of_class
+from gateway.core.dbus.introspection_xml import IdlProperty
 from gateway.core.dbus.legacy_types import LegacyTypes
 from gateway.core.dbus.marshal import Encode, to_dbus
 from gateway.core.dbus.object_paths import Escape
+from gateway.core.dbus.results import RecordKey
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Coerce, Variants
 from gateway.core.dbus.variants import VariantTypes, variant_signature
@@ -71,13 +75,34 @@ def _is_directed(data: object) -> bool:
     return isinstance(data, Mapping) and data.keys() <= {"in", "out"}
 
 
-def struct_in(kind: Type) -> Type | None:
-    """The struct in a type: the type itself, or the innermost item of its arrays and dictionaries; else None."""
-    if kind.code == "(":
-        return kind
-    if kind.code != "a":
-        return None
-    return struct_in(kind.children[0].children[1] if kind.is_dict else kind.children[0])
+def record_key(key: IdlProperty | str, escape: Escape, variants: Variants, legacy_class: str = "") -> RecordKey:
+    """The function that gives the key of a record: "path", "element", or a property, which may be that of a class."""
+    if key == "path":
+        return results.path_key
+    if isinstance(key, str):
+        return results.element_key if escape == "systemd" else results.plain_element_key
+    show = identity_of_class(legacy_class) if legacy_class else None
+    return results.property_key(key.name, results.then(results.property_decoder(key.type, variants), show))
+
+
+def innermost(kind: Type) -> Type:
+    """The innermost item of nested arrays and dictionaries."""
+    while kind.code == "a":
+        kind = kind.children[0].children[1] if kind.is_dict else kind.children[0]
+    return kind
+
+
+def names_fields(struct: Scope, name: str, kind: Type | None) -> bool:
+    """Whether `struct` names the fields of the struct in a type; a problem is reported. `kind`: None in a variant."""
+    inner = innermost(kind) if kind is not None else None
+    if inner is None or inner.code != "(":
+        needs = "'struct' needs a struct, or an array or dictionary of structs"
+        struct.fail(f"{needs}; {name} is {kind or 'v'}")
+        return False
+    if len(inner.children) != len(struct.data):
+        struct.fail(f"expected {len(inner.children)} field names for {name} ({kind}), got {len(struct.data)}")
+        return False
+    return True
 
 
 def with_items(kind: Type, item: Type) -> Type:

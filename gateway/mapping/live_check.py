@@ -7,7 +7,8 @@ any object that implements the interface serves; the search is limited to MAX_OB
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -45,14 +46,12 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
     services = _Services(introspect)
     for contract in table.contracts:
         found = await services.introspect_any(contract)
-        if isinstance(found, Fault):
+        node = None if isinstance(found, Fault) else _parsed(found)
+        lacks = contract.optional and node is not None and contract.interface.name not in node.interfaces
+        if isinstance(found, Fault) or lacks:
             compared.unseen += 1
-            compared.notes[f"{contract.place}: {found.message}"] = None
-            continue
-        node = _parsed(found)
-        if contract.optional and isinstance(node, Node) and contract.interface.name not in node.interfaces:
-            compared.unseen += 1
-            text = f"not checked: {contract.object_path} of {contract.bus_name} lacks {contract.interface.name}"
+            lacking = f"{contract.object_path} of {contract.bus_name} lacks {contract.interface.name}"
+            text = found.message if isinstance(found, Fault) else f"not checked: {lacking}"
             compared.notes[f"{contract.place}: {text}"] = None
             continue
         compared.problems.update(dict.fromkeys(compare(contract, found)))
@@ -62,25 +61,23 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
 
 def compare(contract: Contract, xml: str) -> list[Problem]:
     """The differences between an object's introspection XML and the contract."""
+    name, idl = contract.interface.name, contract.interface
     try:
         found = introspection_xml.parse(xml).interfaces
     except introspection_xml.IdlError as error:
-        return [_problem(contract, f"introspection data of {contract.bus_name}: {error}")]
-    name = contract.interface.name
-    if name not in found:
-        if name in STANDARD:
-            return []  # many services do not list them
-        text = f"the object of the running {contract.bus_name} does not implement {name}; it has {one_of(found)}"
-        return [_problem(contract, text)]
-    return [
-        _problem(
-            contract,
-            f"{name}.{member}: the IDL has {_describe(contract.interface, member)}, "
-            f"the running service has {_describe(found[name], member)}",
-        )
-        for member in contract.members
-        if not _serves(contract.interface, found[name], member)
-    ]
+        messages = [f"introspection data of {contract.bus_name}: {error}"]
+    else:
+        lacks = f"the object of the running {contract.bus_name} does not implement {name}; it has {one_of(found)}"
+        messages = [lacks] if name not in STANDARD else []  # many services do not list those
+        if name in found:
+            messages = [
+                f"{name}.{member}: the IDL has {_describe(idl, member)}, "
+                f"the running service has {_describe(found[name], member)}"
+                for member in contract.members
+                if not _serves(idl, found[name], member)
+            ]
+    place = contract.file, contract.line, contract.column, contract.place
+    return [Problem(*place, message, "live") for message in messages]
 
 
 def _serves(expected: Interface, running: Interface, member: str) -> bool:
@@ -123,10 +120,6 @@ def _describe(interface: Interface, member: str) -> str:
     return "no such member"
 
 
-def _problem(contract: Contract, message: str) -> Problem:
-    return Problem(contract.file, contract.line, contract.column, contract.place, message, "live")
-
-
 def _parsed(xml: str) -> Node | None:
     try:
         return introspection_xml.parse(xml)
@@ -135,11 +128,24 @@ def _parsed(xml: str) -> Node | None:
 
 
 class _Services:
-    """The objects of the running services, each introspected once."""
+    """The objects of the running services. Those that no mapping reaches are introspected once."""
 
     def __init__(self, introspect: Introspect) -> None:
         self._introspect = introspect
-        self._trees: dict[str, Mapping[str, Node]] = {}  # bus name -> its objects by path
+        self._trees: dict[str, list[tuple[str, Node]]] = {}  # bus name -> its objects
+
+    async def _walk(self, bus_name: str, root: str, depth: int) -> AsyncGenerator[tuple[str, str | Fault, Node | None]]:
+        """The objects from a root downwards, as far as they are listed, with their XML; at most MAX_OBJECTS."""
+        waiting = deque([(root, 0)])
+        for _ in range(MAX_OBJECTS):
+            if not waiting:
+                return
+            path, level = waiting.popleft()
+            xml = await self._introspect(bus_name, path)
+            node = None if isinstance(xml, Fault) else _parsed(xml)
+            yield path, xml, node
+            if node is not None and level < depth:
+                waiting.extend((child, level + 1) for child in node.below(path))
 
     async def introspect_any(self, contract: Contract) -> str | Fault:
         """The XML of the contract's object, or of any object that its path may name; a Fault when there is none."""
@@ -149,45 +155,27 @@ class _Services:
         depth = MANAGED_DEPTH if contract.below or template is None else template.levels or MANAGED_DEPTH
         roots = (contract.object_path,) if fixed or template is None else template.roots
         refused: Fault | None = None
+        name = contract.interface.name
         for root in roots:
-            found = await self._search(contract, root, depth)
-            if isinstance(found, str):
-                return found
-            refused = refused or found
-        if refused is not None:
-            return refused
-        below = " or ".join(roots)
-        text = f"no object of {contract.bus_name} below {below} implements {contract.interface.name} at the moment"
-        return Fault(FaultCode.NOT_FOUND, f"not checked: {text}")
-
-    async def _search(self, contract: Contract, root: str, depth: int) -> str | Fault | None:
-        """The XML of the first object with the interface; a Fault when the root cannot be introspected."""
-        waiting = deque([(root, 0)])
-        for _ in range(MAX_OBJECTS):
-            if not waiting:
-                break
-            path, level = waiting.popleft()
-            xml = await self._introspect(contract.bus_name, path)
-            if isinstance(xml, Fault):
-                if path == root:
-                    return xml
-                continue
-            node = _parsed(xml)
-            if node is None:
-                return xml  # reported by `compare`
-            if level and contract.interface.name in node.interfaces and _reaches(contract, path):
-                return xml
-            if level < depth:
-                waiting.extend((child, level + 1) for child in node.below(path))
-        return None
+            async with aclosing(self._walk(contract.bus_name, root, depth)) as objects:
+                async for path, xml, node in objects:
+                    if isinstance(xml, Fault):
+                        refused = refused or (xml if path == root else None)
+                    elif node is None or (path != root and name in node.interfaces and _reaches(contract, path)):
+                        return xml  # what cannot be read is reported by `compare`
+        text = f"no object of {contract.bus_name} below {' or '.join(roots)} implements {name} at the moment"
+        return refused or Fault(FaultCode.NOT_FOUND, f"not checked: {text}")
 
     async def out_of_reach(self, contract: Contract) -> list[str]:
         """Objects with the interface that no value of the parameters makes the object path of."""
         if contract.reach is None or contract.below or "{" not in contract.object_path:
             return []
-        objects = await self._tree(contract.bus_name)
-        name = contract.interface.name
-        missed = [path for path, node in objects.items() if name in node.interfaces and not _reaches(contract, path)]
+        name, bus_name = contract.interface.name, contract.bus_name
+        if bus_name not in self._trees:
+            tree = [(path, node) async for path, _, node in self._walk(bus_name, "/", TREE_DEPTH) if node is not None]
+            self._trees[bus_name] = tree
+        tree = self._trees[bus_name]
+        missed = [path for path, node in tree if name in node.interfaces and not _reaches(contract, path)]
         if not missed:
             return []
         shown = ", ".join(missed[:SHOWN]) + (", ..." if len(missed) > SHOWN else "")
@@ -196,23 +184,6 @@ class _Services:
             template = " or ".join(f"{root}/..." for root in contract.reach.roots)
         text = f"{len(missed)} of the objects with {name} are not reached by {template}: {shown}"
         return [f"{contract.place}: {text}"]
-
-    async def _tree(self, bus_name: str) -> Mapping[str, Node]:
-        """The objects of a service, as far as they are listed from "/" downwards."""
-        if bus_name not in self._trees:
-            found: dict[str, Node] = {}
-            waiting = deque([("/", 0)])
-            while waiting and len(found) < MAX_OBJECTS:
-                path, level = waiting.popleft()
-                xml = await self._introspect(bus_name, path)
-                node = None if isinstance(xml, Fault) else _parsed(xml)
-                if node is None:
-                    continue
-                found[path] = node
-                if level < TREE_DEPTH:
-                    waiting.extend((child, level + 1) for child in node.below(path))
-            self._trees[bus_name] = found
-        return self._trees[bus_name]
 
 
 def _reaches(contract: Contract, path: str) -> bool:

@@ -17,18 +17,15 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
+    CollectionEndEvent,
     CollectionStartEvent,
     Event,
-    MappingEndEvent,
-    MappingStartEvent,
     NodeEvent,
     ScalarEvent,
-    SequenceEndEvent,
     SequenceStartEvent,
     StreamEndEvent,
 )
@@ -68,14 +65,6 @@ class MappingDocument(Struct, frozen=True):
         """The path of the file as the caller gave it."""
         return str(self.path)
 
-    def without_methods(self, names: Collection[object]) -> MappingDocument | None:
-        """The same file without these methods; None when no method is left."""
-        assert isinstance(self.data, dict)
-        methods = self.data["methods"]
-        assert isinstance(methods, dict)
-        left: Data = {name: method for name, method in methods.items() if name not in names}
-        return replace(self, data={**self.data, "methods": left}, complete=False) if left else None
-
     def line(self, path: problem.Path) -> int:
         """The line where an entry begins, or the nearest one around it."""
         return self._nearest(self.keys, self.place(path))[0]
@@ -102,7 +91,9 @@ def find(paths: Sequence[Path], *, may_be_empty: bool = False) -> tuple[list[Pat
     problems = []
     for path in paths:
         try:
-            files = _mapping_files(path) if path.is_dir() else [path]
+            files = [path]
+            if path.is_dir():
+                files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.is_file())
         except (OSError, ValueError) as error:
             problems.append(Problem(str(path), 1, 1, "", f"cannot be read: {_reason(error)}", "schema"))
             continue
@@ -111,10 +102,6 @@ def find(paths: Sequence[Path], *, may_be_empty: bool = False) -> tuple[list[Pat
             problems.append(Problem(str(path), 1, 1, "", message, "schema"))
         found.update(dict.fromkeys(files))
     return list(found), problems
-
-
-def _mapping_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file())
 
 
 def read_regular(path: Path) -> bytes:
@@ -150,7 +137,11 @@ def parse(path: Path, content: bytes) -> tuple[MappingDocument | None, list[Prob
     """The bytes of a file as a document; None and the problems as in `read`."""
     reader = _Reader(str(path))
     try:
-        data = reader.read(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        node = compose_quickly(text) or compose(text)
+        data = None if node is None else reader.data(node, ())
+        if node is None:
+            reader.report((1, 1), (), "the file is empty")
     except UnicodeDecodeError as error:
         before = content[: error.start]
         column = error.start - before.rfind(b"\n")
@@ -171,27 +162,19 @@ def parse(path: Path, content: bytes) -> tuple[MappingDocument | None, list[Prob
 
 def _integer(text: str) -> int:
     digits = text.replace("_", "")
-    bare = digits.lstrip("+-")
-    base = {"0o": 8, "0x": 16, "0b": 2}.get(bare[:2].lower(), 10)
+    base = {"0o": 8, "0x": 16, "0b": 2}.get(digits.lstrip("+-")[:2].lower(), 10)
     return int(digits, base)
 
 
-def _float(text: str) -> float:
-    return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def _boolean(text: str) -> bool:
-    return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[text.lower()]
-
-
 _TAG = "tag:yaml.org,2002:"
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 # Dates, `<<` and `=` are text in YAML 1.2's core schema.
 _SCALARS: Mapping[str, Callable[[str], Data]] = {
     **dict.fromkeys((f"{_TAG}str", f"{_TAG}timestamp", f"{_TAG}merge", f"{_TAG}value"), str),
     f"{_TAG}null": lambda _text: None,
-    f"{_TAG}bool": _boolean,
+    f"{_TAG}bool": lambda text: _WORDS[text.lower()],
     f"{_TAG}int": _integer,
-    f"{_TAG}float": _float,
+    f"{_TAG}float": lambda text: float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")),
 }
 
 
@@ -231,7 +214,13 @@ def compose_quickly(text: str) -> Node | None:
     if _unusual(text):
         return None
     try:
-        return _EventComposer(YAML(typ="safe").parse(text)).document()
+        events: Iterator[Event] = iter(YAML(typ="safe").parse(text))
+        next(events)  # the stream begins
+        if isinstance(next(events), StreamEndEvent):
+            return None
+        node = _EventComposer(events).node(next(events), 0)
+        next(events)  # the document ends
+        return node if isinstance(next(events), StreamEndEvent) else None
     except (YAMLError, _LeftToPythonError):
         return None
 
@@ -244,18 +233,8 @@ class _EventComposer:
         self._anchors: dict[str, Node] = {}
         self._count = 0  # of nodes
 
-    def document(self) -> Node:
-        """The root of the only document."""
-        next(self._events)  # the stream begins
-        if isinstance(next(self._events), StreamEndEvent):
-            raise _LeftToPythonError
-        node = self._node(next(self._events), 0)
-        next(self._events)  # the document ends
-        if not isinstance(next(self._events), StreamEndEvent):
-            raise _LeftToPythonError
-        return node
-
-    def _node(self, event: Event, depth: int) -> Node:
+    def node(self, event: Event, depth: int) -> Node:
+        """The node that begins with this event."""
         if isinstance(event, AliasEvent):
             if event.anchor not in self._anchors:
                 raise _LeftToPythonError
@@ -268,25 +247,18 @@ class _EventComposer:
             raise _LeftToPythonError
         if isinstance(event, ScalarEvent):
             tag = event.tag or _resolve(ScalarNode, event.value, event.implicit)
-            return self._kept(event, ScalarNode(tag, event.value, event.start_mark))
-        if isinstance(event, SequenceStartEvent):
-            items: list[Node] = []
-            node = self._kept(event, SequenceNode(event.tag or f"{_TAG}seq", items, event.start_mark))
-            while not isinstance(each := next(self._events), SequenceEndEvent):
-                items.append(self._node(each, depth + 1))
-            return node
-        assert isinstance(event, MappingStartEvent)
-        entries: list[tuple[Node, Node]] = []
-        node = self._kept(event, MappingNode(event.tag or f"{_TAG}map", entries, event.start_mark))
-        while not isinstance(each := next(self._events), MappingEndEvent):
-            key = self._node(each, depth + 1)
-            entries.append((key, self._node(next(self._events), depth + 1)))
-        return node
-
-    def _kept(self, event: NodeEvent, node: Node) -> Node:
-        """The node, which aliases may mean from now on."""
-        if event.anchor is not None:
+            node: Node = ScalarNode(tag, event.value, event.start_mark)
+        elif isinstance(event, SequenceStartEvent):
+            node = SequenceNode(event.tag or f"{_TAG}seq", [], event.start_mark)
+        else:
+            node = MappingNode(event.tag or f"{_TAG}map", [], event.start_mark)
+        if event.anchor is not None:  # aliases may mean it from now on
             self._anchors[event.anchor] = node
+        if not isinstance(node, ScalarNode):
+            while not isinstance(each := next(self._events), CollectionEndEvent):
+                item = self.node(each, depth + 1)
+                pair = isinstance(node, MappingNode)
+                node.value.append((item, self.node(next(self._events), depth + 1)) if pair else item)
         return node
 
 
@@ -301,14 +273,7 @@ class _Reader(Struct):
     def report(self, mark: Mark, path: problem.Path, message: str) -> None:
         self.problems.append(Problem(self.file, *mark, format_place(path), message, "schema"))
 
-    def read(self, text: str) -> Data:
-        node = compose_quickly(text) or compose(text)
-        if node is None:
-            self.report((1, 1), (), "the file is empty")
-            return None
-        return self._data(node, ())
-
-    def _data(self, node: Node, path: problem.Path) -> Data:
+    def data(self, node: Node, path: problem.Path) -> Data:
         mark = _mark(node)
         self.values[path] = mark
         if len(path) > MAX_DEPTH:
@@ -317,11 +282,14 @@ class _Reader(Struct):
             if not self.problems:
                 self.report(mark, (), TOO_MANY)
         elif isinstance(node, MappingNode) and node.tag == f"{_TAG}map":
-            return {key: self._data(item, (*path, key)) for key, item in self._entries(node, path)}
+            return {key: self.data(item, (*path, key)) for key, item in self._entries(node, path)}
         elif isinstance(node, SequenceNode) and node.tag == f"{_TAG}seq":
-            return [self._data(item, (*path, index)) for index, item in enumerate(node.value)]
+            return [self.data(item, (*path, index)) for index, item in enumerate(node.value)]
         elif isinstance(node, ScalarNode) and str(node.tag) in _SCALARS:
-            return self._scalar(node, path)
+            try:
+                return _SCALARS[str(node.tag)](str(node.value))
+            except (ValueError, KeyError):
+                self.report(mark, path, f"invalid value for the tag '{node.tag}'")
         else:
             self.report(mark, path, f"unsupported YAML tag '{node.tag}'")
         return None
@@ -339,13 +307,6 @@ class _Reader(Struct):
                 continue
             self.keys[(*path, name)] = _mark(key)
             yield name, item
-
-    def _scalar(self, node: ScalarNode, path: problem.Path) -> Data:
-        try:
-            return _SCALARS[str(node.tag)](str(node.value))
-        except (ValueError, KeyError):
-            self.report(_mark(node), path, f"invalid value for the tag '{node.tag}'")
-            return None
 
 
 def _mark(node: Node | NodeEvent) -> Mark:
@@ -368,6 +329,10 @@ class Scope(Struct, frozen=True):
             inside = isinstance(data, dict) and step in data
             data = data[step] if inside or (isinstance(data, list) and isinstance(step, int)) else None
         return Scope(self.document, self.problems, (*self.path, *steps), data, self.notes)
+
+    def items(self) -> list[Scope]:
+        """The nodes of a list or mapping; none where there is neither."""
+        return [self.at(step) for step in (self.data if isinstance(self.data, dict) else range(len(self.data or ())))]
 
     def has(self, key: str) -> bool:
         """Whether this node is a mapping with this key."""

@@ -1,8 +1,7 @@
 """Compiles the method entries of one file to routes.
 
 A route combines what the other modules compile: the callee (targets), the arguments (parameters), the result and errors
-(results), the migration settings (migration), the rollout plan (rollouts), what concerns sessions (sessions) and the
-object of a long operation (task_objects).
+(results), the migration settings (migration), the rollout plan (rollouts) and what concerns sessions (sessions).
 """
 
 from __future__ import annotations
@@ -16,13 +15,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, compile_arguments
+from gateway.core.dbus.marshal import same
+from gateway.core.dbus.names import object_path
 from gateway.core.dbus.object_paths import PathTemplate
-from gateway.core.dbus.signature import Type
-from gateway.core.dbus.target import MethodCall, Parameter
+from gateway.core.dbus.results import Item, Record, one, property_decoder, void
+from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.target import MethodCall, Parameter, Target
 from gateway.core.migration.modes import Migration
-from gateway.core.routing.route import Effect, Route
+from gateway.core.routing.route import Effect, Route, TaskObject
 from gateway.core.rpc.model import Call, Value
-from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
+from gateway.core.rpc.spelling import MethodSpelling
 from gateway.core.rpc.units import seconds
 from gateway.mapping.classes.expand import Derived, Expansion
 from gateway.mapping.classes.select import NOT_DERIVED, returned
@@ -30,10 +32,10 @@ from gateway.mapping.encoding import STRUCT, TEXT, Directions, Encoding
 from gateway.mapping.load import Scope
 from gateway.mapping.migration import (
     ComparisonSettings,
+    MethodMigration,
     Upstreams,
     check_client_errors,
     client_errors,
-    compile_migration,
     may_shadow,
     upstream_of,
 )
@@ -42,14 +44,7 @@ from gateway.mapping.results import ErrorTables, check_errors, compile_result
 from gateway.mapping.rollouts import Rollouts
 from gateway.mapping.sessions import SessionCompiler
 from gateway.mapping.table import Contract
-from gateway.mapping.targets import (
-    Callee,
-    IdlLibrary,
-    find,
-    find_callee,
-    readable,
-)
-from gateway.mapping.task_objects import compile_task_object, path_of_task
+from gateway.mapping.targets import PROPERTIES, Callee, IdlLibrary, find, find_site, known_member, readable
 from gateway.mapping.xenstore.endpoints import compile_domains
 
 DEFAULTS: Mapping[str, Any] = {
@@ -73,29 +68,24 @@ EVENTS_TIMEOUT = 90_000.0  # seconds: a client may wait for events for a day
 
 
 class Compiled(Struct, frozen=True):
-    """A method entry without problems."""
+    """A method entry without problems. `contracts`: those that are not part of the contract of a class."""
 
     route: Route
-    contract: Contract | None  # None: it is part of that of a class
-    further: tuple[Contract, ...] = ()  # of further interfaces of the object
+    contracts: tuple[Contract, ...]
 
 
-def _keys(defaults: Scope) -> Mapping[str, Any]:
-    return {**DEFAULTS, **(defaults.data or {})}
-
-
-class _Defaults:
+class _Defaults(Struct, frozen=True):
     """The keys that methods have where their entry has none: those of the format, the file and the class."""
 
-    def __init__(self, scope: Scope, comparison: ComparisonSettings) -> None:
-        self.scope = scope
-        self.keys = _keys(scope)
-        self.comparison = comparison
+    scope: Scope
+    keys: Mapping[str, Any]
+    comparison: ComparisonSettings
 
-    def with_keys_of(self, entry: Scope) -> dict[str, Any]:
-        """The keys of an entry, with the defaults where it has none."""
-        by_kind = next(({"effect": effect} for kind, effect in EFFECTS.items() if kind in entry.data), {})
-        return {**self.keys, **by_kind, **entry.data}
+
+def with_defaults(entry: Scope, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of an entry, with the defaults where it has none."""
+    by_kind = next(({"effect": effect} for kind, effect in EFFECTS.items() if kind in entry.data), {})
+    return {**keys, **by_kind, **entry.data}
 
 
 class _Digests:
@@ -142,11 +132,9 @@ class _Deferred:
         return self._route
 
     def encode_arguments(self, call: Call) -> MethodCall:
-        """As that of the route."""
         return self._made().encode_arguments(call)
 
     def decode_result(self, body: Sequence[object]) -> Value:
-        """As that of the route."""
         return self._made().decode_result(body)
 
     def check(self, call: Call) -> MethodCall:
@@ -156,36 +144,11 @@ class _Deferred:
         return check.encode_arguments(call)
 
 
-def _is_simple(entry: Scope, callee: Callee, names: Sequence[str]) -> bool:
-    """Whether an entry that follows from a class cannot have a problem: no forms, and no name twice."""
-    plain = "result" not in entry.data and all(isinstance(item, str) for item in entry.data["params"])
-    return plain and not callee.record and not callee.objects and len({*names}) == len(names)
-
-
-def _described(names: Sequence[str], callee: Callee) -> tuple[Parameter, ...]:
-    """The parameters of a simple entry: session and reference, then the arguments."""
-    leading = names[: len(names) - len(callee.ins)]
-    texts = [Parameter(name, TEXT, required=True) for name in leading]
-    arguments = [
-        Parameter(each.name, each.type, required=True, documentation=each.documentation) for each in callee.ins
-    ]
-    return (*texts, *arguments)
-
-
-def _result_type(callee: Callee) -> Type | None:
-    """The type of a result without `result`, as compile_result has it."""
-    return callee.outs[0].type if len(callee.outs) == 1 else STRUCT if callee.outs else None
-
-
 class Compiler:
     """Compiles the entries of one file."""
 
     def __init__(
-        self,
-        expansion: Expansion,
-        library: IdlLibrary,
-        upstreams: Upstreams | None = None,
-        spelling: MethodSpelling = AS_WRITTEN,
+        self, expansion: Expansion, library: IdlLibrary, upstreams: Upstreams | None, spelling: MethodSpelling
     ) -> None:
         root = expansion.root
         self._root = root
@@ -197,28 +160,32 @@ class Compiler:
         self.upstream = upstream_of(root, upstreams)  # of the file
         Directions.check(root.at("defaults", "variants"))
         self._types = compile_types(root.at("types"))
-        methods = root.at("methods")
-        entries = {name: methods.at(name) for name in methods.data}
+        entries = {name: root.at("methods", name) for name in root.data["methods"]}
         parameters = {name: None for entry in entries.values() for name in parameter_names(entry)}
+        defaults, keys = root.at("defaults"), {**DEFAULTS, **root.data.get("defaults", {})}
+        of_file = _Defaults(defaults, keys, ComparisonSettings(root, defaults, parameters))
         self._errors = ErrorTables()
-        self._sessions = SessionCompiler(root, library, parameters, _keys(root.at("defaults")), self._errors)
+        self._sessions = SessionCompiler(root, library, parameters, of_file.keys, self._errors)
         for name in self._classes:
             check_errors(root.at("classes", name, "errors"), parameters)
         if root.document.complete:  # a template of the file may name a parameter that only some methods have
             check_errors(root.at("errors"), parameters)
         check_client_errors(root)
-        of_file = _Defaults(root.at("defaults"), ComparisonSettings(root, root.at("defaults"), parameters))
         self._defaults = {"": of_file, **{name: self._defaults_of(name, of_file, parameters) for name in self._classes}}
-        for defaults in self._defaults.values():
-            self._timeout(defaults.scope.at("timeout"), of_file)
+        for each in self._defaults.values():
+            self._timeout(each.scope.at("timeout"), of_file)
         self._digests = _Digests(root, self._sessions.callee)
         self._settings: dict[object, Route] = {}  # what derived methods share, by that on which it depends
         self._by_names: dict[object, tuple[Migration, Route | None]] = {}  # of these, by the names of all parameters
         self._names: dict[int, frozenset[str]] = {}  # by the identity of defaults: see _read_names
         self._used: dict[tuple[str, str, str], tuple[Contract, set[str]]] = {}  # class, path, interface -> members
+        shadowed = {name: with_defaults(entry, self._defaults_for(name).keys) for name, entry in entries.items()}
         self._rollouts = Rollouts(
             root,
-            {name: self._may_shadow(entry) for name, entry in entries.items()},
+            {
+                name: may_shadow(Effect(keys["effect"]), allowed=keys.get("shadow") is True)
+                for name, keys in shadowed.items()
+            },
             {name: self._defaults_for(name).scope for name in self._derived},
         )
 
@@ -227,10 +194,10 @@ class Compiler:
         own = self._root.at("classes", name, "defaults")
         if not own.data:
             return of_file
-        scope = Scope(own.document, own.problems, own.path, {**(of_file.scope.data or {}), **own.data})
+        scope = replace(own, data={**(of_file.scope.data or {}), **own.data})
         compared = {"compare", "redact"} & own.data.keys()
         comparison = ComparisonSettings(self._root, scope, parameters) if compared else of_file.comparison
-        return _Defaults(scope, comparison)
+        return _Defaults(scope, {**of_file.keys, **own.data}, comparison)
 
     def _defaults_for(self, method: str) -> _Defaults:
         derived = self._derived.get(method)
@@ -252,54 +219,48 @@ class Compiler:
         """The method of this name; None, with the problems reported, when it has one."""
         entry, derived = self._root.at("methods", name), self._derived.get(name)
         before = len(entry.problems)
-        if derived is not None and derived.site is not None:
-            callee = find_callee(entry, derived.site, self._root.at("dbus"), self._library)
-        else:
-            callee = find(entry, self._root.at("dbus"), self._library)
+        callee = find(entry, self._root.at("dbus"), self._library, None if derived is None else derived.site)
         timeout = self._timeout(entry.at("timeout"), self._defaults_for(name))
         check_errors(entry.at("errors"), () if derived is not None and derived.plain else parameter_names(entry))
         if callee is None or timeout is None:
             return None
         deferred = None if derived is None else self._deferred(name, entry, callee, timeout, derived)
         route = deferred or self._route(name, entry, callee, timeout)
-        if len(entry.problems) > before:
-            return None
-        contract, further = self._contracts_of(entry, callee, derived)
-        return Compiled(route, contract, further)
+        return None if len(entry.problems) > before else Compiled(route, self._contracts_of(entry, callee, derived))
 
-    def _contracts_of(
-        self, entry: Scope, callee: Callee, derived: Derived | None
-    ) -> tuple[Contract | None, tuple[Contract, ...]]:
-        """The contract of a method, and those of further interfaces. A class has one for each object and interface."""
+    def _contracts_of(self, entry: Scope, callee: Callee, derived: Derived | None) -> tuple[Contract, ...]:
+        """The contracts of a method with its further interfaces. A class has one for each object and interface."""
         if callee.events:
-            return None, ()
-        of_class = None if derived is None or derived.site is None else derived.legacy_class.name
-        key = of_class or "", callee.target.object_path, callee.interface.name
-        if of_class is not None and key in self._used and not callee.further:
+            return ()
+        of_class = "" if derived is None or derived.site is None else derived.legacy_class.name
+        key = of_class, callee.target.object_path, callee.interface.name
+        if of_class and key in self._used and not callee.further:
             self._used[key][1].update(callee.members)
-            return None, ()
-        escape = self._defaults_for(str(entry.path[-1])).with_keys_of(entry)["escape"]
-        place = entry if of_class is None else self._root.at("classes", of_class)
+            return ()
+        escape = with_defaults(entry, self._defaults_for(str(entry.path[-1])).keys)["escape"]
+        place = self._root.at("classes", of_class) if of_class else entry
         own = _contract(place, callee, path_template(entry, callee.target.object_path, escape))
         further = tuple(
             replace(own, interface=interface, members=readable(interface), optional=True)
             for interface in callee.further
         )
-        if of_class is None:
-            return own, further
+        if not of_class:
+            return own, *further
         self._used.setdefault(key, (own, set()))[1].update(callee.members)
-        return None, further
+        return further
 
     def _deferred(self, name: str, entry: Scope, callee: Callee, timeout: float, derived: Derived) -> Route | None:
         """A route whose converters are compiled when it is first called; None where they could have a problem.
 
-        It shares its settings with the methods that have the same defaults, effect, group and leading parameters.
+        It has no forms, and no name twice. It shares its settings with the methods that have the same defaults, effect,
+        group and leading parameters.
         """
         names = tuple(parameter_names(entry))
-        if not derived.plain or not _is_simple(entry, callee, names):
+        plain = derived.plain and "result" not in entry.data and all(isinstance(x, str) for x in entry.data["params"])
+        if not plain or callee.record or callee.objects or len({*names}) < len(names):
             return None
-        effect = entry.data.get("effect") or next(effect for kind, effect in EFFECTS.items() if kind in entry.data)
-        defaults, group = self._defaults_for(name), self._rollouts.of(entry).group
+        effect, group = with_defaults(entry, {})["effect"], self._rollouts.of(entry).group
+        defaults = self._defaults_for(name)
         read = self._read_names(defaults)
         last = max((index for index, each in enumerate(names) if each in read), default=-1)
         key = (id(defaults), effect, group, entry.data.get("async"), *names[: last + 1])
@@ -319,21 +280,29 @@ class Compiler:
                 None if check is None else replace(check, encode_arguments=later.check),
             )
         migration, check = self._by_names[key, names]
+        plan = ArgumentPlan(callee.target, names)
+        leading = [Parameter(each, TEXT, required=True) for each in names[: len(names) - len(callee.ins)]]
         return replace(
             shared,
             method=name,
             target=callee.target,
-            parameters=_described(names, callee),
-            result=_result_type(callee),
+            parameters=(
+                *leading,  # session and reference
+                *(
+                    Parameter(each.name, each.type, required=True, documentation=each.documentation)
+                    for each in callee.ins
+                ),
+            ),
+            result=callee.outs[0].type if len(callee.outs) == 1 else STRUCT if callee.outs else None,
             encode_arguments=later.encode_arguments,
             decode_result=later.decode_result,
-            map_error=self._errors.mapper(self._error_tables(entry, derived), ArgumentPlan(callee.target, names), name),
+            map_error=self._errors.mapper(self._error_tables(entry, derived), plan, name),
             migration=migration,
             documentation=callee.documentation,
             source=entry.source,
             has_task_form=derived.has_task_form,
             session_check=check,
-            connection=self._sessions.connection(name, ArgumentPlan(callee.target, names)),
+            connection=self._sessions.connection(name, plan),
             fingerprint=self._digests.of(entry, callee, derived),
         )
 
@@ -349,7 +318,7 @@ class Compiler:
 
     def _route(self, name: str, entry: Scope, callee: Callee, timeout: float) -> Route:
         defaults, derived = self._defaults_for(name), self._derived.get(name)
-        keys = defaults.with_keys_of(entry)
+        keys = with_defaults(entry, defaults.keys)
         rollout = self._rollouts.of(entry)
         variants = Directions.of(keys["variants"])
         self._check_variants(entry, callee)
@@ -358,11 +327,14 @@ class Compiler:
         )
         plan, parameters = compile_parameters(entry, callee, encoding, self._sessions.parameter, self._classes)
         result = compile_result(entry, callee, variants.received, keys["escape"], self._classes)
-        of_class = NOT_DERIVED if derived is None else returned(derived, plan, result)
+        shape, of_class = result.shape, NOT_DERIVED if derived is None else returned(derived, plan, result)
+        if "task" in entry.data:  # the path of the object
+            shape = one(Item(next((i for i, out in enumerate(callee.outs) if out.name == entry.data["task"]), 0), same))
         effect = Effect(keys["effect"])
         upstream = upstream_of(entry, self._upstreams) or self.upstream
         group = self._root.at("groups", rollout.group) if rollout.group else None
-        migration = compile_migration(entry, defaults.scope, upstream, plan, effect, self._sessions.parameter, group)
+        session = self._sessions.parameter
+        migration = MethodMigration(entry, defaults.scope, upstream, plan, effect, session, group).compile()
         return Route(
             service=self._root.data["service"],
             method=name,
@@ -371,8 +343,7 @@ class Compiler:
             parameters=parameters,
             result=of_class.type or result.type,
             encode_arguments=compile_arguments(plan),
-            decode_result=of_class.shape
-            or (result.shape if "task" not in entry.data else path_of_task(entry.data["task"], callee)),
+            decode_result=of_class.shape or shape,
             map_error=self._errors.mapper(self._error_tables(entry, derived), plan, name),
             timeout=timeout if not callee.events or entry.has("timeout") else EVENTS_TIMEOUT,
             effect=effect,
@@ -394,7 +365,7 @@ class Compiler:
             login=self._sessions.named(entry.at("session_user"), plan),
             closes=self._sessions.named(entry.at("session_closes"), plan),
             session_limits=self._sessions.limits(entry, plan),
-            follows=compile_task_object(entry, callee, self._root, self._library),
+            follows=_task_object(entry, callee, self._root, self._library),
             root_login=self._root_login(name, entry, timeout),
             connection=self._sessions.connection(name, plan),
             spelling=self._spelling,
@@ -426,10 +397,6 @@ class Compiler:
         callee = find(merged, self._root.at("dbus"), self._library)
         return None if callee is None else self._route(name, merged, callee, timeout)
 
-    def _may_shadow(self, entry: Scope) -> bool:
-        keys = self._defaults_for(str(entry.path[-1])).with_keys_of(entry)
-        return may_shadow(Effect(keys["effect"]), allowed=keys.get("shadow") is True)
-
     def _timeout(self, scope: Scope, defaults: _Defaults) -> float | None:
         text = scope.data if scope.data is not None else defaults.keys["timeout"]
         if seconds(text) > 0:
@@ -454,3 +421,49 @@ def _contract(scope: Scope, callee: Callee, reach: PathTemplate | None = None) -
         below=callee.objects,
         reach=reach,
     )
+
+
+# `task` of a method and `tasks` of its file: how the object that stands for an operation is followed
+
+
+def _task_object(entry: Scope, callee: Callee, root: Scope, library: IdlLibrary) -> TaskObject | None:
+    """For a method that returns the path of an object that stands for the operation: how it is followed."""
+    name, section = entry.at("task"), root.at("tasks")
+    if name.data is None:
+        return None
+    if section.data is None:
+        name.fail("'task' needs the section `tasks`, which describes the objects", level="schema", key=True)
+        return None
+    site = find_site(replace(section, data={**section.data, "object_path": "/"}), root.at("dbus"), library)
+    outs = {out.name: out for out in callee.outs}
+    if name.data not in outs or outs[name.data].type.code not in "os":
+        name.fail(f"expected an output argument of type o or s; {callee.title} has {', '.join(outs) or 'none'}")
+        return None
+    if site is None:
+        return None
+    properties, interface = site.interface.properties, site.interface
+    picked = {}
+    for key in ("status", "progress", "result", "error"):
+        if section.has(key) and known_member(section.at(key), properties, "property", site) is not None:
+            found = properties[section.data[key]]
+            picked[key] = found.name, property_decoder(found.type, "plain")
+    service = root.data["service"]
+    read = _object_route(service, Target(site.bus_name, "/", PROPERTIES, "GetAll", "s", "a{sv}"), [interface.name])
+    read = replace(read, decode_result=one(Item(0, Record(picked))))
+    cancel = None
+    if section.has("cancel") and known_member(section.at("cancel"), interface.methods, "method", site) is not None:
+        cancel = _object_route(service, Target(site.bus_name, "/", interface.name, section.data["cancel"], "", ""), [])
+    return TaskObject(read, cancel)
+
+
+def _object_route(service: str, target: Target, body: Sequence[object]) -> Route:
+    """A call to the object whose path is the only parameter."""
+
+    def encode(call: Call) -> MethodCall:
+        try:
+            path = object_path(str(call.params[0]))
+        except ValueError as error:
+            raise MarshalError("the object path of a task", call.params[0]) from error
+        return MethodCall(target.bus_name, path, target.interface, target.member, target.signature, body)
+
+    return Route(service, "task", target, (), None, encode, void, lambda fault, _call: fault, effect=Effect.READ)

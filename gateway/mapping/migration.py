@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
+from msgspec import Struct
+
 from gateway.core.comparison import redaction
 from gateway.core.comparison.json_path import Pattern
 from gateway.core.comparison.redaction import RedactionRules
@@ -48,56 +50,46 @@ def upstream_of(scope: Scope, upstreams: Upstreams | None) -> str | None:
     return name
 
 
-def compile_migration(
-    entry: Scope,
-    defaults: Scope,
-    upstream: str | None,
-    plan: ArgumentPlan,
-    effect: Effect,
-    session: str | None,
-    group: Scope | None = None,
-) -> Migration:
-    """The migration of a method. `upstream`: the method's or the file's; `session`: the session parameter."""
-    return _Method(entry, defaults, upstream, plan, effect, session, group).migration()
-
-
-class _Method:
+class MethodMigration(Struct):
     """The migration keys of one method; where the entry has none, those of `defaults`."""
 
-    def __init__(
-        self,
-        entry: Scope,
-        defaults: Scope,
-        upstream: str | None,
-        plan: ArgumentPlan,
-        effect: Effect,
-        session: str | None,
-        group: Scope | None,
-    ) -> None:
-        self._entry = entry
-        self._defaults = defaults
-        self._upstream = upstream
-        self._plan = plan
-        self._effect = effect
-        self._session = session
-        self._group = group
-        self._may_shadow = may_shadow(effect, allowed=self._value("shadow") is True)
+    entry: Scope
+    defaults: Scope
+    upstream: str | None  # the method's or the file's
+    plan: ArgumentPlan
+    effect: Effect
+    session: str | None  # the session parameter
+    group: Scope | None
 
-    def migration(self) -> Migration:
-        setting = self._setting()
-        key = self._key()
+    def compile(self) -> Migration:
+        """The migration of the method; problems are reported."""
+        may = may_shadow(self.effect, allowed=self._value("shadow") is True)
+        # `observe` and `noise` of `defaults` apply only to methods that may run twice.
+        observe, noise = (self._value(key) is True and (may or self.entry.has(key)) for key in ("observe", "noise"))
+        mode, key = self._value("mode"), self._key()
+        if not isinstance(mode, dict):
+            setting = Setting(Mode(mode), observe=observe, noise=noise)
+        elif "shadow" in mode:
+            setting = Setting(Mode.SHADOW, control=Side(mode["shadow"]), observe=observe, noise=noise)
+        else:
+            buckets = self._place("mode").at("canary").attempt(share, mode["canary"], level="schema")
+            setting = Setting(Mode.CANARY, buckets or 0, observe=observe, noise=noise)
         self._check_upstream(setting)
-        self._check_shadow(setting)
+        if not may:
+            self._check_shadow(setting)
         if setting.mode is Mode.CANARY and key is None and 0 < setting.buckets < BUCKETS:
             text = "mode canary needs a key: add `key: PARAMETER`, or a property of the caller such as `key: peer`"
             self._place("mode").fail(text)
+        for name in ("always", "never"):
+            if key is None and self.entry.at(name).data:
+                self.entry.at(name).fail(f"'{name}' needs a key: add `key: PARAMETER`", key=True)
         return Migration(
             setting=setting,
-            upstream=self._upstream,
+            upstream=self.upstream,
             key=key,
-            always=self._keys("always", key),
-            never=self._keys("never", key),
-            may_shadow=self._may_shadow,
+            always=frozenset(map(str, self._place("always").data or ())),
+            never=frozenset(map(str, self._place("never").data or ())),
+            may_shadow=may,
             fallback=self._value("on_unavailable") == "legacy",
             tasks=self._tasks(),
         )
@@ -108,91 +100,68 @@ class _Method:
 
         A login never has one: every client can read the result of a task.
         """
-        reads = self._effect is Effect.READ or self._entry.has("set_property") or self._entry.has("events")
+        reads = self.effect is Effect.READ or self.entry.has("set_property") or self.entry.has("events")
         asked = self._value("async") or ("reject" if reads else "task")
-        if asked == "task" and self._entry.has("session_user"):
+        if asked == "task" and self.entry.has("session_user"):
             return "reject"
-        return "task" if asked == "legacy" and self._upstream is None else asked
+        return "task" if asked == "legacy" and self.upstream is None else asked
 
     def _place(self, key: str) -> Scope:
         """The place of a key: in the entry, or in `defaults`."""
-        return self._entry.at(key) if self._entry.has(key) or not self._defaults.has(key) else self._defaults.at(key)
+        return self.entry.at(key) if self.entry.has(key) or not self.defaults.has(key) else self.defaults.at(key)
 
     def _value(self, key: str) -> Any:
         data = self._place(key).data
         return DEFAULTS.get(key) if data is None else data
 
-    def _setting(self) -> Setting:
-        observe, noise = self._observed("observe"), self._observed("noise")
-        mode = self._value("mode")
-        if not isinstance(mode, dict):
-            return Setting(Mode(mode), observe=observe, noise=noise)
-        if "shadow" in mode:
-            return Setting(Mode.SHADOW, control=Side(mode["shadow"]), observe=observe, noise=noise)
-        buckets = self._place("mode").at("canary").attempt(share, mode["canary"], level="schema")
-        return Setting(Mode.CANARY, buckets or 0, observe=observe, noise=noise)
-
-    def _observed(self, key: str) -> bool:
-        """`observe` or `noise`. That of `defaults` applies only to methods that may run twice; see `_check_shadow`."""
-        return self._value(key) is True and (self._may_shadow or self._entry.has(key))
-
     def _key(self) -> Key | None:
         """The key of a canary: the method's, else the group's, else that of `defaults`, if the method has it."""
-        entry, defaults = self._entry, self._defaults
-        default_mode = defaults.at("mode", "key") if not entry.has("mode") else defaults.at("mode", "nothing")
-        groups = () if self._group is None else (self._group.at("key"),)
+        entry, defaults = self.entry, self.defaults
+        groups = () if self.group is None else (self.group.at("key"),)
         own = (entry.at("mode", "key"), entry.at("key"), *groups)
-        place = next((each for each in (*own, default_mode, defaults.at("key")) if each.data is not None), None)
+        common = ((defaults.at("mode", "key"),) if not entry.has("mode") else ()) + (defaults.at("key"),)
+        place = next((each for each in (*own, *common) if each.data is not None), None)
         if place is None:
             return None
-        name = str(place.data)
-        take = self._key_reader(name)
+        name, session = str(place.data), self.session in self.plan.names
+        take = CALLERS.get(name)  # a parameter has precedence over a property of the caller
+        if name == SESSION and session:
+            take = key_reader(self.plan, str(self.session))
+        elif name in self.plan.names:
+            take = key_reader(self.plan, name)
         if take is None and place in own:
-            session = [SESSION] if self._session in self._plan.names else []
             owner = str(entry.path[-1]) if place in groups else ""  # the place of a group names no method
-            place.fail(unknown("key", name, dict.fromkeys((*self._plan.names, *CALLERS, *session)), owner=owner))
+            known = dict.fromkeys((*self.plan.names, *CALLERS, *([SESSION] if session else [])))
+            place.fail(unknown("key", name, known, owner=owner))
         return None if take is None else Key(name, take)
 
-    def _key_reader(self, name: str) -> Callable[[Call], str | None] | None:
-        """A parameter has precedence over a property of the caller."""
-        if name == SESSION and self._session in self._plan.names:
-            return key_reader(self._plan, str(self._session))
-        if name in self._plan.names:
-            return key_reader(self._plan, name)
-        return CALLERS.get(name)
-
-    def _keys(self, key: str, divided: Key | None) -> frozenset[str]:
-        if divided is None and self._entry.at(key).data:
-            self._entry.at(key).fail(f"'{key}' needs a key: add `key: PARAMETER`", key=True)
-        return frozenset(str(item) for item in self._place(key).data or ())
-
     def _check_upstream(self, setting: Setting) -> None:
-        if self._upstream is not None:
+        if self.upstream is not None:
             return
         if setting.mode in (Mode.LEGACY, Mode.SHADOW, Mode.CANARY):
             self._place("mode").fail(f"mode {setting.mode.value} {NEEDS_UPSTREAM}")
-        elif setting.observe and self._entry.has("observe"):
+        elif setting.observe and self.entry.has("observe"):
             self._place("observe").fail(f"'observe' {NEEDS_UPSTREAM}")
         if self._value("on_unavailable") == "legacy":
             self._place("on_unavailable").fail(f"'on_unavailable: legacy' {NEEDS_UPSTREAM}")
-        if self._entry.at("async").data == "legacy":
-            self._entry.at("async").fail(f"'async: legacy' {NEEDS_UPSTREAM}")
+        if self.entry.at("async").data == "legacy":
+            self.entry.at("async").fail(f"'async: legacy' {NEEDS_UPSTREAM}")
 
     def _check_shadow(self, setting: Setting) -> None:
-        is_write = self._effect is Effect.WRITE
-        if is_write and self._entry.at("shadow").data is True:
-            self._entry.at("shadow").fail(f"'shadow: true' {_WRITE}")
+        """Report what would execute a call twice that may not be."""
+        is_write = self.effect is Effect.WRITE
+        if is_write and self.entry.at("shadow").data is True:
+            self.entry.at("shadow").fail(f"'shadow: true' {_WRITE}")
         for key, what, wanted in (
             ("mode", "mode shadow", setting.mode is Mode.SHADOW),
             ("observe", "'observe'", setting.observe),
         ):
-            if wanted and not self._may_shadow:
-                text = f"{what} {_WRITE if is_write else _IDEMPOTENT}"
-                if self._entry.has(key):
-                    self._entry.at(key).fail(text)
-                else:
-                    inherited = format_place(self._place(key).path)
-                    self._entry.fail(f"{text}; inherited from {inherited}: set `{key}` here", key=True)
+            text = f"{what} {_WRITE if is_write else _IDEMPOTENT}"
+            if wanted and self.entry.has(key):
+                self.entry.at(key).fail(text)
+            elif wanted:
+                inherited = format_place(self._place(key).path)
+                self.entry.fail(f"{text}; inherited from {inherited}: set `{key}` here", key=True)
 
 
 _WRITE = "would execute each call twice, and the effect is write"
@@ -212,29 +181,24 @@ def check_client_errors(root: Scope) -> None:
     D-Bus gives the codes of `errors`; an error that no table has keeps its D-Bus name, which contains a dot. Nothing is
     reported where a code is a template: it may become any code.
     """
-    methods = {name: root.at("methods", name) for name in root.at("methods").data}
-    classes = [root.at("classes", name) for name in root.at("classes").data or ()]
-    common = [code for scope in (root, root.at("session"), *classes) for code in _codes(scope.at("errors"))]
-    groups = [root.at("groups", name) for name in root.at("groups").data or ()]
-    lists = [
-        (entry, [*common, *_codes(entry.at("errors"))]) for entry in methods.values() if entry.has("client_errors")
-    ]
-    whole = [each for each in (root, *groups) if each.has("client_errors") and root.document.complete]
-    if whole:
-        every = [*common, *(code for entry in methods.values() for code in _codes(entry.at("errors")))]
+
+    def codes_of(*scopes: Scope) -> Iterator[str]:
+        for data in (entries for scope in scopes for entries in (scope.at("errors").data or {}).values()):
+            yield from (str(entry["code"]) for entry in (data if isinstance(data, list) else [data]))
+
+    methods = root.at("methods").items()
+    common = [*codes_of(root, root.at("session"), *root.at("classes").items())]
+    lists = [(entry, [*common, *codes_of(entry)]) for entry in methods if entry.has("client_errors")]
+    whole = [each for each in (root, *root.at("groups").items()) if each.has("client_errors")]
+    if whole and root.document.complete:
+        every = [*common, *codes_of(*methods)]
         lists += [(each, every) for each in whole]
     for scope, codes in lists:
         if any(results.template_names(code) for code in codes):
             continue
-        for index, code in enumerate(scope.at("client_errors").data or ()):
-            if str(code) not in codes and "." not in str(code):
-                known = dict.fromkeys(codes)
-                scope.at("client_errors", index).fail(unknown("code of `errors`", str(code), known), level="schema")
-
-
-def _codes(errors: Scope) -> Iterator[str]:
-    for data in (errors.data or {}).values():
-        yield from (str(entry["code"]) for entry in (data if isinstance(data, list) else [data]))
+        for item in scope.at("client_errors").items():
+            if str(item.data) not in codes and "." not in str(item.data):
+                item.fail(unknown("code of `errors`", str(item.data), dict.fromkeys(codes)), level="schema")
 
 
 def key_reader(plan: ArgumentPlan, name: str) -> Callable[[Call], str | None]:
@@ -298,16 +262,17 @@ class ComparisonSettings:
         own = list(_redactions(entry.at("redact")))
         for scope, pattern in own:
             _check_redaction(scope, pattern, parameters)
-            _check_index(scope, pattern, parameters)
+            root, step = (*pattern.steps, None)[:2]
+            if root == redaction.PARAMS and isinstance(step, int) and step >= len(parameters):
+                many = f"the number of parameters is {len(parameters)}, and indexes begin with 0"
+                scope.fail(f"no parameter at index {step}: {many}", level="schema")
         sessions = [redaction.named(self._session)] if self._session in parameters and self._session is not None else []
         sessions += [redaction.parse(f"$.{redaction.RESULT_OF}")] if entry.has("session_user") else []
         return RedactionRules((*sessions, *(pattern for _, pattern in own), *self._redactions), tuple(parameters))
 
 
 def _rules(scope: Scope) -> Iterator[Rule]:
-    rules = scope.at("rules") if isinstance(scope.data, Mapping) else scope
-    for index in range(len(rules.data or ())):
-        rule = rules.at(index)
+    for rule in (scope.at("rules") if isinstance(scope.data, Mapping) else scope).items():
         try:
             yield compile_rule(rule.data)
         except RuleError as error:
@@ -315,8 +280,7 @@ def _rules(scope: Scope) -> Iterator[Rule]:
 
 
 def _redactions(scope: Scope) -> Iterator[tuple[Scope, Pattern]]:
-    for index in range(len(scope.data or ())):
-        place = scope.at(index)
+    for place in scope.items():
         pattern = place.attempt(redaction.parse, place.data, level="schema")
         if pattern is not None:
             yield place, pattern
@@ -327,10 +291,3 @@ def _check_redaction(scope: Scope, pattern: Pattern, parameters: Collection[str]
     root, step = (*pattern.steps, None)[:2]
     if root == redaction.NAMED and isinstance(step, str) and step not in parameters:
         scope.fail(unknown("parameter", step, parameters), level="schema")
-
-
-def _check_index(scope: Scope, pattern: Pattern, parameters: Collection[str]) -> None:
-    root, step = (*pattern.steps, None)[:2]
-    if root == redaction.PARAMS and isinstance(step, int) and step >= len(parameters):
-        text = f"no parameter at index {step}: the number of parameters is {len(parameters)}, and indexes begin with 0"
-        scope.fail(text, level="schema")

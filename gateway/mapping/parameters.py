@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct, field
@@ -37,27 +36,24 @@ from gateway.core.dbus.signature import Type
 from gateway.core.dbus.target import Parameter
 from gateway.core.rpc.model import Value
 from gateway.mapping.classes.fields import Classes, known_class
-from gateway.mapping.encoding import STRUCT, TEXT, Encoding, struct_in, with_items
+from gateway.mapping.encoding import STRUCT, TEXT, Encoding, names_fields, with_items
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
-NO_CLASSES: Classes = MappingProxyType({})
-
 
 def compile_parameters(
-    entry: Scope, callee: Callee, encoding: Encoding, session: str | None, classes: Classes = NO_CLASSES
+    entry: Scope, callee: Callee, encoding: Encoding, session: str | None, classes: Classes
 ) -> tuple[ArgumentPlan, tuple[Parameter, ...]]:
     """The plan of a method entry, and its parameters for help texts. With problems reported, neither may be used."""
-    params = entry.at("params")
-    specs = [_Spec(params.at(index)) for index in range(len(params.data or ()))]
+    specs = [_Spec(item) for item in entry.at("params").items()]
     work = _Arguments(entry, callee, encoding, specs, session, classes)
     before = len(entry.problems)
     work.check_names()
     for index, spec in enumerate(specs):
         work.add_parameter(index, spec)
-    for name in entry.at("args").data or ():
-        work.add_argument(name, entry.at("args", name))
+    for argument in entry.at("args").items():
+        work.add_argument(str(argument.path[-1]), argument)
     if len(entry.problems) == before:  # an argument with a problem would be reported as missing too
         work.check_complete()
     return usable(work.plan()), tuple(work.describe(index, spec) for index, spec in enumerate(specs))
@@ -71,18 +67,15 @@ def usable(plan: ArgumentPlan) -> ArgumentPlan:
 
 def path_template(entry: Scope, object_path: str, escape: Escape) -> PathTemplate:
     """The object path of a method entry, with the rules of its parameters."""
-    params = entry.at("params")
-    specs = [_Spec(params.at(index)) for index in range(len(params.data or ()))]
+    specs = [_Spec(item) for item in entry.at("params").items()]
     escapes = {spec.name: spec.data.get("escape", escape) for spec in specs}
     return PathTemplate(object_path, escapes, {spec.name: spec.subtrees for spec in specs if spec.subtrees})
 
 
 def compile_types(section: Scope) -> LegacyTypes:
     """The section `types` of a file; a type with a problem, which is reported, is left out."""
-    definitions = {
-        name: section.at(name).attempt(read_definition, section.at(name).data) for name in section.data or ()
-    }
-    types = LegacyTypes({name: found for name, found in definitions.items() if found is not None})
+    definitions = {each.path[-1]: each.attempt(read_definition, each.data) for each in section.items()}
+    types = LegacyTypes({str(name): found for name, found in definitions.items() if found is not None})
     for name in types.definitions:
         section.at(name).attempt(types.check, LegacyType(name))
     return types
@@ -134,16 +127,19 @@ class _Arguments(Struct):
     types: dict[int, Argument] = field(default_factory=dict)  # by the slot of the parameter
     structs: list[Unpacked] = field(default_factory=list)
     slots: int = 0
+    names: list[str] = field(default_factory=list)
+    ins: dict[str, Argument] = field(default_factory=dict)  # by name
+    in_path: list[str] = field(default_factory=list)  # the parameters in the object path
+    gathered: set[str] = field(default_factory=set)  # those in `gather`
 
     def __post_init__(self) -> None:
         self.slots = len(self.specs)
-
-    @property
-    def names(self) -> list[str]:
-        return [spec.name for spec in self.specs]
-
-    def argument(self, name: str) -> Argument | None:
-        return next((argument for argument in self.callee.ins if argument.name == name), None)
+        self.names = [spec.name for spec in self.specs]
+        self.ins = {argument.name: argument for argument in reversed(self.callee.ins)}
+        self.in_path = placeholders(self.callee.target.object_path)
+        sources = [argument.at("gather").data for argument in self.entry.at("args").items()]
+        for source in sources:
+            self.gathered.update(source.values() if isinstance(source, dict) else source or ())
 
     def _fail(self, spec: _Spec, key: str, message: str) -> None:
         """Report a key of a parameter that is not possible there."""
@@ -163,32 +159,31 @@ class _Arguments(Struct):
             optional = optional or spec.has_default
             if "extra" in spec.data and index < len(self.specs) - 1:
                 spec.scope.at("extra").fail("'extra' is only possible for the last parameter", key=True)
-        self._check_path()
+            subtrees = spec.scope.at("object")
+            for place in subtrees.items() if isinstance(subtrees.data, list) else [subtrees]:
+                if place.data is not None:
+                    place.attempt(names.object_path, place.data, level="schema")
+            if "escape" in spec.data and (spec.subtrees or spec.name not in self.in_path):
+                self._fail(spec, "escape", "'escape' is only possible for a parameter that is an element of the path")
+        self._check_path(self.callee.target.object_path)
 
-    def _check_path(self) -> None:
-        template = self.callee.target.object_path
+    def _check_path(self, template: str) -> None:
         where = self.entry.at("object_path" if self.entry.has("object_path") else "params")
         whole = [spec.name for spec in self.specs if spec.subtrees]
-        for name in placeholders(template):
+        for name in self.in_path:
             if name not in self.names:
                 where.fail(f"{unknown('parameter', name, self.names)}; the object path needs it")
             elif (name in whole) != template.startswith("{" + name + "}"):
                 must = "must be the beginning of" if name in whole else "needs `object: SUBTREE` to be the beginning of"
                 where.fail(f"parameter '{name}' {must} the object path '{template}'")
-        for spec in self.specs:
-            for index, subtree in enumerate(spec.subtrees):
-                listed = isinstance(spec.data["object"], list)
-                place = spec.scope.at("object", index) if listed else spec.scope.at("object")
-                place.attempt(names.object_path, subtree, level="schema")
-            if "escape" in spec.data and (spec.subtrees or spec.name not in placeholders(template)):
-                self._fail(spec, "escape", "'escape' is only possible for a parameter that is an element of the path")
 
     def add_parameter(self, index: int, spec: _Spec) -> None:
         """Compile the use of a parameter."""
         kinds = [key for key in ("drop", "fields", "to") if key in spec.data]
-        if "type" in spec.data and {"drop", "fields"} & spec.data.keys():
+        has_no_value = "drop" in spec.data or "fields" in spec.data
+        if "type" in spec.data and has_no_value:
             self._fail(spec, "type", "'type' cannot be combined with 'drop' or 'fields'")
-        if spec.legacy_class and {"drop", "fields"} & spec.data.keys():
+        if spec.legacy_class and has_no_value:
             self._fail(spec, "format", "'class' cannot be combined with 'drop' or 'fields'")
         if len(kinds) > 1:
             self._fail(spec, kinds[1], f"'{kinds[1]}' cannot be combined with '{kinds[0]}'")
@@ -196,40 +191,36 @@ class _Arguments(Struct):
             self._fail(spec, "unknown_members", "'unknown_members' requires 'fields' or 'struct'")
         elif spec.name == self.session and spec.has_default:
             spec.scope.at("default").fail("the session parameter cannot have a default", key=True)
-        elif "fields" in spec.data:
-            self._check_unused(spec, "fields")
-            self._unpack(index, spec)
-        elif "drop" in spec.data:
-            self._check_unused(spec, "drop")
-            self._reject_forms(spec, "'drop'")
+        elif has_no_value:
+            key = kinds[0]
+            for user, used in {"the object path": self.in_path, "'gather'": self.gathered}.items():
+                if spec.name in used:
+                    text = f"'{key}' is not possible: {user} needs parameter '{spec.name}'"
+                    spec.scope.at(key).fail(text, key=True)
+            self._reject_forms(spec, f"'{key}'")
+            if key == "fields":
+                self._unpack(index, spec)
         else:
             self._add_whole(index, spec)
 
     def _add_whole(self, index: int, spec: _Spec) -> None:
         named = spec.data.get("to", spec.name)
-        if self.argument(named) is not None:
+        if named in self.ins:
             self._supply(named, index, spec, spec.data.get("default") if spec.has_default else None)
         elif "to" in spec.data:
-            spec.scope.at("to").fail(self._unknown_argument(named))
-        elif spec.name in placeholders(self.callee.target.object_path):
+            spec.scope.at("to").fail(unknown("D-Bus argument", named, self.callee.ins, owner=self.callee.title))
+        elif spec.name in self.in_path:
             self._reject_forms(spec, "the object path")
-        elif spec.name == self.session or spec.name in self._gathered():
+        elif spec.name == self.session or spec.name in self.gathered:
             self._reject_forms(spec, "the session" if spec.name == self.session else "'gather'")
         else:
             has = f"the arguments of {self.callee.title}: {one_of(map(str, self.callee.ins))}"
             spec.name_scope.fail(f"parameter '{spec.name}' is unused: map it with `to:` or add `drop: true`; {has}")
-        if spec.has_default and spec.name in placeholders(self.callee.target.object_path):
+        if spec.has_default and spec.name in self.in_path:
             scope = spec.scope.at("default")
             only = "{" + spec.name + "}"
             path = replace(self._path(), text=only if spec.subtrees else f"/{only}")
             scope.attempt(path.encoder([spec.name]), [scope.data])
-
-    def _check_unused(self, spec: _Spec, key: str) -> None:
-        """A parameter that is dropped or unpacked cannot be used as a whole."""
-        users = {"the object path": placeholders(self.callee.target.object_path), "'gather'": self._gathered()}
-        for user, used in users.items():
-            if spec.name in used:
-                spec.scope.at(key).fail(f"'{key}' is not possible: {user} needs parameter '{spec.name}'", key=True)
 
     def _path(self) -> PathTemplate:
         return path_template(self.entry, self.callee.target.object_path, self.encoding.escape)
@@ -240,18 +231,8 @@ class _Arguments(Struct):
             if key in spec.data:
                 self._fail(spec, key, f"'{key}' cannot be combined with {use}")
 
-    def _unknown_argument(self, name: str) -> str:
-        return unknown("D-Bus argument", name, self.callee.ins, owner=self.callee.title)
-
-    def _gathered(self) -> set[str]:
-        sources = [self.entry.at("args", name, "gather").data for name in self.entry.at("args").data or ()]
-        return {
-            name for source in sources if source for name in (source.values() if isinstance(source, dict) else source)
-        }
-
     def _supply(self, named: str, slot: int, spec: _Spec, default: Value) -> None:
-        argument = self.argument(named)
-        assert argument is not None
+        argument = self.ins[named]
         convert = self._converter(spec, argument)
         if named in self.supplied:
             spec.scope.fail(f"D-Bus argument '{named}' is supplied twice, by two parameters")
@@ -261,109 +242,19 @@ class _Arguments(Struct):
             if spec.has_default:
                 spec.scope.at("default").attempt(convert, default)
 
-    # Forms
-
-    def _converter(self, spec: _Spec, argument: Argument) -> Encode | None:
-        kind = argument.type
-        forms = [form for form in ("type", "struct", "record", "object", "format") if form in spec.data]
-        if len(forms) > 1:
-            self._fail(spec, forms[1], f"'{forms[1]}' cannot be combined with '{forms[0]}'")
-            return None
-        if "type" in spec.data:
-            return self._typed(spec, argument)
-        if spec.subtrees:
-            return self._object(spec, argument)
-        if "struct" in spec.data:
-            return self._struct(spec, argument)
-        if "record" in spec.data:
-            return self._record(spec, argument)
-        if "format" not in spec.data:
-            return self._for_property(self.encoding(kind, self._around, argument.name))
-        if kind.code not in MOMENTS:
-            text = f"'format: datetime' needs a D-Bus argument of type {', '.join(MOMENTS)}; {argument.name} is {kind}"
-            spec.scope.at("format").fail(text)
-            return None
-        return self._for_property(moment_encoder(kind, self.encoding(kind)))
-
-    def _object(self, spec: _Spec, argument: Argument) -> Encode | None:
-        """An object path, or each one of an array, that must be below a subtree."""
-        check = object_below(spec.subtrees)
-        convert = self._for_property(self.encoding(argument.type, self._around))
-        if argument.type.code in "os":
-            return lambda value: convert(check(value))
-        if str(argument.type) in ("ao", "as"):
-            return lambda value: convert(_each(check, value))
-        text = f"'object' needs a D-Bus argument of type o, s, ao or as; {argument.name} is {argument.type}"
-        spec.scope.at("object").fail(text)
-        return None
-
-    def _typed(self, spec: _Spec, argument: Argument) -> Encode | None:
-        types, scope = self.encoding.types, spec.scope.at("type")
-
-        def compiled(text: str) -> Encode:
-            kind = parse_type(text)
-            types.check(kind)
-            if spec.is_optional:
-                return types.optional(kind, argument.type, self.encoding.coerce)
-            return types.encoder(kind, argument.type, self.encoding.coerce, self._around)
-
-        convert = scope.attempt(compiled, scope.data)
-        return None if convert is None else self._for_property(convert)
-
-    def _struct(self, spec: _Spec, argument: Argument) -> Encode | None:
-        members = spec.data["struct"]
-        inner = struct_in(argument.type)
-        scope = spec.scope.at("struct")
-        if inner is None:
-            scope.fail(
-                f"'struct' needs a struct, or an array or dictionary of structs; {argument.name} is {argument.type}"
-            )
-        elif len(inner.children) != len(members):
-            scope.fail(
-                f"expected {len(inner.children)} field names for {argument.name} ({argument.type}), got {len(members)}"
-            )
-        else:
-            ignore = "unknown_members" in spec.data
-            return self._for_property(
-                struct_encoder(argument.type, members, self.encoding, ignore=ignore, around=self._around)
-            )
-        return None
-
-    def _record(self, spec: _Spec, argument: Argument) -> Encode | None:
-        scope = spec.scope.at("record")
-        legacy_class = known_class(scope, self.classes)
-        if legacy_class is None:
-            return None
-        if str(argument.type) != "a{sv}":
-            scope.fail(f"'record' needs a D-Bus argument of type a{{sv}}; {argument.name} is {argument.type}")
-            return None
-        return self._for_property(legacy_class.encoder(self.encoding.coerce, self.encoding.variants, self._around))
-
-    @property
-    def _around(self) -> int:
-        """The number of D-Bus containers around an argument: 1 for a property, which is sent as a variant."""
-        return 0 if self.callee.accessed is None else 1
-
-    def _for_property(self, convert: Encode) -> Encode:
-        """For a property: the same, as a variant of the type in the IDL."""
-        if self.callee.accessed is None:
-            return convert
-        signature = str(self.callee.accessed.type)
-        return lambda value: Variant(signature, convert(value))
-
     def _unpack(self, index: int, spec: _Spec) -> None:
         """`fields`: each member of the struct has a slot of its own, after those of the parameters."""
-        self._reject_forms(spec, "'fields'")
-        members = [_Field(spec.scope.at("fields", name), name) for name in spec.data["fields"]]
+        members = [_Field(item) for item in spec.scope.at("fields").items()]
         defaults = {member.name: member.data["default"] for member in members if member.has_default}
         ignored = "unknown_members" in spec.data
         struct = Unpacked(index, tuple(member.name for member in members), defaults, others_ignored=ignored)
         first = self.slots
         for member in members:
-            if self.argument(member.argument) is None:
-                member.name_scope.fail(self._unknown_argument(member.argument))
-            else:
+            if member.argument in self.ins:
                 self._supply(member.argument, self.slots, member, member.data.get("default"))
+            else:
+                text = unknown("D-Bus argument", member.argument, self.callee.ins, owner=self.callee.title)
+                member.name_scope.fail(text)
             self.slots += 1
         self.structs.append(struct)
         if spec.has_default:
@@ -373,60 +264,114 @@ class _Arguments(Struct):
                 if values is not None and isinstance(take, Slot) and take.slot >= first:
                     default.attempt(take.convert, values[take.slot - first])
 
+    # Forms
+
+    def _converter(self, spec: _Spec, argument: Argument) -> Encode | None:
+        """The converter of a value to the argument; for a property to a variant of the type in the IDL."""
+        forms = [form for form in ("type", "struct", "record", "object", "format") if form in spec.data]
+        if len(forms) > 1:
+            self._fail(spec, forms[1], f"'{forms[1]}' cannot be combined with '{forms[0]}'")
+            return None
+        convert = self._formed(spec, argument, forms[0]) if forms else self._plain(argument)
+        return None if convert is None else self._for_property(convert)
+
+    def _formed(self, spec: _Spec, argument: Argument, form: str) -> Encode | None:
+        kind, scope, encoding = argument.type, spec.scope.at(form), self.encoding
+        match form:
+            case "type":
+                return scope.attempt(self._typed, spec, kind)
+            case "struct":
+                fits, ignore = names_fields(scope, argument.name, kind), "unknown_members" in spec.data
+                return struct_encoder(kind, scope.data, encoding, ignore=ignore, around=self._around) if fits else None
+            case "record":
+                found = known_class(scope, self.classes)
+                if found is None or str(kind) == "a{sv}":
+                    return None if found is None else found.encoder(encoding.coerce, encoding.variants, self._around)
+                needs = "'record' needs a D-Bus argument of type a{sv}"
+            case "object":
+                check, convert = object_below(spec.subtrees), self._plain(argument)
+                if kind.code in "os":
+                    return lambda value: convert(check(value))
+                if str(kind) in ("ao", "as"):
+                    return lambda value: convert(_each(check, value))
+                needs = "'object' needs a D-Bus argument of type o, s, ao or as"
+            case _:
+                if kind.code in MOMENTS:
+                    return moment_encoder(kind, encoding(kind))
+                needs = f"'format: datetime' needs a D-Bus argument of type {', '.join(MOMENTS)}"
+        scope.fail(f"{needs}; {argument.name} is {kind}")
+        return None
+
+    def _typed(self, spec: _Spec, target: Type) -> Encode:
+        """The converter of a legacy type; raises ValueError."""
+        types, kind = self.encoding.types, parse_type(spec.data["type"])
+        types.check(kind)
+        if spec.is_optional:
+            return types.optional(kind, target, self.encoding.coerce)
+        return types.encoder(kind, target, self.encoding.coerce, self._around)
+
+    def _plain(self, argument: Argument) -> Encode:
+        return self.encoding(argument.type, self._around, argument.name)
+
+    @property
+    def _around(self) -> int:
+        """The number of D-Bus containers around an argument: 1 for a property, which is sent as a variant."""
+        return 0 if self.callee.accessed is None else 1
+
+    def _for_property(self, convert: Encode) -> Encode:
+        if self.callee.accessed is None:
+            return convert
+        signature = str(self.callee.accessed.type)
+        return lambda value: Variant(signature, convert(value))
+
     # `args`
 
     def add_argument(self, named: str, scope: Scope) -> None:
         """Compile an entry of `args`: a constant, or parameters that are gathered."""
-        argument = self.argument(named)
-        if argument is None:
-            scope.fail(self._unknown_argument(named), key=True)
+        if named not in self.ins:
+            scope.fail(unknown("D-Bus argument", named, self.callee.ins, owner=self.callee.title), key=True)
         elif named in self.supplied:
             scope.fail(f"D-Bus argument '{named}' is supplied twice, by a parameter and by `args`", key=True)
         elif scope.has("gather"):
-            self._gather(argument, scope.at("gather"))
+            self.supplied[named] = self._gather(self.ins[named], scope.at("gather"))
         else:
             constant = scope.at("const") if scope.has("const") else scope
-            convert = self._for_property(self.encoding(argument.type, self._around, named))
+            convert = self._for_property(self._plain(self.ins[named]))
             self.supplied[named] = Constant(constant.attempt(convert, constant.data))
 
-    def _gather(self, argument: Argument, scope: Scope) -> None:
+    def _gather(self, argument: Argument, scope: Scope) -> Take:
         kind = argument.type
-        self.supplied[argument.name] = Constant(None)  # a problem here is not reported as a missing argument too
         if self.callee.accessed is not None:
             scope.fail("'gather' cannot set a property: use a parameter or a constant", key=True)
         elif isinstance(scope.data, dict) and kind.is_dict:
-            self._gather_entries(argument, scope)
+            key, value = kind.children[0].children
+            entries = []
+            for item in scope.items():
+                name = item.path[-1]
+                made = item.attempt(KEYS_IN[key.code], name)
+                take = self._gathered_slot(item, value, around=2, key=str(name))
+                if take is not None:
+                    entries.append((made, take))
+            return GatheredDict(tuple(entries))
         elif isinstance(scope.data, list) and kind.code == "(":
-            self._gather_fields(argument, scope)
+            if len(kind.children) == len(scope.data):
+                pairs = zip(scope.items(), kind.children, strict=True)
+                takes = [self._gathered_slot(item, each, around=1, key=str(item.data)) for item, each in pairs]
+                return GatheredStruct(tuple(take for take in takes if take is not None))
+            many = f"expected {len(kind.children)} parameters for {argument.name} ({kind}), got {len(scope.data)}"
+            scope.fail(many)
         else:
             form, needed = ("mapping", "dictionary") if isinstance(scope.data, dict) else ("list", "struct")
             scope.fail(f"'gather' with a {form} needs a D-Bus {needed}; {argument.name} is {kind}")
+        return Constant(None)  # a problem here is not reported as a missing argument too
 
-    def _gather_entries(self, argument: Argument, scope: Scope) -> None:
-        key, item = argument.type.children[0].children
-        entries = []
-        for name in scope.data:
-            made = scope.at(name).attempt(KEYS_IN[key.code], name)
-            take = self._gathered_slot(scope.at(name), item, around=2, key=name)
-            if take is not None:
-                entries.append((made, take))
-        self.supplied[argument.name] = GatheredDict(tuple(entries))
-
-    def _gather_fields(self, argument: Argument, scope: Scope) -> None:
-        kinds = argument.type.children
-        if len(kinds) != len(scope.data):
-            scope.fail(f"expected {len(kinds)} parameters for {argument.name} ({argument.type}), got {len(scope.data)}")
-            return
-        takes = [self._gathered_slot(scope.at(index), kind, around=1) for index, kind in enumerate(kinds)]
-        self.supplied[argument.name] = GatheredStruct(tuple(take for take in takes if take is not None))
-
-    def _gathered_slot(self, scope: Scope, kind: Type, *, around: int, key: str = "") -> Slot | None:
+    def _gathered_slot(self, scope: Scope, kind: Type, *, around: int, key: str) -> Slot | None:
         if scope.data not in self.names:
             scope.fail(unknown("parameter", scope.data, self.names))
             return None
         slot = self.names.index(scope.data)
         self.types.setdefault(slot, Argument(scope.data, kind))
-        convert = self.encoding(kind, around, key or str(scope.data))
+        convert = self.encoding(kind, around, key)
         spec = self.specs[slot]
         if spec.has_default:
             spec.scope.at("default").attempt(convert, spec.data["default"])
@@ -442,9 +387,14 @@ class _Arguments(Struct):
                 self.entry.fail(f"{what} is not supplied by any parameter", key=True)
 
     def plan(self) -> ArgumentPlan:
-        path = self._path()
+        path, callee = self._path(), self.callee
+        fixed: list[Take] = []  # the first arguments of the methods of org.freedesktop.DBus.Properties
+        if callee.accessed is not None or callee.record:
+            fixed.append(Constant(callee.interface.name))
+        if callee.accessed is not None:
+            fixed.append(Constant(callee.accessed.name))
         return ArgumentPlan(
-            target=self.callee.target,
+            target=callee.target,
             escapes=path.escapes,
             objects=path.objects,
             names=tuple(self.names),
@@ -457,24 +407,31 @@ class _Arguments(Struct):
                 for index, spec in enumerate(self.specs)
                 if spec.legacy_class or len(spec.subtrees) == 1
             },
-            dropped=tuple(index for index, spec in enumerate(self.specs) if _is_single(spec)),
+            dropped=tuple(
+                index
+                for index, spec in enumerate(self.specs)
+                # a single value, unless its default is a struct or an array
+                if "drop" in spec.data and not isinstance(spec.data.get("default"), dict | list)
+            ),
             surplus=self.encoding.surplus,
-            arguments=(*self._fixed(), *(self.supplied[a.name] for a in self.callee.ins if a.name in self.supplied)),
+            arguments=(*fixed, *(self.supplied[each.name] for each in callee.ins if each.name in self.supplied)),
         )
 
-    def _fixed(self) -> list[Take]:
-        """The first arguments of the methods of org.freedesktop.DBus.Properties: interface, and property."""
-        known, interface = self.callee.accessed, self.callee.interface.name
-        if known is not None:
-            return [Constant(interface), Constant(known.name)]
-        return [Constant(interface)] if self.callee.record else []
-
     def describe(self, index: int, spec: _Spec) -> Parameter:
-        """The parameter for help texts."""
+        """The parameter for help texts. Its type is the D-Bus type nearest to the value that the client passes."""
         argument = self.types.get(index)
+        kind: Type | None = TEXT
+        if "drop" in spec.data or "fields" in spec.data:
+            kind = None
+        elif argument is not None and "format" not in spec.data:
+            kind = argument.type
+            if spec.is_optional:
+                kind = kind.children[0] if kind.code == "a" else kind
+            elif {"struct", "record"} & spec.data.keys():
+                kind = with_items(kind, STRUCT)
         text = str(spec.data.get("documentation", "")) or (argument.documentation if argument else "")
         text = text or (below_text(spec.subtrees) if spec.subtrees else "")
-        return Parameter(spec.name, _legacy_type(spec, argument), required=not spec.has_default, documentation=text)
+        return Parameter(spec.name, kind, required=not spec.has_default, documentation=text)
 
 
 def _each(check: Callable[[Value], str], value: Value) -> Value:
@@ -489,30 +446,14 @@ def _each(check: Callable[[Value], str], value: Value) -> Value:
     return done
 
 
-def _is_single(spec: _Spec) -> bool:
-    """Whether a dropped parameter must be a single value: its default is not a struct or an array."""
-    return "drop" in spec.data and not isinstance(spec.data.get("default"), dict | list)
-
-
 class _Field(_Spec):
     """A member of `fields`: the name of a D-Bus argument, or a mapping with more keys."""
 
-    def __init__(self, scope: Scope, name: str) -> None:
+    def __init__(self, scope: Scope) -> None:
         super().__init__(scope)
-        self.name = name
-        self.argument = str(self.data.get("to", name)) if isinstance(scope.data, Mapping) else str(scope.data)
+        self.name = str(scope.path[-1])
+        self.argument = str(self.data.get("to", self.name)) if isinstance(scope.data, Mapping) else str(scope.data)
 
     @property
     def name_scope(self) -> Scope:
         return self.scope.at("to") if "to" in self.data else self.scope
-
-
-def _legacy_type(spec: _Spec, argument: Argument | None) -> Type | None:
-    """The D-Bus type nearest to the value that the client passes; None where there is none."""
-    if not {"drop", "fields"}.isdisjoint(spec.data):
-        return None
-    if argument is None or "format" in spec.data:
-        return TEXT
-    if spec.is_optional:
-        return argument.type.children[0] if argument.type.code == "a" else argument.type
-    return with_items(argument.type, STRUCT) if {"struct", "record"} & spec.data.keys() else argument.type

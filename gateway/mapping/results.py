@@ -6,7 +6,7 @@ picks from these by name; `struct`, `fields` and `format` change the form of wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -22,9 +22,8 @@ from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Fault, Value
 from gateway.mapping.classes.fields import Classes, known_class
-from gateway.mapping.encoding import STRUCT, TEXT, struct_in, with_items
+from gateway.mapping.encoding import STRUCT, TEXT, innermost, names_fields, record_key, with_items
 from gateway.mapping.load import Scope
-from gateway.mapping.parameters import NO_CLASSES
 from gateway.mapping.problem import one_of, unknown
 from gateway.mapping.targets import Callee
 
@@ -50,7 +49,7 @@ class _Source(Struct, frozen=True):
 
 
 def compile_result(
-    entry: Scope, callee: Callee, variants: Variants, escape: Escape = "systemd", classes: Classes = NO_CLASSES
+    entry: Scope, callee: Callee, variants: Variants, escape: Escape, classes: Classes
 ) -> CompiledResult:
     """The result of a method entry. With problems reported it must not be used. `escape`: of path elements as keys."""
     work = _Results(callee, variants, escape, classes)
@@ -72,47 +71,39 @@ class _Results(Struct, frozen=True):
 
     def arguments(self, result: Scope) -> CompiledResult:
         outs = self.callee.outs
+        decoder = from_dbus if self.callee.accessed is None else results.property_decoder
+        sources = {
+            out.name: _Source(out.type, decoder(out.type, variants=self.variants), index)
+            for index, out in enumerate(outs)
+        }
         if result.data is None:
-            return self._everything(outs)
-        sources = {out.name: self._source(index, out) for index, out in enumerate(outs)}
+            items = {name: Item(source.at, source.decode, name) for name, source in sources.items()}
+            if not items:
+                return CompiledResult(results.void, None)
+            if len(items) == 1:
+                return CompiledResult(results.one(*items.values()), outs[0].type)
+            return CompiledResult(results.struct(items), STRUCT)
         if isinstance(result.data, list):
-            picks = [self._pick(result.at(index), sources) for index in range(len(result.data))]
+            picks = [self._pick(pick, sources) for pick in result.items()]
             return CompiledResult(results.array([item for item, _ in picks]), ARRAY)
+        members = None
         if isinstance(result.data, Mapping) and not _is_form(result.data):
-            return self._struct(result, sources)
-        return self._one(result, sources)
-
-    def _source(self, index: int, out: Argument) -> _Source:
-        if self.callee.accessed is not None:
-            return _Source(out.type, results.property_decoder(out.type, self.variants), index)
-        return _Source(out.type, from_dbus(out.type, variants=self.variants), index)
-
-    def _everything(self, outs: Sequence[Argument]) -> CompiledResult:
-        sources = [self._source(index, out) for index, out in enumerate(outs)]
-        items = [Item(source.at, source.decode, out.name) for source, out in zip(sources, outs, strict=True)]
-        if not items:
-            return CompiledResult(results.void, None)
-        if len(items) == 1:
-            return CompiledResult(results.one(items[0]), outs[0].type)
-        return CompiledResult(results.struct({item.name: item for item in items}), STRUCT)
-
-    def _struct(self, members: Scope, sources: Mapping[str, _Source]) -> CompiledResult:
-        items = {name: self._pick(members.at(name), sources)[0] for name in members.data}
-        return CompiledResult(results.struct(items), STRUCT)
-
-    def _one(self, result: Scope, sources: Mapping[str, _Source]) -> CompiledResult:
-        """One output argument; `from` is optional where there is only one."""
-        if isinstance(result.data, Mapping) and "from" not in result.data and len(sources) != 1:
-            if set(result.data) == {"fields"} and sources:
-                return self._struct(result.at("fields"), sources)
-            result.fail(f"'from' is missing; expected one of {one_of(_listed(sources))}", key=True)
-            return CompiledResult(results.void, None)
+            members = result
+        elif isinstance(result.data, Mapping) and "from" not in result.data and len(sources) != 1:
+            if set(result.data) != {"fields"} or not sources:
+                result.fail(f"'from' is missing; expected one of {one_of(_listed(sources))}", key=True)
+                return CompiledResult(results.void, None)
+            members = result.at("fields")
+        if members is not None:
+            picked = {str(pick.path[-1]): self._pick(pick, sources)[0] for pick in members.items()}
+            return CompiledResult(results.struct(picked), STRUCT)
         item, kind = self._pick(result, sources, only=next(iter(sources), None))
         return CompiledResult(results.one(item), kind)
 
     # One picked value and its form
 
     def _pick(self, pick: Scope, sources: Mapping[str, _Source], only: str | None = None) -> tuple[Item, Type]:
+        """`only`: the source where the pick has no `from`."""
         whole = not isinstance(pick.data, Mapping)
         name = pick.data if whole else pick.data.get("from", only)
         source = sources.get(name)
@@ -128,31 +119,31 @@ class _Results(Struct, frozen=True):
         return Item(0, _nothing), STRUCT
 
     def _form(self, pick: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
+        """What changes the form of a value, and the type that it becomes. `kind`: None inside a variant."""
         forms = [form for form in FORMS if form in pick.data]
+        if not forms:
+            return None, kind
         if len(forms) > 1:
             pick.at(forms[1]).fail(f"'{forms[1]}' cannot be combined with '{forms[0]}'", level="schema", key=True)
             return None, kind
-        builders = {"struct": self._named, "fields": self._fields, "format": self._formatted, "record": self._recorded}
-        return builders[forms[0]](pick.at(forms[0]), name, kind) if forms else (None, kind)
-
-    def _named(self, struct: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
-        inner = struct_in(kind) if kind is not None else None
-        if kind is None or inner is None:
-            struct.fail(f"'struct' needs a struct, or an array or dictionary of structs; {name} is {kind or 'v'}")
+        form, scope = forms[0], pick.at(forms[0])
+        if form == "format":
+            return self._formatted(scope, name, kind)
+        if form == "struct":
+            if not names_fields(scope, name, kind) or kind is None:
+                return None, kind
+            return results.struct_of_fields(kind, scope.data), with_items(kind, STRUCT)
+        legacy_class = known_class(scope, self.classes) if form == "record" else None
+        if form == "record" and legacy_class is None:
             return None, kind
-        if len(inner.children) != len(struct.data):
-            struct.fail(f"expected {len(inner.children)} field names for {name} ({kind}), got {len(struct.data)}")
-            return None, kind
-        return results.struct_of_fields(kind, struct.data), with_items(kind, STRUCT)
-
-    def _fields(self, fields: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
         if kind is None or not results.holds_dict(kind):
-            text = f"'fields' needs a dictionary with text keys (or several of them); {name} is {kind or 'v'}"
-            fields.fail(text)
+            needs = f"'{form}' needs a dictionary with text keys (or several of them)"
+            scope.fail(f"{needs}; {name} is {kind or 'v'}")
             return None, kind
+        if legacy_class is not None:
+            return legacy_class.shown(kind), kind
         item = _innermost(kind)
-        members = {legacy: self._member(fields.at(legacy), item) for legacy in fields.data}
-        return results.picked(kind, members), kind
+        return results.picked(kind, {str(each.path[-1]): self._member(each, item) for each in scope.items()}), kind
 
     def _member(self, pick: Scope, item: Type) -> tuple[str, Show | None]:
         """A member of a dictionary. The type inside a variant is known at run time only."""
@@ -166,47 +157,30 @@ class _Results(Struct, frozen=True):
         show, codes = (identity_of_class(legacy_class), "s") if legacy_class else SHOWN[form.data]
         if kind is None and self.variants == "typed":
             form.fail(f"'format' cannot be applied to the variant {name} with 'variants: typed'")
-        elif kind is not None and _scalar(kind).code not in codes:
+        elif kind is not None and innermost(kind).code not in codes:
             what = f"{{class: {legacy_class}}}" if legacy_class else form.data
             form.fail(f"'format: {what}' needs a value of type {', '.join(codes)}; {name} is {kind}")
         return show, TEXT if kind is None else with_items(kind, TEXT)
 
-    def _recorded(self, record: Scope, name: str, kind: Type | None) -> tuple[Show | None, Type | None]:
-        legacy_class = known_class(record, self.classes)
-        if legacy_class is None:
-            return None, kind
-        if kind is None or not results.holds_dict(kind):
-            record.fail(f"'record' needs a dictionary with text keys (or several of them); {name} is {kind or 'v'}")
-            return None, kind
-        return legacy_class.shown(kind), kind
-
     # Records
 
     def records(self, result: Scope) -> CompiledResult:
-        record, kind = self._record(result)
-        own = self.callee.interface.name
-        further = self.callee.further
+        record = self._record(result)
+        own, further = self.callee.interface.name, self.callee.further
         interfaces = (own, *(interface.name for interface in further))
         if not self.callee.objects:
             shape = results.several(interfaces, self.callee.shared, record) if further else results.one(Item(0, record))
-            return CompiledResult(shape, kind)
+            return CompiledResult(shape, STRUCT)
+        key = record_key(self.callee.key, self.escape, self.variants, self.callee.key_class)
         refuse = self.callee.duplicates == "error"
         merge = results.merged(interfaces, self.callee.shared) if further else None
-        decode = results.records(own, self._key(), record, refuse=refuse, merge=merge)
-        return CompiledResult(results.one(Item(0, decode)), parse_one("a{sa{sv}}"))
+        every = results.records(own, key, record, refuse=refuse, merge=merge)
+        return CompiledResult(results.one(Item(0, every)), parse_one("a{sa{sv}}"))
 
-    def _key(self) -> results.RecordKey:
-        key = self.callee.key
-        if isinstance(key, str):
-            element = results.element_key if self.escape == "systemd" else results.plain_element_key
-            return {"element": element, "path": results.path_key}[key]
-        show = identity_of_class(self.callee.key_class) if self.callee.key_class else None
-        return results.property_key(key.name, results.then(results.property_decoder(key.type, self.variants), show))
-
-    def _record(self, result: Scope) -> tuple[Decode, Type]:
+    def _record(self, result: Scope) -> Decode:
         if isinstance(result.data, Mapping) and set(result.data) == {"record"}:
             legacy_class = known_class(result.at("record"), self.classes)
-            return (_nothing, STRUCT) if legacy_class is None else (legacy_class.record(self.variants), STRUCT)
+            return _nothing if legacy_class is None else legacy_class.record(self.variants)
         known = {
             name: _Source(found.type, results.property_decoder(found.type, self.variants))
             for name, found in self.callee.properties.items()
@@ -214,13 +188,13 @@ class _Results(Struct, frozen=True):
         }
         if result.data is None:
             all_of_them = {name: (name, source.decode) for name, source in known.items()}
-            return results.Record(all_of_them, from_dbus(parse_one("v"), variants=self.variants)), STRUCT
+            return results.Record(all_of_them, from_dbus(parse_one("v"), variants=self.variants))
         members = result.at("fields") if isinstance(result.data, Mapping) and "fields" in result.data else result
         if not isinstance(result.data, Mapping) or (_is_form(result.data) and set(result.data) != {"fields"}):
             result.fail("expected {legacy name: property}, {fields: ...} or {record: CLASS} for a record")
-            return _nothing, STRUCT
+            return _nothing
         picks = {name: self._pick(members.at(name), known, only=name)[0] for name in members.data}
-        return results.Record({name: (item.name, item.convert) for name, item in picks.items()}), STRUCT
+        return results.Record({name: (item.name, item.convert) for name, item in picks.items()})
 
 
 def _is_form(data: Mapping[str, Any]) -> bool:
@@ -242,65 +216,51 @@ def _innermost(kind: Type) -> Type:
     return _innermost(inner) if not kind.is_dict or results.holds_dict(inner) else inner
 
 
-def _scalar(kind: Type) -> Type:
-    """The innermost item of nested arrays and dictionaries."""
-    if kind.code != "a":
-        return kind
-    return _scalar(kind.children[0].children[1] if kind.is_dict else kind.children[0])
-
-
 # Errors
 
 
 def check_errors(table: Scope, parameters: Collection[str]) -> None:
     """Report invalid error names and patterns, and templates that contain an unknown parameter."""
-    for name in table.data or ():
-        entries = table.at(name)
-        if name != "*":
-            entries.attempt(names.error_name, name, level="schema")
+    for entries in table.items():
+        if entries.path[-1] != "*":
+            entries.attempt(names.error_name, entries.path[-1], level="schema")
         for entry in _entries(entries):
-            _check_entry(entry, parameters)
+            match = entry.at("match")
+            groups: Collection[str] = ()
+            if match.data is not None:
+                pattern = match.attempt(patterns.pattern, match.data, level="schema")
+                if pattern is None:
+                    continue  # its groups are unknown
+                groups = pattern.groups
+            known = [*parameters, *groups]
+            for place, text in _templates(entry):
+                for name in results.template_names(text):
+                    parameter_name = name.removeprefix(results.PARAMETER)
+                    if not name.isdecimal() and name not in TEMPLATE_WORDS and parameter_name not in known:
+                        place.fail(unknown("parameter", parameter_name, known))
 
 
 def _entries(table_entry: Scope) -> list[Scope]:
     """The entries for one D-Bus error: one, or a list of them."""
-    listed = isinstance(table_entry.data, list)
-    return [table_entry.at(index) for index in range(len(table_entry.data))] if listed else [table_entry]
+    return table_entry.items() if isinstance(table_entry.data, list) else [table_entry]
 
 
-def _check_entry(entry: Scope, parameters: Collection[str]) -> None:
-    match = entry.at("match")
-    pattern = match.attempt(patterns.pattern, match.data, level="schema") if match.data is not None else None
-    known = [*parameters, *(pattern.groups if pattern is not None else ())]
-    if match.data is not None and pattern is None:
-        return  # its groups are unknown
-    _check_template(entry.at("code"), entry.data["code"], known)
-    for index, text in enumerate(entry.data.get("args", ())):
-        place = entry.at("args", index)
-        _check_template(place.at("from") if isinstance(text, Mapping) else place, _template_of(text), known)
-    _check_template(entry.at("message"), entry.data.get("message"), known)
+def _templates(entry: Scope) -> Iterator[tuple[Scope, str]]:
+    """The templates of an entry, each with its place."""
+    waiting = [entry.at("code"), *entry.at("args").items(), entry.at("message")]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part.data, list):
+            waiting += part.items()
+        elif isinstance(part.data, Mapping):
+            waiting.append(part.at("from"))
+        elif isinstance(part.data, str):
+            yield part, part.data
 
 
-def _template_of(data: object) -> object:
-    return data["from"] if isinstance(data, Mapping) else data
-
-
-def _check_template(scope: Scope, text: object, parameters: Collection[str]) -> None:
-    for index, item in enumerate(text if isinstance(text, list) else ()):
-        _check_template(scope.at(index), item, parameters)
-    for name in results.template_names(text) if isinstance(text, str) else ():
-        parameter_name = name.removeprefix(results.PARAMETER)
-        if not name.isdecimal() and name not in TEMPLATE_WORDS and parameter_name not in parameters:
-            scope.fail(unknown("parameter", parameter_name, parameters))
-
-
-def _texts(data: object) -> Iterator[str]:
-    """All templates in a part of an entry."""
-    text = _template_of(data)
-    if isinstance(text, str):
-        yield text
-    for item in text if isinstance(text, list) else ():
-        yield from _texts(item)
+def _names_in(entries: Iterable[Scope]) -> list[str]:
+    """The names in the templates of these entries, as they are written."""
+    return [name for entry in entries for _, text in _templates(entry) for name in results.template_names(text)]
 
 
 class _Merged(Struct, frozen=True):
@@ -308,21 +268,7 @@ class _Merged(Struct, frozen=True):
 
     used: frozenset[str]
     constant: Mapping[str, Sequence[ErrorEntry]]  # entries that read no call are the same for every method
-    reading: Mapping[str, Sequence[Mapping[str, Value]]]  # those that do are compiled for each set of parameters
-
-
-def _merged(tables: Sequence[Scope], used: frozenset[str]) -> _Merged:
-    """Merge tables; the first has precedence."""
-    every = {name: data for table in reversed(tables) for name, data in (table.data or {}).items()}
-    listed = {name: data if isinstance(data, list) else [data] for name, data in every.items()}
-    of_error = ("name", "message")
-    reading = {
-        name: found
-        for name, found in listed.items()
-        if any(not each.isdecimal() and each not in of_error for each in _templates(found))
-    }
-    constant = {name: [_entry(each, {}) for each in found] for name, found in listed.items() if name not in reading}
-    return _Merged(used, constant, reading)
+    reading: Mapping[str, Sequence[Scope]]  # those that do are compiled for each set of parameters
 
 
 class ErrorTables:
@@ -340,7 +286,7 @@ class ErrorTables:
         """
         identities = tuple(id(table.data) for table in tables)
         if identities not in self._tables:
-            self._tables[identities] = _merged(tables, frozenset[str]().union(*map(self._named, tables)))
+            self._tables[identities] = self._merged(tables)
         merged = self._tables[identities]
         used = merged.used
         sources = {name: name for name in used if name in plan.names}
@@ -357,25 +303,27 @@ class ErrorTables:
         if key not in self._mappers:
             readers = {name: parameter(plan, source) for name, source in sources.items()}
             readers.setdefault("class", lambda _call: legacy_class)
-            own = {name: [_entry(each, readers) for each in found] for name, found in merged.reading.items()}
+            own = {name: [_entry(each.data, readers) for each in found] for name, found in merged.reading.items()}
             self._mappers[key] = results.error_mapper(own, merged.constant)
         return self._mappers[key]
 
-    def _named(self, table: Scope) -> frozenset[str]:
-        if id(table.data) not in self._names:
-            self._names[id(table.data)] = frozenset(
-                name.removeprefix(results.PARAMETER)
-                for data in (table.data or {}).values()
-                for name in _templates(data)
-            )
-        return self._names[id(table.data)]
-
-
-def _templates(data: Any) -> list[str]:
-    """The names in the templates of an entry, or of several, as they are written."""
-    entries = data if isinstance(data, list) else [data]
-    parts = [entry.get(key) for entry in entries for key in ("code", "args", "message")]
-    return [name for part in parts for text in _texts(part) for name in results.template_names(text)]
+    def _merged(self, tables: Sequence[Scope]) -> _Merged:
+        for table in tables:
+            if id(table.data) not in self._names:
+                listed = _names_in(entry for entries in table.items() for entry in _entries(entries))
+                self._names[id(table.data)] = frozenset(name.removeprefix(results.PARAMETER) for name in listed)
+        every = {str(each.path[-1]): _entries(each) for table in reversed(tables) for each in table.items()}
+        of_error = ("name", "message")
+        reading = {
+            name: found
+            for name, found in every.items()
+            if any(not each.isdecimal() and each not in of_error for each in _names_in(found))
+        }
+        constant = {
+            name: [_entry(each.data, {}) for each in found] for name, found in every.items() if name not in reading
+        }
+        used = frozenset[str]().union(*(self._names[id(table.data)] for table in tables))
+        return _Merged(used, constant, reading)
 
 
 def _entry(data: Mapping[str, Value], parameters: Mapping[str, Callable[[Call], Value]]) -> ErrorEntry:

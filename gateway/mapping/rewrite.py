@@ -39,23 +39,35 @@ class TextEdit(Struct, frozen=True):
 def rewrite(text: str, wanted: Mapping[str, WantedMode]) -> str:
     """The text of a file with other settings for these methods (by name); raises RewriteError."""
     root = YAML(typ="safe", pure=True).compose(text)
-    methods = entries_of(entries_of(root)["methods"])
+    file = entries_of(root)
+    methods, classes = entries_of(file["methods"]), entries_of(file.get("classes"))
     shared = shared_nodes(root)
     edits: list[TextEdit] = []
-    derived: dict[str, dict[str, WantedMode]] = {}  # class -> message without an entry of its own
+    added: dict[str, dict[str, str]] = {}  # class -> message without an entry of its own -> its entry
     for name, each in wanted.items():
         legacy_class, _, message = name.partition(".")
-        stanza = entries_of(entries_of(root).get("classes", root)).get(legacy_class, root)
-        entry = methods.get(name) or entries_of(entries_of(stanza).get("messages", root)).get(message)
+        stanza = entries_of(classes.get(legacy_class))
+        messages = entries_of(stanza.get("messages"))
+        default_key = (_default_key(stanza) if name not in methods else None) or _default_key(file)
+        default_key = default_key if each.has_key else None
+        entry = methods.get(name) or messages.get(message)
         if entry is None:
-            derived.setdefault(legacy_class, {})[message] = each
-            continue
-        if id(entry) in shared:
+            values = ", ".join(f"{key}: {value}" for key, value in _values(text, {}, each, default_key))
+            added.setdefault(legacy_class, {})[message] = f"{{{values}}}"
+        elif id(entry) in shared:
             raise RewriteError(f"{name} shares its entry with other methods (a YAML anchor): write an entry of its own")
-        default_key = _default_key(stanza) or _default_key(root) if name not in methods else _default_key(root)
-        edits += _Method(text, name, entry, each, default_key if each.has_key else None).edits()
-    for legacy_class, messages in derived.items():
-        edits.append(_new_messages(text, root, legacy_class, messages, shared))
+        else:
+            edits += _edits(text, name, entry, each, default_key)
+    for legacy_class, made in added.items():
+        place, stanza_node = f"classes.{legacy_class}", classes[legacy_class]
+        node = entries_of(stanza_node).get("messages")
+        if id(stanza_node) in shared or (node is not None and id(node) in shared):
+            raise RewriteError(f"{place} shares its entries (a YAML anchor): write entries of its own")
+        if node is not None:
+            edits.append(add_keys(text, f"{place}.messages", node, made))
+        else:
+            entries = ", ".join(f"{message}: {value}" for message, value in made.items())
+            edits.append(add_keys(text, place, stanza_node, {"messages": f"{{{entries}}}"}))
     return apply_edits(text, edits)
 
 
@@ -66,27 +78,7 @@ def apply_edits(text: str, edits: Iterable[TextEdit]) -> str:
     return text
 
 
-def _new_messages(
-    text: str, root: Node, legacy_class: str, wanted: Mapping[str, WantedMode], shared: set[int]
-) -> TextEdit:
-    """The edit that adds entries to `messages` of a class, for methods that follow from it."""
-    stanza = entries_of(entries_of(root)["classes"])[legacy_class]
-    messages = entries_of(stanza).get("messages")
-    default_key = _default_key(stanza) or _default_key(root)
-    made = {}
-    for message, each in wanted.items():
-        empty = MappingNode("", [], None, None)
-        values = _Method(text, message, empty, each, default_key if each.has_key else None).values()
-        made[message] = "{" + ", ".join(f"{key}: {value}" for key, value in values) + "}"
-    if id(stanza) in shared or (messages is not None and id(messages) in shared):
-        raise RewriteError(f"classes.{legacy_class} shares its entries (a YAML anchor): write entries of its own")
-    if messages is not None:
-        return _Method(text, f"classes.{legacy_class}.messages", messages, None, None).add(made)
-    entries = ", ".join(f"{message}: {value}" for message, value in made.items())
-    return _Method(text, f"classes.{legacy_class}", stanza, None, None).add({"messages": "{" + entries + "}"})
-
-
-def entries_of(node: Node) -> dict[str, Node]:
+def entries_of(node: Node | None) -> dict[str, Node]:
     """The values of a mapping node by key; none for another node."""
     return {str(key.value): value for key, value in node.value} if isinstance(node, MappingNode) else {}
 
@@ -107,72 +99,48 @@ def shared_nodes(root: Node) -> set[int]:
     return shared
 
 
-def _default_key(root: Node) -> str | None:
-    """The key inside `defaults.mode`, which a method with a mode of its own would lose."""
-    mode = entries_of(entries_of(root).get("defaults", root)).get("mode")
-    key = entries_of(mode).get("key") if mode is not None else None
+def _default_key(around: Mapping[str, Node]) -> str | None:
+    """The key inside `defaults.mode` of a file or class, which a method with a mode of its own would lose."""
+    key = entries_of(entries_of(around.get("defaults")).get("mode")).get("key")
     return str(key.value) if key is not None else None
 
 
-UNCHANGED = WantedMode(Setting(), Setting(), has_key=False)
+def _values(
+    text: str, keys: Mapping[str, Node], wanted: WantedMode, default_key: str | None
+) -> Iterator[tuple[str, str]]:
+    """The keys of an entry that change or must be added, with their values as YAML."""
+    now, then = wanted.now, wanted.then
+    if _mode(now) != _mode(then):
+        yield "mode", _mode(then)
+        mode = keys.get("mode")
+        inside = entries_of(mode)
+        stays_canary = then.mode is Mode.CANARY and "canary" in inside
+        if "key" in inside and not stays_canary:  # the mode is replaced, and the method must keep its key
+            yield "key", str(text[inside["key"].start_mark.index : end_of(text, inside["key"])])
+        elif mode is None and "key" not in keys and default_key is not None:
+            yield "key", default_key
+    for key in ("observe", "noise"):
+        if getattr(now, key) is not getattr(then, key):
+            yield key, "true" if getattr(then, key) else "false"
 
 
-class _Method:
-    """The edits of one method entry, or of the mapping around it (then there is no wanted mode)."""
-
-    def __init__(self, text: str, name: str, entry: Node, wanted: WantedMode | None, default_key: str | None) -> None:
-        self._text = text
-        self._name = name
-        self._entry = entry
-        self._keys = entries_of(entry)
-        self._wanted = wanted or UNCHANGED
-        self._default_key = default_key
-
-    def edits(self) -> Iterator[TextEdit]:
-        """The edits; raises RewriteError."""
-        missing: dict[str, str] = {}
-        for key, value in self.values():
-            if key in self._keys:
-                yield self._replace(key, value)
-            else:
-                missing[key] = value
-        if missing:
-            yield self.add(missing)
-
-    def values(self) -> Iterator[tuple[str, str]]:
-        """The keys of the entry that change or must be added, with their values as YAML."""
-        now, then = self._wanted.now, self._wanted.then
-        if _mode(now) != _mode(then):
-            yield "mode", _mode(then)
-            yield from self._canary_key()
-        for key in ("observe", "noise"):
-            if getattr(now, key) is not getattr(then, key):
-                yield key, "true" if getattr(then, key) else "false"
-
-    def _canary_key(self) -> Iterator[tuple[str, str]]:
-        """The key inside the `mode` that is replaced, which the method must keep."""
-        mode = self._keys.get("mode")
-        key = entries_of(mode).get("key") if mode is not None else None
-        if key is not None and not self._stays_canary():
-            yield "key", str(self._text[key.start_mark.index : end_of(self._text, key)])
-        elif mode is None and "key" not in self._keys and self._default_key is not None:
-            yield "key", self._default_key
-
-    def _stays_canary(self) -> bool:
-        """Whether a canary becomes another canary: only its share is replaced."""
-        return self._wanted.then.mode is Mode.CANARY and "canary" in entries_of(self._keys.get("mode", self._entry))
-
-    def _replace(self, key: str, value: str) -> TextEdit:
-        node = self._keys[key]
-        if node.start_mark.index < self._entry.start_mark.index:
-            raise RewriteError(f"{self._name}.{key} is a YAML alias: write its value here")
-        if key == "mode" and self._stays_canary():
-            node, value = entries_of(node)["canary"], percent(self._wanted.then.buckets)
-        return TextEdit(node.start_mark.index, end_of(self._text, node), value)
-
-    def add(self, missing: Mapping[str, str]) -> TextEdit:
-        """Adds keys after the last one of the entry."""
-        return add_keys(self._text, self._name, self._entry, missing)
+def _edits(text: str, name: str, entry: Node, wanted: WantedMode, default_key: str | None) -> Iterator[TextEdit]:
+    """The edits of one method entry; raises RewriteError."""
+    keys, missing = entries_of(entry), {}
+    for key, value in _values(text, keys, wanted, default_key):
+        node = keys.get(key)
+        if node is None:
+            missing[key] = value
+            continue
+        if node.start_mark.index < entry.start_mark.index:
+            raise RewriteError(f"{name}.{key} is a YAML alias: write its value here")
+        canary = entries_of(node).get("canary") if key == "mode" and wanted.then.mode is Mode.CANARY else None
+        if canary is None:
+            yield TextEdit(node.start_mark.index, end_of(text, node), value)
+        else:  # only its share is replaced
+            yield TextEdit(canary.start_mark.index, end_of(text, canary), percent(wanted.then.buckets))
+    if missing:
+        yield add_keys(text, name, entry, missing)
 
 
 def add_keys(text: str, name: str, entry: Node, missing: Mapping[str, str]) -> TextEdit:

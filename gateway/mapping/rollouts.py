@@ -7,16 +7,14 @@ steps are removed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from types import MappingProxyType
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.migration.limits import LIMITS, RolloutLimits
-from gateway.core.migration.modes import BUCKETS, Key, Mode, Setting, share
+from gateway.core.migration.limits import LIMITS
+from gateway.core.migration.modes import BUCKETS, Mode, Setting, share
 from gateway.core.migration.rollout_plan import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, RolloutStep
 from gateway.core.routing.route import Route
 from gateway.core.rpc.units import seconds
@@ -30,9 +28,6 @@ _STEP_KEYS: Mapping[str, frozenset[str]] = {
     "canary": frozenset({"at_least", "calls", "observe"}),
     "gate": frozenset(),
 }
-
-
-NO_DEFAULTS: Mapping[str, Scope] = MappingProxyType({})
 
 
 class MethodRollout(Struct, frozen=True):
@@ -49,19 +44,16 @@ class Rollouts:
     than the file.
     """
 
-    def __init__(
-        self, root: Scope, may_shadow: Mapping[str, bool], defaults: Mapping[str, Scope] = NO_DEFAULTS
-    ) -> None:
+    def __init__(self, root: Scope, may_shadow: Mapping[str, bool], defaults: Mapping[str, Scope]) -> None:
         self._root = root
         self._may_shadow = may_shadow
         self._defaults = defaults
-        named = root.at("rollouts")
+        named, groups = root.at("rollouts"), root.at("groups")
         self._named = {name: read_plan(named.at(name), name) for name in named.data or ()}
-        self._members = self._read_groups(root.at("groups"))
-        self._group_of = {method: group for group, methods in self._members.items() for method in methods}
-        groups = root.at("groups")
+        self._group_of: dict[str, str] = {}
+        members = self._read_groups(groups)
         self._plans = {
-            group: self._plan(groups.at(group, "rollout"), group, methods) for group, methods in self._members.items()
+            group: self._plan(groups.at(group, "rollout"), group, methods) for group, methods in members.items()
         }
 
     def of(self, entry: Scope) -> MethodRollout:
@@ -76,41 +68,36 @@ class Rollouts:
             own.fail(text, level="schema", key=True)
         return MethodRollout(group, self._plans[group])
 
-    # Groups
-
     def _read_groups(self, groups: Scope) -> dict[str, list[str]]:
         """Group -> its methods, in the order of the file."""
-        members: dict[str, list[str]] = {group: [] for group in groups.data or ()}
-        owner: dict[str, str] = {}
-        for group in members:
-            patterns = groups.at(group, "methods")
-            for place in (patterns.at(index) for index in range(len(patterns.data or ()))):
-                for method in self._matching(place):
-                    _join(place, method, group, owner)
-        for method in self._may_shadow:
-            place = self._root.at("methods", method, "group")
-            if place.data is None:
-                continue
-            if self._root.has("groups") and place.data not in members:
-                place.fail(unknown("group", place.data, members), level="schema")
-                continue
-            members.setdefault(place.data, [])
-            _join(place, method, place.data, owner)
-        for method, group in owner.items():
-            members[group].append(method)
-        for group in [group for group, methods in members.items() if not methods]:
-            if self._root.document.complete:
+        for place, method, group in [*self._of_patterns(groups), *self._of_methods(groups)]:
+            owner = self._group_of.setdefault(method, group)
+            if owner != group:
+                place.fail(f"method '{method}' is already in group '{owner}'", level="schema")
+        members: dict[str, list[str]] = {}
+        for method, group in self._group_of.items():
+            members.setdefault(group, []).append(method)
+        for group in groups.data or ():
+            if group not in members and self._root.document.complete:
                 groups.at(group).fail(f"group '{group}' has no methods", level="schema", key=True)
-            del members[group]
         return members
 
-    def _matching(self, pattern: Scope) -> list[str]:
-        found = [method for method in self._may_shadow if fnmatchcase(method, pattern.data)]
-        if not found and self._root.document.complete:
-            pattern.fail(unknown("method or pattern", pattern.data, self._may_shadow), level="schema")
-        return found
+    def _of_patterns(self, groups: Scope) -> Iterator[tuple[Scope, str, str]]:
+        """Place, method and group."""
+        for group in groups.data or ():
+            for place in groups.at(group, "methods").items():
+                matching = [method for method in self._may_shadow if fnmatchcase(method, place.data)]
+                yield from ((place, method, group) for method in matching)
+                if not matching and self._root.document.complete:
+                    place.fail(unknown("method or pattern", place.data, self._may_shadow), level="schema")
 
-    # Plans
+    def _of_methods(self, groups: Scope) -> Iterator[tuple[Scope, str, str]]:
+        for method in self._may_shadow:
+            place = self._root.at("methods", method, "group")
+            if place.data is not None and groups.data is not None and place.data not in groups.data:
+                place.fail(unknown("group", place.data, groups.data), level="schema")
+            elif place.data is not None:
+                yield place, method, place.data
 
     def _plan(self, own: Scope, name: str, methods: Collection[str]) -> RolloutPlan:
         """The plan of a method or group: its own, or the common one without the steps that it may not take."""
@@ -118,10 +105,8 @@ class Rollouts:
         if own.data is not None and not self._is_built_in(own.data):
             plan = self._resolve(own, name)
             if writes and any(step.setting.mode is Mode.SHADOW for step in plan.steps):
-                text = (
-                    f"a shadow step is not allowed: it would execute calls of '{writes[0]}' twice; begin with a canary"
-                )
-                own.fail(text, level="schema")
+                twice = f"it would execute calls of '{writes[0]}' twice"
+                own.fail(f"a shadow step is not allowed: {twice}; begin with a canary", level="schema")
             return plan
         common = self._defaults.get(name, self._root.at("defaults")).at("rollout")
         if own.data is not None or common.data is None:
@@ -148,41 +133,26 @@ class Rollouts:
         return DEFAULT_FOR_WRITES
 
 
-def _join(place: Scope, method: str, group: str, owner: dict[str, str]) -> None:
-    if owner.setdefault(method, group) != group:
-        place.fail(f"method '{method}' is already in group '{owner[method]}'", level="schema")
-
-
 def read_plan(scope: Scope, name: str) -> RolloutPlan | None:
     """A plan; None, with the problems reported, when it has one."""
     before = len(scope.problems)
-    steps = _steps(scope.at("steps"))
-    limits = _limits(scope.at("limits").data or {})
-    if len(scope.problems) > before:
-        return None
-    data = scope.data
-    watch = {"watch": seconds(data["watch"])} if "watch" in data else {}
-    return RolloutPlan(name, steps, limits, OnBreach(data.get("on_breach", "rollback")), **watch)
-
-
-def _limits(data: Mapping[str, Any]) -> RolloutLimits:
-    values: dict[str, Any] = dict(data)
-    values |= {key: share(data[key]) / BUCKETS for key in ("mismatches", "errors") if key in data}
-    values |= {key: seconds(data[key]) for key in ("slow_from", "window") if key in data}
-    return replace(LIMITS, **values)
-
-
-def _steps(scope: Scope) -> tuple[RolloutStep, ...]:
     steps: list[RolloutStep] = []
-    for index, data in enumerate(scope.data):
-        place = scope.at(index)
-        if isinstance(data, dict) and "gate" in data:
-            _add_gate(place, steps, last=index == len(scope.data) - 1)
+    places = scope.at("steps").items()
+    for place in places:
+        if isinstance(place.data, dict) and "gate" in place.data:
+            _add_gate(place, steps, last=place is places[-1])
         elif (step := _step(place)) is not None:
             if steps and _share(step) <= _share(steps[-1]):
                 place.fail(f"{step} must be further than the previous step, {steps[-1]}", level="schema")
             steps.append(step)
-    return tuple(steps)
+    if len(scope.problems) > before:
+        return None
+    limits = dict(scope.data.get("limits", {}))
+    limits |= {key: share(limits[key]) / BUCKETS for key in ("mismatches", "errors") if key in limits}
+    limits |= {key: seconds(limits[key]) for key in ("slow_from", "window") if key in limits}
+    watch = {"watch": seconds(scope.data["watch"])} if "watch" in scope.data else {}
+    on_breach = OnBreach(scope.data.get("on_breach", "rollback"))
+    return RolloutPlan(name, tuple(steps), replace(LIMITS, **limits), on_breach, **watch)
 
 
 def _add_gate(place: Scope, steps: list[RolloutStep], *, last: bool) -> None:
@@ -235,42 +205,34 @@ def check_rollouts(methods: Iterable[tuple[Route, Scope]]) -> None:
     first: dict[str, Route] = {}
     for route, entry in methods:
         group = route.migration.group
-        if (group or entry.has("rollout")) and _lacks_key(route):
+        canary = any(step.setting.mode is Mode.CANARY for step in route.rollout.steps)
+        lacks_key = canary and route.migration.upstream is not None and route.migration.key is None
+        if (group or entry.has("rollout")) and lacks_key:
             entry.fail("the rollout has a canary step, which needs a key: add `key: PARAMETER`", key=True)
         leader = first.setdefault(group, route) if group else route
-        for what, ours, theirs in _differences(route, leader):
-            text = f"{what} differs within group '{group}': {ours} here, {theirs} for '{leader.method}'"
-            entry.fail(f"{text} ({leader.source})", key=True)
+        if leader is route:
+            continue
+        rollout = str(leader.rollout)
+        if route.rollout != leader.rollout and str(route.rollout) == rollout:
+            rollout += " with other limits"
+        ours, theirs = _settings(route, str(route.rollout)), _settings(leader, rollout)
+        for what, value in ours.items():
+            if value != theirs[what]:
+                text = f"{what} differs within group '{group}': {value} here, {theirs[what]} for '{leader.method}'"
+                entry.fail(f"{text} ({leader.source})", key=True)
 
 
-def _lacks_key(route: Route) -> bool:
-    canary = any(step.setting.mode is Mode.CANARY for step in route.rollout.steps)
-    return canary and route.migration.upstream is not None and route.migration.key is None
-
-
-def _differences(route: Route, leader: Route) -> Iterable[tuple[str, str, str]]:
-    """The settings in which two methods of a group must agree and do not: name, and both values.
+def _settings(route: Route, rollout: str) -> dict[str, str]:
+    """The settings in which the methods of a group must agree.
 
     Keys need only be of the same kind: the parameter may have another name in each method.
     """
-    ours, theirs = route.migration, leader.migration
-    if ours.setting != theirs.setting:
-        yield "mode", str(ours.setting), str(theirs.setting)
-    kinds = [_kind(key) for key in (ours.key, theirs.key)]
-    if kinds[0] != kinds[1]:
-        yield "key", kinds[0], kinds[1]
-    for name, our_list, their_list in (
-        ("always", ours.always, theirs.always),
-        ("never", ours.never, theirs.never),
-    ):
-        if our_list != their_list:
-            yield f"'{name}'", one_of(sorted(our_list)), one_of(sorted(their_list))
-    if route.rollout != leader.rollout:
-        other = " with other limits" if str(route.rollout) == str(leader.rollout) else ""
-        yield "rollout", str(route.rollout), f"{leader.rollout}{other}"
-
-
-def _kind(key: Key | None) -> str:
-    if key is None:
-        return "none"
-    return f"'{key.name}'" if key.name in (*CALLERS, SESSION) else "a parameter"
+    migration, key = route.migration, route.migration.key
+    kind = "none" if key is None else f"'{key.name}'" if key.name in (*CALLERS, SESSION) else "a parameter"
+    return {
+        "mode": str(migration.setting),
+        "key": kind,
+        "'always'": one_of(sorted(migration.always)),
+        "'never'": one_of(sorted(migration.never)),
+        "rollout": rollout,
+    }

@@ -7,13 +7,14 @@ compiler.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
 
 import jsonschema_rs
+from msgspec.structs import replace
 
 from gateway.mapping.load import MappingDocument
 from gateway.mapping.problem import Positioned, Problem, did_you_mean
@@ -54,9 +55,11 @@ def check(document: MappingDocument) -> tuple[list[Problem], MappingDocument | N
         found.update(dict.fromkeys(explain(document, error)))
         inside, *method = [*error.absolute_path, None][:2]
         bad.add(method[0] if inside == "methods" and method else None)
-    if bad and None not in bad:
-        return list(found), document.without_methods(bad)
-    return list(found), None if bad else document
+    if not bad or None in bad:
+        return list(found), None if bad else document
+    data: Any = document.data
+    left = {name: method for name, method in data["methods"].items() if name not in bad}
+    return list(found), replace(document, data={**data, "methods": left}, complete=False) if left else None
 
 
 def errors(data: object, described: Mapping[str, Any], validator: jsonschema_rs.Validator) -> Sequence[_Error]:
@@ -94,48 +97,31 @@ def explain(document: Positioned, error: _Error) -> Iterator[Problem]:
 def _shown(value: object) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    text = json.dumps(value, ensure_ascii=False)
+    in_json = isinstance(value, str | int | float | None)  # TOML has dates too
+    text = json.dumps(value, ensure_ascii=False) if in_json else str(value)
     return text if len(text) <= 60 else text[:60] + "..."
 
 
 def _word(error: _Error) -> str:
-    message = _MESSAGES.get(str(error.validator))
-    return message(error) if message is not None else str(error.message)
-
-
-def _type(error: _Error) -> str:
-    if "title" in error.schema and error.validator_value != "object":
-        return _described(error)
-    types = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
-    return f"expected {' or '.join(_TYPES[name] for name in types)}, got {_shown(error.instance)}"
-
-
-def _enum(error: _Error) -> str:
-    names = list(error.validator_value)
-    hint = did_you_mean(error.instance, names) if isinstance(error.instance, str) else ""
-    return f"expected {'one of ' if len(names) > 1 else ''}{', '.join(names)}; got {_shown(error.instance)}{hint}"
-
-
-def _one_of(error: _Error) -> str:
-    keys = [branch["required"][0] for branch in error.validator_value]
-    given = [key for key in keys if key in error.instance]
-    return f"expected exactly one of {', '.join(keys)}; got {' and '.join(given) or 'none'}"
-
-
-def _described(error: _Error) -> str:
-    expected = error.schema["title"] if "title" in error.schema else error.schema["description"]
-    return f"got {_shown(error.instance)}, expected: {expected}"
-
-
-_MESSAGES: Mapping[str, Callable[[_Error], str]] = {
-    "type": _type,
-    "enum": _enum,
-    "const": lambda error: f"expected {_shown(error.validator_value)}, got {_shown(error.instance)}",
-    "oneOf": _one_of,
-    "pattern": _described,
-    "not": _described,
-    "minimum": _described,
-    **dict.fromkeys(("minLength", "minItems", "minProperties"), lambda _error: "must not be empty"),
-    "maxProperties": _described,
-    "uniqueItems": lambda _error: "duplicate item",
-}
+    """The message of an error. Of a text or number the `title` of its schema, or its description, says what it is."""
+    wanted, instance, schema = error.validator_value, error.instance, error.schema
+    match str(error.validator):
+        case "type" if "title" not in schema or wanted == "object":
+            types = [wanted] if isinstance(wanted, str) else wanted
+            return f"expected {' or '.join(_TYPES[name] for name in types)}, got {_shown(instance)}"
+        case "type" | "pattern" | "not" | "minimum" | "maxProperties":
+            return f"got {_shown(instance)}, expected: {schema['title' if 'title' in schema else 'description']}"
+        case "enum":
+            hint = did_you_mean(instance, wanted) if isinstance(instance, str) else ""
+            return f"expected {'one of ' if len(wanted) > 1 else ''}{', '.join(wanted)}; got {_shown(instance)}{hint}"
+        case "const":
+            return f"expected {_shown(wanted)}, got {_shown(instance)}"
+        case "oneOf":
+            keys = [branch["required"][0] for branch in wanted if "required" in branch]
+            given = [key for key in keys if key in instance]
+            return f"expected exactly one of {', '.join(keys)}; got {' and '.join(given) or 'none'}"
+        case "minLength" | "minItems" | "minProperties":
+            return "must not be empty"
+        case "uniqueItems":
+            return "duplicate item"
+    return str(error.message)

@@ -46,49 +46,34 @@ class SessionCompiler:
         self._errors = errors
         self._section = root.at("session")
         self.parameter: str | None = self._section.at("parameter").data
+        self.callee: Callee | None = None  # of the session check
         self._check_connection(root.at("connection"))
-        self.callee = self._read(library, parameters) if root.has("session") else None  # of the session check
         if root.has("session"):
+            callee = find(self._section, root.at("dbus"), library)
+            self.callee = callee if callee is not None and self._can_check(callee, parameters) else None
             check_errors(self._section.at("errors"), [str(self.parameter)])
 
-    def _read(self, library: IdlLibrary, parameters: Collection[str]) -> Callee | None:
-        scope = self._section
-        callee = find(scope, self._root.at("dbus"), library)
-        if callee is None:
-            return None
-        member = scope.at("member")
-        if placeholders(callee.target.object_path):
-            text = f"expected an object path without parameters, got '{callee.target.object_path}'"
-            scope.at("object_path").fail(text, level="schema")
-            return None
+    def _can_check(self, callee: Callee, parameters: Collection[str]) -> bool:
+        path, scope = callee.target.object_path, self._section
+        if placeholders(path):
+            scope.at("object_path").fail(f"expected an object path without parameters, got '{path}'", level="schema")
+            return False
         if len(callee.ins) != 1:
-            member.fail(f"expected a method with one argument, the session; {callee.title} has {len(callee.ins)}")
-            return None
+            text = f"expected a method with one argument, the session; {callee.title} has {len(callee.ins)}"
+            scope.at("member").fail(text)
+            return False
         if self.parameter not in parameters and self._root.document.complete:
             text = f"no method has the session parameter '{self.parameter}': add it to `params`, or remove `session`"
             scope.at("parameter").fail(text)
-        return callee
-
-    # The session check
+        return True
 
     def check_of(self, plan: ArgumentPlan) -> Route | None:
         """The session check of a method: it is called with the same call, and checks the number of parameters too."""
-        if self.callee is None or self.parameter not in plan.names:
+        callee, errors = self.callee, self._section.at("errors")
+        if callee is None or self.parameter not in plan.names:
             return None
-        return self._check(self.callee, self.parameter, plan)
-
-    @property
-    def check_of_unmapped(self) -> Route | None:
-        """The session check of a call that the file does not map: of its first parameter."""
-        if self.callee is None or self.parameter is None:
-            return None
-        plan = ArgumentPlan(self.callee.target, (self.parameter,), session=True, surplus=True)
-        return self._check(self.callee, self.parameter, plan)
-
-    def _check(self, callee: Callee, parameter: str, plan: ArgumentPlan) -> Route:
-        errors = self._section.at("errors")
         encode = Encoding(self._defaults["coerce"], Directions.of(self._defaults["variants"]).sent)(callee.ins[0].type)
-        slot = plan.names.index(parameter)
+        slot = plan.names.index(self.parameter)
         check = replace(plan, target=callee.target, structs=(), arguments=(Slot(slot, encode),))
         return Route(
             service=self._root.data["service"],
@@ -105,6 +90,13 @@ class SessionCompiler:
             source=self._section.source,
             session_over=self._section.at("over").data or next(iter(errors.data or {}), ""),
         )
+
+    @property
+    def check_of_unmapped(self) -> Route | None:
+        """The session check of a call that the file does not map: of its first parameter."""
+        if self.callee is None or self.parameter is None:
+            return None
+        return self.check_of(ArgumentPlan(self.callee.target, (self.parameter,), session=True, surplus=True))
 
     # Keys of a method
 
@@ -125,8 +117,7 @@ class SessionCompiler:
         """For a login: when its sessions end."""
         limits = self._section.data or {}
         idle = seconds(limits["idle"]) if "idle" in limits else 0.0
-        originator = self.named(entry.at("session_originator"), plan)
-        return SessionLimits(idle, limits.get("per_user", 0), originator)
+        return SessionLimits(idle, limits.get("per_user", 0), self.named(entry.at("session_originator"), plan))
 
     # Own connections
 
@@ -142,17 +133,19 @@ class SessionCompiler:
         return None if reader is None else OwnConnection("session", idle, at_most, reader, ends)
 
     def _check_connection(self, scope: Scope) -> None:
-        if not scope.has("of"):
+        if scope.data is None:
             return
         methods = list(self._root.data["methods"])
-        for index, name in enumerate(scope.data.get("ends", ())):
-            if name not in methods:
-                scope.at("ends", index).fail(unknown("method", name, methods))
-        if scope.data["of"] == "session" and not self._root.has("session"):
-            scope.at("of").fail("'session' requires the session check of the file: add `session`")
-        if scope.data["of"] == "client" and scope.has("idle"):
+        for item in scope.at("ends").items():
+            if item.data not in methods:
+                item.fail(unknown("method", item.data, methods))
+        if scope.data["of"] == "session":
+            if not self._root.has("session"):
+                scope.at("of").fail("'session' requires the session check of the file: add `session`")
+            return
+        if scope.has("idle"):
             scope.at("idle").fail("'idle' requires `of: session`; the other ends with its client", key=True)
-        for index, entry in enumerate(self._root.at("expose").data or ()):
-            if scope.data["of"] == "client" and entry.get("codec") == "xenstore":
-                where = self._root.at("expose", index, "codec")
-                where.fail("clients have no connection in a xenstore, and `connection: {of: client}` needs one")
+        for entry in self._root.at("expose").items():
+            if entry.data.get("codec") == "xenstore":
+                text = "clients have no connection in a xenstore, and `connection: {of: client}` needs one"
+                entry.at("codec").fail(text)

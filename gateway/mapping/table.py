@@ -17,7 +17,7 @@ from gateway.core.dbus.object_paths import PathTemplate
 from gateway.core.dbus.target import PropertyTarget
 from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.publication import Publication, WatchTrigger
-from gateway.core.routing.route import LocalTarget, Route, RouteTarget
+from gateway.core.routing.route import LocalTarget, Route
 from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
 from gateway.core.xenstore.exposure import Exposure
 
@@ -43,13 +43,12 @@ NOT_MAPPED = Found(None)
 
 
 class EndpointTable(Struct, frozen=True):
-    """One endpoint. `routes`: by name and alias. `fingerprints`: by name, a digest of the mapping entry and its IDL."""
+    """One endpoint. `routes`: by name and alias."""
 
     key: EndpointKey
     codec: str
     dialect: str
     routes: Mapping[str, Route]
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
     exposure: Exposure | None = None  # the xenstore options
     passthrough_to: str | None = None  # the upstream that receives unmapped methods
     spelling: MethodSpelling = AS_WRITTEN  # the alternative spellings of a method name in the dialect
@@ -147,12 +146,23 @@ def describe_routes(table: Table) -> list[Mapping[str, object]]:
 def _described_route(name: str, route: Route) -> dict[str, object]:
     """The fields of a watch trigger, which has no protocol: `on_change` instead. A local answer has no target."""
     file, _, line = route.source.rpartition(":")
+    target = route.target
+    bus_name = object_path = interface = member = access = ""
+    if not isinstance(target, LocalTarget):
+        bus_name, object_path, interface, member = target.bus_name, target.object_path, target.interface, target.member
+        access = "call"
+    if isinstance(target, PropertyTarget):
+        interface, member, access = target.owner, target.name, target.member.lower()
     return {
         "service": route.service,
         "method": name,
         "codec": "on_change",
         "dialect": "",
-        **_described_target(route.target),
+        "bus_name": bus_name,
+        "object_path": object_path,
+        "interface": interface,
+        "member": member,
+        "access": access,
         "effect": route.effect.value,
         "mode": route.migration.setting.mode.value,
         "timeout": route.timeout,
@@ -160,15 +170,6 @@ def _described_route(name: str, route: Route) -> dict[str, object]:
         "line": int(line) if line.isdigit() else None,
         "spellings": (),
     }
-
-
-def _described_target(target: RouteTarget) -> dict[str, str]:
-    if isinstance(target, LocalTarget):
-        return dict.fromkeys(("bus_name", "object_path", "interface", "member", "access"), "")
-    place = {"bus_name": target.bus_name, "object_path": target.object_path}
-    if isinstance(target, PropertyTarget):
-        return {**place, "interface": target.owner, "member": target.name, "access": target.member.lower()}
-    return {**place, "interface": target.interface, "member": target.member, "access": "call"}
 
 
 def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
@@ -192,19 +193,19 @@ def ungoverned(table: Table, passing: Mapping[str, str]) -> list[str]:
 
 def changes(old: Table, new: Table) -> tuple[list[str], list[str], list[str]]:
     """The names of the methods that are added, removed and changed from `old` to `new`."""
-    before, after = _described(old), _described(new)
+    before, after = _differing(old), _differing(new)
     added = sorted(after.keys() - before.keys())
     removed = sorted(before.keys() - after.keys())
     changed = sorted(name for name in after.keys() & before.keys() if before[name] != after[name])
     return added, removed, changed
 
 
-def _described(table: Table) -> dict[str, set[tuple[object, ...]]]:
+def _differing(table: Table) -> dict[str, set[tuple[object, ...]]]:
     """Method name -> for each place where it is exposed, everything that makes a difference to a caller."""
     described: dict[str, set[tuple[object, ...]]] = {}
     for key, endpoint in table.endpoints.items():
-        for name in endpoint.routes:
-            what = (key, endpoint.codec, endpoint.dialect, endpoint.fingerprints.get(name))
+        for name, route in endpoint.routes.items():
+            what = (key, endpoint.codec, endpoint.dialect, route.fingerprint)
             described.setdefault(name, set()).add(what)
     for trigger in table.triggers:
         described.setdefault(trigger.route.method, set()).add((trigger.place, trigger.fingerprint))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.dbus import introspection_xml, names
@@ -107,50 +107,35 @@ EVENTS = introspection_xml.parse("""<node>
     </method>
   </interface>
 </node>""").interfaces["org.xen.xcp.gateway.Events1"]
-# The words of `events`, and the methods.
-EVENT_METHODS: Mapping[str, str] = {
-    "from": "From",
-    "inject": "Inject",
-    "get_current_id": "GetCurrentId",
-    "register": "Register",
-    "unregister": "Unregister",
-    "next": "Next",
-}
 
 
-class IdlLibrary:
+class IdlLibrary(Struct):
     """The IDL files, each read once. A problem in a file is reported once, with its place in that file."""
 
-    def __init__(
-        self, problems: dict[Problem, None], roots: Collection[Path] = (), instead: Mapping[Path, bytes] = NOTHING
-    ) -> None:
-        self._problems = problems
-        self._roots = roots
-        self._instead = instead
-        self._nodes: dict[Path, introspection_xml.Node | None] = {}
-        self.contents: dict[Path, bytes] = {}
+    problems: dict[Problem, None]
+    roots: Collection[Path] = ()  # directories whose files a message may quote
+    instead: Mapping[Path, bytes] = NOTHING  # used instead of the content of these files
+    contents: dict[Path, bytes] = field(default_factory=dict)
+    _nodes: dict[Path, introspection_xml.Node | None] = field(default_factory=dict)
 
     def read(self, path: Path, scope: Scope) -> introspection_xml.Node | None:
         """The node of an IDL file; None, with the problem reported, when the file cannot be used."""
         if path not in self.contents:
             try:
-                self.contents[path] = self._instead[path] if path in self._instead else load.read_regular(path)
+                self.contents[path] = self.instead[path] if path in self.instead else load.read_regular(path)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 scope.fail(f"cannot read IDL file '{path}': {reason}")
                 return None
-            self._nodes[path] = self._parse(path)
+            try:
+                self._nodes[path] = introspection_xml.parse(self.contents[path])
+            except introspection_xml.IdlError as error:
+                found = Problem(str(path), error.line, error.column, "", str(error), "idl")
+                if load.is_outside(path, self.roots):
+                    found = Problem(str(path), 1, 1, "", "not introspection XML", "idl")
+                self.problems[found] = None
+                self._nodes[path] = None
         return self._nodes[path]
-
-    def _parse(self, path: Path) -> introspection_xml.Node | None:
-        try:
-            return introspection_xml.parse(self.contents[path])
-        except introspection_xml.IdlError as error:
-            found = Problem(str(path), error.line, error.column, "", str(error), "idl")
-            if load.is_outside(path, self._roots):
-                found = Problem(str(path), 1, 1, "", "not introspection XML", "idl")
-            self._problems[found] = None
-            return None
 
 
 class Callee(Struct, frozen=True):
@@ -202,25 +187,35 @@ class TargetObject(Struct, frozen=True):
     idl: str = ""  # the file, as the mapping names it
 
 
-def find(entry: Scope, common: Scope, library: IdlLibrary) -> Callee | None:
+def find(entry: Scope, common: Scope, library: IdlLibrary, site: TargetObject | None = None) -> Callee | None:
     """The callee of a method or session entry; `common` is `dbus`. None, with the problems reported, on failure.
 
-    Where the entry has no object path of its own, a parameter that is an object path and no argument is that path.
+    `site`: its object and interface, where they are known. Where the entry has no object path of its own, a parameter
+    that is an object path and no argument is that path.
     """
-    site = find_site(entry, common, library)
-    return None if site is None else find_callee(entry, site, common, library)
-
-
-def find_callee(entry: Scope, site: TargetObject, common: Scope, library: IdlLibrary) -> Callee | None:
-    """The callee of an entry whose object and interface are known; None, with the problems reported, on failure."""
-    for kind, build in KINDS.items():
-        if entry.has(kind):
-            callee = build(entry.at(kind), site)
-            callee = callee and _with_further(entry, common, callee, library)
-            if callee is None or not _is_supported(entry.at(kind), callee):
-                return None
-            return _at_object(entry, callee)
-    return None
+    site = site or find_site(entry, common, library)
+    kind = next((kind for kind in KINDS if entry.has(kind)), "")
+    callee = KINDS[kind](entry.at(kind), site) if site is not None and kind else None
+    callee = callee and _with_further(entry, common, callee, library)
+    if callee is None:
+        return None
+    descriptors = [argument for argument in (*callee.ins, *callee.outs) if argument.type.has_file_descriptor]
+    if callee.record or callee.objects:
+        properties = callee.properties.items()
+        descriptors += [Argument(name, known.type) for name, known in properties if known.type.has_file_descriptor]
+    for argument in descriptors:
+        text = f"'{argument.name}' ({argument.type}) of {callee.title} contains a file descriptor"
+        entry.at(kind).fail(f"{text}, which legacy protocols cannot transport")
+    if descriptors:
+        return None
+    path, arguments = callee.target.object_path, {argument.name for argument in callee.ins}
+    free = [name for name in _object_parameters(entry) if name not in arguments]
+    if not entry.has("object_path") and len(free) == 1 and free[0] not in placeholders(path):
+        return replace(callee, target=dataclasses.replace(callee.target, object_path="{" + free[0] + "}"))
+    if path == NOWHERE:
+        _missing(entry, "object_path")
+        return None
+    return callee
 
 
 def _with_further(entry: Scope, common: Scope, callee: Callee, library: IdlLibrary) -> Callee | None:
@@ -231,31 +226,15 @@ def _with_further(entry: Scope, common: Scope, callee: Callee, library: IdlLibra
     if not callee.record and not callee.objects:
         listed.fail("'with_interfaces' requires all_properties or managed_objects", level="schema", key=True)
         return None
-    found = [_further(listed.at(index), entry, common, library) for index in range(len(listed.data))]
-    names_of = [callee.interface.name, *(interface.name for interface in found if interface is not None)]
-    for index, name in enumerate(names_of[1:]):
-        if name in names_of[: index + 1]:
-            listed.at(index).fail(f"duplicate interface '{name}'")
-    return replace(callee, further=tuple(interface for interface in found if interface is not None))
-
-
-def _further(item: Scope, entry: Scope, common: Scope, library: IdlLibrary) -> Interface | None:
-    data = item.data if isinstance(item.data, Mapping) else {"interface": item.data}
-    own = replace(item, data={**entry.data, "object_path": "/", **data})
-    site = find_site(own, common, library)
-    return None if site is None else site.interface
-
-
-def _at_object(entry: Scope, callee: Callee) -> Callee | None:
-    arguments = {argument.name for argument in callee.ins}
-    free = [name for name in _object_parameters(entry) if name not in arguments]
-    path = callee.target.object_path
-    if not entry.has("object_path") and len(free) == 1 and free[0] not in placeholders(path):
-        return replace(callee, target=dataclasses.replace(callee.target, object_path="{" + free[0] + "}"))
-    if path == NOWHERE:
-        _missing(entry, "object_path")
-        return None
-    return callee
+    found = [callee.interface]
+    for item in listed.items():
+        data = item.data if isinstance(item.data, Mapping) else {"interface": item.data}
+        site = find_site(replace(item, data={**entry.data, "object_path": "/", **data}), common, library)
+        if site is not None and site.interface.name in (interface.name for interface in found):
+            item.fail(f"duplicate interface '{site.interface.name}'")
+        elif site is not None:
+            found.append(site.interface)
+    return replace(callee, further=tuple(found[1:]))
 
 
 def _object_parameters(entry: Scope) -> list[str]:
@@ -270,14 +249,24 @@ def _missing(entry: Scope, key: str) -> None:
 
 def find_site(entry: Scope, common: Scope, library: IdlLibrary) -> TargetObject | None:
     """The object and interface of an entry; None, with the problems reported, when it has one."""
-    bus_name = _name(entry, common, "bus_name", names.bus_name)
+
+    def read(key: str, check: Callable[[str], str]) -> str | None:
+        scope = entry if entry.has(key) else common
+        if scope.has(key):
+            return scope.at(key).attempt(check, scope.data[key], level="schema")
+        if key == "object_path" and _object_parameters(entry):
+            return NOWHERE
+        _missing(entry, key)
+        return None
+
+    bus_name = read("bus_name", names.bus_name)
     if entry.has("events"):
         return TargetObject(bus_name, "/", EVENTS) if bus_name else None
-    object_path = _name(entry, common, "object_path", _template)
-    interface = _name(entry, common, "interface", names.interface)
+    object_path = read("object_path", _template)
+    interface = read("interface", names.interface)
     if interface is not None and interface in STANDARD and not entry.has("idl"):
         return TargetObject(bus_name, object_path, STANDARD[interface]) if bus_name and object_path else None
-    file = _name(entry, common, "idl", str)
+    file = read("idl", str)
     if not (bus_name and object_path and interface and file):
         return None
     scope = entry if entry.has("idl") else common
@@ -288,25 +277,15 @@ def find_site(entry: Scope, common: Scope, library: IdlLibrary) -> TargetObject 
     scope = entry if entry.has("interface") else common
     if interface not in found:
         scope.at("interface").fail(unknown("interface", interface, found, owner=file))
-        return None
-    if interface in node.odd:
+    elif interface in node.odd:
         scope.at("interface").fail(_odd(f"interface '{interface}'", node.odd[interface], file))
-        return None
-    return TargetObject(bus_name, object_path, found[interface], file)
+    else:
+        return TargetObject(bus_name, object_path, found[interface], file)
+    return None
 
 
 def _odd(what: str, odd: OddMember, file: str) -> str:
     return f"{what} cannot be used: {odd.message} ({file}:{odd.line}:{odd.column})"
-
-
-def _name(entry: Scope, common: Scope, key: str, check: Callable[[str], str]) -> str | None:
-    scope = entry if entry.has(key) else common
-    if not scope.has(key):
-        if key == "object_path" and _object_parameters(entry):
-            return NOWHERE
-        _missing(entry, key)
-        return None
-    return scope.at(key).attempt(check, scope.at(key).data, level="schema")
 
 
 def _template(text: str) -> str:
@@ -320,78 +299,63 @@ def _template(text: str) -> str:
     return text
 
 
-def _is_supported(scope: Scope, callee: Callee) -> bool:
-    """Legacy protocols cannot transport file descriptors."""
-    descriptors = [argument for argument in (*callee.ins, *callee.outs) if argument.type.has_file_descriptor]
-    if callee.record or callee.objects:
-        properties = callee.properties.items()
-        descriptors += [Argument(name, known.type) for name, known in properties if known.type.has_file_descriptor]
-    for argument in descriptors:
-        text = f"'{argument.name}' ({argument.type}) of {callee.title} contains a file descriptor"
-        scope.fail(f"{text}, which legacy protocols cannot transport")
-    return not descriptors
-
-
 # The six kinds of callee
 
 
 def _member(scope: Scope, site: TargetObject) -> Callee | None:
     method = known_member(scope, site.interface.methods, "method", site)
-    if method is None:
-        return None
-    target = _target(
-        site,
-        site.interface.name,
-        method.name,
-        introspection_xml.signature(method.ins),
-        introspection_xml.signature(method.outs),
-    )
+    return None if method is None else _called(site, method)
+
+
+def _called(site: TargetObject, method: IdlMethod, events: str = "") -> Callee:
+    ins, outs = introspection_xml.signature(method.ins), introspection_xml.signature(method.outs)
     return Callee(
-        dataclasses.replace(target, no_reply=method.no_reply),
+        Target(site.bus_name, site.object_path, site.interface.name, method.name, ins, outs, no_reply=method.no_reply),
         site.interface,
         tuple(method.ins),
         () if method.no_reply else tuple(method.outs),
         members=(method.name,),
         documentation=method.documentation,
+        events=events,
     )
+
+
+def _events(scope: Scope, site: TargetObject) -> Callee:
+    method = EVENTS.methods[scope.data.title().replace("_", "")]  # get_current_id: GetCurrentId
+    return _called(site, method, method.name)
 
 
 def _property(scope: Scope, site: TargetObject) -> Callee | None:
     known = _accessible(scope, site, "read")
     if known is None:
         return None
-    return Callee(
-        _property_target(site, known.name, "Get", "ss", "v"),
-        site.interface,
-        outs=(Argument(known.name, known.type),),
-        accessed=known,
-        members=(known.name,),
-        documentation=known.documentation,
-    )
+    callee = _accessed(site, known, "Get", "ss", "v")
+    return replace(callee, outs=(Argument(known.name, known.type),))
 
 
 def _set_property(scope: Scope, site: TargetObject) -> Callee | None:
     known = _accessible(scope, site, "write")
     if known is None:
         return None
+    callee = _accessed(site, known, "Set", "ssv", "")
+    return replace(callee, ins=(Argument("value", known.type, known.documentation),))
+
+
+def _accessed(site: TargetObject, known: IdlProperty, member: str, signature: str, reply: str) -> Callee:
+    target = (site.bus_name, site.object_path, PROPERTIES, member, signature, reply)
     return Callee(
-        _property_target(site, known.name, "Set", "ssv", ""),
+        PropertyTarget(*target, site.interface.name, known.name),
         site.interface,
-        ins=(Argument("value", known.type, known.documentation),),
         accessed=known,
         members=(known.name,),
         documentation=known.documentation,
     )
 
 
-def _all_properties(_scope: Scope, site: TargetObject) -> Callee | None:
-    return all_properties(site)
-
-
 def all_properties(site: TargetObject) -> Callee:
     """The callee that reads all properties of an interface."""
     return Callee(
-        _target(site, PROPERTIES, "GetAll", "s", "a{sv}"),
+        Target(site.bus_name, site.object_path, PROPERTIES, "GetAll", "s", "a{sv}"),
         site.interface,
         outs=(Argument("properties", parse_one("a{sv}")),),
         record=True,
@@ -400,10 +364,22 @@ def all_properties(site: TargetObject) -> Callee:
     )
 
 
+def managed_objects(site: TargetObject) -> Callee:
+    """The callee that reads the properties of all objects below an object manager."""
+    return Callee(
+        Target(site.bus_name, site.object_path, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
+        site.interface,
+        outs=(Argument("objects", parse_one("a{oa{sa{sv}}}")),),
+        objects=True,
+        members=readable(site.interface),
+        documentation=site.interface.documentation,
+    )
+
+
 def _managed_objects(scope: Scope, site: TargetObject) -> Callee | None:
     options = scope.data if isinstance(scope.data, Mapping) else {}
     listed = replace(managed_objects(site), duplicates=options.get("on_duplicate", "path"))
-    if options.get("key", "element") in _PATH_KEYS:
+    if options.get("key", "element") in ("element", "path"):
         if "class" in options:
             scope.at("class").fail("'class' requires a property as key", level="schema", key=True)
         return replace(listed, key=options.get("key", "element"))
@@ -418,54 +394,14 @@ def _managed_objects(scope: Scope, site: TargetObject) -> Callee | None:
     return replace(listed, key=key, key_class=options.get("class", ""))
 
 
-_PATH_KEYS = ("element", "path")
-
-
-def managed_objects(site: TargetObject) -> Callee:
-    """The callee that reads the properties of all objects below an object manager."""
-    return Callee(
-        _target(site, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
-        site.interface,
-        outs=(Argument("objects", parse_one("a{oa{sa{sv}}}")),),
-        objects=True,
-        members=readable(site.interface),
-        documentation=site.interface.documentation,
-    )
-
-
-def _events(scope: Scope, site: TargetObject) -> Callee | None:
-    method = EVENTS.methods[EVENT_METHODS[scope.data]]
-    ins, outs = introspection_xml.signature(method.ins), introspection_xml.signature(method.outs)
-    return Callee(
-        _target(site, EVENTS.name, method.name, ins, outs),
-        EVENTS,
-        tuple(method.ins),
-        tuple(method.outs),
-        members=(method.name,),
-        documentation=method.documentation,
-        events=method.name,
-    )
-
-
 KINDS: Mapping[str, Callable[[Scope, TargetObject], Callee | None]] = {
     "member": _member,
     "property": _property,
     "set_property": _set_property,
-    "all_properties": _all_properties,
+    "all_properties": lambda _scope, site: all_properties(site),
     "managed_objects": _managed_objects,
     "events": _events,
 }
-
-
-def _target(site: TargetObject, interface: str, member: str, signature: str, reply_signature: str) -> Target:
-    return Target(site.bus_name, site.object_path, interface, member, signature, reply_signature)
-
-
-def _property_target(
-    site: TargetObject, name: str, member: str, signature: str, reply_signature: str
-) -> PropertyTarget:
-    target = (site.bus_name, site.object_path, PROPERTIES, member, signature, reply_signature)
-    return PropertyTarget(*target, site.interface.name, name)
 
 
 def readable(interface: Interface) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import pytest
 from gateway.mapping.changes.revision import checkout
 from tests.kit.command import command
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, gateway_process
+from tests.unit.mapping.test_changes import BASE, IDL, SEEDS, edited
 
 NEW = TOY_MAPPING.replace("  label: {member: Label}\n", "").replace(
     "params: [text]", "params: [{name: text, default: x}]"
@@ -86,6 +87,39 @@ def test_a_git_revision_with_idl_in_another_folder(tmp_path: Path, monkeypatch: 
     (tmp_path / "more/toy.yaml").write_text(file.read_text().replace("../../idl", "../idl"))
     code, _, message = check("more", "--against", "HEAD")
     assert (code, "HEAD has no more" in message) == (2, True)
+
+
+def test_two_revisions_with_many_changes(tmp_path: Path) -> None:
+    """Of all seeds those that fit together, in one commit."""
+    folder = tmp_path / "mappings"
+    folder.mkdir()
+    (folder / "shop.yaml").write_text(BASE)
+    (folder / "shop.xml").write_text(IDL)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    chosen = (
+        "METHOD_GONE: Shop.get",
+        "ALIAS_GONE: Shop.add",
+        "MEMBER_TYPE_CHANGED!: Shop.order",
+        "PARAMETER_DEFAULT_CHANGED!: Shop.add",
+        "PARAMETER_OBJECTS_NARROWED: Shop.owner",
+        "MEMBER_ADDED_REQUIRED!: Shop.conf",
+        "SURPLUS_REJECTED!: Shop.sell",
+        "RESULT_FIELD_GONE!: Shop.find",
+        "ERROR_CODE_CHANGED!: Shop.*",
+        "TIMEOUT_SHORTER: Shop.count",
+        "OBJECT_PATH_CHANGED!: Shop.size",
+        "CANARY_KEY_CHANGED: Shop.move",
+    )
+    mapping, idl = edited(*(edit for seed in SEEDS if seed[0].startswith(chosen) for edit in seed[1:]))
+    (folder / "shop.yaml").write_text(mapping)
+    (folder / "shop.xml").write_text(idl)
+    code, out, _ = check(folder, "--against", "HEAD", "--format", "json")
+    found = {f"{each['rule']} {each['subject']}" for each in json.loads(out)["changes"]}
+    assert code == 6
+    wanted = {each.replace("!: ", " shop/").replace(": ", " shop/").replace("Shop.*", "Shop.size") for each in chosen}
+    assert wanted <= found
 
 
 def test_levels_and_the_ignore_list_decide_the_exit_status(folders: tuple[Path, Path], tmp_path: Path) -> None:

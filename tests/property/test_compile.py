@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.arguments import EncodeArguments, ParameterCountError
 from gateway.core.dbus.marshal import MarshalError
+from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Value
 from gateway.mapping.compiler import build
 from gateway.mapping.load import parse
 from gateway.mapping.schema import schema
+from tests.kit.cases import present
 from tests.kit.mappings import HEAD, IDL
+from tests.property.test_schemas import places
 
 GOOD = HEAD.replace(
     "methods:\n",
@@ -73,6 +77,17 @@ def compiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], list
     return run
 
 
+@pytest.fixture(scope="module")
+def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
+    """The methods of the good file."""
+    directory = tmp_path_factory.mktemp("good")
+    (directory / "example.xml").write_text(IDL)
+    (directory / "x.yaml").write_text(GOOD)
+    table, problems = build([directory], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
+    assert problems == []
+    return list(table.routes())
+
+
 def _keys(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         yield from node.get("properties", {})
@@ -97,38 +112,22 @@ data = st.recursive(
 )
 
 
-def _good() -> Any:
-    document, problems = parse(Path("x.yaml"), GOOD.encode())
-    assert document is not None, problems
-    return document.data
+GOOD_DATA: Any = present(parse(Path("x.yaml"), GOOD.encode())[0]).data
+PLACES = places(GOOD_DATA)
+GONE = object()
 
 
-def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield path
-    for step, item in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield from _places(item, (*path, step))
-
-
-GOOD_DATA = _good()
-PLACES = list(_places(GOOD_DATA))
-
-
-def _replaced(node: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
-        return value
-    copy = dict(node) if isinstance(node, dict) else list(node)
-    copy[path[0]] = _replaced(node[path[0]], path[1:], value)
-    return copy
-
-
-def _removed(node: Any, path: tuple[Any, ...]) -> Any:
-    *around, last = path
-    inside = node
-    for step in around:
-        inside = inside[step]
-    kept = dict(inside) if isinstance(inside, dict) else list(inside)
-    del kept[last]
-    return _replaced(node, tuple(around), kept)
+def _changed(path: tuple[Any, ...], value: object) -> Any:
+    """The good file with another value at a place, or without that place."""
+    made = copy.deepcopy(GOOD_DATA)
+    around = made
+    for step in path[:-1]:
+        around = around[step]
+    if value is GONE:
+        del around[path[-1]]
+    else:
+        around[path[-1]] = value
+    return made
 
 
 def test_the_file_that_is_mutated_is_good(compiles: Callable[[bytes], list[str]]) -> None:
@@ -141,7 +140,7 @@ def test_any_mutation_of_a_good_mapping_gives_a_table_and_problems(
     compiles: Callable[[bytes], list[str]], draw: st.DataObject
 ) -> None:
     path = draw.draw(st.sampled_from(PLACES[1:]))
-    changed = _removed(GOOD_DATA, path) if draw.draw(st.booleans()) else _replaced(GOOD_DATA, path, draw.draw(data))
+    changed = _changed(path, GONE if draw.draw(st.booleans()) else draw.draw(data))
     compiles(json.dumps(changed).encode())  # JSON is YAML too
 
 
@@ -183,16 +182,11 @@ names = st.sampled_from(["session", "vm", "paused", "force", "o", "n", "k", "dev
 
 @SETTINGS
 @given(st.lists(values, max_size=4), st.dictionaries(names, values, max_size=3))
-def test_any_call_is_encoded_or_rejected(
-    tmp_path_factory: pytest.TempPathFactory, params: list[Value], named: dict[str, Value]
-) -> None:
-    for route in _routes(tmp_path_factory):
-        for bind in (
-            (route.encode_arguments, route.session_check.encode_arguments)
-            if route.session_check
-            else (route.encode_arguments,)
-        ):
-            counted = len(params) + len(named) - (1 if route.session_check else 0)
+def test_any_call_is_encoded_or_rejected(routes: list[Route], params: list[Value], named: dict[str, Value]) -> None:
+    for route in routes:
+        check = route.session_check
+        counted = len(params) + len(named) - (0 if check is None else 1)
+        for bind in (route.encode_arguments, *(() if check is None else (check.encode_arguments,))):
             assert _ending(bind, Call(route.method, tuple(params), named)) in ("bound", "$.params", counted)
 
 
@@ -205,17 +199,3 @@ def _ending(bind: EncodeArguments, call: Call) -> str | int:
     except ParameterCountError as error:
         return error.received
     return "bound"
-
-
-_compiled: list[Any] = []
-
-
-def _routes(directories: pytest.TempPathFactory) -> list[Any]:
-    if not _compiled:
-        directory = directories.mktemp("good")
-        (directory / "example.xml").write_text(IDL)
-        (directory / "x.yaml").write_text(GOOD)
-        table, problems = build([directory], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
-        assert problems == []
-        _compiled.extend(table.routes())
-    return _compiled

@@ -94,20 +94,3 @@ def test_by_the_rule_systemd_two_texts_are_two_objects(before: str) -> None:
     template = PathTemplate(f"{SUBTREE}/{before}{{x}}", {}, {})
     texts = {value for value in _values() if isinstance(value, str)}
     assert len({_made(template, text) for text in texts}) == len(texts)
-
-
-@pytest.mark.parametrize(
-    ("rule", "path", "reached"),
-    [
-        ("systemd", "/a/dev_11", True),
-        ("systemd", "/a/dev_11_22_33", False),  # _22 and _33 are no escapes of the rule
-        ("systemd", "/a/dev__2d", True),
-        ("dashes", "/a/dev_11_22_33", True),
-        ("none", "/a/dev_11_22_33", True),
-        ("none", "/a/dev_", False),
-        ("none", "/a/other", False),
-        ("none", "/a/dev_1/b", False),
-    ],
-)
-def test_what_a_template_reaches_depends_on_its_rule(rule: Escape, path: str, reached: bool) -> None:
-    assert PathTemplate("/a/dev_{x}", {"x": rule}, {}).reaches(path) is reached

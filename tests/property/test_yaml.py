@@ -63,7 +63,7 @@ BITS = [
 def _read(node: Node | None) -> tuple[object, ...] | None:
     """Data and places, but not those of empty values: the parsers see them at one side of a space."""
     reader = load._Reader("x")
-    data = None if node is None else reader._data(node, ())
+    data = None if node is None else reader.data(node, ())
     if node is None or reader.problems:
         return None
     places = {path: mark for path, mark in reader.values.items() if _value(data, path) is not None}

@@ -44,21 +44,32 @@ def checkout(revision: str, paths: Sequence[Path]) -> Iterator[Checkout]:
     """Extract these mapping files and directories as they were at a commit; raises RevisionError."""
     first = paths[0].absolute()
     top = Path(os.fsdecode(_git(first if first.is_dir() else first.parent, "rev-parse", "--show-toplevel")).strip())
-    commit = _commit(top, revision)
-    named = {path: _inside(path, top) for path in paths}
+    try:
+        found = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    except RevisionError:
+        raise RevisionError(
+            f"'{revision}' is neither a directory nor a commit of the repository {top}; `live` is the running gateway"
+        ) from None
+    commit = found.decode().strip()
+    for path in paths:
+        if not path.resolve().is_relative_to(top.resolve()):
+            raise RevisionError(f"{path} is outside the repository {top}")
+    named = [str(path.resolve().relative_to(top.resolve())) for path in paths]
     there = _git(top, "ls-tree", "-r", "-z", "--name-only", commit).split(b"\0")
     files = [os.fsdecode(name) for name in there if name]
-    wanted = {path: name for path, name in named.items() if any(_is_below(each, name) for each in files)}
+    wanted = [name for name in named if any(_is_below(each, name) for each in files)]
     if not wanted:
-        raise RevisionError(f"{revision} has no {' or '.join(named.values())}")
-    chosen = [each for each in files if each.endswith(".xml") or any(_is_below(each, name) for name in wanted.values())]
+        raise RevisionError(f"{revision} has no {' or '.join(named)}")
+    chosen = [each for each in files if each.endswith(".xml") or any(_is_below(each, name) for name in wanted)]
+    here = Path.cwd()
+    beside = here.is_relative_to(top) or top.is_relative_to(here)
     with tempfile.TemporaryDirectory(prefix="xcp-gateway-") as directory:
         root = Path(directory, "files")
         try:
             _extract(top, commit, chosen, root)
         except (RevisionError, OSError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise RevisionError(f"{revision} cannot be extracted: {error}") from error
-        yield Checkout([root / name for name in wanted.values()], root, _relative(top))
+        yield Checkout([root / name for name in wanted], root, Path(os.path.relpath(top, here)) if beside else top)
 
 
 def _is_below(file: str, name: str) -> bool:
@@ -74,28 +85,6 @@ def _extract(top: Path, commit: str, files: Sequence[str], root: Path) -> None:
     for name in files:
         if not (root / name).resolve().is_relative_to(root.resolve()):
             raise RevisionError(f"'{name}' is a link that leads out of the repository")
-
-
-def _commit(top: Path, revision: str) -> str:
-    try:
-        found = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    except RevisionError:
-        raise RevisionError(
-            f"'{revision}' is neither a directory nor a commit of the repository {top}; `live` is the running gateway"
-        ) from None
-    return found.decode().strip()
-
-
-def _inside(path: Path, top: Path) -> str:
-    absolute = path.resolve()
-    if not absolute.is_relative_to(top.resolve()):
-        raise RevisionError(f"{path} is outside the repository {top}")
-    return str(absolute.relative_to(top.resolve()))
-
-
-def _relative(top: Path) -> Path:
-    here = Path.cwd()
-    return Path(os.path.relpath(top, here)) if here.is_relative_to(top) or top.is_relative_to(here) else top
 
 
 def _git(folder: Path, *words: str, more: Mapping[str, str] | None = None, given: bytes = b"") -> bytes:

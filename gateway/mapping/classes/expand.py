@@ -16,15 +16,12 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from gateway.core.dbus import results
-from gateway.core.dbus.formats import identity_of_class
-from gateway.core.dbus.introspection_xml import Argument, IdlMethod
+from gateway.core.dbus.introspection_xml import IdlMethod
 from gateway.core.dbus.object_paths import placeholders
-from gateway.core.dbus.target import Target
+from gateway.core.dbus.signature import Type
 from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.route import Route
 from gateway.mapping.classes.fields import (
-    ClassField,
     LegacyClass,
     describe_gaps,
     form_of,
@@ -32,7 +29,7 @@ from gateway.mapping.classes.fields import (
     member_name,
     read_fields,
 )
-from gateway.mapping.encoding import Directions
+from gateway.mapping.encoding import Directions, record_key
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import Path, did_you_mean, unknown
 from gateway.mapping.targets import KINDS, IdlLibrary, TargetObject, find_site
@@ -98,6 +95,7 @@ def expand(root: Scope, library: IdlLibrary) -> Expansion:
 
 
 Made = tuple[dict[str, Any], Derived]
+Where = Literal["object", "manager"]
 
 
 class _Stanza:
@@ -116,40 +114,48 @@ class _Stanza:
 
     def resolve(self) -> bool:
         """Whether the target can be used; problems are reported."""
-        before = len(self.scope.problems)
-        common = self._root.at("dbus")
-        if self._other.data is not None:
-            common = self._object_of(common)
+        before, shared = len(self.scope.problems), self._other.data is not None
+        common = self._object_of(self._root.at("dbus")) if shared else self._root.at("dbus")
         site = None if len(self.scope.problems) > before else find_site(self.scope, common, self._library)
         if site is None:
             return False
-        self._site = site
         named = placeholders(site.object_path)
         if len(named) != 1:
-            where = self.scope.at("object_path") if self.scope.has("object_path") else self.scope
-            text = f"expected an object path with one parameter, the reference of the object, got '{site.object_path}'"
-            if where is not self.scope or self._other.data is None:  # else it is reported at the other class
-                where.fail(text, level="schema")
+            has_path = self.scope.has("object_path")
+            if has_path or not shared:  # else it is reported at the other class
+                where = self.scope.at("object_path") if has_path else self.scope
+                expected = "expected an object path with one parameter, the reference of the object"
+                where.fail(f"{expected}, got '{site.object_path}'", level="schema")
             return False
+        self._site = site
         self._self = named[0]
         self._target = {
-            key: common.data[key] if not self.scope.has(key) else self.scope.data[key]
+            key: self.scope.data[key] if self.scope.has(key) else common.data[key]
             for key in KEYS_OF_TARGET
-            if self.scope.has(key) or (common.has(key) and common is not self._root.at("dbus"))
+            if self.scope.has(key) or common.has(key)
         }
-        manager = self.scope.at("manager") if self.scope.has("manager") else self._inherited(common, "manager")
-        self._manager_path = str(
-            manager.at("object_path").data or site.object_path.partition("{")[0].rstrip("/") or "/"
-        )
-        self._manager = self._find_manager(manager, common)
+        manager = self.scope if self.scope.has("manager") or not shared else common
+        fixed = site.object_path.partition("{")[0].rstrip("/") or "/"
+        self._manager_path = str(manager.at("manager", "object_path").data or fixed)
+        self._manager = self._find_manager(manager.at("manager"), common)
         objects = replace(site, object_path=self._manager_path)
         self._sites = {"object": site, "objects": objects, "manager": self._manager or objects}
-        key = self.scope.data.get("key", self._inherited(common, "key").data or "element")
-        self._key = str(key)
+        self._key = str(self.scope.data.get("key") or (shared and common.data.get("key")) or "element")
+        is_property = self._key not in ("element", "path")
         self.legacy_class = LegacyClass(self.name, site.interface, key=self._key)
-        if not self._has_key(site):
+        if is_property and self._key not in site.interface.properties:
+            if self.scope.has("key"):  # else it is reported at the other class
+                text = unknown("property", self._key, site.interface.properties, owner=site.interface.name)
+                self.scope.at("key").fail(text)
             return False
-        self.legacy_class.fields = self._fields(site)
+        if shared and not is_property:
+            self._other.fail(f"'same_object_as' needs a text property as `key` of class '{self._other.data}'")
+            return False
+        fields = read_fields(self.scope, site.interface, self._key if is_property else "", listed_only=shared)
+        uuid = fields.get("uuid")
+        if shared and uuid is not None and not uuid.legacy_class:
+            fields["uuid"] = replace(uuid, legacy_class=self.name)
+        self.legacy_class.fields = fields
         return True
 
     def _object_of(self, common: Scope) -> Scope:
@@ -160,14 +166,8 @@ class _Stanza:
             self._other.fail(unknown("class", self._other.data, known), level="schema")
             return common
         other = classes.at(self._other.data)
-        data = {
-            **(common.data or {}),
-            **{key: other.data[key] for key in (*KEYS_OF_TARGET, "manager", "key") if other.has(key)},
-        }
-        return Scope(other.document, other.problems, other.path, data)
-
-    def _inherited(self, common: Scope, key: str) -> Scope:
-        return common.at(key) if self._other.data is not None else common.at("nothing")
+        own = {key: other.data[key] for key in (*KEYS_OF_TARGET, "manager", "key") if other.has(key)}
+        return replace(other, data={**(common.data or {}), **own})
 
     def _find_manager(self, manager: Scope, common: Scope) -> TargetObject | None:
         """The manager with its messages; None where it has no interface of its own."""
@@ -175,34 +175,11 @@ class _Stanza:
             return None
         data = {**{key: self.scope.data[key] for key in ("bus_name", "idl") if self.scope.has(key)}, **manager.data}
         data["object_path"] = self._manager_path
-        entry = Scope(manager.document, manager.problems, manager.path, data)
-        site = find_site(entry, common, self._library)
+        site = find_site(replace(manager, data=data), common, self._library)
         if site is not None and placeholders(site.object_path):
             manager.fail(f"expected an object path without parameters, got '{site.object_path}'", level="schema")
             return None
         return site
-
-    def _has_key(self, site: TargetObject) -> bool:
-        is_property = self._key not in ("element", "path")
-        if is_property and self._key not in site.interface.properties:
-            if self.scope.has("key"):  # else it is reported at the other class
-                text = unknown("property", self._key, site.interface.properties, owner=site.interface.name)
-                self.scope.at("key").fail(text)
-            return False
-        if self._other.data is not None and not is_property:
-            text = f"'same_object_as' needs a text property as `key` of class '{self._other.data}'"
-            self._other.fail(text)
-            return False
-        return True
-
-    def _fields(self, site: TargetObject) -> dict[str, ClassField]:
-        shared = self._other.data is not None
-        key = self._key if self._key not in ("element", "path") else ""
-        fields = read_fields(self.scope, site.interface, key, listed_only=shared)
-        uuid = fields.get("uuid")
-        if shared and uuid is not None and not uuid.legacy_class:
-            fields["uuid"] = replace(uuid, legacy_class=self.name)
-        return fields
 
     # The entries
 
@@ -210,13 +187,7 @@ class _Stanza:
         """Message -> its method entry, without those that the file maps itself."""
         gone = set(self._root.at("removed").data or ())
         made = {message: each for message, each in self._of_fields() if f"{self.name}.{message}" not in gone}
-        of_methods: dict[str, Made] = {}
-        for message, found in (*self._of_objects(), *self._of_manager()):
-            if message in of_methods:
-                members = " and ".join(_shown(each[0]) for each in (of_methods[message], found))
-                self.scope.fail(f"message '{message}' is {members}: list one of them in `ignore`", key=True)
-            of_methods[message] = found
-        made.update(of_methods)
+        made.update(self._of_methods())
         messages = self.scope.at("messages")
         for message in messages.data or ():
             entry = self._overridden(messages.at(message), made.get(message))
@@ -228,7 +199,9 @@ class _Stanza:
             if messages.has(message):
                 messages.at(message).fail(f"'{self.name}.{message}' is in `methods` too: keep one of them", key=True)
             del made[message]
-        self._check_unmapped(made)
+        for unmapped in self.scope.at("unmapped").items():
+            if unmapped.data in made:
+                unmapped.fail(f"message '{unmapped.data}' has a D-Bus side: {_shown(made[unmapped.data][0])}")
         inherited = self.scope.at("defaults").has("async") or self._root.at("defaults").has("async")
         for keys, about in made.values():
             if not about.has_task_form:
@@ -237,20 +210,23 @@ class _Stanza:
                 keys.setdefault("async", "task")
         return made
 
-    def _check_unmapped(self, made: Mapping[str, Made]) -> None:
-        unmapped = self.scope.at("unmapped")
-        for index, message in enumerate(unmapped.data or ()):
-            if message in made:
-                unmapped.at(index).fail(f"message '{message}' has a D-Bus side: {_shown(made[message][0])}")
-
-    def _entry(self, *, on: str = "object", **keys: Any) -> dict[str, Any]:
-        """A method entry with the target of the stanza. `on`: "object", "manager" or "objects" of the manager."""
+    def _made(
+        self,
+        on: Literal["object", "manager", "objects"] = "object",  # "objects": of the manager
+        *,
+        returns: Returns = "all",
+        field: str = "",
+        has_task_form: bool = False,
+        **keys: Any,
+    ) -> Made:
+        """A method entry with the target of the stanza."""
         target = dict(self._target)
         if on != "object":
             target["object_path"] = self._manager_path
         if on == "manager" and self._manager is not None:
             target["interface"] = self._manager.interface.name
-        return {**target, **keys}
+        about = Derived(self.legacy_class, self._sites[on], returns, field, has_task_form)
+        return {**target, **keys}, about
 
     def _params(self, *params: Any, of_object: bool = True) -> list[Any]:
         """The session and the object, then these parameters."""
@@ -263,99 +239,90 @@ class _Stanza:
 
     def _of_fields(self) -> Iterator[tuple[str, Made]]:
         yield from self._of_records()
-        for each in self.legacy_class.fields.values():
-            yield f"get_{each.name}", self._getter(each)
-            known = each.known
+        fields = self.legacy_class.fields.values()
+        probe = next((found.known.name for found in fields if found.known), "")
+        for each in fields:
+            known, params = each.known, self._params()
+            keys: dict[str, Any]
+            if known is None:  # the call tells whether the object exists
+                keys = {"property": probe} if probe else {"all_properties": True}
+                made = self._made(**keys, params=params, returns="default", field=each.name)
+            elif each.has_default:
+                result = {"record": self.name}
+                made = self._made(all_properties=True, params=params, result=result, returns="member", field=each.name)
+            else:
+                keys = {"result": each.form} if each.form else {}
+                made = self._made(property=known.name, params=params, **keys)
+            yield f"get_{each.name}", made
             if known is not None and "write" in known.access:
                 form = {} if each.format == "text" else each.form
-                value = {"name": "value", **form} if form else "value"
-                yield (
-                    f"set_{each.name}",
-                    (self._entry(set_property=known.name, params=self._params(value)), self._about()),
-                )
-
-    def _getter(self, each: ClassField) -> Made:
-        if each.known is None:  # the call tells whether the object exists
-            probe = next((found.known.name for found in self.legacy_class.fields.values() if found.known), "")
-            kind: dict[str, Any] = {"property": probe} if probe else {"all_properties": True}
-            return self._entry(**kind, params=self._params()), self._about(returns="default", field=each.name)
-        if each.has_default:
-            entry = self._entry(all_properties=True, params=self._params(), result={"record": self.name})
-            return entry, self._about(returns="member", field=each.name)
-        result: dict[str, Any] = {"result": each.form} if each.form else {}
-        return self._entry(property=each.known.name, params=self._params(), **result), self._about()
+                params = self._params({"name": "value", **form} if form else "value")
+                yield f"set_{each.name}", self._made(set_property=known.name, params=params)
 
     def _of_records(self) -> Iterator[tuple[str, Made]]:
         if not self.legacy_class.fields:
             return
-        record: dict[str, Any] = {"result": {"record": self.name}}
-        yield "get_record", (self._entry(all_properties=True, params=self._params(), **record), self._about())
-
-        def of_all(*params: Any, returns: Returns = "all") -> Made:
-            key = {"key": self._key, **({"class": self.name} if self._other.data is not None else {})}
-            entry = self._entry(on="objects", managed_objects=key, params=self._params(*params, of_object=False))
-            return {**entry, **record}, self._about(on="objects", returns=returns)
-
-        yield "get_all", of_all(returns="keys")
-        yield "get_all_records", of_all()
-        yield "get_all_records_where", of_all({"name": "expr", "drop": True}, returns="where")
-        if "uuid" in self.legacy_class.fields:
-            yield "get_by_uuid", of_all({"name": "uuid", "drop": True}, returns="by_uuid")
-        if "name_label" in self.legacy_class.fields:
-            yield "get_by_name_label", of_all({"name": "label", "drop": True}, returns="by_name_label")
-
-    def _about(self, *, on: str = "object", **keys: Any) -> Derived:
-        return Derived(self.legacy_class, self._sites[on], **keys)
+        record = {"record": self.name}
+        yield "get_record", self._made(all_properties=True, params=self._params(), result=record)
+        key = {"key": self._key, **({"class": self.name} if self._other.data is not None else {})}
+        kinds: tuple[
+            tuple[str, Returns, str, str], ...
+        ] = (  # message, what it returns, its parameter, needs this field
+            ("get_all", "keys", "", ""),
+            ("get_all_records", "all", "", ""),
+            ("get_all_records_where", "where", "expr", ""),
+            ("get_by_uuid", "by_uuid", "uuid", "uuid"),
+            ("get_by_name_label", "by_name_label", "label", "name_label"),
+        )
+        for message, returns, name, needed in kinds:
+            if not needed or needed in self.legacy_class.fields:
+                params = self._params(*([{"name": name, "drop": True}] if name else []), of_object=False)
+                yield message, self._made("objects", managed_objects=key, params=params, result=record, returns=returns)
 
     # What follows from the methods of the interfaces
 
-    def _of_objects(self) -> Iterator[tuple[str, Made]]:
-        yield from self._of_methods(self._site, "object")
-
-    def _of_manager(self) -> Iterator[tuple[str, Made]]:
-        if self._manager is not None:
-            yield from self._of_methods(self._manager, "manager")
-
-    def _of_methods(self, site: TargetObject, on: Literal["object", "manager"]) -> Iterator[tuple[str, Made]]:
+    def _of_methods(self) -> dict[str, Made]:
         if self._other.data is not None:  # the methods are messages of the other class
-            return
-        ignored = {*(self.scope.at("ignore").data or ()), *self._renamed}
-        for method in site.interface.methods.values():
-            if method.name not in ignored:
-                name = legacy_name(method.name)
-                yield name, self._message(name, method, on)
-
-    @property
-    def _renamed(self) -> set[str]:
-        """The methods that `messages` gives another name, unless it has the name of the rule too."""
+            return {}
         messages = self.scope.at("messages").data or {}
         members = {entry["member"] for entry in messages.values() if "member" in entry and "interface" not in entry}
-        return {member for member in members if legacy_name(member) not in messages}
+        renamed = {member for member in members if legacy_name(member) not in messages}
+        ignored = {*(self.scope.at("ignore").data or ()), *renamed}
+        made: dict[str, Made] = {}
+        sites: dict[Where, TargetObject | None] = {"object": self._site, "manager": self._manager}
+        for on, site in sites.items():
+            for method in site.interface.methods.values() if site is not None else ():
+                if method.name in ignored:
+                    continue
+                name = legacy_name(method.name)
+                found = self._message(name, method, on)
+                if name in made:
+                    both = " and ".join(_shown(each[0]) for each in (made[name], found))
+                    self.scope.fail(f"message '{name}' is {both}: list one of them in `ignore`", key=True)
+                made[name] = found
+        return made
 
-    def _message(self, name: str, method: IdlMethod, on: Literal["object", "manager"]) -> Made:
-        arguments = [_parameter(argument) for argument in method.ins]
-        entry = self._entry(on=on, member=method.name, params=self._params(*arguments, of_object=on == "object"))
+    def _message(self, name: str, method: IdlMethod, on: Where) -> Made:
+        """A method; its effect follows from its name."""
+        forms = [(argument.name, form_of(argument.legacy_type)) for argument in method.ins]
+        arguments = [{"name": argument, **form} if form else argument for argument, form in forms]
+        keys: dict[str, Any] = {"member": method.name, "params": self._params(*arguments, of_object=on == "object")}
         outs = [(out.name, form_of(out.legacy_type)) for out in method.outs]
         if any(form for _, form in outs):
             whole = len(outs) == 1
-            entry["result"] = outs[0][1] if whole else {out: {"from": out, **form} for out, form in outs}
-        entry["effect"] = self._effect(name)
-        return entry, self._about(on=on, has_task_form=name not in LOOK_UPS and self._changed_field(name) is None)
+            keys["result"] = outs[0][1] if whole else {out: {"from": out, **form} for out, form in outs}
+        changed = self._changed_type(name)
+        is_set = changed is not None and not changed.is_dict
+        idempotent = is_set or name.startswith(("set_", "remove_from_"))
+        keys["effect"] = "read" if name.startswith("get_") else "idempotent" if idempotent else "write"
+        return self._made(on, has_task_form=name not in LOOK_UPS and changed is None, **keys)
 
-    def _effect(self, name: str) -> str:
-        """The effect of a message by its name."""
-        if name.startswith("get_"):
-            return "read"
-        changed = self._changed_field(name)
-        is_set = changed is not None and changed.known is not None and not changed.known.type.is_dict
-        return "idempotent" if is_set or name.startswith(("set_", "remove_from_")) else "write"
-
-    def _changed_field(self, name: str) -> ClassField | None:
-        """The array or dictionary to which a message adds an item, or from which it removes one."""
+    def _changed_type(self, name: str) -> Type | None:
+        """The type of the array or dictionary to which a message adds an item, or from which it removes one."""
         for prefix in ("add_to_", "remove_from_", "add_", "remove_"):
             found = self.legacy_class.fields.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
             if found is not None and found.known is not None and found.known.type.code == "a":
-                return found
+                return found.known.type
         return None
 
     # What the stanza says
@@ -386,25 +353,24 @@ class _Stanza:
         """The entry of a message with a target of its own."""
         name = str(message.path[-1])
         if "member" not in own:
-            return {**self._entry(), "params": self._params()}, replace(self._about(), site=None)
+            entry, about = self._made(params=self._params())
+            return entry, replace(about, site=None)
         if "interface" in own or "object_path" in own:
-            site = find_site(
-                Scope(message.document, message.problems, message.path, {**self._target, **own}),
-                self._root.at("dbus"),
-                self._library,
-            )
+            target = replace(message, data={**self._target, **own})
+            site = find_site(target, self._root.at("dbus"), self._library)
         else:
             managed = self._manager is not None and own["member"] in self._manager.interface.methods
             site = self._manager if managed and own["member"] not in self._site.interface.methods else self._site
-        method = None if site is None else site.interface.methods.get(own["member"])
-        if site is None or method is None:
-            if site is not None:
-                text = unknown("method", own["member"], site.interface.methods, owner=site.interface.name)
-                message.at("member").fail(text)
+        if site is None:
+            return None
+        method = site.interface.methods.get(own["member"])
+        if method is None:
+            text = unknown("method", own["member"], site.interface.methods, owner=site.interface.name)
+            message.at("member").fail(text)
             return None
         given = own.get("args", {})
         rest = replace(method, ins=[argument for argument in method.ins if argument.name not in given])
-        on: Literal["object", "manager"] = "object" if placeholders(site.object_path) else "manager"
+        on: Where = "object" if placeholders(site.object_path) else "manager"
         entry, about = self._message(name, rest, on)
         return {**entry, "object_path": site.object_path, "interface": site.interface.name}, about
 
@@ -428,11 +394,6 @@ class _Stanza:
 LOOK_UPS = ("get_all", "get_by_uuid", "get_by_name_label")  # methods of a manager that are no messages of their own
 
 
-def _parameter(argument: Argument) -> Any:
-    form = form_of(argument.legacy_type)
-    return {"name": argument.name, **form} if form else argument.name
-
-
 def _shown(entry: Mapping[str, Any]) -> str:
     kind = next(key for key in KINDS if key in entry)
     return f"{kind} {entry[kind]}" if isinstance(entry[kind], str) else kind
@@ -451,33 +412,22 @@ def object_classes(expansion: Expansion, routes: Mapping[str, Route]) -> Iterato
         one, every = (routes.get(method) for method in methods)
         if one is None or every is None or any(method not in expansion.derived for method in methods):
             continue  # they are mapped by hand, so that nothing is known about the form of the records
-        if not isinstance(one.target, Target) or not isinstance(every.target, Target):
-            continue
         stanza = root.at("classes", name)
         keys = {**(root.at("defaults").data or {}), **(stanza.at("defaults").data or {})}
         variants = Directions.of(keys.get("variants", "plain")).received
-        before, _, rest = one.target.object_path.partition("{")
+        escape, shared = keys.get("escape", "systemd"), name if stanza.has("same_object_as") else ""
+        properties, key = legacy_class.interface.properties, legacy_class.key
+        before, _, rest = one.bus_target.object_path.partition("{")
         yield ObjectClass(
             service=str(root.data["service"]),
             name=name,
-            bus_name=one.target.bus_name,
-            manager=every.target.object_path,
+            bus_name=one.bus_target.bus_name,
+            manager=every.bus_target.object_path,
             before=before,
             after=rest.partition("}")[2],
             interface=legacy_class.interface.name,
-            key=_key(legacy_class, str(keys.get("escape", "systemd")), shared=stanza.has("same_object_as")),
+            key=record_key(key if key in ("element", "path") else properties[key], escape, "plain", shared),
             record=legacy_class.record(variants),
             routes=(one, every),
             fingerprint=f"{one.fingerprint} {every.fingerprint}",
         )
-
-
-def _key(legacy_class: LegacyClass, escape: str, *, shared: bool) -> results.RecordKey:
-    """The function that gives the reference of an object, as in the records of `get_all_records`."""
-    if legacy_class.key == "path":
-        return results.path_key
-    known = legacy_class.interface.properties.get(legacy_class.key)
-    if known is None:
-        return results.element_key if escape == "systemd" else results.plain_element_key
-    show = identity_of_class(legacy_class.name) if shared else None
-    return results.property_key(known.name, results.then(results.property_decoder(known.type, "plain"), show))

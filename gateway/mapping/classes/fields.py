@@ -24,6 +24,7 @@ from gateway.core.dbus.results import Record, picked_record, property_decoder, t
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Coerce, Variants
 from gateway.core.rpc.model import Value
+from gateway.mapping.encoding import innermost
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import did_you_mean, one_of, unknown
 
@@ -80,17 +81,16 @@ class LegacyClass(Struct, eq=False):
                 for each in self.fields.values()
                 if each.known is not None
             }
-            self._records[variants] = Record(members, defaults=self.defaults())
+            self._records[variants] = Record(members, defaults=self._defaults())
         return self._records[variants]
 
-    def defaults(self) -> Mapping[str, Value]:
-        """The fields that have a default, with it."""
+    def _defaults(self) -> Mapping[str, Value]:
         return {each.name: each.default for each in self.fields.values() if each.has_default}
 
     def shown(self, kind: Type) -> Show:
         """The converter of a dictionary of properties, or of several in an array or dictionary, to records."""
         members = {each.name: (each.known.name, _show(each)) for each in self.fields.values() if each.known}
-        return picked_record(kind, members, self.defaults())
+        return picked_record(kind, members, self._defaults())
 
     def encoder(self, coerce: Coerce, variants: Variants, around: int) -> Encode:
         """The converter of a client's record to a dictionary of properties; it ignores members that are none."""
@@ -103,11 +103,6 @@ class LegacyClass(Struct, eq=False):
                     convert = moment_encoder(known.type, convert)
                 members[each.name] = (known.name, str(known.type), convert)
         return record_encoder(members)
-
-    @property
-    def without_property(self) -> list[str]:
-        """The fields that have a default only."""
-        return [each.name for each in self.fields.values() if each.known is None]
 
 
 Classes = Mapping[str, LegacyClass]  # of a file, by name
@@ -143,44 +138,42 @@ def read_fields(stanza: Scope, interface: Interface, key: str, *, listed_only: b
     `key`: the property with the reference, which is a field only if it is listed. `listed_only`: no field follows from
     the IDL alone.
     """
-    entries = stanza.at("fields")
-    ignored = stanza.at("ignore").data or ()
     readable = {name: known for name, known in interface.properties.items() if known.access != "write"}
-    listed = {name: _property_of(entries.at(name)) for name in entries.data or ()}
-    taken = {*listed.values(), *ignored, key}
+    entries = [(entry, *_name_and_property(entry)) for entry in stanza.at("fields").items()]
+    taken = {*(source for *_, source in entries), *(stanza.at("ignore").data or ()), key}
     found = {
         legacy_name(name): _field(legacy_name(name), known)
         for name, known in readable.items()
         if name not in taken and not listed_only
     }
-    for name, source in listed.items():
-        made = _deviating(entries.at(name), readable.get(source), source, readable)
+    for entry, name, source in entries:
+        known = readable.get(source)
+        if known is None and source:
+            text = f"field '{name}' has no D-Bus side: there is no readable property '{source}'"
+            hint = f"{did_you_mean(source, readable)}; give its `type` and `default` if the service lacks it"
+            entry.fail(f"{text}{hint}")
+            continue
+        made = _absent(entry, name) if known is None else _deviating(entry, name, known)
         if made is not None:
             found[name] = made
     return found
 
 
-def _property_of(entry: Scope) -> str:
-    """The property that an entry names, or that the rule gives; "" where it says that there is none."""
-    if isinstance(entry.data, str):
-        return entry.data
-    given = entry.data.get("from")
-    return str(given) if given is not None else "" if "type" in entry.data else member_name(str(entry.path[-1]))
+def _name_and_property(entry: Scope) -> tuple[str, str]:
+    """A field, and the property that its entry names, or that the rule gives; "" where it says that there is none."""
+    name, data = str(entry.path[-1]), entry.data
+    if isinstance(data, str):
+        return name, data
+    given = data.get("from")
+    return name, str(given) if given is not None else "" if "type" in data else member_name(name)
 
 
 def _field(name: str, known: IdlProperty) -> ClassField:
     return ClassField(name, known, str(form_of(known.legacy_type).get("format", "")))
 
 
-def _deviating(entry: Scope, known: IdlProperty | None, source: str, readable: Mapping[str, Any]) -> ClassField | None:
-    name = str(entry.path[-1])
+def _deviating(entry: Scope, name: str, known: IdlProperty) -> ClassField | None:
     data: Mapping[str, Any] = entry.data if isinstance(entry.data, Mapping) else {}
-    if known is None and source:
-        text = f"field '{name}' has no D-Bus side: there is no readable property '{source}'"
-        entry.fail(f"{text}{did_you_mean(source, readable)}; give its `type` and `default` if the service lacks it")
-        return None
-    if known is None:
-        return _absent(entry, name)
     form = data.get("format", "")
     made = _field(name, known)
     if isinstance(form, Mapping):
@@ -188,42 +181,34 @@ def _deviating(entry: Scope, known: IdlProperty | None, source: str, readable: M
     elif form:
         made = replace(made, format=form)
     codes = "s" if made.legacy_class else SHOWN[made.format][1] if made.format else ""
-    if codes and _innermost(known.type).code not in codes:
-        text = f"this format needs a property of type {', '.join(codes)}; {source} is {known.type}"
+    if codes and innermost(known.type).code not in codes:
+        text = f"this format needs a property of type {', '.join(codes)}; {known.name} is {known.type}"
         entry.at("format").fail(text)
         return None
     if "type" in data:
-        entry.at("type").fail(
-            f"'type' is for a field without a property; the type of {source} is {known.type}", key=True
-        )
+        text = f"'type' is for a field without a property; the type of {known.name} is {known.type}"
+        entry.at("type").fail(text, key=True)
     if "default" not in data:
         return made
-    default = _default(entry, known.type, made.format)
-    return replace(made, default=default, has_default=True)
+    return replace(made, default=_default(entry, known.type, made.format), has_default=True)
 
 
 def _absent(entry: Scope, name: str) -> ClassField | None:
     """A field that the service does not have."""
-    for key in ("format",):
-        if entry.has(key):
-            entry.at(key).fail(f"'{key}' is for a field with a property: use `type: {DATETIME}`", key=True)
+    if entry.has("format"):
+        entry.at("format").fail(f"'format' is for a field with a property: use `type: {DATETIME}`", key=True)
     if not entry.has("default"):
         entry.fail(f"'default' is missing: the value of '{name}' in every record", level="schema", key=True)
         return None
-    text = entry.data["type"]
-    if text == DATETIME:
-        return ClassField(
-            name, None, default=_default(entry, parse_one("s"), DATETIME), has_default=True, type=parse_one("s")
-        )
-    kind = entry.at("type").attempt(parse_one, text, level="schema")
+    form = DATETIME if entry.data["type"] == DATETIME else ""
+    kind = parse_one("s") if form else entry.at("type").attempt(parse_one, entry.data["type"], level="schema")
     if kind is None:
         return None
-    return ClassField(name, None, default=_default(entry, kind, ""), has_default=True, type=kind)
+    return ClassField(name, None, default=_default(entry, kind, form), has_default=True, type=kind)
 
 
 def _default(entry: Scope, kind: Type, form: str) -> Value:
     """A default as the value of its type; a problem is reported."""
-    place = entry.at("default")
 
     def check(value: Value) -> Value:
         if form == DATETIME:
@@ -231,19 +216,14 @@ def _default(entry: Scope, kind: Type, form: str) -> Value:
             return show_moment(value)
         return from_dbus(kind)(to_dbus(kind)(value))
 
-    return place.attempt(check, place.data)
-
-
-def _innermost(kind: Type) -> Type:
-    if kind.code != "a":
-        return kind
-    return _innermost(kind.children[0].children[1] if kind.is_dict else kind.children[0])
+    return entry.at("default").attempt(check, entry.data["default"])
 
 
 def describe_gaps(legacy_class: LegacyClass, unmapped: list[str]) -> Iterator[str]:
     """What of a class has no D-Bus side, in words for `check`."""
+    absent = [each.name for each in legacy_class.fields.values() if each.known is None]
     for kind, what, names in (
-        ("field", "with a default only", legacy_class.without_property),
+        ("field", "with a default only", absent),
         ("message", "without a D-Bus side", unmapped),
     ):
         if names:

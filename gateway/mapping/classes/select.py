@@ -6,7 +6,8 @@ return the records that the client asks for: those read the call, so they are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -40,30 +41,31 @@ NOT_DERIVED = Returned()
 
 def returned(derived: Derived, plan: ArgumentPlan, result: CompiledResult) -> Returned:
     """What a derived method returns instead of its compiled result."""
-    return _KINDS[derived.returns](derived, plan, result) if derived.returns != "all" else NOT_DERIVED
+    shape, legacy_class, name = result.shape, derived.legacy_class, derived.field
+    match derived.returns:
+        case "all":
+            return NOT_DERIVED
+        case "keys":
+            return Returned(lambda body: [*_records(shape(body))], TEXTS)
+        case "default":  # the call returns whether the object exists
+            found = legacy_class.fields[name]
+            return Returned(lambda _body: found.default, found.type)
+        case "member":
+            known = legacy_class.fields[name].known
+            return Returned(lambda body: _records(shape(body))[name], None if known is None else known.type)
+        case "where":
+            return Returned(select=_where(_last(plan), legacy_class.fields))
+        case "by_uuid":
+            return Returned(type=TEXT, select=_with(_last(plan), "uuid", partial(_first, legacy_class.name)))
+        case "by_name_label":
+            return Returned(type=TEXTS, select=_with(_last(plan), "name_label", lambda _label, keys: Reply([*keys])))
 
 
-def _keys(_derived: Derived, _plan: ArgumentPlan, result: CompiledResult) -> Returned:
-    shape = result.shape
-    return Returned(lambda body: [*_records(shape(body))], TEXTS)
+def _last(plan: ArgumentPlan) -> Callable[[Call], Value]:
+    return parameter(plan, plan.names[-1])
 
 
-def _default(derived: Derived, _plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    """The call returns whether the object exists."""
-    found = derived.legacy_class.fields[derived.field]
-    value = found.default
-    return Returned(lambda _body: value, found.type)
-
-
-def _member(derived: Derived, _plan: ArgumentPlan, result: CompiledResult) -> Returned:
-    shape, name = result.shape, derived.field
-    known = derived.legacy_class.fields[name].known
-    return Returned(lambda body: _records(shape(body))[name], None if known is None else known.type)
-
-
-def _where(derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    read, fields = parameter(plan, plan.names[-1]), derived.legacy_class.fields
-
+def _where(read: Callable[[Call], Value], fields: Collection[str]) -> Select:
     def select(call: Call) -> Callable[[Value], Outcome] | Fault:
         expression = read(call)
         if not isinstance(expression, str):
@@ -74,45 +76,24 @@ def _where(derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Ret
             return _fault(INVALID_VALUE, expression, str(error))
         return lambda value: Reply({key: record for key, record in _records(value).items() if selects(record)})
 
-    return Returned(select=select)
+    return select
 
 
-def _by_uuid(derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    read, name = parameter(plan, plan.names[-1]), derived.legacy_class.name
-
-    def select(call: Call) -> Callable[[Value], Outcome] | Fault:
-        uuid = read(call)
-
-        def first(value: Value) -> Outcome:
-            keys = (key for key, record in _records(value).items() if record.get("uuid") == uuid)
-            found = next(keys, None)
-            return _fault(UUID_INVALID, name, uuid) if found is None else Reply(found)
-
-        return first
-
-    return Returned(type=TEXT, select=select)
-
-
-def _by_name_label(_derived: Derived, plan: ArgumentPlan, _result: CompiledResult) -> Returned:
-    read = parameter(plan, plan.names[-1])
+def _with(read: Callable[[Call], Value], field: str, outcome: Callable[[Value, Iterator[str]], Outcome]) -> Select:
+    """The keys of the records whose field has the value that the client asks for."""
 
     def select(call: Call) -> Callable[[Value], Outcome] | Fault:
-        label = read(call)
-        return lambda value: Reply(
-            [key for key, record in _records(value).items() if record.get("name_label") == label]
+        wanted = read(call)
+        return lambda value: outcome(
+            wanted, (key for key, record in _records(value).items() if record.get(field) == wanted)
         )
 
-    return Returned(type=TEXTS, select=select)
+    return select
 
 
-_KINDS: Mapping[str, Callable[[Derived, ArgumentPlan, CompiledResult], Returned]] = {
-    "keys": _keys,
-    "default": _default,
-    "member": _member,
-    "where": _where,
-    "by_uuid": _by_uuid,
-    "by_name_label": _by_name_label,
-}
+def _first(name: str, uuid: Value, keys: Iterator[str]) -> Outcome:
+    found = next(keys, None)
+    return _fault(UUID_INVALID, name, uuid) if found is None else Reply(found)
 
 
 def _records(value: Value) -> dict[str, Any]:

@@ -38,13 +38,12 @@ ONE_TEXT, MEMBERS = ("chunked", "mailbox"), ("deletion", "directory")  # styles 
 def exposed_methods(entry: Scope, methods: Scope) -> Scope:
     """The methods of the file that an `expose` entry reaches: those of its `methods`, or all."""
     chosen = entry.at("methods")
-    known = list(methods.data or ())
-    for index, name in enumerate(chosen.data or ()):
-        if name not in known:
-            chosen.at(index).fail(unknown("method", name, known))
+    for item in chosen.items():
+        if item.data not in methods.data:
+            item.fail(unknown("method", item.data, methods.data))
     if chosen.data is None:
         return methods
-    return replace(methods, data={name: data for name, data in (methods.data or {}).items() if name in chosen.data})
+    return replace(methods, data={name: data for name, data in methods.data.items() if name in chosen.data})
 
 
 def compile_xenstore_endpoint(entry: Scope, methods: Scope) -> Exposure | None:
@@ -118,12 +117,6 @@ def _check(entry: Scope, path: Template, methods: Scope) -> bool:
     if path.root == "/" or any(name.startswith("_") for name in path.parameters):
         text = f"expected a path whose first element is a name and whose parameters do not begin with '_', got '{path}'"
         entry.at("path").fail(text, level="schema")
-    _check_options(entry)
-    _check_methods(entry, path, methods)
-    return len(entry.problems) == before
-
-
-def _check_options(entry: Scope) -> None:
     style = entry.data["style"]
     known = [name.removesuffix("*") for name in STYLES[style]]
     for name in OPTIONS:
@@ -135,22 +128,25 @@ def _check_options(entry: Scope) -> None:
     for name in REQUIRED_STATES.get(style, ()):
         if entry.has("states") and not entry.at("states").has(name):
             entry.at("states").fail(f"'{name}' is missing", level="schema")
+    _check_methods(entry, path, methods)
+    return len(entry.problems) == before
 
 
 def _check_methods(entry: Scope, path: Template, methods: Scope) -> None:
     """The methods that the entry names exist, and every method has the parameters of the path."""
-    names = list(methods.data or ())
-    named = [(entry.at("answers", name), name) for name in entry.data.get("answers", ())]
+    names = list(methods.data)
+    named = [(each, each.path[-1]) for each in entry.at("answers").items()]
     named += [(entry.at("method"), entry.data["method"])] if entry.has("method") else []
     for scope, name in named:
         if name not in names:
-            scope.fail(unknown("method", name, names))
-    for name in names:
-        if entry.has("answers") and name not in entry.data["answers"]:
-            entry.at("answers").fail(f"method '{name}' has no entry: add its state when the call is done")
-        compile_domains(methods.at(name, "allowed_domains"), path)
+            scope.fail(unknown("method", str(name), names))
+    for method in methods.items():
+        if entry.has("answers") and method.path[-1] not in entry.data["answers"]:
+            text = f"method '{method.path[-1]}' has no entry: add its state when the call is done"
+            entry.at("answers").fail(text)
+        compile_domains(method.at("allowed_domains"), path)
     for parameter in path.parameters:
-        lacking = [name for name in names if parameter not in parameter_names(methods.at(name))]
+        lacking = [str(each.path[-1]) for each in methods.items() if parameter not in parameter_names(each)]
         if lacking:
             text = f"{{{parameter}}} is not a parameter of {one_of(lacking)}: add it to `params`"
             entry.at("path").fail(f"{text} (with `drop: true` if it is not used)")

@@ -25,7 +25,6 @@ from gateway.core.xenstore import paths
 from gateway.core.xenstore.exposure import DOM0_ALONE
 from gateway.core.xenstore.paths import Template
 from gateway.mapping.load import Scope
-from gateway.mapping.methods import Compiled
 from gateway.mapping.problem import unknown
 from gateway.mapping.results import compile_result
 from gateway.mapping.table import Contract
@@ -59,17 +58,16 @@ def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[s
     `claimed`: listener and node -> source of its publication, over all files. Two publications of one node would
     overwrite each other for ever.
     """
-    entries = root.at("publish")
     good = []
-    for index in range(len(entries.data or ())):
-        published = _Publish(entries.at(index), root, library).compile()
+    for entry in root.at("publish").items():
+        published = _Publish(entry, root, library).compile()
         if published is None:
             continue
         publication = published.publication
         nodes = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
         taken = [node for node in nodes if (publication.listener, node) in claimed]
         for node in taken:
-            entries.at(index, "node").fail(f"{node} is already published in {claimed[publication.listener, node]}")
+            entry.at("node").fail(f"{node} is already published in {claimed[publication.listener, node]}")
         claimed.update({(publication.listener, node): publication.source for node in nodes if node not in taken})
         good += [] if taken else [published]
     return good
@@ -82,85 +80,90 @@ class _Publish:
         self._entry = entry
         self._root = root
         self._library = library
+        self._escape: Escape = entry.data.get("escape", "systemd")  # how the service writes the parameter into the path
+        self._where = entry.document.problem(entry.path, "")
+        self._source = f"{self._where.file}:{self._where.line}"
+        self._types: Mapping[str, Type | None] = {}  # of the names that the nodes may show; None: the object path's
+        self._owner = ("", "")  # their kind, and who has them
 
     def compile(self) -> Published | None:
-        before = len(self._entry.problems)
-        site = find_site(self._entry, self._root.at("dbus"), self._library)
-        node = self._entry.at("node").attempt(paths.template, self._entry.data["node"], level="schema")
-        if site is None or node is None or not self._has_valid_path(site):
+        entry, before, where = self._entry, len(self._entry.problems), self._where
+        site = find_site(entry, self._root.at("dbus"), self._library)
+        node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
+        if site is None or node is None:
             return None
-        published = self._signal(site, node) if self._entry.has("signal") else self._properties(site, node)
-        return published if len(self._entry.problems) == before else None
-
-    def _has_valid_path(self, site: TargetObject) -> bool:
-        """The object path may have one parameter, as its last element: the subscription is for the path before it."""
         fixed, brace, rest = site.object_path.partition("{")
-        if not brace or (rest.endswith("}") and "{" not in rest and fixed.endswith("/") and fixed != "/"):
-            return True
-        where = self._entry.at("object_path") if self._entry.has("object_path") else self._entry
-        where.fail(
-            f"expected at most one parameter, as the last element (/org/example/vm/{{vm}}), got '{site.object_path}'"
+        if brace and (not rest.endswith("}") or "{" in rest or not fixed.endswith("/") or fixed == "/"):
+            place = entry.at("object_path") if entry.has("object_path") else entry
+            last = "as the last element (/org/example/vm/{vm})"
+            place.fail(f"expected at most one parameter, {last}, got '{site.object_path}'")
+            return None
+        text = repr((self._root.data.get("dbus"), entry.data, site))
+        path = fixed.rstrip("/") if brace else fixed  # the subscription is for the path before the parameter
+        publication = Publication(
+            str(entry.data["listener"]),
+            NodeTemplate(node, {}),
+            (Subscription(site.bus_name, path, site.interface.name, below=bool(brace)),),
+            site.object_path,
+            source=self._source,
+            fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+            is_escaped=self._escape == "systemd",
         )
-        return False
+        made = self._signal(site, publication) if entry.has("signal") else self._properties(site, publication)
+        if made is None or len(entry.problems) > before:
+            return None
+        publication, members = made
+        reach = PathTemplate(site.object_path, dict.fromkeys(placeholders(site.object_path), self._escape), {})
+        place_of = (where.file, where.line, where.column, where.place)
+        contract = Contract(site.bus_name, site.object_path, site.interface, members, *place_of, reach=reach)
+        return Published(publication, contract)
 
-    # Signals
-
-    def _signal(self, site: TargetObject, node: Template) -> Published | None:
-        scope = self._entry.at("signal")
-        signal = known_member(scope, site.interface.signals, "signal", site)
+    def _signal(self, site: TargetObject, made: Publication) -> tuple[Publication, tuple[str, ...]] | None:
+        signal = known_member(self._entry.at("signal"), site.interface.signals, "signal", site)
         if signal is None:
             return None
         self._reject("objects", "a signal, which cannot be read again")
         if not self._entry.has("value"):
             self._entry.fail("'value' is missing; expected the text of the node, such as \"{kib}\"")
             return None
-        known = {argument.name: argument.type for argument in signal.args}
-        template = self._node_template(
-            node, {(): self._entry.at("value")}, known, ("argument", f"{site.interface.name}.{signal.name}"), site
-        )
-        subscription = replace(self._subscription(site), member=signal.name, signature=signature(signal.args))
-        return self._published(
-            Publication(
-                self._listener,
-                template,
-                (subscription,),
-                site.object_path,
-                arguments=tuple(arg.name for arg in signal.args),
-                is_escaped=self._escape == "systemd",
-            ),
-            site,
-            (),
-        )
+        self._types = {argument.name: argument.type for argument in signal.args}
+        self._owner = ("argument", f"{site.interface.name}.{signal.name}")
+        template = self._node_template(made.template, {(): self._entry.at("value")}, site)
+        subscription = replace(made.subscriptions[0], member=signal.name, signature=signature(signal.args))
+        arguments = tuple(argument.name for argument in signal.args)
+        made = replace(made, template=template, subscriptions=(subscription,), arguments=arguments)
+        return made, (signal.name,)
 
-    # Properties
-
-    def _properties(self, site: TargetObject, node: Template) -> Published | None:
-        readable = {name: p for name, p in site.interface.properties.items() if p.access != "write"}
-        known = {name: found.type for name, found in readable.items()}
-        template = self._node_template(node, self._leaves(), known, ("property", site.interface.name), site)
+    def _properties(self, site: TargetObject, made: Publication) -> tuple[Publication, tuple[str, ...]] | None:
+        entry, interface = self._entry, site.interface
+        readable = {name: found for name, found in interface.properties.items() if found.access != "write"}
+        self._types = {name: found.type for name, found in readable.items()}
+        self._owner = ("property", interface.name)
+        template = self._node_template(made.template, self._leaves(), site)
         used = {name: readable[name] for name in _names(template) if name in readable}
         if not used:
-            if not set(_names(template)) - known.keys() - set(placeholders(site.object_path)):
-                self._entry.fail('the nodes show no property: add one in braces, such as "{Memory}"')
+            if not set(_names(template)) - readable.keys() - set(placeholders(site.object_path)):
+                entry.fail('the nodes show no property: add one in braces, such as "{Memory}"')
             return None
         for name, found in used.items():
-            if (found.emits or site.interface.emits) == "false":
-                text = f"{site.interface.name}.{name} is not signalled (EmitsChangedSignal is false)"
-                self._entry.note(f"{text}: its node shows the value of the last start of the service or the gateway")
-        read_all = self._read_all(site)
-        subscriptions = [replace(self._subscription(site), properties={name: str(p.type) for name, p in used.items()})]
-        if read_all is not None:
-            subscriptions += _object_manager_signals(site, read_all.bus_target.object_path)
-        publication = Publication(
-            self._listener,
-            template,
-            tuple(subscriptions),
-            site.object_path,
-            read=self._route(all_properties(site), site.object_path, site.interface.name),
-            read_all=read_all,
-            is_escaped=self._escape == "systemd",
-        )
-        return self._published(publication, site, tuple(used))
+            if (found.emits or interface.emits) == "false":
+                text = f"{interface.name}.{name} is not signalled (EmitsChangedSignal is false)"
+                entry.note(f"{text}: its node shows the value of the last start of the service or the gateway")
+        properties = {name: str(found.type) for name, found in used.items()}
+        subscriptions = [replace(made.subscriptions[0], properties=properties)]
+        read_all = None
+        if made.subscriptions[0].below:
+            manager = str(entry.at("objects").data or made.subscriptions[0].object_path)
+            read_all = self._route(managed_objects(replace(site, object_path=manager)), manager)
+            subscriptions += [  # some libraries emit the signals of an object manager from the path of the object
+                Subscription(site.bus_name, manager, OBJECT_MANAGER, member, wanted, below=manager != "/")
+                for member, wanted in (("InterfacesAdded", "oa{sa{sv}}"), ("InterfacesRemoved", "oas"))
+            ]
+        else:
+            self._reject("objects", "an object path without a parameter")
+        read = self._route(all_properties(site), site.object_path, interface.name)
+        made = replace(made, template=template, subscriptions=tuple(subscriptions), read=read, read_all=read_all)
+        return made, tuple(used)
 
     def _leaves(self) -> Mapping[tuple[str, ...], Scope]:
         """The path of each node below `node`, and its content. The name of a property alone stands for its value."""
@@ -168,31 +171,20 @@ class _Publish:
             value = self._entry.at("value")
             return {(): value if value.data is not None else _braced(self._entry.at("property"))}
         self._reject("value", "'properties', where each node has its own value")
-        leaves = self._entry.at("properties")
-        return {tuple(below.split("/")): self._below(leaves.at(below), below) for below in leaves.data}
-
-    def _below(self, leaf: Scope, below: str) -> Scope:
-        path = leaf.attempt(paths.template, f"/{below}", level="schema")
-        if path is not None and path.parameters:
-            leaf.fail(f"expected the path of a node below 'node', without parameters, got '{below}'", key=True)
-        plain = isinstance(leaf.data, str) and not placeholders(leaf.data)
-        return _braced(leaf) if plain else leaf
-
-    def _read_all(self, site: TargetObject) -> Route | None:
-        fixed, brace, _ = site.object_path.partition("{")
-        if not brace:
-            self._reject("objects", "an object path without a parameter")
-            return None
-        manager = self._entry.at("objects").data or fixed.rstrip("/")
-        callee = managed_objects(replace(site, object_path=manager))
-        return self._route(callee, manager)
+        leaves = {}
+        for leaf in self._entry.at("properties").items():
+            below = str(leaf.path[-1])
+            path = leaf.attempt(paths.template, f"/{below}", level="schema")
+            if path is not None and path.parameters:
+                leaf.fail(f"expected the path of a node below 'node', without parameters, got '{below}'", key=True)
+            plain = isinstance(leaf.data, str) and not placeholders(leaf.data)
+            leaves[tuple(below.split("/"))] = _braced(leaf) if plain else leaf
+        return leaves
 
     def _route(self, callee: Callee, object_path: str, *constants: str) -> Route:
         names = tuple(placeholders(object_path))
         plan = ArgumentPlan(callee.target, names, arguments=tuple(map(Constant, constants)))
-        result = compile_result(
-            Scope(self._entry.document, self._entry.problems, self._entry.path, {}), callee, "plain", self._escape
-        )
+        result = compile_result(replace(self._entry, data={}), callee, "plain", self._escape, {})
         return Route(
             service=self._root.data["service"],
             method="publish",
@@ -207,69 +199,39 @@ class _Publish:
             source=self._source,
         )
 
-    # Common to both
-
-    @property
-    def _listener(self) -> str:
-        return str(self._entry.data["listener"])
-
-    @property
-    def _escape(self) -> Escape:
-        """How the service writes the parameter into the object path."""
-        escape: Escape = self._entry.data.get("escape", "systemd")
-        return escape
-
-    @property
-    def _source(self) -> str:
-        where = self._entry.document.problem(self._entry.path, "")
-        return f"{where.file}:{where.line}"
-
-    def _subscription(self, site: TargetObject) -> Subscription:
-        fixed, brace, _ = site.object_path.partition("{")
-        path = fixed.rstrip("/") if brace else fixed
-        return Subscription(site.bus_name, path, site.interface.name, below=bool(brace))
-
     def _reject(self, key: str, other: str) -> None:
         if self._entry.has(key):
             self._entry.at(key).fail(f"'{key}' cannot be combined with {other}", level="schema", key=True)
 
     def _node_template(
-        self,
-        node: Template,
-        leaves: Mapping[tuple[str, ...], Scope],
-        known: Mapping[str, Type],
-        source: tuple[str, str],  # kind and owner of the names in `known`
-        site: TargetObject,
+        self, made: NodeTemplate, leaves: Mapping[tuple[str, ...], Scope], site: TargetObject
     ) -> NodeTemplate:
-        """The template of the nodes. Every name in it must be in `known` or the object path, and have a scalar type."""
-        in_path = placeholders(site.object_path)
-        types = {**known, **dict.fromkeys(in_path)}
-        self._check_names(self._entry.at("node"), node.parameters, types, source)
-        made = {below: self._leaf(scope, types, source) for below, scope in leaves.items()}
-        if in_path and not set(node.parameters) & types.keys():
-            text = f"all objects would write the same node: add {{{in_path[0]}}} to its path"
-            self._entry.at("node").fail(text)
-        return NodeTemplate(node, made, self._permissions(node))
+        """The template with its leaves. Every name must be known or in the object path, and have a scalar type."""
+        in_path, place, node = placeholders(site.object_path), self._entry.at("node"), made.node
+        self._types = {**self._types, **dict.fromkeys(in_path)}
+        self._check_names(place, node.parameters)
+        content = {below: self._leaf(scope) for below, scope in leaves.items()}
+        if in_path and not set(node.parameters) & self._types.keys():
+            place.fail(f"all objects would write the same node: add {{{in_path[0]}}} to its path")
+        return replace(made, leaves=content, permissions=self._permissions(node))
 
-    def _leaf(self, scope: Scope, types: Mapping[str, Type | None], source: tuple[str, str]) -> Text | Flag:
+    def _leaf(self, scope: Scope) -> Text | Flag:
         if isinstance(scope.data, str):
-            self._check_names(scope, Text(scope.data).names, types, source)
+            self._check_names(scope, Text(scope.data).names)
             return Text(scope.data)
-        name = scope.data["present"]
-        self._check_names(scope.at("present"), (name,), types, source)
-        kind = types.get(name)
-        if name in types and (kind is None or kind.code != "b"):
-            scope.at("present").fail(f"expected a boolean (b); {name} is {kind or 'text'}")
+        name, present = scope.data["present"], scope.at("present")
+        self._check_names(present, (name,))
+        kind = self._types.get(name)
+        if name in self._types and (kind is None or kind.code != "b"):
+            present.fail(f"expected a boolean (b); {name} is {kind or 'text'}")
         return Flag(name)
 
-    def _check_names(
-        self, scope: Scope, names: Iterable[str], types: Mapping[str, Type | None], source: tuple[str, str]
-    ) -> None:
+    def _check_names(self, scope: Scope, names: Iterable[str]) -> None:
         for name in names:
-            if name not in types:
-                kind_of_name, owner = source
-                scope.fail(unknown(kind_of_name, name, types, owner=owner))
-            elif (kind := types[name]) is not None and kind.code not in SCALARS:
+            kind = self._types.get(name)
+            if name not in self._types:
+                scope.fail(unknown(self._owner[0], name, self._types, owner=self._owner[1]))
+            elif kind is not None and kind.code not in SCALARS:
                 scope.fail(f"expected text, a number or a boolean, which a node can show; {name} is {kind}")
 
     def _permissions(self, node: Template) -> Text | None:
@@ -283,30 +245,6 @@ class _Publish:
         scope.attempt(grants, text.fill(dict.fromkeys(text.names, 0)), level="schema")
         return text
 
-    def _published(self, publication: Publication, site: TargetObject, members: tuple[str, ...]) -> Published:
-        where = self._entry.document.problem(self._entry.path, "")
-        contract = Contract(
-            site.bus_name,
-            site.object_path,
-            site.interface,
-            (
-                *members,
-                *(
-                    one.member
-                    for one in publication.subscriptions
-                    if one.interface == site.interface.name and one.member
-                ),
-            ),
-            where.file,
-            where.line,
-            where.column,
-            where.place,
-            reach=PathTemplate(site.object_path, dict.fromkeys(placeholders(site.object_path), self._escape), {}),
-        )
-        text = repr((self._root.data.get("dbus"), self._entry.data, site))
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        return Published(replace(publication, source=self._source, fingerprint=digest), contract)
-
 
 def _braced(scope: Scope) -> Scope:
     return replace(scope, data=f"{{{scope.data}}}")
@@ -318,79 +256,60 @@ def _names(template: NodeTemplate) -> dict[str, None]:
     return dict.fromkeys((*template.node.parameters, *texts))
 
 
-def _object_manager_signals(site: TargetObject, manager: str) -> list[Subscription]:
-    """The signals of an object manager; some libraries emit them from the path of the object itself."""
-    signals = {"InterfacesAdded": "oa{sa{sv}}", "InterfacesRemoved": "oas"}
-    return [
-        Subscription(site.bus_name, manager, OBJECT_MANAGER, member, wanted, below=manager != "/")
-        for member, wanted in signals.items()
-    ]
-
-
 # Watch triggers
 
 
 def compile_watch_triggers(
-    root: Scope, compiled: Mapping[str, Compiled | None], claimed: dict[tuple[str, str], str]
+    root: Scope, routes: Mapping[str, Route], claimed: dict[tuple[str, str], str]
 ) -> list[WatchTrigger]:
-    """The watch triggers of a file that have no problem. `compiled`: the methods of the file.
+    """The watch triggers of a file that have no problem. `routes`: the methods of the file that have none.
 
     `claimed`: listener and node -> source of its trigger, over all files.
     """
-    entries = root.at("on_change")
     good = []
-    for index in range(len(entries.data or ())):
-        trigger = _compile_trigger(entries.at(index), root, compiled)
-        if trigger is not None:
-            first = claimed.setdefault((trigger.listener, str(trigger.node)), trigger.source)
+    for entry in root.at("on_change").items():
+        before = len(entry.problems)
+        node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
+        name = entry.data["method"]
+        if name not in root.data["methods"] and entry.document.complete:
+            entry.at("method").fail(unknown("method", name, root.data["methods"]))
+        route = routes.get(name)
+        if node is None or route is None:
+            continue
+        where = entry.document.problem(entry.path, "")
+        text = repr((entry.data, route.fingerprint))
+        trigger = WatchTrigger(
+            listener=entry.data["listener"],
+            node=node,
+            route=route,
+            parameters=_parameters(entry, node, route, root),
+            domains=compile_domains(entry.at("allowed_domains"), node) or route.domains or DOM0_ALONE,
+            source=f"{where.file}:{where.line}",
+            fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        )
+        if len(entry.problems) == before:
+            first = claimed.setdefault((trigger.listener, str(node)), trigger.source)
             if first == trigger.source:
                 good.append(trigger)
             else:
-                entries.at(index, "node").fail(f"{trigger.node} already has a watch trigger, in {first}")
+                entry.at("node").fail(f"{node} already has a watch trigger, in {first}")
     return good
 
 
-def _compile_trigger(entry: Scope, root: Scope, compiled: Mapping[str, Compiled | None]) -> WatchTrigger | None:
-    before = len(entry.problems)
-    node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
-    name = entry.data["method"]
-    method = compiled.get(name)
-    if name not in compiled and entry.document.complete:
-        entry.at("method").fail(unknown("method", name, compiled))
-    if node is None or method is None:
-        return None
-    domains = compile_domains(entry.at("allowed_domains"), node) or method.route.domains or DOM0_ALONE
-    parameters = _parameters(entry, node, method, root)
-    where = entry.document.problem(entry.path, "")
-    trigger = WatchTrigger(
-        listener=entry.data["listener"],
-        node=node,
-        route=method.route,
-        parameters=parameters,
-        domains=domains,
-        source=f"{where.file}:{where.line}",
-        fingerprint=hashlib.sha256(
-            repr((entry.data, method.route.fingerprint)).encode("utf-8", "surrogatepass")
-        ).hexdigest(),
-    )
-    return trigger if len(entry.problems) == before else None
-
-
-def _parameters(entry: Scope, node: Template, method: Compiled, root: Scope) -> dict[str, Text | RelatedNode]:
-    known = {parameter.name: parameter for parameter in method.route.parameters}
-    params = entry.at("params")
-    coerce = root.at("methods", method.route.method, "coerce").data or root.at("defaults", "coerce").data or "strict"
+def _parameters(entry: Scope, node: Template, route: Route, root: Scope) -> dict[str, Text | RelatedNode]:
+    known = {parameter.name: parameter for parameter in route.parameters}
+    coerce = root.at("methods", route.method, "coerce").data or root.at("defaults", "coerce").data or "strict"
     sources: dict[str, Text | RelatedNode] = {}
-    for name in params.data or ():
-        scope = params.at(name)
+    for scope in entry.at("params").items():
+        name = str(scope.path[-1])
         if name not in known:
-            scope.fail(unknown("parameter", name, known, owner=method.route.method), key=True)
+            scope.fail(unknown("parameter", name, known, owner=route.method), key=True)
             continue
         sources[name] = _parameter_source(scope, node)
         _check_type(scope, known[name], sources[name], strict=coerce == "strict")
     for parameter in known.values():
         if parameter.required and parameter.name not in sources:
-            entry.fail(f"required parameter '{parameter.name}' of {method.route.method} is missing: add it to `params`")
+            entry.fail(f"required parameter '{parameter.name}' of {route.method} is missing: add it to `params`")
     return sources
 
 

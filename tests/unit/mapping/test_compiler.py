@@ -2,10 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from gateway.mapping.compiler import build
 from gateway.mapping.table import EndpointKey
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, IDL, build_files, build_methods
 
 STAT = "  m: {member: Stat}\n"
@@ -30,39 +29,32 @@ def test_a_file_is_exposed_at_several_endpoints_with_the_same_routes(tmp_path: P
     assert len(table.routes()) == 1
 
 
-def test_a_method_name_is_unique_at_an_endpoint(tmp_path: Path) -> None:
-    problem = "b.yaml:13:3: methods.m: method 'm' is already mapped at endpoint rpc /rpc, in a.yaml:13: methods.m"
-    built = build_files(tmp_path, a=HEAD + STAT, b=HEAD + STAT)
-    assert [text.replace(f"{tmp_path}/", "") for text in built.problems] == [problem]
+TWICE = HEAD.replace(EXPOSE, EXPOSE + EXPOSE.replace("/rpc", "/other")) + STAT
+OTHER = HEAD + STAT.replace("m:", "n:")
+MAPPED = "b.yaml:13:3: methods.m: method 'm' is already mapped at endpoint rpc /rpc, in a.yaml:13: methods.m"
 
 
-def test_a_collision_at_two_endpoints_is_reported_once(tmp_path: Path) -> None:
-    twice = HEAD.replace(EXPOSE, EXPOSE + EXPOSE.replace("/rpc", "/other")) + STAT
-    assert len(build_files(tmp_path, a=twice, b=twice).problems) == 1
-
-
-def test_methods_collide_even_when_one_of_them_is_bad(tmp_path: Path) -> None:
-    problems = build_files(tmp_path, a=HEAD + STAT.replace("Stat", "Begin"), b=HEAD + STAT).problems
-    assert [problem.split(": ")[0] for problem in problems] == ["a.yaml:13:15", "b.yaml:13:3"]
-
-
-@pytest.mark.parametrize(
-    ("expose", "problem"),
+@each_case(
+    ("first", "second", "problems"),
     [
+        (HEAD + STAT, HEAD + STAT, [MAPPED]),
+        (TWICE, TWICE, [MAPPED.replace("13", "14")]),  # at two endpoints, reported once
         (
-            "codec: jsonrpc",
-            f"{SPEAKS}, got jsonrpc/plain: use another path",
+            HEAD + STAT.replace("Stat", "Begin"),
+            HEAD + STAT,
+            ["a.yaml:13:15: methods.m.member: unknown method 'Begin' of org.example.VM1", MAPPED],
         ),
+        (HEAD + STAT, OTHER.replace("xmlrpc", "jsonrpc"), [f"{SPEAKS}, got jsonrpc/plain: use another path"]),
         (
-            "codec: xmlrpc, dialect: xenapi",
-            f"{SPEAKS}, got xmlrpc/xenapi: use another path",
+            HEAD + STAT,
+            OTHER.replace("xmlrpc", "xmlrpc, dialect: xenapi"),
+            [f"{SPEAKS}, got xmlrpc/xenapi: use another path"],
         ),
     ],
 )
-def test_an_endpoint_has_one_codec_and_dialect(tmp_path: Path, expose: str, problem: str) -> None:
-    other = HEAD.replace("codec: xmlrpc", expose) + STAT.replace("m:", "n:")
-    built = build_files(tmp_path, a=HEAD + STAT, b=other)
-    assert [text.replace(f"{tmp_path}/", "") for text in built.problems] == [problem]
+def test_files_that_share_an_endpoint_agree(tmp_path: Path, first: str, second: str, problems: list[str]) -> None:
+    built = build_files(tmp_path, a=first, b=second)
+    assert [text.replace(f"{tmp_path}/", "").partition(";")[0] for text in built.problems] == problems
 
 
 def test_without_a_config_any_listener_is_accepted(tmp_path: Path) -> None:

@@ -4,52 +4,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 from jsonschema import Draft202012Validator
 
 from gateway.core.dbus.marshal import to_dbus
 from gateway.core.dbus.signature import parse_one
 from gateway.mapping import load, schema
-from gateway.mapping.load import Scope
-from tests.kit.cases import each_case
+from gateway.mapping.load import MappingDocument, Scope
+from tests.kit.cases import each_case, present
 from tests.kit.mappings import HEAD
 from tests.kit.programs import ROOT
 
 FILE = Path("f.yaml")
 
 
-def test_a_document_is_plain_data_by_the_rules_of_yaml_1_2() -> None:
-    document, problems = load.parse(
-        FILE, b"a: [1, 0x1f, 0o17, 1_0, 1.5, .inf, true, null, off, 2020-01-01, '5']\nb: {1: x}\n"
-    )
+def parsed(content: str) -> MappingDocument:
+    document, problems = load.parse(FILE, content.encode())
     assert problems == []
-    assert document is not None
+    return present(document)
+
+
+def test_a_document_is_plain_data_by_the_rules_of_yaml_1_2() -> None:
+    document = parsed("a: [1, 0x1f, 0o17, 1_0, 1.5, .inf, true, null, off, 2020-01-01, '5']\nb: {1: x}\n")
     assert document.data == {
         "a": [1, 31, 15, 10, 1.5, float("inf"), True, None, "off", "2020-01-01", "5"],
         "b": {"1": "x"},
     }
+    assert parsed("a: &x {b: 1}\nc: *x\nd: &x 2\n").data == {"a": {"b": 1}, "c": {"b": 1}, "d": 2}
 
 
-def test_every_node_has_its_position() -> None:
-    document, _ = load.parse(FILE, b"a:\n  - x\n  - b: {c: 1}\n")
-    assert document is not None
+def test_every_node_has_its_position_and_a_missing_one_that_of_the_node_around_it() -> None:
+    document = parsed("a:\n  - x\n  - b: {c: 1}\n")
     assert str(document.problem(("a", 1, "b", "c"), "wrong")) == "f.yaml:3:12: a[1].b.c: wrong"
     assert str(document.problem(("a", 1, "b", "c"), "wrong", key=True)) == "f.yaml:3:9: a[1].b.c: wrong"
     assert document.line(("a",)) == 1
-
-
-def test_a_problem_with_a_missing_node_has_the_place_of_the_node_around_it() -> None:
-    document, _ = load.parse(FILE, b"a:\n  b: {}\n")
-    assert document is not None
-    assert str(document.problem(("a", "b", "c", "d"), "missing")) == "f.yaml:2:6: a.b.c.d: missing"
-
-
-def test_aliases_are_expanded() -> None:
-    document, _ = load.parse(FILE, b"a: &x {b: 1}\nc: *x\nd: &x 2\n")
-    assert document is not None
-    assert document.data == {"a": {"b": 1}, "c": {"b": 1}, "d": 2}
+    assert str(document.problem(("a", 1, "b", "d", "e"), "missing")) == "f.yaml:3:8: a[1].b.d.e: missing"
 
 
 @each_case(
@@ -106,9 +99,7 @@ def test_an_empty_directory_is_a_problem(tmp_path: Path) -> None:
 
 
 def _check(text: str) -> list[str]:
-    document, _ = load.parse(Path("f.yaml"), text.encode())
-    assert document is not None
-    return [str(problem) for problem in schema.check(document)[0]]
+    return [str(problem) for problem in schema.check(parsed(text))[0]]
 
 
 def _named(node: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -125,6 +116,16 @@ def _named(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _named(item, path)
 
 
+def _description(item: Any) -> str:
+    """That of a schema, or of the one that it refers to."""
+    while "description" not in item:
+        referred = schema.schema()
+        for step in item["$ref"].removeprefix("#/").split("/"):
+            referred = referred[step]
+        item = referred
+    return str(item["description"])
+
+
 def test_the_schema_is_valid_json_schema_2020_12() -> None:
     assert schema.schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     Draft202012Validator.check_schema(schema.schema())
@@ -133,7 +134,7 @@ def test_the_schema_is_valid_json_schema_2020_12() -> None:
 def test_every_key_has_a_description_for_editors() -> None:
     keys = dict(_named(schema.schema(), ""))
     assert len(keys) > 60
-    assert [path for path, item in keys.items() if not item.get("description")] == []
+    assert [path for path, item in keys.items() if not _description(item)] == []
 
 
 def test_every_key_and_every_word_is_documented() -> None:
@@ -176,10 +177,14 @@ def test_a_document_must_be_a_mapping(text: str) -> None:
     assert _check(text)[0].startswith("f.yaml:1:1: expected a mapping, got ")
 
 
+def test_a_date_of_toml_is_a_problem_like_any_other_value() -> None:
+    described = {"properties": {"a": {"type": "string"}}}
+    (error,) = schema.errors({"a": date(2026, 12, 1)}, described, jsonschema_rs.validator_for(described))
+    assert [*map(str, schema.explain(parsed("a: 1\n"), error))] == ["f.yaml:1:4: a: expected text, got 2026-12-01"]
+
+
 def test_methods_without_schema_problems_are_kept() -> None:
-    document, _ = load.parse(Path("f.yaml"), f"{HEAD}  m: 5\n  n: {{member: A}}\n".encode())
-    assert document is not None
-    _, good = schema.check(document)
+    _, good = schema.check(parsed(f"{HEAD}  m: 5\n  n: {{member: A}}\n"))
     assert good is not None
     assert isinstance(good.data, dict)
     assert good.data["methods"] == {"n": {"member": "A"}}
@@ -188,37 +193,22 @@ def test_methods_without_schema_problems_are_kept() -> None:
 
 @each_case("text", [f"{HEAD}  m: 5\n", f"{HEAD}  m: {{member: A}}\nx: 5\n", f"{HEAD}  []\n"])
 def test_a_file_with_a_problem_outside_its_methods_is_left_out(text: str) -> None:
-    document, _ = load.parse(Path("f.yaml"), text.encode())
-    assert document is not None
-    assert schema.check(document)[1] is None
+    assert schema.check(parsed(text))[1] is None
 
 
-def _scope(text: str) -> Scope:
-    document, _ = load.parse(Path("f.yaml"), text.encode())
-    assert document is not None
-    return Scope(document, {}, (), document.data)
-
-
-def test_a_scope_selects_nodes_of_mappings_and_lists() -> None:
-    scope = _scope("a: [{b: 5}]")
-    assert scope.at("a", 0, "b").data == 5
-    assert scope.at("a", 0, "c", "d").data is None
-    assert scope.at("a", 0).has("b")
-    assert not scope.at("a").has("b")
-
-
-def test_a_problem_is_reported_once() -> None:
-    scope = _scope("a: 5")
-    scope.at("a").fail("wrong")
-    scope.at("a").fail("wrong")
-    assert [str(problem) for problem in scope.problems] == ["f.yaml:1:4: a: wrong"]
-
-
-def test_a_check_that_raises_is_a_problem() -> None:
-    scope = _scope("a: [x, 5]").at("a")
-    assert scope.attempt(to_dbus(parse_one("as")), scope.data) is None
-    assert scope.at(0).attempt(int, scope.data[0], level="schema") is None
+def test_a_scope_selects_nodes_and_reports_each_problem_once() -> None:
+    document = parsed("a: [{b: x}, 5]\n")
+    scope = Scope(document, {}, (), document.data)
+    listed = scope.at("a")
+    assert (listed.at(0, "b").data, listed.at(0, "c", "d").data) == ("x", None)
+    assert (listed.at(0).has("b"), listed.has("b")) == (True, False)
+    assert [item.path for item in listed.items()] == [("a", 0), ("a", 1)]
+    listed.fail("wrong")
+    listed.fail("wrong")
+    assert listed.at(1).attempt(to_dbus(parse_one("as")), [5]) is None
+    assert listed.at(0, "b").attempt(int, "x", level="schema") is None
     assert [str(problem) for problem in scope.problems] == [
-        "f.yaml:1:4: a: [1]: expected s, got 5",
-        "f.yaml:1:5: a[0]: invalid literal for int() with base 10: 'x'",
+        "f.yaml:1:4: a: wrong",
+        "f.yaml:1:13: a[1]: [0]: expected s, got 5",
+        "f.yaml:1:9: a[0].b: invalid literal for int() with base 10: 'x'",
     ]

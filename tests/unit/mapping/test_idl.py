@@ -10,50 +10,48 @@ import pytest
 from gateway.core.dbus import introspection_xml
 from gateway.mapping.load import MAX_SIZE
 from tests.kit.cases import each_case
-from tests.kit.mappings import HEAD, IDL, build_methods
+from tests.kit.mappings import HEAD, IDL, Built, build_methods
 
 
 def _inside(text: str) -> str:
     return f"<node>\n<interface name='org.example.A'>\n{text}\n</interface>\n</node>"
 
 
-def test_methods_have_arguments_in_their_order() -> None:
-    start = introspection_xml.parse(IDL).interfaces["org.example.VM1"].methods["Start"]
-    assert [str(argument) for argument in start.ins] == ["paused b", "force b"]
-    stat = introspection_xml.parse(IDL).interfaces["org.example.VM1"].methods["Stat"]
-    assert (introspection_xml.signature(stat.ins), introspection_xml.signature(stat.outs)) == ("", "st")
+def _interface(text: str) -> introspection_xml.Interface:
+    return introspection_xml.parse(_inside(text)).interfaces["org.example.A"]
 
 
-def test_annotations_document_everything() -> None:
+def _built(directory: Path, xml: str, methods: str, interface: str = "org.example.A") -> Built:
+    """Methods of an interface of another IDL."""
+    (directory / "odd.xml").write_text(xml)
+    head = HEAD.replace("org.example.VM1", interface).replace("example.xml", "odd.xml")
+    return build_methods(directory, methods, head)
+
+
+def test_an_interface_has_its_members_with_what_documents_them() -> None:
     vm = introspection_xml.parse(IDL).interfaces["org.example.VM1"]
+    start, stat = vm.methods["Start"], vm.methods["Stat"]
+    assert [str(argument) for argument in start.ins] == ["paused b", "force b"]
+    assert (introspection_xml.signature(stat.ins), introspection_xml.signature(stat.outs)) == ("", "st")
     assert vm.documentation == "A virtual machine."
-    assert vm.methods["Start"].documentation == "Starts the VM."
-    assert vm.methods["Start"].ins[0].documentation == "Not yet."
-
-
-def test_the_short_documentation_serves_where_there_is_no_other() -> None:
-    text = _inside("<method name='A'><annotation name='org.freedesktop.DBus.Documentation' value='Text.'/></method>")
-    assert introspection_xml.parse(text).interfaces["org.example.A"].methods["A"].documentation == "Text."
-
-
-def test_properties_and_signals_are_read() -> None:
-    text = _inside(
+    assert (start.documentation, start.ins[0].documentation) == ("Starts the VM.", "Not yet.")
+    short = "<method name='A'><annotation name='org.freedesktop.DBus.Documentation' value='Text.'/></method>"
+    assert _interface(short).methods["A"].documentation == "Text."
+    found = _interface(
         "<property name='P' type='as' access='read'/><signal name='S'><arg type='s'/><arg type='u'/></signal>"
     )
-    found = introspection_xml.parse(text).interfaces["org.example.A"]
     assert (str(found.properties["P"].type), found.properties["P"].access) == ("as", "read")
     assert [str(argument) for argument in found.signals["S"].args] == ["arg0 s", "arg1 u"]
+    both = "".join(f"<arg type='(yyy)' direction='{way}'/>" * 51 for way in ("in", "out"))  # 255 characters each way
+    long = _interface(f"<method name='A'>{both}</method>").methods["A"]
+    assert (len(long.ins), len(long.outs)) == (51, 51)
 
 
-def test_child_objects_are_named() -> None:
+def test_child_objects_are_named_and_unknown_elements_ignored() -> None:
     node = introspection_xml.parse(
         "<node><node name='a'><interface name='org.example.A'/></node><node name='b'/></node>"
     )
-    assert node.children == ("a", "b")
-    assert node.interfaces == {}
-
-
-def test_unknown_elements_are_ignored() -> None:
+    assert (node.children, node.interfaces) == (("a", "b"), {})
     text = f"<node xmlns:x='urn:x'><x:docs><method name='no'/></x:docs>{_inside('<odd/>').removeprefix('<node>')}"
     assert list(introspection_xml.parse(text).interfaces) == ["org.example.A"]
 
@@ -105,23 +103,19 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize(("xml", "use", "line", "message"), ODD)
+@each_case(("xml", "use", "line", "message"), ODD)
 def test_only_the_use_of_an_odd_member_is_a_problem(
     tmp_path: Path, xml: str, use: str, line: int, message: str
 ) -> None:
-    (tmp_path / "odd.xml").write_text(
-        _inside(f"<method name='Good'/>\n{xml}\n<property name='P' type='s' access='read'/>")
-    )
-    head = HEAD.replace("org.example.VM1", "org.example.A").replace("example.xml", "odd.xml")
-    good = build_methods(tmp_path, "a: {member: Good}\nb: {property: P}\nc: {all_properties: true}", head)
-    assert good.problems == []
-    (problem,) = build_methods(tmp_path, f"a: {{{use}}}", head).problems
+    xml = _inside(f"<method name='Good'/>\n{xml}\n<property name='P' type='s' access='read'/>")
+    assert _built(tmp_path, xml, "a: {member: Good}\nb: {property: P}\nc: {all_properties: true}").problems == []
+    (problem,) = _built(tmp_path, xml, f"a: {{{use}}}").problems
     assert "' of org.example.A cannot be used: " in problem
     assert message in problem
     assert f"(odd.xml:{line}:" in problem
 
 
-@pytest.mark.parametrize(
+@each_case(
     "xml",
     [
         (
@@ -152,52 +146,41 @@ def test_only_the_use_of_an_odd_member_is_a_problem(
     ],
 )
 def test_a_file_as_projects_write_it_is_read(tmp_path: Path, xml: str) -> None:
-    (tmp_path / "odd.xml").write_text(xml)
-    head = HEAD.replace("org.example.VM1", "org.example.A").replace("example.xml", "odd.xml")
-    assert build_methods(tmp_path, "a: {member: M}", head).problems == []
+    assert _built(tmp_path, xml, "a: {member: M}").problems == []
 
 
-@pytest.mark.parametrize("name", ["scan-type", "Rx Mode", "9P", "a.b"])
+@each_case("name", ["scan-type", "Rx Mode", "9P", "a.b"])
 def test_the_name_of_a_property_is_any_text(tmp_path: Path, name: str) -> None:
-    (tmp_path / "odd.xml").write_text(_inside(f"<property name='{name}' type='s' access='readwrite'/>"))
-    head = HEAD.replace("org.example.VM1", "org.example.A").replace("example.xml", "odd.xml")
-    built = build_methods(tmp_path, f"a: {{property: '{name}'}}\nb: {{set_property: '{name}', params: [value]}}", head)
+    xml = _inside(f"<property name='{name}' type='s' access='readwrite'/>")
+    built = _built(tmp_path, xml, f"a: {{property: '{name}'}}\nb: {{set_property: '{name}', params: [value]}}")
     assert built.bind("a").body == ["org.example.A", name]
 
 
 def test_a_duplicate_interface_is_a_problem_where_it_is_used(tmp_path: Path) -> None:
-    (tmp_path / "odd.xml").write_text(
+    xml = (
         "<node><interface name='org.example.A'/>\n<interface name='org.example.A'/><interface name='org.example.B'>"
         "<method name='M'/></interface></node>"
     )
-    head = HEAD.replace("org.example.VM1", "org.example.B").replace("example.xml", "odd.xml")
-    assert build_methods(tmp_path, "a: {member: M}", head).problems == []
+    assert _built(tmp_path, xml, "a: {member: M}", "org.example.B").problems == []
     problem = "interface 'org.example.A' cannot be used: duplicate interface 'org.example.A' (odd.xml:2:1)"
-    head = head.replace("org.example.B", "org.example.A")
-    assert build_methods(tmp_path, "a: {member: M}", head).problems == [f"x.yaml:7:14: dbus.interface: {problem}"]
+    assert _built(tmp_path, xml, "a: {member: M}").problems == [f"x.yaml:7:14: dbus.interface: {problem}"]
 
 
-def test_a_deprecated_member_is_a_note(tmp_path: Path) -> None:
-    mark = "<annotation name='org.freedesktop.DBus.Deprecated' value='true'/>"
-    (tmp_path / "odd.xml").write_text(
-        _inside(f"<method name='M'>{mark}</method><property name='P' type='s' access='read'>{mark}</property>")
+def test_annotations_of_the_specification_count(tmp_path: Path) -> None:
+    """A deprecated member is a note; a method without a reply is done once it is written."""
+    deprecated = "<annotation name='org.freedesktop.DBus.Deprecated' value='true'/>"
+    silent = "<annotation name='org.freedesktop.DBus.Method.NoReply' value='true'/>"
+    xml = _inside(
+        f"<method name='M'>{deprecated}</method><property name='P' type='s' access='read'>{deprecated}</property>"
+        f"<method name='N'>{silent}</method>"
     )
-    head = HEAD.replace("org.example.VM1", "org.example.A").replace("example.xml", "odd.xml")
-    built = build_methods(tmp_path, "a: {member: M}\nb: {property: P}", head)
-    assert built.problems == []
+    built = _built(tmp_path, xml, "a: {member: M}\nb: {property: P}\nc: {member: N}")
     why = "is deprecated: a later version of the service may not have it"
     assert [note.replace(f"{tmp_path}/", "") for note in built.table.notes] == [
         f"x.yaml:13:15: methods.a.member: org.example.A.M {why}",
         f"x.yaml:14:17: methods.b.property: org.example.A.P {why}",
     ]
-
-
-def test_a_method_without_a_reply_is_done_once_it_is_written(tmp_path: Path) -> None:
-    mark = "<annotation name='org.freedesktop.DBus.Method.NoReply' value='true'/>"
-    (tmp_path / "odd.xml").write_text(_inside(f"<method name='M'>{mark}</method><method name='N'/>"))
-    head = HEAD.replace("org.example.VM1", "org.example.A").replace("example.xml", "odd.xml")
-    built = build_methods(tmp_path, "a: {member: M}\nb: {member: N}", head)
-    assert [built.route(name).bus_target.no_reply for name in "ab"] == [True, False]
+    assert [built.route(name).bus_target.no_reply for name in "ac"] == [False, True]
 
 
 def test_a_property_that_is_never_signalled_is_a_note_where_it_is_published(tmp_path: Path) -> None:
@@ -211,14 +194,6 @@ def test_a_property_that_is_never_signalled_is_a_note_where_it_is_published(tmp_
     assert built.problems == []
     (note,) = built.table.notes
     assert "publish[0]: org.example.A.Q is not signalled (EmitsChangedSignal is false)" in note
-
-
-def test_arguments_may_have_a_signature_of_255_characters_each_way() -> None:
-    both = "".join(f"<arg type='(yyy)' direction='{way}'/>" * 51 for way in ("in", "out"))
-    method = (
-        introspection_xml.parse(_inside(f"<method name='A'>{both}</method>")).interfaces["org.example.A"].methods["A"]
-    )
-    assert (len(method.ins), len(method.outs)) == (51, 51)
 
 
 def test_a_target_must_be_complete(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from gateway.core.dbus.marshal import MarshalError
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Call, Fault, FaultCode
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, Built, build_methods
 
 SESSION = """\
@@ -35,18 +36,16 @@ def test_defaults_apply_to_methods_without_the_key(tmp_path: Path) -> None:
     defaults = "defaults: {timeout: 500ms, effect: idempotent, mode: 'off', coerce: legacy}\nmethods:\n"
     methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat, timeout: 10m, effect: write, mode: dbus}"
     built = build_methods(tmp_path, methods, HEAD.replace("methods:\n", defaults))
-    m, n = built.route("m"), built.route("n")
-    assert (m.timeout, m.effect, m.migration.setting.mode) == (0.5, Effect.IDEMPOTENT, Mode.OFF)
+    routes = built.route("m"), built.route("n"), build_methods(tmp_path, "m: {member: Stat}").route("m")
+    assert [(each.timeout, each.effect, each.migration.setting.mode) for each in routes] == [
+        (0.5, Effect.IDEMPOTENT, Mode.OFF),
+        (600.0, Effect.WRITE, Mode.DBUS),
+        (60.0, Effect.WRITE, Mode.DBUS),  # those of the format are careful
+    ]
     assert built.bind("m", "true", 0).body == [True, False]
-    assert (n.timeout, n.effect, n.migration.setting.mode) == (600.0, Effect.WRITE, Mode.DBUS)
 
 
-def test_the_defaults_of_the_format_are_careful(tmp_path: Path) -> None:
-    route = build_methods(tmp_path, "m: {member: Stat}").route("m")
-    assert (route.timeout, route.effect, route.migration.setting.mode) == (60.0, Effect.WRITE, Mode.DBUS)
-
-
-@pytest.mark.parametrize(
+@each_case(
     ("entry", "effect"),
     [
         ("{property: PowerState}", Effect.READ),
@@ -62,43 +61,37 @@ def test_reading_a_property_is_a_read_unless_the_method_says_otherwise(
     assert build_methods(tmp_path, f"m: {entry}").route("m").effect is effect
 
 
-def test_a_route_has_its_source_and_documentation(tmp_path: Path) -> None:
-    methods = "m: {member: Start, params: [paused, force]}\nn: {member: Stat, documentation: Own words.}"
-    built = build_methods(tmp_path, methods)
-    assert built.route("m").source == f"{tmp_path}/x.yaml:13"
-    assert built.route("m").documentation == "Starts the VM."
-    assert built.route("n").documentation == "Own words."
-    assert built.route("n").service == "example"
+def test_a_route_has_its_source_documentation_and_aliases(tmp_path: Path) -> None:
+    methods = "m: {member: Start, params: [paused, force], aliases: [old.m, older.m]}\n"
+    built = build_methods(tmp_path, f"{methods}n: {{member: Stat, documentation: Own words.}}")
+    route = built.route("m")
+    assert built.route("old.m") is built.route("older.m") is route
+    assert (route.service, route.source, route.aliases) == ("example", f"{tmp_path}/x.yaml:13", ("old.m", "older.m"))
+    assert [built.route(name).documentation for name in "mn"] == ["Starts the VM.", "Own words."]
+    assert len(built.table.routes()) == 2
 
 
-def test_an_alias_leads_to_the_same_route(tmp_path: Path) -> None:
-    built = build_methods(tmp_path, "m: {member: Stat, aliases: [old.m, older.m]}")
-    assert built.route("old.m") is built.route("m")
-    assert built.route("m").aliases == ("old.m", "older.m")
-    assert len(built.table.routes()) == 1
+# The session check
 
 
 def test_a_method_with_the_session_parameter_is_guarded(tmp_path: Path) -> None:
-    guard = _guarded(tmp_path).route("m").session_check
+    built = _guarded(tmp_path, f"{START}\nn: {{member: Stat}}")
+    guard = built.route("m").session_check
     assert guard is not None
     call = guard.encode_arguments(Call("m", ("s1", True)))
     assert (call.interface, call.member, call.body) == ("org.example.Session1", "Check", ["s1"])
     assert guard.encode_arguments(Call("m", (True,), {"session": "s2"})).body == ["s2"]
     assert (guard.service, guard.method, guard.effect) == ("example", "session check", Effect.READ)
-
-
-def test_the_session_is_not_an_argument(tmp_path: Path) -> None:
-    assert _guarded(tmp_path).bind("m", "s1", True).body == [True, False]
+    with pytest.raises(MarshalError, match=r"^\$\.params\[0\]: expected s, got 5$"):
+        guard.encode_arguments(Call("m", (5, True)))
+    assert built.bind("m", "s1", True).body == [True, False]  # the session is no argument
+    assert built.route("n").session_check is None
 
 
 def test_a_session_may_be_an_argument_too(tmp_path: Path) -> None:
     built = _guarded(tmp_path, "m: {member: Check, interface: org.example.Session1, params: [session]}")
     assert built.bind("m", "s1").body == ["s1"]
     assert built.route("m").session_check is not None
-
-
-def test_a_method_without_the_session_parameter_has_no_guard(tmp_path: Path) -> None:
-    assert _guarded(tmp_path, f"{START}\nn: {{member: Stat}}").route("n").session_check is None
 
 
 def test_the_guard_translates_with_its_own_errors_first(tmp_path: Path) -> None:
@@ -114,16 +107,7 @@ def test_parameters_are_counted_without_the_session_before_it_is_checked(tmp_pat
     route = _guarded(tmp_path).route("m")
     assert route.session_check is not None
     for bind in (route.encode_arguments, route.session_check.encode_arguments):
-        with pytest.raises(ParameterCountError) as caught:
-            bind(Call("m"))
-        assert (caught.value.expected, caught.value.received) == (1, -1)
-        with pytest.raises(ParameterCountError) as caught:
-            bind(Call("m", ("s1", True, True, True)))
-        assert (caught.value.expected, caught.value.received) == (1, 3)
-
-
-def test_a_session_must_be_text(tmp_path: Path) -> None:
-    guard = _guarded(tmp_path).route("m").session_check
-    assert guard is not None
-    with pytest.raises(MarshalError, match=r"^\$\.params\[0\]: expected s, got 5$"):
-        guard.encode_arguments(Call("m", (5, True)))
+        for params, received in (((), -1), (("s1", True, True, True), 3)):
+            with pytest.raises(ParameterCountError) as caught:
+                bind(Call("m", params))
+            assert (caught.value.expected, caught.value.received) == (1, received)

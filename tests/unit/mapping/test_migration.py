@@ -9,16 +9,16 @@ import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core.comparison.compare import Verdict, compare
 from gateway.core.comparison.redaction import Redaction
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
 from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
 from gateway.core.routing import call_record
 from gateway.core.routing.call_record import RecordedCall
-from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Value
 from gateway.mapping.compiler import build
 from gateway.mapping.table import EndpointKey
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, Built, build_files, build_methods
 from tests.kit.programs import ROOT
 
@@ -47,7 +47,7 @@ def test_without_migration_keys_dbus_serves_a_method(tmp_path: Path) -> None:
     assert build_methods(tmp_path, "m: {member: Stat}").route("m").migration == UNMOVED
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("value", "setting"),
     [
         ("legacy", Setting(Mode.LEGACY)),
@@ -87,7 +87,7 @@ def test_defaults_apply_to_methods_without_the_key(tmp_path: Path) -> None:
     assert (n.setting, n.always, n.never, n.fallback) == (Setting(Mode.DBUS), frozenset(), frozenset("7"), False)
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("entry", "may"),
     [
         ("member: Stat, effect: read", True),
@@ -98,12 +98,11 @@ def test_defaults_apply_to_methods_without_the_key(tmp_path: Path) -> None:
     ],
 )
 def test_which_methods_may_be_executed_twice(tmp_path: Path, entry: str, may: bool) -> None:
-    assert migration(tmp_path, entry).may_shadow is may
+    found = migration(tmp_path, entry, "defaults: {observe: true}")
+    assert (found.may_shadow, found.setting.observe) == (may, may)
 
 
-def test_observe_in_defaults_applies_where_it_is_allowed(tmp_path: Path) -> None:
-    built = with_upstream(tmp_path, f"m: {{{READ}}}\nn: {{member: Stat}}", "defaults: {observe: true}")
-    assert [built.route(name).migration.setting.observe for name in "mn"] == [True, False]
+# Keys
 
 
 def taken(found: Migration, call: Call) -> str | None:
@@ -111,126 +110,108 @@ def taken(found: Migration, call: Call) -> str | None:
     return found.key.take(call)
 
 
-@pytest.mark.parametrize("where", ["mode: {canary: 5%, key: paused}", "mode: {canary: 5%}, key: paused"])
+@each_case("where", ["mode: {canary: 5%, key: paused}", "mode: {canary: 5%}, key: paused"])
 def test_a_key_may_be_a_parameter(tmp_path: Path, where: str) -> None:
     found = migration(tmp_path, f"{START}, {where}")
     assert taken(found, Call("m", ("a", True))) == "a"
     assert taken(found, Call("m", (7, True))) == "7"
     assert taken(found, Call("m", (True,), {"paused": "named"})) == "named"
-    assert taken(found, Call("m", (True,))) is None
-    assert taken(found, Call("m")) is None
-    assert taken(found, Call("m", (["a"],))) is None
+    for without in (Call("m", (True,)), Call("m"), Call("m", (["a"],))):
+        assert taken(found, without) is None
 
 
-def test_a_key_of_the_method_comes_before_that_of_its_file(tmp_path: Path) -> None:
-    defaults = "defaults: {mode: {canary: 5%, key: peer}}"
-    found = migration(tmp_path, f"{START}, key: force", defaults)
+def test_a_key_is_that_of_the_method_or_that_of_its_file_where_it_has_the_parameter(tmp_path: Path) -> None:
+    found = migration(tmp_path, f"{START}, key: force", "defaults: {mode: {canary: 5%, key: peer}}")
     assert found.key is not None
     assert found.key.name == "force"
+    built = with_upstream(tmp_path, f"m: {{{START}}}\nn: {{{READ}}}", "defaults: {key: force}")
+    assert [built.route(name).migration.key is None for name in "mn"] == [False, True]
 
 
-def test_the_session_is_a_key(tmp_path: Path) -> None:
-    entry = "member: Start, params: [session, paused, force], mode: {canary: 5%, key: session}"
-    found = migration(tmp_path, entry, session=True)
-    assert taken(found, Call("m", ("OpaqueRef:a", True, False))) == "OpaqueRef:a"
-
-
-@pytest.mark.parametrize(
-    ("key", "peer", "expected"),
+@each_case(
+    ("key", "call", "expected"),
     [
-        ("peer", Peer("tcp:192.0.2.1:4711"), "tcp:192.0.2.1"),
-        ("peer", Peer("tcp:[::1]:4711"), "tcp:[::1]"),
-        ("peer", Peer("unix:/run/x", uid=0, gid=0, pid=77), "uid 0"),
-        ("peer", Peer("control"), "control"),
-        ("peer", Peer(), None),
-        ("domid", Peer(domid=3), "3"),
-        ("domid", Peer(), None),
+        ("session", Call("m", ("OpaqueRef:a", True, False)), "OpaqueRef:a"),
+        ("peer", Call("m", peer=Peer("tcp:192.0.2.1:4711")), "tcp:192.0.2.1"),
+        ("peer", Call("m", peer=Peer("tcp:[::1]:4711")), "tcp:[::1]"),
+        ("peer", Call("m", peer=Peer("unix:/run/x", uid=0, gid=0, pid=77)), "uid 0"),
+        ("peer", Call("m", peer=Peer("control")), "control"),
+        ("peer", Call("m"), None),
+        ("domid", Call("m", peer=Peer(domid=3)), "3"),
+        ("domid", Call("m"), None),
+        ("user", Call("m", extensions={"user": "root"}), "root"),
+        ("user", Call("m"), None),
     ],
 )
-def test_a_key_may_be_a_property_of_the_caller(tmp_path: Path, key: str, peer: Peer, expected: str | None) -> None:
-    assert taken(migration(tmp_path, f"{READ}, key: {key}"), Call("m", peer=peer)) == expected
+def test_a_key_may_be_the_session_or_a_property_of_the_caller(
+    tmp_path: Path, key: str, call: Call, expected: str | None
+) -> None:
+    entry = f"member: Start, params: [session, paused, force], mode: {{canary: 5%, key: {key}}}"
+    assert taken(migration(tmp_path, entry, session=True), call) == expected
 
 
-def test_the_user_of_the_session_is_a_key(tmp_path: Path) -> None:
-    found = migration(tmp_path, f"{READ}, key: user")
-    assert taken(found, Call("m", extensions={"user": "root"})) == "root"
-    assert taken(found, Call("m")) is None
-
-
-def test_a_key_in_defaults_is_ignored_by_methods_without_the_parameter(tmp_path: Path) -> None:
-    built = with_upstream(tmp_path, f"m: {{{START}}}\nn: {{{READ}}}", "defaults: {key: force}")
-    assert built.route("m").migration.key is not None
-    assert built.route("n").migration.key is None
-
-
-def test_an_endpoint_passes_unmapped_methods_through(tmp_path: Path) -> None:
-    built = with_upstream(tmp_path, f"m: {{{READ}}}", "unmapped: passthrough")
-    assert built.problems == []
-    assert built.table.endpoints[RPC].passthrough_to == "old"
-    assert with_upstream(tmp_path, f"m: {{{READ}}}").table.endpoints[RPC].passthrough_to is None
+# What is not mapped
 
 
 def bare(*lines: str) -> str:
     return HEAD.replace("methods:\n", "\n".join((*lines, "methods: {}", "")))
 
 
-def test_an_endpoint_may_pass_everything_through(tmp_path: Path) -> None:
-    built = build_files(tmp_path, a=bare("legacy: {upstream: old}", "unmapped: passthrough"))
-    assert built.problems == []
-    endpoint = built.table.endpoints[RPC]
-    assert (endpoint.routes, endpoint.passthrough_to) == ({}, "old")
+PASSED = ("legacy: {upstream: old}", "unmapped: passthrough")
 
 
-def test_a_file_needs_a_method_or_passthrough(tmp_path: Path) -> None:
-    for lines in ((), ("legacy: {upstream: old}", "unmapped: reject")):
-        (problem,) = build_files(tmp_path, a=bare(*lines)).problems
-        assert problem.endswith("methods: the file maps no method: add one, or `unmapped: passthrough`")
+def test_an_endpoint_passes_unmapped_methods_through(tmp_path: Path) -> None:
+    for file, routes, passed in (
+        (bare(*PASSED), [], "old"),
+        (bare(*PASSED).replace("methods: {}", f"methods: {{m: {{{READ}}}}}"), ["m"], "old"),
+        (bare(PASSED[0]).replace("methods: {}", f"methods: {{m: {{{READ}}}}}"), ["m"], None),
+    ):
+        built = build_files(tmp_path, a=file)
+        assert built.problems == []
+        endpoint = built.table.endpoints[RPC]
+        assert (list(endpoint.routes), endpoint.passthrough_to) == (routes, passed)
 
 
-def test_passthrough_needs_a_legacy_service(tmp_path: Path) -> None:
-    (problem,) = build_files(tmp_path, a=bare("unmapped: passthrough")).problems
-    assert (
-        problem
-        == "a.yaml:12:11: unmapped: 'unmapped: passthrough' needs a legacy service: add `legacy: {upstream: NAME}`"
-    )
+@each_case(
+    ("text", "problem"),
+    [
+        (bare(), "methods: the file maps no method: add one, or `unmapped: passthrough`"),
+        (bare(PASSED[0], "unmapped: reject"), "methods: the file maps no method: add one, or `unmapped: passthrough`"),
+        (bare(PASSED[1]), "'unmapped: passthrough' needs a legacy service: add `legacy: {upstream: NAME}`"),
+        (
+            bare(*PASSED).replace("codec: xmlrpc", "codec: jsonrpc"),
+            "unmapped: endpoint rpc /rpc speaks jsonrpc/plain, but upstream 'old' accepts only xmlrpc/plain",
+        ),
+    ],
+)
+def test_passthrough_needs_a_service_that_understands(tmp_path: Path, text: str, problem: str) -> None:
+    (found,) = build_files(tmp_path, a=text).problems
+    assert found.endswith(problem)
 
 
-def test_the_upstream_must_accept_the_protocol_of_the_endpoint(tmp_path: Path) -> None:
-    text = bare("legacy: {upstream: old}", "unmapped: passthrough").replace("codec: xmlrpc", "codec: jsonrpc")
-    (problem,) = build_files(tmp_path, a=text).problems
-    assert problem.endswith(
-        "unmapped: endpoint rpc /rpc speaks jsonrpc/plain, but upstream 'old' accepts only xmlrpc/plain"
-    )
-
-
-@pytest.mark.parametrize(
+@each_case(
     ("other", "wants"),
     [
         (("legacy: {upstream: other}", "unmapped: passthrough"), "passes unmapped methods to 'other'"),
         (("unmapped: reject",), "rejects unmapped methods"),
+        ((), None),
     ],
 )
 def test_files_that_share_an_endpoint_agree_on_unmapped_methods(
-    tmp_path: Path, other: tuple[str, ...], wants: str
+    tmp_path: Path, other: tuple[str, ...], wants: str | None
 ) -> None:
-    first = bare("legacy: {upstream: old}", "unmapped: passthrough")
     second = bare(*other).replace("methods: {}", f"methods: {{m: {{{READ}}}}}")
-    (problem,) = build_files(tmp_path, a=first, b=second).problems
-    first_file = "a.yaml:13 passes unmapped methods to 'old'"
-    assert problem.endswith(f"unmapped: conflict at endpoint rpc /rpc: {first_file}, this file {wants}")
-
-
-def test_a_file_without_unmapped_agrees_with_any_other(tmp_path: Path) -> None:
-    built = build_files(
-        tmp_path, a=bare("legacy: {upstream: old}", "unmapped: passthrough"), b=HEAD + f"  m: {{{READ}}}\n"
-    )
-    assert built.problems == []
+    built = build_files(tmp_path, a=bare(*PASSED), b=second)
+    conflict = "unmapped: conflict at endpoint rpc /rpc: a.yaml:13 passes unmapped methods to 'old'"
+    found = [problem.partition("12: ")[2] or problem.partition(": ")[2] for problem in built.problems]
+    assert found == ([] if wants is None else [f"{conflict}, this file {wants}"])
     assert built.table.endpoints[RPC].passthrough_to == "old"
 
 
+# Comparison and redaction
+
+
 SESSION_KEY = "session: {parameter: session, interface: org.example.Session1, member: Check}"
-
-
 LISTED = "{member: Start, params: [session, paused, force]%s}"
 
 
@@ -265,23 +246,6 @@ def test_a_sampling_is_that_of_the_method_the_defaults_or_the_file_key_by_key(tm
     assert [rule.how for rule in route("m").migration.compare.rules] == [Ignore()]
 
 
-@pytest.mark.parametrize(
-    ("rule", "control", "candidate"),
-    [
-        ("{path: $.n, tolerance: 5}", {"n": 1}, {"n": 6}),
-        ("{path: $.n, tolerance: 0.5}", {"n": 1}, {"n": 1.5}),
-        ("{path: $.n, tolerance: 1%}", {"n": 100}, {"n": 99}),
-        ("{path: $.n, tolerance: 5s}", {"n": "2026-01-31T12:00:00Z"}, {"n": "2026-01-31T12:00:05Z"}),
-        ("{path: $.n, as: number}", {"n": "1"}, {"n": 1}),
-        ("{path: $.n, as: number, tolerance: 1}", {"n": "1"}, {"n": 2}),
-        ('{path: "$.vms[*]", by: [host, uuid]}', {"vms": [[]]}, {"vms": [[]]}),
-    ],
-)
-def test_kinds_of_comparison_rules(tmp_path: Path, rule: str, control: Value, candidate: Value) -> None:
-    rules = build_methods(tmp_path, f"m: {{member: Stat, compare: [{rule}]}}").route("m").migration.compare
-    assert compare(Reply(control), Reply(candidate), rules).verdict is Verdict.EQUAL
-
-
 CODES = "errors: {org.example.Error.NotFound: {code: HANDLE_INVALID}, org.example.Error.Busy: {code: 42}}"
 
 
@@ -303,29 +267,13 @@ def test_client_errors_are_those_of_the_nearest_list(tmp_path: Path) -> None:
     assert found == {"own": ["LATE"], "none": [], "grouped": ["42", "org.a.B"], "m": ["HANDLE_INVALID"]}
 
 
-@pytest.mark.parametrize(
-    ("lines", "entry", "says"),
-    [
-        (("client_errors: [HANDLE_INVALD]",), "", "client_errors[0]: unknown code of `errors` 'HANDLE_INVALD' "),
-        (("groups: {g: {methods: [m], client_errors: [41]}}",), "", "groups.g.client_errors[0]: unknown code of "),
-        ((), ", client_errors: [SESSION_INVALID]", "methods.m.client_errors[0]: unknown code of `errors` "),
-    ],
-)
-def test_a_code_that_dbus_never_gives_is_no_client_error(
-    tmp_path: Path, lines: tuple[str, ...], entry: str, says: str
-) -> None:
-    file = with_upstream(tmp_path, f"m: {{member: Stat, key: peer{entry}}}", CODES, *lines)
-    assert [str(problem).partition(": ")[2].startswith(says) for problem in file.problems] == [True], file.problems
-
-
-def test_the_session_is_always_redacted(tmp_path: Path) -> None:
-    redactions = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}").route("m").migration.redact
+def test_the_session_is_always_redacted_also_as_the_result_of_a_login(tmp_path: Path) -> None:
+    file = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}\nn: {{member: Stat}}")
+    redactions = file.route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
         assert "OpaqueRef" not in repr(Redaction(redactions, call).call(call))
         assert "False" in repr(Redaction(redactions, call).call(call))
-
-
-def test_the_result_of_a_login_is_redacted(tmp_path: Path) -> None:
+    assert file.route("n").migration.redact.patterns == ()
     route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], session_user: name}").route("m")
     assert list(map(str, route.migration.redact.patterns)) == ["$.result"]
 
@@ -337,20 +285,11 @@ def test_a_login_has_no_form_that_returns_a_task(tmp_path: Path) -> None:
     assert [file.route(name).migration.tasks for name in "mn"] == ["reject", "task"]
 
 
-def test_a_method_without_the_session_has_no_redactions(tmp_path: Path) -> None:
-    file = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}\nn: {{member: Stat}}")
-    assert file.route("n").migration.redact.patterns == ()
-
-
 def test_redactions_of_method_defaults_and_file_add_up(tmp_path: Path) -> None:
     file = f"{SESSION_KEY}\nredact: [$..password]\ndefaults: {{redact: [$.result.secret]}}"
     redactions = built(tmp_path, file, f"m: {LISTED % ', redact: [$.named.force]'}").route("m").migration.redact
-    assert list(map(str, redactions.patterns)) == [
-        "$.named.session",
-        "$.named.force",
-        "$.result.secret",
-        "$..password",
-    ]
+    expected = ["$.named.session", "$.named.force", "$.result.secret", "$..password"]
+    assert list(map(str, redactions.patterns)) == expected
     assert redactions.parameters == ("session", "paused", "force")
 
 

@@ -10,29 +10,24 @@ import pytest
 from gateway.core.dbus.marshal import MarshalError, Variant
 from gateway.core.dbus.patterns import MAX_TEXT, pattern
 from gateway.core.rpc.model import Call, Fault, FaultCode, Value
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, build_methods
 
 DEVICES = "/org/example/Devices"
 DEVICE = f"{{name: device, object: {DEVICES}}}"
 
 
-def test_an_object_path_that_the_service_returned_is_the_object(tmp_path: Path) -> None:
-    built = build_methods(tmp_path, f"m: {{property: Tags, params: [{DEVICE}]}}")
-    assert built.bind("m", f"{DEVICES}/3").object_path == f"{DEVICES}/3"
-    assert built.bind("m", f"{DEVICES}/usb/3").object_path == f"{DEVICES}/usb/3"
-    assert built.bind("m", "3").object_path == f"{DEVICES}/3"
-    assert built.bind("m", 3).object_path == f"{DEVICES}/3"
-
-
-def test_both_forms_of_an_object_have_one_key(tmp_path: Path) -> None:
-    """A canary serves an object by one side, however the client names it."""
-    key = build_methods(tmp_path, f"m: {{property: Tags, params: [{DEVICE}], key: device}}").route("m").migration.key
+def test_an_object_is_named_by_its_path_or_by_the_part_below_the_subtree(tmp_path: Path) -> None:
+    """Both have one key: a canary serves an object by one side, however the client names it."""
+    built = build_methods(tmp_path, f"m: {{property: Tags, params: [{DEVICE}], key: device}}")
+    key = built.route("m").migration.key
     assert key is not None
-    for value in (3, "3", f"{DEVICES}/3"):
-        assert key.take(Call("m", (value,))) == f"{DEVICES}/3"
+    for value in (f"{DEVICES}/3", "3", 3):
+        assert built.bind("m", value).object_path == key.take(Call("m", (value,))) == f"{DEVICES}/3"
+    assert built.bind("m", f"{DEVICES}/usb/3").object_path == f"{DEVICES}/usb/3"
 
 
-@pytest.mark.parametrize(
+@each_case(
     "value",
     [
         "/org/example/Settings/3",
@@ -92,7 +87,7 @@ def test_a_file_without_an_object_path_needs_none_where_a_parameter_is_it(tmp_pa
     assert build_methods(tmp_path, "m: {property: Tags}", head).problems == [missing]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("escape", "value", "path"),
     [
         ("systemd", "11:22", "/org/example/dev_11_3a22"),
@@ -110,7 +105,7 @@ def test_a_rule_of_escaping_applies_inside_an_element(tmp_path: Path, escape: st
     assert build_methods(tmp_path, entry % escape).bind("m", value).object_path == path
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("escape", "value", "more"),
     [("none", "a-b", ""), ("none", "", ""), ("none", "a/b", ""), ("dashes", "a.b", ", - and :"), ("dashes", "", "")],
 )
@@ -118,49 +113,6 @@ def test_a_rule_refuses_what_it_has_no_form_for(tmp_path: Path, escape: str, val
     entry = "m: {property: Tags, object_path: '/org/example/{a}', params: [{name: a, escape: %s}]}"
     with pytest.raises(MarshalError, match=rf"^\$\.params\[0\]: expected text of A-Z, a-z, 0-9, _{more}.* got"):
         build_methods(tmp_path, entry % escape).bind("m", value)
-
-
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        (
-            "{property: Tags, object_path: '/a/{x}', params: [{name: x, object: /a}]}",
-            "13:36: methods.m.object_path: parameter 'x' must be the beginning of the object path '/a/{x}'",
-        ),
-        (
-            "{property: Tags, object_path: '{x}', params: [x]}",
-            (
-                "13:36: methods.m.object_path: parameter 'x' needs `object: SUBTREE` to be the beginning of "
-                "the object path '{x}'"
-            ),
-        ),
-        (
-            "{property: Tags, params: [{name: x, object: /a/}]}",
-            "13:50: methods.m.params[0].object: expected an object path such as /org/example/Service, got '/a/'",
-        ),
-        (
-            "{property: Tags, params: [{name: x, object: /a, escape: none}]}",
-            (
-                "13:54: methods.m.params[0].escape: "
-                "'escape' is only possible for a parameter that is an element of the path"
-            ),
-        ),
-        (
-            "{property: Tags, params: [{name: x, object: [/a], drop: true}]}",
-            "13:42: methods.m.params[0].object: 'object' cannot be combined with 'drop'",
-        ),
-        (
-            "{member: Add, params: [{name: name, object: /a}, {name: memory, object: /a}]}",
-            "13:78: methods.m.params[1].object: 'object' needs a D-Bus argument of type o, s, ao or as; memory is u",
-        ),
-        (
-            "{member: Add, params: [{name: name, object: /a, struct: [a]}, memory]}",
-            "13:42: methods.m.params[0].object: 'object' cannot be combined with 'struct'",
-        ),
-    ],
-)
-def test_problems_of_object_paths_have_their_place(tmp_path: Path, entry: str, problem: str) -> None:
-    assert build_methods(tmp_path, f"m: {entry}").problems == [f"x.yaml:{problem}"]
 
 
 # Records of several interfaces, and interfaces without IDL
@@ -201,31 +153,7 @@ def test_a_record_picks_from_all_its_interfaces(tmp_path: Path) -> None:
     assert "unknown property 'Tags' of org.example.VM1" in problem
 
 
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        (
-            "{property: Tags, with_interfaces: [org.example.Session1]}",
-            "13:23: methods.m.with_interfaces: 'with_interfaces' requires all_properties or managed_objects",
-        ),
-        (
-            "{all_properties: true, with_interfaces: [org.example.VM1]}",
-            "13:47: methods.m.with_interfaces[0]: duplicate interface 'org.example.VM1'",
-        ),
-        (
-            "{all_properties: true, with_interfaces: [org.example.VM2]}",
-            (
-                "13:47: methods.m.with_interfaces[0].interface: unknown interface 'org.example.VM2' of example.xml "
-                "(did you mean 'org.example.VM1'?)"
-            ),
-        ),
-    ],
-)
-def test_problems_of_further_interfaces_have_their_place(tmp_path: Path, entry: str, problem: str) -> None:
-    assert build_methods(tmp_path, f"m: {entry}").problems == [f"x.yaml:{problem}"]
-
-
-@pytest.mark.parametrize(
+@each_case(
     ("interface", "member", "signature", "reply"),
     [
         ("Peer", "Ping", "", ""),
@@ -287,7 +215,7 @@ def test_variants_of_known_keys_have_the_type_of_the_mapping(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("connection", "message"),
     [
         ({"a": {"mtu": -1}}, "$.params[0].a.mtu: expected u, got -1"),
@@ -340,23 +268,6 @@ def test_a_variant_around_the_variant_of_a_property_is_unwrapped(tmp_path: Path)
         built.route("m").decode_result([Variant("v", Variant("u", 1))])
 
 
-@pytest.mark.parametrize(
-    ("variants", "problem"),
-    [
-        ("plan", "13:52: methods.m.variants: expected one of plain, typed; got \"plan\" (did you mean 'plain'?)"),
-        ("{a: k}", "13:56: methods.m.variants.a: unknown type 'k' in signature 'k' at 0"),
-        ("{a: v}", "13:56: methods.m.variants.a: expected the type inside a variant, such as u or aa{sv}, got 'v'"),
-        ("{in: {a: uu}}", "13:61: methods.m.variants.in.a: expected one complete type, got 2 in 'uu'"),
-        ("{out: {a: u}}", "13:58: methods.m.variants.out: expected one of plain, typed; got a mapping"),
-    ],
-)
-def test_problems_of_variants_have_their_place(tmp_path: Path, variants: str, problem: str) -> None:
-    entry = f"m: {{member: Add, params: [connection], variants: {variants}}}"
-    assert build_methods(tmp_path, entry, _settings(tmp_path)).problems == [f"x.yaml:{problem}"]
-    unused = build_methods(tmp_path, "m: {member: Stat, variants: {a: u}}").problems
-    assert unused == ["x.yaml:13:21: methods.m.variants: no argument of org.example.VM1.Stat contains a variant"]
-
-
 # Errors whose text has the code
 
 
@@ -370,7 +281,7 @@ MATCHED = """{org.example.Failed: [
     {match: "no (\\\\w+)", code: "NO_{0}"}, {code: OTHER}]}"""
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("text", "code", "args"),
     [
         ("HOST_OFFLINE: host 7: off\nline", "HOST_OFFLINE", ["host 7: off\nline", "vm"]),
@@ -390,29 +301,7 @@ def test_a_code_is_a_template(tmp_path: Path) -> None:
     assert (nothing.code, nothing.name) == (FaultCode.REMOTE, "org.example.Failed")
 
 
-@pytest.mark.parametrize(
-    ("entry", "problem"),
-    [
-        ('{code: "{x}"}', "code: unknown parameter 'x'; expected one of name, memory"),
-        ('{match: "(", code: A}', "match: invalid pattern: missing ), unterminated subpattern at position 0"),
-        ('{match: "(a+)+b", code: A}', "match: '+' after a group is unsupported: repeat a character or a class"),
-        ('{match: "a(?=b)", code: A}', "match: unsupported in a pattern: '(?='"),
-        ('{match: "(?P<a>x)(?P=a)", code: A}', "match: unsupported in a pattern: '(?P'"),
-        ("{match: 'a*a*a*b', code: A}", "match: the pattern may take too long: use fewer repetitions and alternatives"),
-        (
-            r"{match: '\.*\.*\.*$', code: A}",
-            "match: the pattern may take too long: use fewer repetitions and alternatives",
-        ),
-        ('{match: "(?P<a>.*)", code: "{b}"}', "code: unknown parameter 'b'; expected one of name, memory, a"),
-    ],
-)
-def test_problems_of_patterns_have_their_place(tmp_path: Path, entry: str, problem: str) -> None:
-    errors = f"errors: {{org.example.Failed: {entry}}}"
-    (found,) = build_methods(tmp_path, f"m: {{member: Add, params: [name, memory], {errors}}}").problems
-    assert found.partition("methods.m.errors.org.example.Failed.")[2] == problem
-
-
-@pytest.mark.parametrize(
+@each_case(
     "text", [".*a.*b.*", "[a-z]*[a-z]*!", "(?:a|a)(?:a|a)(?:a|a)(?:a|a)[a]*!", "a?a?a?a?a?a?a?a?a?a?aaaaaaaaaa!"]
 )
 def test_an_allowed_pattern_is_done_soon_whatever_the_text(text: str) -> None:

@@ -97,12 +97,26 @@ def test_a_reference_of_a_second_class_is_that_of_the_object(tmp_path: Path) -> 
     assert key.take(Call("m", (metrics,))) == vm  # its canary divides the objects, as those of the first class do
 
 
-def test_parameters_are_described_for_help_texts(tmp_path: Path) -> None:
-    entry = f"{{{START}, params: [vm, paused, {{name: force, default: false, documentation: At once.}}]}}"
-    vm, paused, force = build_methods(tmp_path, f"m: {entry}").route("m").parameters
-    assert (str(vm.type), vm.required, vm.documentation) == ("s", True, "")
-    assert (str(paused.type), paused.required, paused.documentation) == ("b", True, "Not yet.")
-    assert (str(force.type), force.required, force.documentation) == ("b", False, "At once.")
+def test_parameters_are_described_in_the_form_of_the_client(tmp_path: Path) -> None:
+    start = f"m: {{{START}, params: [vm, paused, {{name: force, default: false, documentation: At once.}}]}}"
+    add = "n: {member: Add, params: [{name: dbg, drop: true}, {name: o, fields: {n: name, m: memory}}]}"
+    plug = "o: {member: Plug, params: [{name: devices, struct: [mac, mtu]}]}"
+    built = build_methods(
+        tmp_path, f"{start}\n{add}\n{plug}\np: {{member: At, params: [{{name: t, to: when, format: datetime}}]}}"
+    )
+    assert [
+        (each.name, str(each.type), each.required, each.documentation)
+        for name in "mnop"
+        for each in built.route(name).parameters
+    ] == [
+        ("vm", "s", True, ""),
+        ("paused", "b", True, "Not yet."),
+        ("force", "b", False, "At once."),
+        ("dbg", "None", True, ""),
+        ("o", "None", True, ""),
+        ("devices", "aa{sv}", True, ""),
+        ("t", "s", True, ""),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,14 +139,3 @@ def test_a_struct_for_a_dropped_parameter_is_rejected(
     with pytest.raises(MarshalError) as caught:
         built.bind("m", *params, **named)
     assert str(caught.value).startswith(place)
-
-
-def test_a_dropped_or_unpacked_parameter_has_no_type(tmp_path: Path) -> None:
-    entry = "{member: Add, params: [{name: dbg, drop: true}, {name: o, fields: {n: name, m: memory}}]}"
-    assert [one.type for one in build_methods(tmp_path, f"m: {entry}").route("m").parameters] == [None, None]
-
-
-def test_a_parameter_is_described_in_the_form_of_the_client(tmp_path: Path) -> None:
-    methods = "m: {member: Plug, params: [{name: devices, struct: [mac, mtu]}]}"
-    built = build_methods(tmp_path, f"{methods}\nn: {{member: At, params: [{{name: when, format: datetime}}]}}")
-    assert [str(built.route(name).parameters[0].type) for name in "mn"] == ["aa{sv}", "s"]

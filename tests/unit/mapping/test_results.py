@@ -173,14 +173,12 @@ def test_a_dbus_error_becomes_a_legacy_error(
     assert found == Fault(FaultCode.APPLICATION, message, name=name, data=data)
 
 
-def test_a_template_has_parameters_that_are_passed_by_name_too(tmp_path: Path) -> None:
-    found = _built(tmp_path).route("o").map_error(_fault("NotFound", "a"), Call("o", (True, False), {"vm": "v1"}))
-    assert found.data == ["VM", "v1", "a", ""]
-
-
-def test_a_fault_without_a_name_or_an_entry_is_unchanged(tmp_path: Path) -> None:
+def test_what_the_tables_do_not_have_is_unchanged_and_what_is_passed_by_name_is_found(tmp_path: Path) -> None:
     timeout, odd = Fault(FaultCode.TIMEOUT, "no answer"), _fault("Odd")
-    assert _built(tmp_path).route("n").map_error(timeout, Call("n")) is timeout
+    built = _built(tmp_path)
+    found = built.route("o").map_error(_fault("NotFound", "a"), Call("o", (True, False), {"vm": "v1"}))
+    assert found.data == ["VM", "v1", "a", ""]
+    assert built.route("n").map_error(timeout, Call("n")) is timeout
     assert build_methods(tmp_path, "n: {member: Stat}").route("n").map_error(odd, Call("n")) is odd
 
 

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from gateway.core.migration.modes import Mode, Setting, Side
 from gateway.mapping.rewrite import RewriteError, WantedMode, rewrite
+from tests.kit.cases import each_case
 
 LEGACY, DBUS, SHADOW = Setting(Mode.LEGACY), Setting(Mode.DBUS), Setting(Mode.SHADOW)
 HALF = Setting(Mode.CANARY, 50_000)
@@ -74,15 +75,10 @@ def test_an_entry_may_end_with_an_alias(before: str, after: str) -> None:
     assert rewritten(before, LEGACY, SHADOW, head="x: &r {from: y}\n") == after
 
 
-def test_a_mode_that_is_an_alias_is_rejected() -> None:
-    with pytest.raises(RewriteError, match=r"^a\.mode is a YAML alias: write its value here$"):
-        rewritten("  a: {member: X, mode: *m}\n", LEGACY, SHADOW, head="x: &m legacy\n")
-
-
 SAMPLES = sorted((Path(__file__).parents[3] / "mappings").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("file", SAMPLES, ids=[file.stem for file in SAMPLES])
+@each_case("file", SAMPLES)
 def test_every_method_of_the_sample_mappings_can_be_given_another_mode(file: Path) -> None:
     text, read = file.read_text(), YAML(typ="safe", pure=True).load
     wanted = read(text)
@@ -91,55 +87,53 @@ def test_every_method_of_the_sample_mappings_can_be_given_another_mode(file: Pat
     assert read(rewrite(text, dict.fromkeys(wanted["methods"], off))) == wanted
 
 
-def test_a_file_may_end_without_a_line_break() -> None:
-    assert rewritten("  a:\n    member: X", LEGACY, SHADOW) == "  a:\n    member: X\n    mode: shadow"
+ONE = Setting(Mode.CANARY, 1000)
+OBSERVED = Setting(Mode.DBUS, observe=True)
+KEPT = "  a:\n    mode:\n      canary: 1%  # careful\n      key: vm\n    member: X\n"
 
 
-@pytest.mark.parametrize(
+@each_case(
+    ("before", "now", "then", "after"),
+    [
+        ("  a:\n    member: X", LEGACY, SHADOW, "  a:\n    member: X\n    mode: shadow"),  # no line break at the end
+        ("  a: {member: X}   # odd   spacing\n", LEGACY, LEGACY, "  a: {member: X}   # odd   spacing\n"),
+        ("  a: {observe: true, mode: dbus}\n", OBSERVED, DBUS, "  a: {observe: false, mode: dbus}\n"),
+        ("  a: {mode: dbus}\n", OBSERVED, DBUS, "  a: {mode: dbus, observe: false}\n"),
+        # of a canary only the share changes
+        ("  a: {mode: {canary: 1%, key: vm}}\n", ONE, HALF, "  a: {mode: {canary: 50%, key: vm}}\n"),
+        (KEPT, ONE, HALF, KEPT.replace("1%", "50%")),
+        # a key inside the mode is kept
+        ("  a: {mode: {canary: 1%, key: vm}}\n", ONE, DBUS, "  a: {mode: dbus, key: vm}\n"),
+        ("  a: {key: x, mode: {canary: 1%, key: vm}}\n", ONE, DBUS, "  a: {key: vm, mode: dbus}\n"),
+        (KEPT, ONE, DBUS, "  a:\n    mode:\n      dbus\n    member: X\n    key: vm\n"),
+    ],
+)
+def test_what_a_setting_needs_is_written_and_the_rest_is_kept(
+    before: str, now: Setting, then: Setting, after: str
+) -> None:
+    assert rewritten(before, now, then) == after
+
+
+@each_case(
     ("then", "says"),
     [
-        (DBUS, "dbus"), (Setting(Mode.OFF), "off"),
-        (HALF, "{canary: 50%}"), (Setting(Mode.CANARY, 1), "{canary: 0.001%}"),
+        (DBUS, "dbus"),
+        (Setting(Mode.OFF), "off"),
+        (HALF, "{canary: 50%}"),
+        (Setting(Mode.CANARY, 1), "{canary: 0.001%}"),
         (Setting(Mode.SHADOW, control=Side.DBUS), "{shadow: dbus}"),
-        (Setting(Mode.DBUS, observe=True), "dbus, observe: true"),
+        (OBSERVED, "dbus, observe: true"),
         (Setting(Mode.SHADOW, noise=True), "shadow, noise: true"),
     ],
-)  # fmt: skip
+)
 def test_every_setting_can_be_written(then: Setting, says: str) -> None:
     assert rewritten("  a: {member: X, mode: legacy}\n", LEGACY, then) == f"  a: {{member: X, mode: {says}}}\n"
 
 
-def test_observe_is_removed() -> None:
-    observed = Setting(Mode.DBUS, observe=True)
-    assert rewritten("  a: {observe: true, mode: dbus}\n", observed, DBUS) == "  a: {observe: false, mode: dbus}\n"
-    assert rewritten("  a: {mode: dbus}\n", observed, DBUS) == "  a: {mode: dbus, observe: false}\n"
-
-
-def test_only_the_share_of_a_canary_changes() -> None:
-    now = Setting(Mode.CANARY, 1000)
-    assert rewritten("  a: {mode: {canary: 1%, key: vm}}\n", now, HALF) == "  a: {mode: {canary: 50%, key: vm}}\n"
-    block = "  a:\n    mode:\n      canary: 1%  # careful\n      key: vm\n    member: X\n"
-    assert rewritten(block, now, HALF) == block.replace("1%", "50%")
-
-
-def test_a_key_inside_the_mode_is_kept() -> None:
-    now = Setting(Mode.CANARY, 1000)
-    assert rewritten("  a: {mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {mode: dbus, key: vm}\n"
-    assert rewritten("  a: {key: x, mode: {canary: 1%, key: vm}}\n", now, DBUS) == "  a: {key: vm, mode: dbus}\n"
-    block = "  a:\n    mode:\n      canary: 1%\n      key: vm  # why\n    member: X\n"
-    assert "    key: vm\n" in rewritten(block, now, DBUS)
-
-
 def test_a_key_inside_the_mode_of_defaults_is_kept() -> None:
     head = "defaults: {mode: {canary: 1%, key: vm}}\n"
-    now = Setting(Mode.CANARY, 1000)
-    assert rewritten("  a: {member: X}\n", now, HALF, head=head) == "  a: {member: X, mode: {canary: 50%}, key: vm}\n"
-    assert rewritten("  a: {member: X}\n", now, DBUS, head=head, has_key=False) == "  a: {member: X, mode: dbus}\n"
-
-
-def test_nothing_is_written_where_nothing_changes() -> None:
-    text = "  a: {member: X}   # odd   spacing\n"
-    assert rewritten(text, LEGACY, LEGACY) == text
+    assert rewritten("  a: {member: X}\n", ONE, HALF, head=head) == "  a: {member: X, mode: {canary: 50%}, key: vm}\n"
+    assert rewritten("  a: {member: X}\n", ONE, DBUS, head=head, has_key=False) == "  a: {member: X, mode: dbus}\n"
 
 
 def test_several_methods_are_rewritten_at_once() -> None:
@@ -150,20 +144,23 @@ def test_several_methods_are_rewritten_at_once() -> None:
     )
 
 
-def test_a_shared_entry_is_rejected() -> None:
-    with pytest.raises(RewriteError, match="a shares its entry with other methods"):
-        rewritten("  a: &x {member: X}\n  b: *x\n", LEGACY, SHADOW)
-
-
-def test_an_empty_entry_is_rejected() -> None:
-    with pytest.raises(RewriteError, match="a is an empty entry"):
-        rewritten("  a: {}\n", LEGACY, SHADOW)
+@each_case(
+    ("methods", "head", "says"),
+    [
+        ("  a: &x {member: X}\n  b: *x\n", "", "a shares its entry with other methods"),
+        ("  a: {}\n", "", "a is an empty entry"),
+        ("  a: {member: X, mode: *m}\n", "x: &m legacy\n", r"^a\.mode is a YAML alias: write its value here$"),
+    ],
+)
+def test_what_cannot_be_edited_is_rejected(methods: str, head: str, says: str) -> None:
+    with pytest.raises(RewriteError, match=says):
+        rewritten(methods, LEGACY, SHADOW, head=head)
 
 
 STANZA = ["classes:", "  VM:", "    interface: X"]
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("before", "after"),
     [
         ([*STANZA, "  host: {}"], [*STANZA, "    messages: {start: {mode: shadow}}", "  host: {}"]),

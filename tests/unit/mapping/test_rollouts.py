@@ -8,6 +8,7 @@ from textwrap import dedent
 from gateway.core.migration.limits import LIMITS, RolloutLimits
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, RolloutStep
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, Built, build_files, build_methods
 
 READ = "{property: PowerState}"
@@ -59,49 +60,51 @@ def test_a_plan_has_defaults(tmp_path: Path) -> None:
     assert (route.rollout.on_breach, route.rollout.watch) == (OnBreach.ROLLBACK, 1800.0)
 
 
-def test_the_built_in_plan_of_writes_begins_with_a_canary(tmp_path: Path) -> None:
-    built = build_methods(tmp_path, TWO)
-    assert built.route("r").rollout == DEFAULT
-    assert built.route("w").rollout == DEFAULT_FOR_WRITES
+NAMED = "r: {property: PowerState, rollout: default}\nw: {member: Stat, rollout: default}"
+GROUPED = "r: {property: PowerState, group: life}\nw: {member: Stat, group: life}"
+OWN = f"r: {{property: PowerState, rollout: {{steps: [{{canary: 3%}}, {{gate: person}}, dbus]}}}}\nw: {WRITE}"
 
 
-def test_the_plan_of_defaults_is_used_without_shadow_steps_for_writes(tmp_path: Path) -> None:
-    built = _build(tmp_path, "defaults: {rollout: {steps: [{shadow: 10}, {canary: 1%}, dbus]}}")
-    assert str(built.route("r").rollout) == "defaults (shadow, canary 1%, dbus)"
-    assert str(built.route("w").rollout) == "defaults (canary 1%, dbus)"
-
-
-def test_a_method_may_have_its_own_plan(tmp_path: Path) -> None:
-    own = "r: {property: PowerState, rollout: {steps: [{canary: 3%}, {gate: person}, dbus]}}"
-    assert str(build_methods(tmp_path, own).route("r").rollout) == "r (canary 3%, gate, dbus)"
-
-
-def test_the_built_in_plan_may_be_named(tmp_path: Path) -> None:
-    methods = "r: {property: PowerState, rollout: default}\nw: {member: Stat, rollout: default}"
-    built = _build(tmp_path, "defaults: {rollout: {steps: [{canary: 1%}, dbus]}}", methods)
-    assert built.route("r").rollout == DEFAULT
-    assert built.route("w").rollout == DEFAULT_FOR_WRITES
+@each_case(
+    ("file", "methods", "plan_of_read", "plan_of_write"),
+    [
+        ("", TWO, str(DEFAULT), str(DEFAULT_FOR_WRITES)),  # that of writes begins with a canary
+        (
+            "defaults: {rollout: {steps: [{shadow: 10}, {canary: 1%}, dbus]}}",
+            TWO,
+            "defaults (shadow, canary 1%, dbus)",
+            "defaults (canary 1%, dbus)",
+        ),
+        ("", OWN, "r (canary 3%, gate, dbus)", str(DEFAULT_FOR_WRITES)),
+        (
+            "defaults: {rollout: {steps: [{canary: 1%}, dbus]}}",
+            NAMED,
+            str(DEFAULT),
+            str(DEFAULT_FOR_WRITES),
+        ),
+        ("", GROUPED, str(DEFAULT_FOR_WRITES), str(DEFAULT_FOR_WRITES)),  # one of them may not run twice
+        (
+            "groups: {life: {methods: [r], rollout: {steps: [{shadow: 3}, dbus]}}}",
+            TWO,
+            "life (shadow, dbus)",
+            str(DEFAULT_FOR_WRITES),
+        ),
+    ],
+)
+def test_a_method_has_its_plan_or_that_of_its_group_or_of_the_file(
+    tmp_path: Path, file: str, methods: str, plan_of_read: str, plan_of_write: str
+) -> None:
+    built = _build(tmp_path, file, methods)
+    assert [str(built.route(name).rollout) for name in "rw"] == [plan_of_read, plan_of_write]
 
 
 def test_the_methods_of_a_group_have_one_plan(tmp_path: Path) -> None:
     built = _build(
         tmp_path, 'groups: {life: {methods: ["VM.*", w]}}', f"VM.a: {READ}\nVM.b: {WRITE}\nw: {WRITE}\nr: {READ}"
     )
-    assert [built.route(name).migration.group for name in ("VM.a", "VM.b", "w", "r")] == ["life", "life", "life", ""]
-    assert built.route("VM.a").rollout == DEFAULT_FOR_WRITES  # one of them may not run twice
-    assert built.route("r").rollout == DEFAULT
-
-
-def test_a_group_may_have_its_own_plan(tmp_path: Path) -> None:
-    built = _build(tmp_path, "groups: {life: {methods: [r], rollout: {steps: [{shadow: 3}, dbus]}}}")
-    assert str(built.route("r").rollout) == "life (shadow, dbus)"
-
-
-def test_a_method_may_name_its_group(tmp_path: Path) -> None:
-    methods = "r: {property: PowerState, group: life}\nw: {member: Stat, group: life}"
-    built = build_methods(tmp_path, methods)
-    assert {built.route(name).migration.group for name in ("r", "w")} == {"life"}
-    assert {built.route(name).rollout for name in ("r", "w")} == {DEFAULT_FOR_WRITES}
+    names = ("VM.a", "VM.b", "w", "r")
+    assert [built.route(name).migration.group for name in names] == ["life", "life", "life", ""]
+    assert [built.route(name).rollout for name in names] == [*[DEFAULT_FOR_WRITES] * 3, DEFAULT]
 
 
 OLD = "legacy: {upstream: old}\n"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from gateway.mapping.table import EndpointKey, Table, changes, describe_routes, ungoverned
+from gateway.mapping.table import Table, changes, describe_routes, ungoverned
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, IDL, build_methods
 
 METHODS = "m: {member: Stat}\nn: {member: Stat, aliases: [old]}\n"
@@ -13,31 +15,22 @@ def _table(directory: Path, methods: str = METHODS, head: str = HEAD) -> Table:
     return build_methods(directory, methods, head).table
 
 
-def test_an_endpoint_is_named_by_listener_and_path() -> None:
-    assert str(EndpointKey("rpc", "/RPC2")) == "rpc /RPC2"
-
-
-def test_routes_are_unique_and_in_the_order_of_the_file(tmp_path: Path) -> None:
-    assert [route.method for route in _table(tmp_path / "a").routes()] == ["m", "n"]
-
-
-def test_the_same_files_elsewhere_change_nothing(tmp_path: Path) -> None:
-    assert changes(_table(tmp_path / "a"), _table(tmp_path / "b")) == ([], [], [])
-
-
-def test_added_removed_and_changed_methods_are_named(tmp_path: Path) -> None:
-    other = "m: {member: Stat, result: void}\np: {member: Stat}\n"
-    assert changes(_table(tmp_path / "a"), _table(tmp_path / "b", other)) == (["p"], ["n", "old"], ["m"])
-
-
-def test_a_change_of_defaults_changes_all_methods(tmp_path: Path) -> None:
-    head = HEAD.replace("methods:\n", "defaults: {timeout: 5s}\nmethods:\n")
-    assert changes(_table(tmp_path / "a"), _table(tmp_path / "b", head=head)) == ([], [], ["m", "n", "old"])
-
-
-def test_a_change_of_the_endpoint_changes_its_methods(tmp_path: Path) -> None:
-    head = HEAD.replace("codec: xmlrpc", "codec: jsonrpc")
-    assert changes(_table(tmp_path / "a"), _table(tmp_path / "b", head=head))[2] == ["m", "n", "old"]
+@each_case(
+    ("methods", "head", "expected"),
+    [
+        (METHODS, HEAD, ([], [], [])),  # the same files elsewhere
+        ("m: {member: Stat, result: void}\np: {member: Stat}\n", HEAD, (["p"], ["n", "old"], ["m"])),
+        (METHODS, HEAD.replace("methods:\n", "defaults: {timeout: 5s}\nmethods:\n"), ([], [], ["m", "n", "old"])),
+        (METHODS, HEAD.replace("codec: xmlrpc", "codec: jsonrpc"), ([], [], ["m", "n", "old"])),
+    ],
+)
+def test_added_removed_and_changed_methods_are_named(
+    tmp_path: Path, methods: str, head: str, expected: tuple[list[str], list[str], list[str]]
+) -> None:
+    with TemporaryDirectory(dir=tmp_path) as directory:
+        before, after = _table(Path(directory, "a")), _table(Path(directory, "b"), methods, head)
+    assert [route.method for route in before.routes()] == ["m", "n"]
+    assert changes(before, after) == expected
 
 
 def test_a_change_of_the_idl_changes_the_methods_that_use_it(tmp_path: Path) -> None:
@@ -74,13 +67,12 @@ def test_a_method_is_found_by_each_spelling_of_its_name(tmp_path: Path) -> None:
         assert endpoint.find(name) == (None, "")
 
 
-def test_a_dialect_without_spellings_has_one_name_for_a_method(tmp_path: Path) -> None:
-    (endpoint,) = _table(tmp_path / "a", "VM.stat: {member: Stat}\n").endpoints.values()
+def test_the_forms_of_a_method_are_those_of_the_dialect(tmp_path: Path) -> None:
+    plain = _table(tmp_path / "a", "VM.stat: {member: Stat}\n")
+    (endpoint,) = plain.endpoints.values()
+    assert str(endpoint.key) == "rpc /rpc"
     assert [endpoint.find(name).route for name in ("VM_stat", "Async.VM.stat")] == [None, None]
-
-
-def test_the_forms_of_a_method_are_described_with_it(tmp_path: Path) -> None:
-    (row,) = describe_routes(_table(tmp_path / "a", "VM.stat: {member: Stat}\n", XENAPI))
+    (row,) = describe_routes(_table(tmp_path / "b", "VM.stat: {member: Stat}\n", XENAPI))
     assert row["spellings"] == ("VM_stat", "Async.VM.stat", "InternalAsync.VM.stat")
 
 

@@ -39,45 +39,32 @@ def exposure(directory: Path, options: str) -> Exposure:
 DOMAIN = "path: '/local/domain/{domid}/x'"
 
 
-def test_a_tree_has_defaults(tmp_path: Path) -> None:
-    got = exposure(tmp_path, "style: tree, path: /svc")
-    assert got == Exposure("tree", template("/svc"), Domains(), 3600.0)
-
-
-def test_responses_may_be_kept_for_ever(tmp_path: Path) -> None:
+def test_a_tree_has_defaults_and_may_keep_responses_for_ever(tmp_path: Path) -> None:
+    assert exposure(tmp_path, "style: tree, path: /svc") == Exposure("tree", template("/svc"), Domains(), 3600.0)
     assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: never").response_ttl is None
     assert exposure(tmp_path, "style: tree, path: /svc, response_ttl: 5m").response_ttl == 300.0
 
 
-def test_domains_are_numbers_a_parameter_of_the_path_or_any(tmp_path: Path) -> None:
+def test_domains_are_numbers_a_parameter_of_the_path_or_any_also_of_a_method(tmp_path: Path) -> None:
     got = exposure(tmp_path, f"style: tree, {DOMAIN}, allowed_domains: [5, '{{domid}}']")
     assert got.domains == Domains(frozenset({5}), frozenset({"domid"}))
     for written in ("any", "[any]", "[5, any]"):
         assert exposure(tmp_path, f"style: tree, path: /svc, allowed_domains: {written}").domains.everyone
-
-
-def test_a_method_may_have_domains_of_its_own(tmp_path: Path) -> None:
     (endpoint,) = built(tmp_path, f"{STORE}, style: tree, path: /svc").table.endpoints.values()
     assert endpoint.routes["stat"].domains == Domains(frozenset({3}))
     assert endpoint.routes["start"].domains is None
 
 
-def test_a_mailbox_has_its_answers_by_method_and_alias(tmp_path: Path) -> None:
-    got = exposure(tmp_path, f"style: mailbox, {DOMAIN}, answers: {{start: on, stat: {{done: ok, failed: bad}}}}")
-    words = StateWords(done="on")
-    assert got.answers == (("start", words), ("begin", words), ("stat", StateWords(done="ok", failed="bad")))
-
-
-def test_a_directory_has_its_states(tmp_path: Path) -> None:
+def test_a_style_has_its_words_and_options(tmp_path: Path) -> None:
+    mailbox = exposure(tmp_path, f"style: mailbox, {DOMAIN}, answers: {{start: on, stat: {{done: ok, failed: bad}}}}")
+    words = StateWords(done="on")  # for the alias too
+    assert mailbox.answers == (("start", words), ("begin", words), ("stat", StateWords(done="ok", failed="bad")))
     states = "{commit: READY, in_progress: IN PROGRESS, done: SUCCESS, failed: FAILURE, truncated: CUT, limit: 1024}"
-    got = exposure(tmp_path, f"style: directory, {DOMAIN}, method: start, states: {states}")
-    assert got.states == StateWords("state", "READY", "IN PROGRESS", "SUCCESS", "FAILURE", "CUT", 1024)
-    assert got.method == "start"
-
-
-def test_a_deletion_reads_nodes_beside_the_word(tmp_path: Path) -> None:
-    got = exposure(tmp_path, f"style: deletion, {DOMAIN}, parameters: [paused], states: {{node: status}}")
-    assert (got.parameters, got.states) == (("paused",), StateWords("status"))
+    directory = exposure(tmp_path, f"style: directory, {DOMAIN}, method: start, states: {states}")
+    assert directory.states == StateWords("state", "READY", "IN PROGRESS", "SUCCESS", "FAILURE", "CUT", 1024)
+    assert directory.method == "start"
+    deletion = exposure(tmp_path, f"style: deletion, {DOMAIN}, parameters: [paused], states: {{node: status}}")
+    assert (deletion.parameters, deletion.states) == (("paused",), StateWords("status"))
 
 
 def test_an_entry_may_reach_only_some_of_the_methods(tmp_path: Path) -> None:
@@ -188,17 +175,13 @@ def test_a_flag_is_a_node_that_is_there_or_not(tmp_path: Path) -> None:
     assert publication.node_set("", {"Paused": False}).leaves == {"/vm/paused": None}
 
 
-def test_a_live_check_covers_publications(tmp_path: Path) -> None:
-    built = publish(tmp_path, "node: /a, property: Memory", "node: /b, signal: Retargeted, value: x")
-    members = [contract.members for contract in built.table.contracts if contract.place.startswith("publish")]
+def test_publications_have_contracts_and_fingerprints_of_their_own(tmp_path: Path) -> None:
+    entries = ("node: /a, property: Memory", "node: /b, signal: Retargeted, value: x")
+    table = publish(tmp_path, *entries).table
+    members = [contract.members for contract in table.contracts if contract.place.startswith("publish")]
     assert members == [("Memory",), ("Retargeted",)]
-
-
-def test_a_fingerprint_changes_with_the_entry_and_with_the_idl_only(tmp_path: Path) -> None:
-    entries = ("node: /a, property: Memory", "node: /b, property: Memory")
-    first = [each.fingerprint for each in publish(tmp_path, *entries).table.publications]
     again = [each.fingerprint for each in publish(tmp_path, "node: /c, property: Memory", *entries).table.publications]
-    assert again[1:] == first
+    assert again[1:] == [each.fingerprint for each in table.publications]
     assert len(set(again)) == 3
 
 
@@ -242,24 +225,16 @@ def test_a_tree_becomes_a_dictionary(tmp_path: Path) -> None:
     assert found.parameters == {"config": RelatedNode(".", tree=True)}
 
 
-@pytest.mark.parametrize(
-    ("options", "domains"),
-    [
-        ("", DOM0_ALONE),
-        ('allowed_domains: ["{domid}"]', Domains(named=frozenset({"domid"}))),
-        ("allowed_domains: [7]", Domains(frozenset({7}))),
-        ("allowed_domains: []", DOM0_ALONE),
-    ],
-)
-def test_a_trigger_has_allowed_domains(tmp_path: Path, options: str, domains: Domains) -> None:
-    options = options and f", {options}"
-    found = trigger(tmp_path, f'node: "/d/{{domid}}", method: start, params: {{paused: "{{value}}"}}{options}')
-    assert found.domains == domains
-
-
-def test_the_domains_of_a_method_apply_to_its_triggers(tmp_path: Path) -> None:
-    built = triggers(tmp_path, "node: /d, method: seen")
-    assert built.table.triggers[0].domains == Domains(frozenset({3}))
+def test_a_trigger_has_allowed_domains_or_those_of_its_method(tmp_path: Path) -> None:
+    start = 'node: "/d/{domid}", method: start, params: {paused: "{value}"}'
+    for entry, domains in (
+        (start, DOM0_ALONE),
+        (f'{start}, allowed_domains: ["{{domid}}"]', Domains(named=frozenset({"domid"}))),
+        (f"{start}, allowed_domains: [7]", Domains(frozenset({7}))),
+        (f"{start}, allowed_domains: []", DOM0_ALONE),
+        ("node: /d, method: seen", Domains(frozenset({3}))),
+    ):
+        assert trigger(tmp_path, entry).domains == domains
 
 
 def test_a_file_with_a_trigger_needs_no_endpoint(tmp_path: Path) -> None:
@@ -269,7 +244,7 @@ def test_a_file_with_a_trigger_needs_no_endpoint(tmp_path: Path) -> None:
     assert [route.method for route in built.table.routes()] == ["start"]
 
 
-def test_a_fingerprint_changes_with_the_method_too(tmp_path: Path) -> None:
+def test_a_fingerprint_changes_with_the_entry(tmp_path: Path) -> None:
     entry = 'node: /a, method: start, params: {paused: "{value}"}'
     first = trigger(tmp_path, entry).fingerprint
     assert trigger(tmp_path, entry).fingerprint == first

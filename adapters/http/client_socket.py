@@ -118,8 +118,14 @@ class ClientSocket(asyncio.Protocol):
 
     @property
     def stalled(self) -> float:
-        """Seconds since the client last read a part of its response."""
-        return self._loop.time() - self._stalled_since if self.is_writing else 0.0
+        """Seconds since the client was last seen to read a part of its response. It looks again: a poll may be due."""
+        return self._loop.time() - self._last_read() if self.is_writing else 0.0
+
+    def _last_read(self) -> float:
+        """Look how much is unsent; returns when a look last found less than the look before it."""
+        if self._transport is not None and (left := self._transport.get_write_buffer_size()) < self._unsent:
+            self._unsent, self._stalled_since = left, self._loop.time()
+        return self._stalled_since
 
     def evict(self, whose: str, among: int) -> None:
         """See QuotaMember."""
@@ -271,12 +277,11 @@ class ClientSocket(asyncio.Protocol):
     def _check_reader(self) -> None:
         if not self.is_writing or self._transport is None:
             return
-        now, left = self._loop.time(), self._transport.get_write_buffer_size()
+        now = self._loop.time()
         if now >= self._write_until:
             self.abort(f"did not read its answer within {self._limits.write_timeout:g} s")
             return
-        if left < self._unsent:
-            self._unsent, self._stalled_since = left, now
+        self._last_read()
         self._set_deadline("write", min(self._limits.poll_interval, self._write_until - now), self._check_reader)
 
     def _check_client_left(self) -> None:

@@ -186,17 +186,17 @@ async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_a
 
 
 async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room() -> None:
-    size = 40_000_000  # what is left unread at the end is more than the kernel takes
+    size = 80_000_000  # what is left unread at the end is more than the kernel takes
     quota = Quota(max_buffered=10_000)
     async with (
-        running(Fixed(Answer(bytes(size), CONTENT_TYPE)), quota=quota) as address,
+        running(Fixed(Answer(bytes(size), CONTENT_TYPE)), HttpLimits(poll_interval=60), quota=quota) as address,
         connect(address) as reads,
         connect(address) as other,
     ):
         await reads.send(post(b"x"))
         got = 0
         for _ in range(65):  # for longer than a client may stall
-            got += len(await reads.raw(200_000))
+            got += len(await reads.raw(1_000_000))  # the kernel asks for more once a third of 4 MiB is free
             assert (await ask(other, post(b"x"))).status == 503
             await asyncio.sleep(0.02)
         assert len(await reads.raw(size - got)) == size - got

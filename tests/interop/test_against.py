@@ -224,6 +224,9 @@ def test_sarif_is_valid_and_github_annotations_are_escaped(
     assert code == 6
     assert document["version"] == "2.1.0"
     (run,) = document["runs"]
+    assert run["tool"]["driver"].keys() >= {"name", "version", "rules"}
+    rules = [each["id"] for each in run["tool"]["driver"]["rules"]]
+    assert all(rules[each["ruleIndex"]] == each["ruleId"] and each["message"]["text"] for each in run["results"])
     assert [each["id"] for each in run["tool"]["driver"]["rules"]] == ["METHOD_GONE", "PARAMETER_BECAME_OPTIONAL"]
     by_rule = {each["ruleId"]: each for each in run["results"]}
     assert [by_rule[rule]["level"] for rule in sorted(by_rule)] == ["error", "note"]

@@ -166,7 +166,58 @@ def test_storage_attaches_and_detaches_a_disk(running: Environment) -> None:
     assert fails(unknown) == ["Vdi_does_not_exist", "../../nothing"]
 
 
+def test_storage_makes_grows_and_destroys_a_disk(running: Environment) -> None:
+    storage = rpc(running, "/storage/jsonrpc")
+    wanted = {"vdi": "", "name_label": "d", "virtual_size": GIB, "ty": "user"}
+    vdi = storage("VDI.create", dbg=DBG, sr=SR, vdi_info=wanted)["vdi"]
+    assert storage("VDI.resize", dbg=DBG, sr=SR, vdi=vdi, new_size=2 * GIB) == 2 * GIB
+    storage("VDI.set_name_label", dbg=DBG, sr=SR, vdi=vdi, new_name_label="e")
+    assert storage("VDI.get_by_name", dbg=DBG, sr=SR, name="e")["virtual_size"] == 2 * GIB
+    copy = storage("VDI.snapshot", dbg=DBG, sr=SR, vdi_info={"vdi": vdi, "name_label": "s"})
+    assert (copy["snapshot_of"], copy["tags"]) == (vdi, [])
+    assert copy["is_a_snapshot"] is True
+    bitmap = storage("VDI.list_changed_blocks", dbg=DBG, sr=SR, vdi_from=copy["vdi"], vdi_tp=vdi)
+    assert set(bitmap.rstrip("=")) == {"A"}  # base64 of zeros
+    assert storage("VDI.destroy", dbg=DBG, sr=SR, vdi=vdi) is None
+    assert storage("SR.stat", dbg=DBG, sr=SR)["health"] == "Healthy"
+    config = {"server": "192.0.2.9", "port": 2049}
+    made = storage("SR.create", DBG, "sr-2", "nfs", "", config, 1000, "nfs")
+    assert made == {"server": "192.0.2.9", "port": "2049"}
+    assert storage("SR.attach", DBG, "sr-2", config) is None
+    assert storage("SR.attach", DBG, "sr-9", config)["message"]
+
+
 # networkd
+
+
+def test_networkd_takes_named_parameters_and_then_the_rest(running: Environment) -> None:
+    network = xml(running, "/networkd")
+    assert "eth0" in works(network("Network.Interface.get_all", DBG, None))
+    works(network("Network.Interface.set_ipv4_conf", {"name": "eth0"}, DBG, "DHCP4"))
+    record = works(network("Network.Interface.get_record", {"name": "eth0"}, DBG))
+    assert (record["ipv4_conf"], record["ipv4_addr"]) == ("DHCP4", [])
+    assert works(network("Network.Interface.get_ipv4_addr", {"name": "xenbr0"}, DBG)) in (
+        [["192.0.2.10", 24]],
+        [["192.0.2.10", "24"]],
+    )
+    vlan = {"name": "br9", "vlan": ["xenbr0", 9], "other_config": {}}
+    works(network("Network.Bridge.create", vlan, DBG))
+    port = {"bridge": "br9", "name": "bond1", "interfaces": ["eth0", "eth1"]}
+    works(network("Network.Bridge.add_port", port, DBG))
+    bonds = works(network("Network.Bridge.get_all_bonds", {"from_cache": True}, DBG))
+    assert bonds["bond1"] == ["eth0", "eth1"]
+    in_use = fails(network("Network.Bridge.destroy", {"name": "br9", "force": False}, DBG))
+    assert in_use == ["Internal_error", 'br9 has ports: ["bond1"]']
+    static = ["Static4", [["192.0.2.77", "24"]]]
+    works(network("Network.Interface.set_ipv4_conf", {"name": "eth1"}, DBG, static))
+    assert works(network("Network.Interface.get_ipv4_addr", {"name": "eth1"}, DBG)) == [["192.0.2.77", "24"]]
+    assert works(network("Network.Interface.get_ipv4_gateway", {"name": "eth1"}, DBG)) == []
+    assert works(network("Network.Interface.get_ipv4_gateway", {"name": "xenbr0"}, DBG)) == ["192.0.2.1"]
+    works(network("Network.Bridge.destroy", {"name": "br9", "force": True}, DBG))
+    gone = fails(network("Network.Bridge.get_interfaces", {"name": "br9"}, DBG))
+    assert gone == ["Bridge_does_not_exist", "br9"]
+    assert fails(network("Network.Bridge.add_port", port, DBG)) == ["Bridge_does_not_exist", "br9"]
+    assert works(network("Network.get_statistics", DBG))["eth1"]["carrier"] is True
 
 
 def test_networkd_takes_them_over_json_too(running: Environment) -> None:
@@ -195,6 +246,27 @@ def test_a_struct_where_a_text_is_expected_makes_no_bridge(running: Environment,
     ):
         assert place in str(ask("Network.Bridge.create", *params))
     assert rpc(running, "/networkd/jsonrpc")("Network.Bridge.get_all", DBG, None) == before
+
+
+# perfmon
+
+
+def test_perfmon_gathers_a_rule_and_tells_alerts(running: Environment, session: str) -> None:
+    perfmon = rpc(running, "/perfmon/jsonrpc")
+    api = xml(running, "/")
+    vm = f"OpaqueRef:{DB}"
+    assert perfmon("perfmon.add_rule", vm, "cpu_usage", 0.5) is None
+    assert perfmon("perfmon.get_rules", vm)[0]["inhibit"] == 3600
+    rules = [{"variable": "cpu_usage", "level": 0.6, "sense": "high", "inhibit": 9, "adjustment": 0, "priority": 1}]
+    assert perfmon("perfmon.set_rules", target=vm, rules=rules) is None
+    works(api("VM.start", session, vm, False, False))
+    assert perfmon("refresh") == 1
+    [alert] = perfmon("perfmon.list_alerts")
+    assert (alert["target"], alert["value"]) == (vm, 0.75)
+    assert perfmon("perfmon.acknowledge", alert["id"]) is None
+    error = perfmon("perfmon.acknowledge", alert["id"])
+    assert (error["code"], error["message"]) == (404, f"there is no alert {alert['id']}")
+    works(api("VM.hard_shutdown", session, vm))
 
 
 # Mistakes of clients

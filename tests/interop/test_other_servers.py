@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tests.kit.buses import private_bus
 from tests.kit.clients import json_call, tcp_post
 from tests.kit.gateway import RPC, TOOLSTACK, Process, configured
 from tests.kit.other_servers import METHODS, OTHER_SERVERS, other_server
+from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
@@ -118,7 +120,9 @@ def call_all(gateway: Front) -> None:
 @pytest.mark.parametrize("name", OTHER_SERVERS)
 def test_a_server_of_others_is_passed_through_translated_and_shadowed(tmp_path: Path, name: str) -> None:
     with front(tmp_path, name) as gateway:
+        deadline = time.monotonic() + 2 * TIMEOUT
         while any(each.get("equal", 0) < 2 for each in gateway.comparisons().values()):
+            assert time.monotonic() < deadline, gateway.comparisons()
             call_all(gateway)
         assert gateway.ask("GET", "/v1/diff") == []
         # On a busy machine the two sides may have run too far apart, or there was no capacity to observe

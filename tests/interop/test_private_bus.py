@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dbus_fast import Message
+from dbus_fast import Message, MessageType
 from dbus_fast.errors import AuthError
 
 from tests.kit.programs import ROOT, TIMEOUT
@@ -25,6 +27,8 @@ DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 AM_ROOT = os.geteuid() == 0
 ME = render.current_user()
 OTHER = "nobody"
+CALLS = 300  # more than the 128 that a bus allows unless it is told otherwise
+WAVE = 50  # messages that fit into a socket's buffer; dbus-fast gives up a connection whose buffer is full
 
 
 async def request_name(client: Client, name: str) -> str | None:
@@ -130,7 +134,53 @@ async def test_root_starts_a_bus_that_becomes_the_user_of_the_toolstack() -> Non
         assert uid == (65534 if AM_ROOT else os.geteuid())
 
 
+# Limits
+
+
+async def test_more_calls_wait_on_one_connection_than_a_bus_allows_by_default() -> None:
+    async with Toolstack() as toolstack, toolstack.client() as caller, toolstack.client() as service:
+        assert await request_name(service, "org.xen.xcp.perfmon") is None
+        waiting: list[Message] = []
+        all_there = asyncio.Event()
+
+        def hold(message: Message) -> bool:
+            if message.member != "Hold":
+                return False
+            waiting.append(message)
+            if len(waiting) == CALLS:
+                all_there.set()
+            return True
+
+        service.bus.add_message_handler(hold)
+        calls = []
+        for _ in range(CALLS // WAVE):
+            calls += [asyncio.ensure_future(caller.answer("perfmon", "", "Alerts1.Hold")) for _ in range(WAVE)]
+            await caller.ask_bus("GetId")
+        await asyncio.wait_for(all_there.wait(), TIMEOUT)
+        for number, message in enumerate(waiting):
+            await service.bus.send(Message.new_method_return(message))
+            if number % WAVE == 0:
+                await service.ask_bus("GetId")
+        assert {answer.message_type for answer in await asyncio.gather(*calls)} == {MessageType.METHOD_RETURN}
+
+
 # The program that writes it
+
+
+async def test_odd_paths_are_written_so_that_the_bus_reads_them(tmp_path: Path) -> None:
+    odd = tmp_path / 'it\'s "a" <b> & $c'
+    shutil.copytree(ROOT / "docker/toolstack", odd, ignore=shutil.ignore_patterns("__pycache__"))
+    async with Toolstack(toolstack=odd) as toolstack, toolstack.client() as client:
+        await client.call("perfmon", "", "org.freedesktop.DBus.Peer.Ping")
+
+
+def test_the_program_prints_the_address_and_the_command(tmp_path: Path) -> None:
+    program = [sys.executable, str(ROOT / "docker/bus/render.py"), "--dir", str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    address, command = done.stdout.splitlines()
+    assert address == f"unix:path={tmp_path}/bus"
+    assert command == f"dbus-daemon --config-file={tmp_path}/bus.conf --nofork --nopidfile --print-address"
+    assert sorted(path.stem for path in (tmp_path / "services").iterdir()) == sorted(render.BUS_NAMES)
 
 
 def test_one_service_with_large_answers_is_stopped_before_the_answers_of_others_are_dropped() -> None:

@@ -187,3 +187,24 @@ def test_pypis_xenapi(gateway: Environment) -> None:
         assert refusal(api.VM.start, vm) == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.start", "3", "1"]
         assert refusal(api.VM.start, ARCHIVE, False, False)[0] == "HOST_NOT_ENOUGH_FREE_MEMORY"
         api.logout()
+
+
+def test_the_standard_librarys_client(gateway: Environment) -> None:
+    with xmlrpc.client.ServerProxy(f"{gateway.url}/RPC2", allow_none=True) as proxy:
+        api: Any = proxy
+
+        def ask(method: str, *params: Any) -> Any:
+            answer = getattr(api, method)(*params)
+            return answer.get("Value", answer.get("ErrorDescription"))
+
+        session = ask("session.login_with_password", USER, PASSWORD)
+        [pool] = ask("pool.get_all_records", session).values()
+        assert ask("host.get_record", session, pool["master"])["enabled"] is True
+        assert isinstance(ask("host.get_servertime", session, pool["master"]), xmlrpc.client.DateTime)
+        assert set(api.system.listMethods()) > {"VM.start", "task.cancel"}
+        made = ask("network.create", session, {"name_label": "made by xmlrpc.client", "MTU": "1400", "bridge": ""})
+        assert ask("network.get_MTU", session, made) == "1400"
+        assert ask("network.destroy", session, made) == ""
+        assert ask("network.get_record", session, made) == ["HANDLE_INVALID", "network", made]
+        assert ask("session.logout", session) == ""
+        assert ask("VM.get_all", session) == ["SESSION_INVALID", session]

@@ -123,6 +123,14 @@ def test_reads_are_recorded_without_their_session_and_agree_when_they_are_replay
     assert replayed.stdout.splitlines()[-1] == "5 of 5 calls compared, nothing differs"
 
 
+def test_without_a_session_nothing_is_sent_and_its_place_is_named(front: Front) -> None:
+    recorded(front)
+    replayed = command("replay", front.file, socket=front.folder / "control")
+    assert replayed.exit_code == 1
+    assert "give redacted values with: --value session=VALUE" in replayed.stdout
+    assert replayed.stdout.splitlines()[-1] == "0 of 5 calls compared, no result"
+
+
 def test_a_wrong_field_of_the_old_service_is_found_and_shown(front: Front) -> None:
     recorded(front)
     front.old.switch(**{"VM.get_record": {"wrong": {"name_label": "not this"}}})
@@ -139,6 +147,16 @@ def test_a_wrong_field_of_the_old_service_is_found_and_shown(front: Front) -> No
     differing = [each for each in told[:-1] if each["verdict"] == "different"]
     assert [(each["line"], each["method"]) for each in differing] == [(3, "VM.get_record")]
     assert front.session not in replayed.stdout
+
+
+def test_what_the_old_service_contradicts_itself_in_is_noise(front: Front) -> None:
+    recorded(front)
+    front.old.switch(**{"VM.get_record": {"noisy": ["name_label"]}})
+    try:
+        plain, noise = front.replay(), front.replay("--noise")
+    finally:
+        front.old.switch()
+    assert (plain.exit_code, noise.exit_code) == (1, 0)
 
 
 def test_a_write_runs_on_both_sides_when_a_person_says_so_and_the_log_names_who(front: Front) -> None:
@@ -173,6 +191,16 @@ def test_ctrl_c_ends_a_recording_that_can_be_replayed(front: Front) -> None:
         process.send_signal(signal.SIGINT)
     replayed = front.replay()
     assert (replayed.exit_code, "has no end line" in replayed.stderr) == (0, True)
+
+
+def test_a_damaged_line_is_named_with_its_number(front: Front) -> None:
+    recorded(front)
+    lines = front.file.read_text().splitlines()
+    front.file.write_text("\n".join([lines[0], lines[1], lines[2][:40], *lines[3:]]))
+    replayed = front.replay()
+    assert replayed.exit_code == 1
+    assert f"{front.file}:3: is not JSON" in replayed.stderr
+    assert replayed.stdout.splitlines()[-1] == "4 of 4 calls compared, nothing differs, 1 damaged line left out"
 
 
 def test_a_gateway_that_stops_ends_its_recordings_at_once(front: Front, tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
 from msgspec.structs import replace
 
 from adapters.dbus import backend as dbus
-from gateway.core.dbus.marshal import MAX_DEPTH, from_dbus, to_dbus
-from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.marshal import MAX_DEPTH, MarshalError, from_dbus, to_dbus
+from gateway.core.dbus.signature import MAX_LENGTH, Type, parse_one
 from gateway.core.dbus.target import MethodCall, Variants
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
@@ -23,9 +26,11 @@ from tests.kit.buses import BROKERS, broker
 from tests.kit.cases import expect
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
-from tests.kit.values import exactly, nested, typed_variants
+from tests.kit.values import REFUSED, anything, exactly, fitting, nested, typed_variants, types
 
 MIB = 1024**2
+VARIANTS = st.sampled_from(("plain", "typed"))
+LAW = settings(max_examples=50, deadline=None)
 
 
 class Echo:
@@ -36,6 +41,7 @@ class Echo:
         self._backend = backend
 
     def call(self, kinds: Sequence[Type], variants: Variants, *params: Value) -> Outcome:
+        """Out and back."""
         return self._ask(_route(kinds, variants), Call("echo", params))
 
     def count(self) -> int:
@@ -78,6 +84,38 @@ def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
         runner.run(backend.__aexit__(None, None, None))
 
 
+@LAW
+@given(data=st.data(), kinds=st.lists(types(), min_size=1, max_size=3), variants=VARIANTS)
+def test_what_fits_comes_back_equal(echo: Echo, data: DataObject, kinds: list[Type], variants: Variants) -> None:
+    assume(len("".join(map(str, kinds))) <= MAX_LENGTH)
+    values = [data.draw(fitting(kind, variants)) for kind in kinds]
+    outcome = echo.call(kinds, variants, *values)
+    assert exactly(outcome) == exactly(Reply(values))
+    assert echo.still_the_same()
+
+
+@LAW
+@given(data=st.data(), kind=types(), variants=VARIANTS)
+def test_what_nearly_fits_comes_back_as_it_went_out_or_never_leaves(
+    echo: Echo, data: DataObject, kind: Type, variants: Variants
+) -> None:
+    value = data.draw(st.one_of(fitting(kind, variants, nearly=True), anything()))
+    before = echo.count()
+    expected, calls = _expected(kind, variants, value)
+    assert exactly(echo.call([kind], variants, value)) == exactly(expected)
+    assert echo.count() == before + calls
+    assert echo.still_the_same()
+
+
+def _expected(kind: Type, variants: Variants, value: Value) -> tuple[Outcome, int]:
+    """What the gate alone makes of it, and how many calls the service sees."""
+    try:
+        sent = to_dbus(kind, variants=variants)(value)
+    except MarshalError as error:
+        return Fault(FaultCode.INVALID_PARAMS, str(error)), 0
+    return Reply([from_dbus(kind, variants=variants)(sent)]), 1
+
+
 # At the very edge of what D-Bus can carry: a broker that thought otherwise would cut the connection.
 CARRIED: list[tuple[str, Variants, Value]] = [
     ("v", "plain", nested(MAX_DEPTH // 2, "x")),  # a variant and an array for each, and one more variant
@@ -108,9 +146,25 @@ def test_what_is_at_the_edge_comes_back_equal(echo: Echo, signature: str, varian
     assert echo.still_the_same()
 
 
+@pytest.mark.parametrize(("signature", "variants", "value", "words"), REFUSED)
+def test_what_is_past_the_edge_never_leaves(
+    echo: Echo, signature: str, variants: Variants, value: Value, words: str
+) -> None:
+    before = echo.count()
+    outcome = expect(Fault, echo.call([parse_one(signature)], variants, value))
+    assert (outcome.code, words in outcome.message) == (FaultCode.INVALID_PARAMS, True), outcome
+    assert echo.count() == before
+    assert echo.still_the_same()
+
+
 @pytest.mark.parametrize(
     ("signature", "value"),
-    [("s", "x" * (33 * MIB)), ("ay", bytes(33 * MIB)), ("at", [0] * (5 * MIB)), ("av", ["x" * MIB] * 33)],
+    [
+        ("s", "x" * (33 * MIB)),
+        ("ay", bytes(33 * MIB)),
+        ("at", [0] * (5 * MIB)),
+        ("av", ["x" * MIB] * 33),
+    ],
 )
 def test_what_is_longer_than_the_bus_takes_never_leaves(echo: Echo, signature: str, value: Value) -> None:
     before = echo.count()
@@ -119,3 +173,30 @@ def test_what_is_longer_than_the_bus_takes_never_leaves(echo: Echo, signature: s
     assert "the bus takes at most 33554432" in outcome.message
     assert echo.count() == before
     assert echo.still_the_same()
+
+
+def test_every_basic_type_and_every_container_of_it_is_carried(echo: Echo) -> None:
+    signatures = [
+        form.format(code)
+        for code in "ybnqiuxtdsog"
+        for form in ("{}", "a{}", "({0}y{0})", "a({})", "aa{}", "a{{s{}}}", "a{{{}s}}", "a{{{}v}}", "a{{sa{{{}ay}}}}")
+    ]
+    kinds = [parse_one(signature) for signature in signatures]
+    for start in range(0, len(kinds), 12):
+        some = kinds[start : start + 12]
+        values = [_sample(kind) for kind in some]
+        assert exactly(echo.call(some, "plain", *values)) == exactly(Reply(values))
+
+
+SAMPLES: dict[str, Value] = {"b": True, "d": -0.5, "s": "\u00e9", "o": "/a/b", "g": "a{sv}", "v": "any", "ay": b"\xff"}
+KEYS = {"b": "true", "d": "1e+16"}
+
+
+def _sample(kind: Type) -> Value:
+    """A value that is not empty."""
+    if str(kind) in SAMPLES:
+        return SAMPLES[str(kind)]
+    if kind.is_dict:
+        key, item = kind.children[0].children
+        return {KEYS.get(key.code, str(_sample(key))): _sample(item)}
+    return [_sample(child) for child in kind.children] or 7

@@ -216,3 +216,33 @@ def test_devices_are_plugged_unplugged_and_changed(api: Api) -> None:
     api.VIF.move(vif, named(api.network, "Pool-wide network"))
     assert vif not in api.network.get_VIFs(network)
     api.VM.hard_shutdown(vm)
+
+
+def test_tasks_messages_secrets_updates_and_plugins(api: Api) -> None:
+    [pool] = api.pool.get_all()
+    host, other = api.host.get_all()
+    task = api.task.create("t", "")
+    api.task.set_progress(task, 0.5)
+    api.task.cancel(task)
+    assert api.task.get_record(task)["error_info"] == ["TASK_CANCELLED", task]
+    api.task.destroy(task)
+    vm = named(api.VM, "web")
+    message = api.message.create("NOTE", "3", "VM", api.VM.get_uuid(vm), "text")
+    since = xmlrpc.client.DateTime("20260101T00:00:00")
+    assert api.message.get("VM", api.VM.get_uuid(vm), since)[message]["body"] == "text"
+    api.message.destroy(message)
+    secret = api.secret.create({"value": "s", "other_config": {}})
+    assert api.secret.get_value(secret) == "s"
+    api.secret.destroy(secret)
+    update = api.pool_update.introduce(named(api.VDI, "data"))
+    assert api.pool_update.precheck(update, host) == "ok"
+    api.pool_update.apply(update, host)
+    assert update in api.host.get_updates(host)
+    assert api.host.call_plugin(host, "echo", "main", {"a": "b"}) == '{"a": "b"}'
+    with pytest.raises(Failure, match=r"XENAPI_MISSING_PLUGIN.*'none'"):
+        api.host.call_plugin(host, "none", "main", {})
+    api.pool.designate_new_master(other)
+    assert api.pool.get_master(pool) == other
+    api.pool.designate_new_master(host)
+    api.pool.enable_ha([named(api.SR, "NFS storage")], {})
+    api.pool.disable_ha()

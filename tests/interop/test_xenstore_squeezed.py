@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,10 @@ def client(running: Environment) -> Iterator[Squeezed]:
         yield squeezed
 
 
+def test_the_server_is_found_by_its_process(client: Squeezed) -> None:
+    os.kill(client.pid(), 0)
+
+
 def test_a_client_reserves_memory_and_gives_it_to_a_domain(client: Squeezed) -> None:
     session = client.call("login", service_name="test")["session_id"]
     assert session == "test"
@@ -29,6 +34,7 @@ def test_a_client_reserves_memory_and_gives_it_to_a_domain(client: Squeezed) -> 
     transfer = {"session_id": session, "reservation_id": reservation, "domid": "4242"}
     assert client.call("transfer-reservation-to-domain", **transfer) == {}
     assert client.call("balance-memory") == {}
+    assert client.call("echo", one="1", two="a b") == {"one": "1", "two": "a b"}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,14 @@ def test_errors_have_the_old_numbers(
     with pytest.raises(RpcError) as told:
         client.call(function, **arguments)
     assert (told.value.code, told.value.description) == (code, description)
+
+
+def test_memory_that_cannot_be_freed_is_told_with_two_numbers(client: Squeezed) -> None:
+    with pytest.raises(RpcError) as told:
+        client.call("reserve-memory", session_id="test", kib="999999999999")
+    needed, free = map(int, told.value.description.split(","))
+    assert (told.value.code, needed) == (1000, 999999999999)
+    assert free > 0
 
 
 def test_a_client_leaves_nothing_behind(client: Squeezed, running: Environment) -> None:

@@ -22,7 +22,19 @@ from dbus_fast import Variant
 
 from gateway.core.dbus.names import escape_path_element
 from tests.kit.clients import UnixConnection
-from tests.kit.event_mirrors import CUT, Caller, EventFrom, Failure, Mirror, OverWebSocket, ServerSent, WebSocketClient
+from tests.kit.event_mirrors import (
+    CUT,
+    XENOPSD,
+    Caller,
+    EventFrom,
+    Failure,
+    Mirror,
+    OverWebSocket,
+    ServerSent,
+    Updates,
+    WebSocketClient,
+    listed,
+)
 from tests.kit.gateway import REST, TOOLSTACK, Process, ship
 from tests.kit.toolstack import Client, Toolstack
 
@@ -41,6 +53,9 @@ server_sent_events = true
 [upstream.xapi]
 url = "http+unix://{folder}/old"
 dialect = "xenapi"
+[upstream.xenopsd]
+url = "http+unix://{folder}/old"
+dialect = "xapi_idl"
 [state]
 file = "state.db"
 """
@@ -56,7 +71,7 @@ class World:
         self.folder = folder
         self.toolstack = toolstack
         self.chance = random.Random(1)
-        ship(folder, "xapi")
+        ship(folder, "xapi", "xenopsd")
         self.config = folder / "gateway.toml"
         self.config.write_text(CONFIG.format(bus=toolstack.address, folder=folder))
         self.gateway = self._start()
@@ -70,7 +85,7 @@ class World:
     async def change(self) -> None:
         """A few changes, straight at the service."""
         async with self.toolstack.client() as client:
-            kinds = (self._rename, self._rename, self._create, self._destroy)
+            kinds = (self._rename, self._rename, self._create, self._destroy, self._xenopsd)
             for _ in range(self.chance.randint(1, 20)):
                 await self.chance.choice(kinds)(client)
 
@@ -97,11 +112,21 @@ class World:
         if networks:
             await client.call("xapi", self.chance.choice(networks), "Network1.Destroy")
 
+    async def _xenopsd(self, client: Client) -> None:
+        """Add, change or remove a VM of xenopsd."""
+        key = f"vm-{self.chance.randint(1, 5)}"
+        if await client.call("xenopsd", "", "VMs1.Exists", "s", key) and self.chance.random() < 0.5:
+            await client.call("xenopsd", "", "VMs1.Remove", "s", key)
+        else:
+            row = [key, str(self.chance.random()), 1024, 1024, 1024, 1, 1, {}]
+            await client.call("xenopsd", "", "VMs1.Add", "(ssxxxuua{ss})", row)
+
     async def kill_service(self) -> None:
+        name = self.chance.choice(("xapi", "xenopsd"))
         async with self.toolstack.client() as client:
-            running = await client.ask_bus("NameHasOwner", "s", "org.xen.xcp.xapi")
+            running = await client.ask_bus("NameHasOwner", "s", f"org.xen.xcp.{name}")
         if running:
-            await self.toolstack.kill("xapi")
+            await self.toolstack.kill(name)
 
     async def kill_bus(self) -> None:
         await self.toolstack.restart_bus()
@@ -150,17 +175,29 @@ class World:
             finally:
                 caller.close()
 
+    def of_xenopsd(self) -> dict[tuple[str, str], Any]:
+        """What xenopsd itself has."""
+        caller, end = Caller(self.folder / "rpc", XENOPSD), time.monotonic() + SETTLED
+        while True:
+            try:
+                return listed(caller)
+            except (Failure, *CUT):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            finally:
+                caller.close()
+
     def same(self, mirror: Mirror) -> bool:
         """Whether a client comes to have the state of the service, while nothing changes."""
         end = time.monotonic() + SETTLED
         while mirror.is_alive() and time.monotonic() < end:
-            if dict(mirror.objects) == self.state():
+            if dict(mirror.objects) == (self.of_xenopsd() if isinstance(mirror, Updates) else self.state()):
                 return True
             time.sleep(0.05)
         return False
 
 
-MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent)
+MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent, Updates)
 
 
 async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Path) -> None:
@@ -186,6 +223,40 @@ async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Pat
     assert all(mirror.events > ROUNDS for mirror in mirrors)
 
 
+async def test_at_a_stop_whoever_waits_is_answered_and_nothing_is_cut_off(tmp_path: Path) -> None:
+    async with Toolstack() as toolstack:
+        world = World(tmp_path, toolstack)
+        try:
+            await asyncio.to_thread(stop_with_clients, world)
+        finally:
+            await asyncio.to_thread(world.gateway.end)
+
+
+def stop_with_clients(world: World) -> None:
+    """A WebSocket, a stream and a long poll wait; then the gateway is asked to stop."""
+    socket = world.folder / "rpc"
+    caller, streamed, waiting = Caller(socket), UnixConnection(socket), UnixConnection(socket)
+    token = caller.ask("event.from", ["vm"], "", 0.0)["token"]
+    with WebSocketClient(socket) as websocket:
+        websocket.call("events.subscribe", caller.session, ["vm"], token)
+        streamed.request("GET", f"/jsonrpc/events?token={token}", headers={"Cookie": f"session_id={caller.session}"})
+        response = streamed.getresponse()
+        params = [caller.session, ["vm"], token, 60.0]
+        call = {"jsonrpc": "2.0", "id": 1, "method": "event.from", "params": params}
+        waiting.request("POST", "/jsonrpc", json.dumps(call).encode())
+        caller.ask("pool.get_all")  # once this is answered, what was sent before it has been read
+        world.gateway.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionError, match=r"1001.* the gateway stops"):
+            websocket.receive()
+        assert response.read() in (b"", b": heartbeat\n\n")
+        batch = json.loads(waiting.getresponse().read())["result"]
+        assert (batch["events"], batch["token"]) == ([], token)
+    for each in (streamed, waiting, caller):
+        each.close()
+    assert world.gateway.wait() == 0
+    assert world.gateway.lines[-1]["event"] == "stopped, nothing in flight"
+
+
 @pytest.mark.parametrize("ending", ["stopped", "killed", "forgotten"])
 async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everything(
     tmp_path: Path, ending: str
@@ -196,23 +267,27 @@ async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everyth
         try:
             async with toolstack.client() as client:
                 gone = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
+                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "before", 1)
                 before = await asyncio.to_thread(tokens, world)
                 await asyncio.to_thread(end, world, ending, before[1])
                 await client.call("xapi", f"network/{escape_path_element(gone)}", "Network1.Destroy")
                 made = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
+                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "after", 2)
             world.gateway = await asyncio.to_thread(world._start)
             await asyncio.to_thread(go_on, world, before, gone, made, is_continued=ending != "forgotten")
         finally:
             await asyncio.to_thread(world.gateway.end)
 
 
-def tokens(world: World) -> tuple[str, str]:
-    """A session that is registered for `event.next`, and a token of its `event.from`."""
-    caller = Caller(world.folder / "rpc")
+def tokens(world: World) -> tuple[str, str, int]:
+    """A session with a token of `event.from` that is registered for `event.next`; and the last number of xenopsd."""
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
     token = caller.ask("event.from", ["network"], "", 0.0)["token"]
     caller.ask("event.register", ["network"])
-    caller.close()
-    return caller.session, token
+    last = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": 0, "timeout": 1})[2]
+    for each in (caller, xenopsd):
+        each.close()
+    return caller.session, token, last
 
 
 def end(world: World, ending: str, token: str) -> None:
@@ -232,10 +307,10 @@ def end(world: World, ending: str, token: str) -> None:
             db.execute("DELETE FROM event_log")
 
 
-def go_on(world: World, before: tuple[str, str], gone: str, made: str, *, is_continued: bool) -> None:
+def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:
     """The session is valid. Each answer either has the changes, or says that it has everything."""
-    session, token = before
-    caller = Caller(world.folder / "rpc")
+    session, token, last = before
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
     caller.session = session
     expected = set(caller.ask("network.get_all"))
     assert made in expected
@@ -270,8 +345,10 @@ def go_on(world: World, before: tuple[str, str], gone: str, made: str, *, is_con
             not is_continued, *[False] * (len(notifications) - 1)
         ]  # fmt: skip
         assert told(notifications) == expected
-    caller.close()
-    streamed.close()
+    _, changes, newest = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": last, "timeout": 30})
+    assert (changes, newest) == ([["Vm", "after"]], last + 1)
+    for each in (caller, xenopsd, streamed):
+        each.close()
 
 
 def told(notifications: list[Any]) -> set[str]:

@@ -59,6 +59,19 @@ async def test_a_call_in_flight_keeps_its_route_when_the_method_is_gone(
     assert held.result()["result"] == "released"
 
 
+async def test_a_bad_file_keeps_the_old_table_and_says_which_revision_is_live(
+    gateway: Gateway, folder: Folder, session: aiohttp.ClientSession
+) -> None:
+    before = gateway.table.revision
+    folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
+    answer = await gateway.reload()
+    assert answer["revision"] == before
+    (problem,) = expect(list, answer["problems"])
+    assert "toy.yaml:9" in problem
+    assert "Ecko" in problem
+    assert (await call(gateway, session, "echo", "still here"))["result"] == "still here"
+
+
 async def test_two_reloads_at_once_do_not_mix(gateway: Gateway, folder: Folder) -> None:
     folder.mapping(WITHOUT_HOLD)
     first, second = await asyncio.gather(gateway.reload(), gateway.reload())

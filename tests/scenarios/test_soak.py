@@ -14,7 +14,7 @@ import pytest
 from gateway.core.rpc.model import FaultCode
 from tests.kit.programs import ROOT
 from tests.soak import verdict
-from tests.soak.crowding import chosen
+from tests.soak.crowding import NUISANCES, chosen
 from tests.soak.gauges import Memory, Reading
 from tests.soak.healthy import Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
@@ -186,8 +186,25 @@ def test_a_healthy_client_that_is_troubled_is_found(
     assert found == [f"healthy client, http: {each}" for each in what]
 
 
+def test_a_machine_that_has_other_things_to_do_takes_longer() -> None:
+    assert broken(verdict.judge_healthy({"http": healthy_calls(took=1.5)}, ["w"], slack=2)) == []
+
+
 def test_a_healthy_client_that_hardly_called_has_shown_nothing() -> None:
     assert broken(verdict.judge_healthy({"http": []}, [])) == ["healthy client, http: calls"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "names"),
+    [
+        *((wish, [*NUISANCES]) for wish in ("", "all")),
+        ("none", []),
+        ("slow reader, hung service", ["hung service", "slow reader"]),
+        ("-hung service", [*NUISANCES][1:]),
+    ],
+)
+def test_which_nuisances_are_meant(wish: str, names: list[str]) -> None:
+    assert [*chosen(wish)] == names
 
 
 def test_a_nuisance_that_there_is_not_is_refused() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gateway.cli.client import RefusedError, stream
+from gateway.ops.process import cores
 from tests.kit.buses import PrivateBus, private_bus
 from tests.kit.clients import UnixConnection
 from tests.kit.gateway import TOY_MAPPING, Folder, Process, passed
@@ -254,6 +255,19 @@ def test_when_the_leader_is_killed_another_one_serves_operators_and_no_write_is_
     assert files.control.is_socket()
 
 
+def test_counters_do_not_fall_when_a_worker_dies(team: Team) -> None:
+    follower = team.follower()
+    with team.connected_to(follower["number"]) as connection:
+        for _ in range(5):
+            connection.call("echo", "hi")
+    names = ("xcp_gateway_calls_total", "xcp_gateway_call_seconds_count")
+    before = [team.series(name) for name in names]
+    kill(follower["pid"])
+    team.restarted(follower)
+    assert min(before) >= 5
+    assert all(team.series(name) >= was for name, was in zip(names, before, strict=True))
+
+
 def test_one_that_hangs_is_named_and_replaced_before_a_mode_counts_as_set(team: Team) -> None:
     follower = team.follower()
     os.kill(follower["pid"], signal.SIGSTOP)
@@ -326,6 +340,17 @@ def refused(folder: Folder, status: int) -> list[str]:
     finally:
         process.end()
     return [line["event"] for line in process.lines]
+
+
+def test_auto_is_one_a_core(folder: Folder) -> None:
+    folder.config.write_text(folder.config.read_text().replace("workers = 2", 'workers = "auto"'))
+    with running_team(folder) as team:
+        assert len(team.rows()) == (cores() if cores() > 1 else 0)
+
+
+def test_workers_without_a_state_file_are_refused(folder: Folder) -> None:
+    folder.config.write_text(folder.config.read_text().partition("[state]")[0])
+    assert "workers: 2 workers need a state file" in "\n".join(refused(folder, 2))
 
 
 def test_mapping_files_that_are_refused_end_the_start_with_their_problems_once(folder: Folder) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,10 @@ from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
+from demo.xenstore_clients import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
+from tests.kit.clients import json_call
 from tests.kit.guests import fill, guest
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
 from tests.kit.programs import until as wait_until
@@ -102,6 +105,19 @@ async def test_64_clients_ask_and_each_request_is_answered_once(tmp_path: Path, 
         assert clients.answers == {token: done(token) for token in asked}
         assert world.journal == Counter({token: 1 for token in asked if token.startswith("w")})
         assert await left_behind(world.store.path) == []
+
+
+async def test_clients_of_pyxs_ask_at_once_and_are_all_answered(tmp_path: Path) -> None:
+    def ask(path: str, number: int) -> None:
+        with Squeezed(path, "ledger") as client:
+            for count in range(10):
+                token = f"{number}-{count}"
+                assert client.call("write", token=token) == {"done": f"done:{token}"}
+                assert client.call("read", text=token) == {"same": f"ledger:{token}"}
+
+    with ledger(tmp_path) as world:
+        await asyncio.gather(*(asyncio.to_thread(ask, world.store.path, number) for number in range(8)))
+        assert world.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(10)})
 
 
 async def asked_during(world: Ledger, harm: Callable[[], object]) -> Clients:
@@ -272,6 +288,25 @@ async def test_a_guest_cannot_exhaust_the_gateway(tmp_path: Path) -> None:
             assert sum(world.journal.values()) == codes["done"]
             await as_guest(store, 5, "large", **{f"n{n}": "x" * 2000 for n in range(40)})
             assert "at most 65536 bytes" in (await answered(world, "large"))[0]["description"]
+
+
+async def test_without_its_store_the_gateway_is_not_ready_and_other_protocols_do_not_notice(tmp_path: Path) -> None:
+    def until_ready(*, wanted: bool) -> Any:
+        return wait_until(lambda: world.control("GET", "/v1/status"), lambda found: found["ready"] is wanted)
+
+    with ledger(tmp_path) as world:
+        there = await asyncio.to_thread(until_ready, wanted=True)
+        assert (there["stores"][0]["listener"], there["stores"][0]["connected"]) == ("store", True)
+        address = next(each for each in there["listening"] if each.startswith("tcp:"))
+        world.store.kill()
+        away = await asyncio.to_thread(until_ready, wanted=False)
+        assert [reason.partition(": ")[0] for reason in away["reasons"]] == [
+            "the store of listener 'store' is not connected"
+        ]
+        url = f"http://{address.removeprefix('tcp:')}"
+        assert await asyncio.to_thread(json_call, url, "/", "read", ["x"]) == {"same": "ledger:x"}
+        world.store.start()
+        await asyncio.to_thread(until_ready, wanted=True)
 
 
 async def test_after_a_reload_the_new_paths_are_served_and_what_was_begun_at_an_old_one_is_finished(

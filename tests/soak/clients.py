@@ -1,4 +1,4 @@
-"""The clients of a run, each with a socket of its own: they call and check each answer, or leave in mid-call."""
+"""The clients of a run: they call and check each answer, or leave in mid-call."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, cycle, islice, product
 from typing import Any
 
-from tests.kit.clients import Wire, connect, post
+import aiohttp
+
+from tests.kit.clients import connect, post
 from tests.soak.speech import SPEECHES, Heard, Speech, Wanted, WrongError
 from tests.soak.story import Ending, Ledger, Story
+from tests.soak.wires import LINES, Line
 from tests.soak.world import CALM, HOMES, World
 
 CLIENTS = 64
@@ -22,8 +24,7 @@ PAUSES = (20, 20, 600)  # milliseconds that a write takes at most; the long ones
 TOGETHER = (1, 4)  # calls in one message, where there may be several
 LEAVES = 0.03  # share of messages after which the client is gone
 HANGS_UP = 0.05  # share of messages after which the connection is closed in peace
-NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError)
-ANSWER_WITHIN = 60.0  # seconds until a call counts as unanswered
+NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError, aiohttp.ClientError)
 
 METHODS: Mapping[str, int] = {"read": 4, "write": 4, "record": 2, "refuse": 1}
 PARAMS: Mapping[str, Callable[[str, random.Random], dict[str, Any]]] = {
@@ -38,20 +39,20 @@ PARAMS: Mapping[str, Callable[[str, random.Random], dict[str, Any]]] = {
 
 @dataclass
 class Client:
-    """One of them: a protocol and an address. Its connection is kept open between calls."""
+    """One of them: a protocol, a kind of HTTP client and an address."""
 
     name: str
     kind: str  # of protocol
+    line: str  # kind of HTTP client
     address: str
     chance: random.Random
     ledger: Ledger
-    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    wire: Wire | None = None
 
     def __post_init__(self) -> None:
         self._speech: Speech = SPEECHES[self.kind]()
+        self._line: Line = LINES[self.line](self.address)
         self._numbers = count(1)
-        self._client = f"{self.kind}, {self.address.partition(':')[0]}"
+        self._client = f"{self.kind}, {self.line}, {self.address.partition(':')[0]}"
 
     async def run(self, over: asyncio.Event) -> None:
         """Call until it is over; what was begun is ended."""
@@ -80,16 +81,12 @@ class Client:
     async def _talk(self, calls: Sequence[Wanted]) -> None:
         stories = self._stories(calls)
         try:
-            if self.wire is None:
-                self.wire = await self.stack.enter_async_context(connect(self.address))
-            await self.wire.send(post(self._speech.say(calls), self._speech.path))
-            answers = self._speech.hear((await self.wire.reply(ANSWER_WITHIN)).body, calls)
+            answers = self._speech.hear(await self._line.post(self._speech.path, self._speech.say(calls)), calls)
         except WrongError as error:
             self._end_all(stories, Ending.WRONG, str(error))
         except NO_ANSWER as error:
             self._end_all(stories, Ending.SILENT, repr(error))
-            self.wire = None
-            await self.stack.aclose()
+            self._line = LINES[self.line](self.address)
         else:
             for call, story, heard in zip(calls, stories, answers, strict=True):
                 conclude(story, call, heard)
@@ -105,16 +102,12 @@ class Client:
         self._keep(stories)
 
     async def _hang_up(self) -> None:
-        """Say that no call comes any more; no byte may come that was not asked for."""
-        wire, self.wire = self.wire, None
         try:
-            if wire is not None:
-                wire.end()
-                if rest := await wire.rest():
-                    self.ledger.offences.append(f"{self.name} ({self.kind}): more than one answer: {rest[:300]!r}")
+            await self._line.close()
+        except WrongError as error:
+            self.ledger.offences.append(f"{self.name} ({self.kind}): {error}")
         except TimeoutError:
             self.ledger.offences.append(f"{self.name} ({self.kind}): the gateway did not hang up")
-        await self.stack.aclose()
 
     def _keep(self, stories: Sequence[Story]) -> None:
         calm = all(story.service == CALM for story in stories)
@@ -139,9 +132,9 @@ def conclude(story: Story, call: Wanted, heard: Heard | None) -> None:
 
 
 def crowd(world: World, ledger: Ledger, seed: str) -> list[Client]:
-    """64 of them: every protocol on every kind of socket, over and over."""
-    kinds = islice(cycle(product(SPEECHES, [world.tcp, f"unix:{world.folder}/rpc"])), CLIENTS)
+    """64 of them: every protocol over every kind of client on every kind of socket, over and over."""
+    kinds = islice(cycle(product(SPEECHES, LINES, [world.tcp, f"unix:{world.folder}/rpc"])), CLIENTS)
     return [
-        Client(f"t{at}", speech, address, random.Random(f"{seed} client {at}"), ledger)
-        for at, (speech, address) in enumerate(kinds)
+        Client(f"t{at}", speech, line, address, random.Random(f"{seed} client {at}"), ledger)
+        for at, (speech, line, address) in enumerate(kinds)
     ]

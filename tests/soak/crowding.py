@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from itertools import count, cycle
 
@@ -34,6 +34,9 @@ from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 
 CALLERS = 300  # of a hung service: more than the default `max_calls` of a listener
 IDLE = 1_100  # connections: more than the default of a listener
+KEPT = 10_000  # clients that the gateway tells
+AGENTS = KEPT + 500
+BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
 BETWEEN = (0.02, 0.2)  # seconds between two hostile messages of one kind
 UNREAD = 50_000  # characters of each answer that a stalled client does not read
 READERS, SIZE = 24, 8 * 1024**2  # slow readers, and the bytes that each requests: more than may be buffered together
@@ -145,6 +148,27 @@ async def slow_reader(place: Place) -> None:
     await together(place, READERS, ask)
 
 
+async def namespace_bomb(place: Place) -> None:
+    """A long namespace and many short names in it, in a message of a size that is taken; elements, then attributes."""
+    uri, names = b"u" * 100_000, b"".join(b"<a:b%d/>" % number for number in range(15_000))
+    attributes = b"".join(b' a:b%d=""' % number for number in range(13_000))
+    bombs = (
+        b'<methodCall xmlns:a="%b">%b</methodCall>' % (uri, names),
+        b'<methodCall xmlns:a="%b"><a%b/></methodCall>' % (uri, attributes),
+    )
+    for bomb in cycle(bombs):
+        if place.over.is_set():
+            return
+        try:
+            async with place.connect() as wire:
+                await wire.send(post(bomb, "/RPC2"))
+                await wire.reply(PATIENCE)
+            place.counted("answered")
+        except NO_ANSWER as error:
+            place.offence(f"no answer: {error!r}")
+        await place.pause(0.5)
+
+
 async def idle_connections(place: Place) -> None:
     """Idle connections, and new ones for those that are closed."""
     host, _, port = place.world.shared.removeprefix("tcp:").rpartition(":")
@@ -173,6 +197,23 @@ def _is_open(plug: socket.socket) -> bool:
             return True
     plug.close()
     return False
+
+
+async def many_user_agents(place: Place) -> None:
+    """A client uses a new name for each call; an earlier client must still be listed afterwards."""
+    before = replace(place, source=BEFORE)
+    for one, names in ((before, [BEFORE]), (place, [f"agent-{number}" for number in range(AGENTS)])):
+        with suppress(*NO_ANSWER):  # the gateway may close the connection of a nuisance
+            async with one.connect() as wire:
+                for name in names:
+                    if place.over.is_set():
+                        break
+                    await wire.send(call(f"{healthy.NAME}.read", "x", agent=name))
+                    await wire.reply(PATIENCE)
+                    place.counted("names")
+    status, known = await place.world.control("GET", f"/v1/clients?limit={KEPT}")
+    if status != HTTPStatus.OK or BEFORE not in json.dumps(known):
+        place.offence(f"who called before is not known any more (HTTP {status}, {len(known)} clients)")
 
 
 async def hostile_bodies(place: Place) -> None:
@@ -338,7 +379,9 @@ NUISANCES: Mapping[str, Callable[[Place], Coroutine[None, None, None]]] = {
     "hung service": hung_service,
     "hung legacy service": hung_legacy_service,
     "slow reader": slow_reader,
+    "namespace bomb": namespace_bomb,
     "idle connections": idle_connections,
+    "many user agents": many_user_agents,
     "hostile bodies": hostile_bodies,
     "stalls": stalls,
     "hostile guest": hostile_guest,

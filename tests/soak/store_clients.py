@@ -16,9 +16,10 @@ from typing import Any
 from adapters.codecs.xenstore import FROM_CODE
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from tests.soak.clients import ANSWER_WITHIN, LEAVES, METHODS, PAUSES, THINK, conclude
+from tests.soak.clients import LEAVES, METHODS, PAUSES, THINK, conclude
 from tests.soak.speech import Heard, Wanted
 from tests.soak.story import Ending, Ledger, Story
+from tests.soak.wires import ANSWER_WITHIN
 from tests.soak.world import HOMES, TREE, World
 
 CLIENTS = 8

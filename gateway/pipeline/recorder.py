@@ -145,7 +145,7 @@ class RecordingSession(Struct, eq=False):
     def offer(self, recorded: RecordedCall) -> None:
         """Queue a call to be written, if there is capacity for it."""
         route = recorded.route
-        if MethodId.of(route) not in self.methods or recorded.call.oneway:
+        if self.why or MethodId.of(route) not in self.methods or recorded.call.oneway:
             return
         if not self.limits.writes and not is_harmless(route):
             return
@@ -160,11 +160,10 @@ class RecordingSession(Struct, eq=False):
 
     def take_line(self, text: bytes) -> None:
         """Queue a line that another worker has recorded, if there is capacity for it."""
-        self._keep(text, len(text))
+        if not self.why:
+            self._keep(text, len(text))
 
     def _keep(self, recorded: RecordedCall | bytes, weight: int) -> None:
-        if self.why:
-            return
         if len(self._waiting) >= self.limits.waiting or self.counts.waiting + weight > self.limits.waiting_bytes:
             self.counts.no_room += 1
             return

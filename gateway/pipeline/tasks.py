@@ -35,7 +35,7 @@ from gateway.state.task_records import (
 PER_OWNER = 500  # tasks of one session, pending and finished; the finished ones make room for new ones
 TOTAL = 10_000
 STORED_BYTES = 64 * 1024**2  # texts and results of all tasks together; the oldest finished ones are forgotten
-CLIENT_BYTES = 64 * 1024  # texts that clients give one task; a result that they give is counted apart
+CLIENT_BYTES = 64 * 1024  # texts that clients give one task; a result that they give may have as many by itself
 KEPT = 86_400.0  # seconds that a finished task is kept
 LEASE = 10.0  # seconds after which the tasks of a gateway that has died are ended
 RENEW = 2.0  # seconds
@@ -192,7 +192,7 @@ class Tasks:
         def notify(progress: float, cancel: Cancel | None) -> None:
             before, task.progress = task.progress, min(max(progress, 0.0), 1.0)
             self._cancels[task.ref] = cancel
-            if task.progress != before:
+            if task.progress != before and task.ref in self._own:  # else it was destroyed meanwhile
                 self._tell(task)
 
         try:

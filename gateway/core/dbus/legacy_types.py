@@ -37,7 +37,7 @@ BASIC: Mapping[str, tuple[str, str]] = {
     "any": ("v", ""),
 }
 COMBINED: Mapping[str, int | None] = {"list": 1, "dict": 1, "option": 1, "tuple": None}  # number of items; None: any
-_TOKEN = re.compile(r"\s*(?:([A-Za-z_][\w.]*)|([(),]))")
+_TOKEN = re.compile(r"([A-Za-z_][\w.]*|[(),])|\S")  # the group is empty for what no type holds
 
 
 class LegacyType(Struct, frozen=True):
@@ -52,9 +52,11 @@ class LegacyType(Struct, frozen=True):
 
 def parse_type(text: str) -> LegacyType:
     """Parse a type; raises ValueError."""
-    if _TOKEN.sub("", text).strip():
-        raise ValueError(f"expected a type such as list(string), got '{text}'")
-    tokens = [found[1] or found[2] for found in _TOKEN.finditer(text)]
+    tokens: list[str] = []
+    for found in _TOKEN.finditer(text):
+        if found[1] is None:
+            raise ValueError(f"expected a type such as list(string), got '{text}'")
+        tokens.append(found[1])
     kind, rest = _parsed(tokens, text)
     if rest:
         raise ValueError(f"expected one type, got '{text}'")

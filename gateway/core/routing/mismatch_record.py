@@ -48,12 +48,13 @@ def document(
     """One pair. `again`: the second outcome of the control, whose secrets are removed too."""
     ours, theirs = control.outcome, candidate.outcome
     redaction = Redaction(route.migration.redact, call, ours, theirs, *([] if again is None else [again]))
-    cut_call = Call(call.method, tuple(map(_cut, call.params)), {name: _cut(each) for name, each in call.named.items()})
-    shown_call = redaction.call(cut_call)
     differences, ignored, noisy = (
         tuple(map(_cut_difference, kind)) for kind in (comparison.differences, comparison.ignored, comparison.noisy)
     )
+    # The comparison first: a short part of a secret that differs is a secret of its own, also in the call.
     shown = redaction.comparison(Comparison(comparison.verdict, differences, ignored, noisy, comparison.more))
+    cut_call = Call(call.method, tuple(map(_cut, call.params)), {name: _cut(each) for name, each in call.named.items()})
+    shown_call = redaction.call(cut_call)
     return {
         "call": {
             "method": shown_call.method,

@@ -76,6 +76,15 @@ async def test_calls_are_written_in_their_order_until_there_are_enough(recorder:
     assert [*found, recorder.active] == [False, True, False]
 
 
+async def test_what_comes_after_the_last_call_is_not_counted_even_in_the_same_turn(recorder: Recorder) -> None:
+    found = begun(recorder, calls=1)
+    for first in ("S", "x" * LARGEST):
+        recorder.dispatcher.finish(taken(first))
+    await asyncio.sleep(0)
+    *_, last = await documents(found)
+    assert (last["end"], last["calls"], last["too_large"]) == ("1 calls", 1, 0)
+
+
 @each_case(
     ("offered", "writes", "counts"),
     [

@@ -23,9 +23,11 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcom
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
-from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Tasks
+from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Cancel, Tasks
 from gateway.state.store import PATIENCE, StateStore
+from gateway.state.task_records import Task
 from gateway.wiring import task_ending
+from tests.kit.cases import expect
 from tests.kit.mappings import route
 from tests.kit.programs import TIMEOUT
 from tests.kit.upstreams import Scripted
@@ -248,6 +250,25 @@ async def test_a_call_that_was_sent_goes_on_though_its_task_is_cancelled_or_dest
     assert (await front.until(task, "success"))["result"] != ""
     assert [call.params[1] for call in front.service.started] == ["a", "b"]
     assert await front.task("get_all") == [task]
+
+
+async def test_the_progress_of_a_destroyed_task_is_no_event(make: Made) -> None:
+    front, go, ended = await make(), asyncio.Event(), asyncio.Event()
+    told: list[tuple[float, bool]] = []
+    front.tasks.subscribe(lambda task, is_gone: told.append((task.progress, is_gone)))
+
+    async def run(notify: Callable[[float, Cancel | None], None]) -> Outcome:
+        notify(0.25, None)
+        await go.wait()
+        notify(0.5, None)
+        ended.set()
+        return Reply()
+
+    task = expect(Task, await front.tasks.begin("Async.VM.start", "session", Call("VM.start"), run))
+    await front.task("destroy", task.ref)
+    go.set()
+    await asyncio.wait_for(ended.wait(), TIMEOUT)
+    assert told == [(0.0, False), (0.25, False), (0.25, True)]
 
 
 async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:

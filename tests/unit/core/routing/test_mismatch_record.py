@@ -64,6 +64,13 @@ def test_no_secret_is_in_it_wherever_it_turns_up_and_whatever_is_cut() -> None:
     assert "$.t" in text
 
 
+def test_a_short_part_of_a_secret_that_differs_is_taken_out_of_the_call_too() -> None:
+    call = Call("VM.stat", ("OpaqueRef:session", "4711"))
+    told = written(Reply({"secret": ["4711"]}), Reply({"secret": ["4712"]}), call)
+    assert told["differences"][0]["path"] == "$.secret[0]"
+    assert "4711" not in json.dumps(told)
+
+
 def test_what_is_ignored_and_what_is_noise_is_told_apart_with_reasons() -> None:
     rules = Rules((compile_rule({"path": "$.i", "ignore": True}), compile_rule({"path": "$.t", "tolerance": 1})))
     control, again = Reply({"i": 1, "n": 1, "t": 1}), Reply({"i": 1, "n": 2, "t": 1})

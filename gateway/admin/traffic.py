@@ -91,7 +91,7 @@ async def callers(traffic: Traffic, wanted: api.ClientsQuery) -> Sequence[api.Cl
     records = await traffic.state.clients(wanted.service, wanted.since, MAX_CLIENTS)
     if isinstance(records, StateRefused):
         return records
-    pattern = wanted.method or "*"
+    pattern = "*" if wanted.method is None else wanted.method
     rows = [
         _row(key, record)
         for key, record in records.items()

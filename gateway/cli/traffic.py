@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn
 from urllib.parse import urlencode
@@ -106,14 +107,12 @@ def record(
         fail("--json: the recording is on standard output, expected another --out", UNUSABLE)
     writer = _RecordingWriter(out_file, as_json=as_json)
     try:
-        with failing():
+        with closing(writer), failing():
             client.stream(socket, "POST", "/v1/record", {**request, "writes": writes}, writer.line)
-    except OSError as error:
+    except OSError as error:  # of a full disk, by `close` too
         fail(f"{out_file}: {error.strerror or error}", UNUSABLE)
     except KeyboardInterrupt:
         writer.ended = writer.ended or {"end": "stopped"}
-    finally:
-        writer.close()
     writer.report()
 
 

@@ -314,9 +314,8 @@ class Supervisor:
         match name:
             case "begin":
                 return await self._assignment(member, body)
-            case (
-                "join"
-            ):  # whether it may serve and takes part from then on; no: the mapping has changed since its start
+            case "join":
+                # Whether it may serve, and takes part from then on. No: the mapping has changed since its start.
                 is_current = await coordinator.join(member, *body)
                 self._begun.set()
                 return is_current
@@ -348,9 +347,9 @@ class Supervisor:
             return None
         if member.number != FIRST:
             await self._begun.wait()
-        served, sockets = self._coordinator, self._sockets.of(member.number - 1)
+        known, sockets = self._coordinator, self._sockets.of(member.number - 1)
         return Assignment(
-            member.number, self._text, served.started, served.live, served.version, sockets, self._manager.watchdog
+            member.number, self._text, known.started, known.live, known.version, sockets, self._manager.watchdog
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.http.client.upstream import ConnectionPoolLimits
 from adapters.http.quotas import HttpLimits
 from adapters.xenstore.server.listener import XenstoreTransport
 from adapters.xenstore.server.state import ExposedEndpoint
@@ -102,6 +103,14 @@ def with_upstream(**changes: object) -> config.Config:
         "upstream": {"xapi": {**UPSTREAM, **changes}},
     }
     return config.parse(document, Path("/etc/gateway.toml"))
+
+
+def test_the_connections_to_an_upstream_have_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[ConnectionPoolLimits] = []
+    monkeypatch.setattr(wiring, "HttpUpstreamConnection", lambda _name, _url, limits, **_: given.append(limits))
+    changes = {"connections": 3, "waiting": 4, "keepalive": False, "idle": "5s", "connect_timeout": "6s"}
+    wiring.upstreams(with_upstream(**changes, max_answer="7B"), wiring.Quota())
+    assert given == [ConnectionPoolLimits(3, 4, keepalive=False, idle=5.0, connect_timeout=6.0, answer=7)]
 
 
 def test_an_upstream_becomes_a_line_a_codec_and_a_dialect() -> None:

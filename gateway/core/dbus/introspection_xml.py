@@ -169,6 +169,8 @@ class _Reader:
         except expat.ExpatError as error:
             reason = expat.errors.messages.get(error.code, str(error))
             raise IdlError(error.lineno, error.offset + 1, f"invalid XML: {reason}") from error
+        except (ValueError, LookupError) as error:  # an encoding that expat cannot read
+            raise self._fail(f"invalid XML: {error}") from error
         return Node(self.interfaces, tuple(self.children), self.inner, self.odd, self.name)
 
     def _fail(self, message: str) -> IdlError:

@@ -63,6 +63,7 @@ def test_clients_are_narrowed_down(api: Served) -> None:
     assert [(row["user"], row["count"]) for row in rows] == [("alice", 12345)]
     assert api.run("clients", "VM.nope", "--since", "1h").stdout == "no calls of VM.nope within 1h\n"
     assert api.run("clients", "VM.nope").stdout == "no calls of VM.nope\n"
+    assert json.loads(api.run("clients", "", "--json").stdout) == []
 
 
 def calling(api: Served, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -162,6 +163,11 @@ def test_a_recording_that_cannot_be_is_told_why_and_leaves_no_file(
     ended = api.run("record", *(word.format(tmp_path) for word in words))
     assert (ended.exit_code, ended.stderr.splitlines()[-1]) == (status, says.format(tmp_path))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_ends_a_recording_with_its_reason(api: Served) -> None:
+    ended = api.run("record", "--out", "/dev/full")
+    assert (ended.exit_code, ended.stderr.splitlines()[-1]) == (2, "/dev/full: No space left on device")
 
 
 def test_without_a_gateway_the_socket_is_named(tmp_path: Path) -> None:

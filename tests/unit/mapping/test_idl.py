@@ -63,6 +63,8 @@ def test_child_objects_are_named_and_unknown_elements_ignored() -> None:
         ("", 1, "invalid XML: no element found"),
         ("<html/>", 1, "expected the root element 'node', got 'html'"),
         ("<node>&x;</node>", 1, "invalid XML: undefined entity"),
+        ('<?xml version="1.0" encoding="gbk"?><node/>', 1, "invalid XML: multi-byte encodings are not supported"),
+        ('<?xml version="1.0" encoding="nope"?><node/>', 1, "invalid XML: unknown encoding: nope"),
         (f"<!DOCTYPE node [\n<!ENTITY a '{'b' * 1025}'>]>\n<node/>", 2, "entity 'a': expected a text of at most 1024"),
         ("<!DOCTYPE node [<!ENTITY a 'b'>\n<!ENTITY c '&a;&a;'>]>\n<node/>", 2, "entity 'c': expected a text"),
         (

@@ -84,9 +84,7 @@ BAD_ARGUMENTS = {
 def test_a_bad_argument_ends_with_status_2_and_one_error(api: Served) -> None:
     for line, says in BAD_ARGUMENTS.items():
         words = line.split()
-        socket = (
-            [] if words[-1].startswith(("nope", "/nowhere.", "--listener")) else ["--socket", api.socket]
-        )
+        socket = [] if words[-1].startswith(("nope", "/nowhere.", "--listener")) else ["--socket", api.socket]
         ended = run.invoke(app, [*words, *socket])
         assert (ended.exit_code, ended.stdout) == (2, ""), words
         assert says in ended.stderr

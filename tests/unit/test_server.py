@@ -65,6 +65,10 @@ def test_a_gateway_that_is_not_started_knows_its_methods_and_has_no_address(fold
         ("rpc", "/RPC2", "xmlrpc", "plain"),
         ("rpc", "/jsonrpc", "jsonrpc", "plain"),
     ]
+    target = ("org.example.toy", "/org/example/toy", "org.example.Toy1", "Echo")
+    assert {(route["bus_name"], route["object_path"], route["interface"], route["member"]) for route in echoes} == {
+        target
+    }
     assert {(Path(str(route["file"])).name, route["line"]) for route in echoes} == {("toy.yaml", 9)}
 
 

@@ -1,8 +1,9 @@
-"""What operators call and hear, over a real broker; what it does is tested in tests/unit/admin/test_service.py."""
+"""What operators call and hear, over a real broker; what it does is tested in tests/unit/admin/test_api.py."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -89,6 +90,11 @@ async def test_a_wish_that_makes_no_sense_is_refused_in_words(both: tuple[DBusAd
         INVALID,
         "SetMode: expected signature 'ssa{sv}s', got 's'",
     )
+    for seconds in (math.inf, math.nan):  # which JSON does not have
+        name, text = await caller.error(
+            ROOT, SET, "ssa{sv}s", "VM.start", "dbus", mode_options(seconds=("d", seconds)), ""
+        )
+        assert (name, text) == (REFUSED, f"seconds: expected more than 0 and at most 315,360,000, got {seconds}")
     assert (await caller.error(ROOT, f"{CONTROL}.Explain", "savs", "VM.nope", [], ""))[0] == REFUSED
 
 

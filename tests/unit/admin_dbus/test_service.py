@@ -18,7 +18,7 @@ from adapters.admin_dbus.objects import ROOT
 from gateway.admin.peer_credentials import user_name
 from gateway.core.admin import views
 from gateway.core.admin.records import Counts, MethodId
-from gateway.core.admin.views import Explanation, explanation
+from gateway.core.admin.views import Explanation, ModeRequest, explanation
 from gateway.core.dbus import introspection_xml
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.policy import plan_call
@@ -142,6 +142,15 @@ def test_every_property_has_a_value_of_its_type_though_nothing_was_counted() -> 
 
 
 # Values
+
+
+def test_options_become_a_wish() -> None:
+    given = mode_options(
+        percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60)
+    )
+    assert mode_request("VM.*", "canary", given, "try") == ModeRequest(
+        "VM.*", "canary", 12.5, "", True, False, 60, "try"
+    )
 
 
 @each_case(

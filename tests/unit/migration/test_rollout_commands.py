@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,6 +71,12 @@ async def test_what_cannot_start_says_why(path: Path) -> None:
         assert _why(await one.commands.start(NAME, "alice")) == words
         await one.unset("VM.*")
         assert isinstance(await one.commands.start(NAME, "alice"), RolloutView)
+
+
+async def test_of_two_commands_that_are_given_at_once_one_is_obeyed(one: World) -> None:
+    for command in (one.commands.start, one.commands.pause):
+        answers = await asyncio.gather(command(NAME, "alice"), command(NAME, "bob"))
+        assert sorted(isinstance(answer, RolloutView) for answer in answers) == [False, True]
 
 
 async def test_pause_and_resume_keep_what_was_counted(one: World) -> None:

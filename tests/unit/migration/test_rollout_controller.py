@@ -115,7 +115,7 @@ async def test_a_breach_rolls_back_within_a_second(canary: World) -> None:
     assert entry.numbers["dbus_errors"] == 1000
 
 
-async def test_after_promotion_a_breach_still_rolls_back_while_it_is_watched(one: World) -> None:
+async def _to_dbus(one: World) -> None:
     await _to_the_gate(one)
     await one.commands.approve(NAME, "alice")
     await one.advance()
@@ -123,9 +123,39 @@ async def test_after_promotion_a_breach_still_rolls_back_while_it_is_watched(one
     await one.serve_well()
     assert one.now_at() == ("running", "dbus")
     await one.settle()
+
+
+async def test_after_promotion_a_breach_still_rolls_back_while_it_is_watched(one: World) -> None:
+    await _to_dbus(one)
     await one.see(calls_dbus=1000, errors_dbus=200)  # the legacy service answers nothing any more
     await one.advance()
     assert one.now_at() == ("rolled back", "legacy")
+
+
+async def test_a_long_good_time_does_not_hide_a_bad_end(canary: World) -> None:
+    for _ in range(20):
+        await canary.good(calls=1_000_000)
+        await canary.advance(10.0)
+    await canary.advance(60.0)
+    await canary.see(equal=700, different=300, calls_dbus=1000, calls_legacy=1000)  # 0.0015% of all there were
+    await canary.advance()
+    assert canary.now_at()[0] == "rolled back"
+    assert "in the last 200 ms 300 of 1000 differ" in (await canary.said())[0].why
+
+
+async def test_a_step_down_is_one_step_and_not_a_fall(path: Path) -> None:
+    plan = replace(PLAN, on_breach=OnBreach.STEP_DOWN)
+    async with world(path, movable(plan=plan)) as one:
+        await _to_dbus(one)
+        await one.see(calls_dbus=1000, errors_dbus=200)
+        await one.advance()
+        assert one.now_at() == ("paused", "canary 50% observed")
+        await one.see(calls_dbus=300, errors_dbus=100)  # calls that were under way
+        await one.settle()
+        await one.advance()
+        assert one.now_at() == ("paused", "canary 50% observed")
+        await one.serve_badly()
+        assert one.now_at() == ("paused", "canary 10% observed")
 
 
 async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: Path) -> None:
@@ -334,6 +364,25 @@ async def test_of_two_processes_exactly_one_drives_with_the_counts_of_both(path:
         await one.advance()
         assert one.now_at() == ("rolled back", "legacy")
         assert len(await one.said()) == 3
+
+
+async def test_another_process_takes_over_within_a_second_from_one_that_is_gone(path: Path) -> None:
+    """By the product's own clock, in looks, so that it says the same on a busy machine."""
+    clock = Clock()
+    async with world(path, clock=clock, holder="two") as other:
+        async with world(path, clock=clock) as one:
+            await one.begin()
+            await _until_equal(one, other)
+            for _ in range(10):
+                await one.advance(EVERY / 2)
+                await other.advance(EVERY / 2)
+            await one.good()
+            assert [_drives(one), _drives(other)] == [True, False]
+        killed = clock.now  # nothing gives the lease back
+        while not _drives(other):
+            await other.advance(EVERY)
+        assert clock.now - killed <= 1.0
+        assert other.now_at() == ("running", "canary 10% observed")
 
 
 async def test_one_that_lost_its_lease_decides_nothing_twice(path: Path) -> None:

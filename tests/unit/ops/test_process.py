@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ops import process
 from gateway.ops.process import ServiceManager, from_environment
 from tests.kit.cases import each_case
 from tests.kit.programs import ROOT
@@ -116,6 +117,11 @@ def attempt(lines: str) -> str:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     return (done.stdout or done.stderr.splitlines()[-1]).strip()
+
+
+def test_a_user_that_does_not_exist_is_named() -> None:
+    with pytest.raises(PermissionError, match=r"^user = 'no-such-user': the user does not exist$"):
+        process.become("no-such-user", [])
 
 
 @AS_ROOT

@@ -108,6 +108,13 @@ def test_a_new_file_is_made_with_its_folder_and_is_nobody_elses_business(opened:
     assert path.parent.stat().st_mode & 0o777 == 0o750
 
 
+def test_without_a_path_it_works_until_it_is_closed(opened: Opened) -> None:
+    made = opened(None)
+    put(made, mode("VM.*", Mode.LEGACY))
+    opened.later(made)
+    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
+
+
 def test_a_refused_decision_and_a_bug_in_the_middle_of_a_write_leave_nothing_behind(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", 1)))

@@ -13,6 +13,7 @@ from gateway.core.admin.records import (
     IDENTITIES,
     OTHERS,
     Change,
+    ClientKey,
     ClientRecord,
     Counts,
     Json,
@@ -231,6 +232,14 @@ def test_rows_that_cannot_be_read_are_errors_of_the_file(db: sqlite3.Connection)
 
 
 # Clients
+
+
+def test_a_client_is_counted_on_and_its_first_and_last_moments_stay(db: sqlite3.Connection) -> None:
+    for last in (5.0, 9.0, 7.0):
+        evidence.add_clients(db, client_batch("10.0.0.1", last).clients)
+    ((key, seen),) = evidence.read_clients(db, None, 0.0, 9).items()
+    assert key == ClientKey(VM_START, "xmlrpc", "10.0.0.1", "curl", "root")
+    assert seen == ClientRecord(3, 4.0, 9.0)
 
 
 def test_clients_are_found_by_service_and_time_the_latest_first(db: sqlite3.Connection) -> None:

@@ -126,6 +126,8 @@ def test_errors_without_a_code_and_with_an_extended_one_are_told_and_cut_since_t
     assert not file.is_permanent(sqlite3.Error("odd"))
     assert file.is_permanent(error(sqlite3.SQLITE_CORRUPT_INDEX))
     assert "disk" in file.describe_error(error(sqlite3.SQLITE_IOERR_WRITE))
+    there = FileNotFoundError(2, "No such file or directory", "/a/b")  # the path is told already
+    assert file.describe_error(there).endswith("(No such file or directory)")
     assert len(file.describe_error(sqlite3.OperationalError("Could not decode " + "x" * 10_000))) < 300
 
 

@@ -17,6 +17,7 @@ from gateway.admin.api import WorkerStatus
 from gateway.admin.health import ServiceRow
 from gateway.config import ConfigError
 from gateway.core.admin.status import BusStatus, UpstreamStatus
+from gateway.ops import process
 from gateway.ops.metrics import Snapshot, merged
 from gateway.workers.link import Answers
 from gateway.workers.supervisor import SharedSockets
@@ -96,6 +97,16 @@ STATE = '[state]\nfile = "state.db"\n'
 def test_a_number_of_workers_that_makes_no_sense_is_refused_with_what_is_expected(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(ConfigError, match=r'workers: got .*, expected: a whole number from 1 to 64, or "auto"'):
         written(Folder(tmp_path), wrong, more=STATE)
+
+
+def test_auto_is_the_cores_that_this_process_may_use(tmp_path: Path) -> None:
+    assert written(Folder(tmp_path), '"auto"', more=STATE).workers == process.cores() <= len(os.sched_getaffinity(0))
+
+
+def test_more_workers_than_cores_are_doubtful(tmp_path: Path) -> None:
+    settings = written(Folder(tmp_path), 64, more=STATE)
+    (doubt,) = (text for place, text in config.doubts(settings) if place == ("workers",))
+    assert doubt.startswith("64 workers on ")
 
 
 def test_sessions_with_a_bus_connection_of_their_own_need_one_worker(tmp_path: Path) -> None:

@@ -121,4 +121,5 @@ def test_a_rate_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number of calls a second such as 200/s"):
         parse_rate(text)
     assert (parse_rate("200/s"), parse_rate("0.5/s")) == (200.0, 0.5)
-    assert str(Sampling(0.005, 200.0)) == "0.5%, at most 200/s"
+    shown = [str(each) for each in (EVERY_CALL, Sampling(0.1), Sampling(0.005, 200.0))]
+    assert shown == ["100%", "10%", "0.5%, at most 200/s"]

@@ -206,6 +206,12 @@ def test_what_a_double_holds_exactly_is_one(number: float) -> None:
     assert repr(to_dbus(parse_one("d"))(number)) == repr(float(number))
 
 
+@each_case("code", [*BASIC, "ay", "as", "(s)", "a{ss}", "v"])
+@each_case("variants", ["plain", "typed"])
+def test_null_is_refused_for_every_type(code: str, variants: Variants) -> None:
+    assert refused(code, None, variants=variants).endswith(", got null")
+
+
 def test_base64_text_becomes_bytes() -> None:
     assert to_dbus(parse_one("ay"))("AP8=") == b"\x00\xff"
     assert to_dbus(parse_one("ay"))("") == b""

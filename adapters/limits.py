@@ -101,13 +101,9 @@ class Quota:
         """
         own = account.buffered + size > self.max_per_account
         stuck = [each for each in self.slow_readers if each.stalled >= stalled and (not own or each.account is account)]
-        stuck.sort(key=lambda each: (_held(each), each.stalled))
+        stuck.sort(key=lambda each: (each.account.buffered if each.account else 0, each.stalled))
         while stuck and (self.is_full_for(account) or not self.fits(size, account)):
             stuck.pop().give_up()
-
-
-def _held(reader: SlowReader) -> int:
-    return 0 if reader.account is None else reader.account.buffered
 
 
 class ConcurrencyLimiter:

@@ -84,14 +84,25 @@ class Backend(interfaces.UpstreamBackend):
     async def stop(self) -> None:
         """Fail what is still waiting, close."""
         self._running = False
-        connections = [*(upstream.connection for upstream in self._upstreams.values()), *self._retiring]
-        self._retiring = []
+        connections, self._retiring = self._connections(), []
         await asyncio.gather(*(connection.stop() for connection in connections))
+
+    def _connections(self) -> list[interfaces.UpstreamConnection]:
+        return [*(upstream.connection for upstream in self._upstreams.values()), *self._retiring]
+
+    def _found(self, name: str | None) -> Upstream | Fault:
+        upstream = self._upstreams.get(name or "")
+        if upstream is None or not self._running:
+            return Fault(FaultCode.UNAVAILABLE, f"no upstream '{name or ''}' is configured; the call was not sent")
+        return upstream
 
     async def reconfigure(self, upstreams: Mapping[str, Upstream]) -> None:
         """Use these upstreams from the next call on. Unchanged ones keep connections, removed ones end their calls."""
         before = self._upstreams
-        after = {name: _unchanged_or_new(before.get(name), upstream) for name, upstream in upstreams.items()}
+        after = {
+            name: before[name] if name in before and before[name].key == upstream.key else upstream
+            for name, upstream in upstreams.items()
+        }
         connections = [upstream.connection for upstream in after.values()]
         for upstream in after.values():
             if all(upstream.connection is not old.connection for old in before.values()):
@@ -101,20 +112,26 @@ class Backend(interfaces.UpstreamBackend):
         gone = [old.connection for old in before.values() if old.connection not in connections]
         for connection in gone:
             connection.retire()
-        done = [connection for connection in (*self._retiring, *gone) if connection.is_idle]
-        self._retiring = [connection for connection in (*self._retiring, *gone) if not connection.is_idle]
+        retired = (*self._retiring, *gone)
+        done = [connection for connection in retired if connection.is_idle]
+        self._retiring = [connection for connection in retired if not connection.is_idle]
         await asyncio.gather(*(connection.stop() for connection in done))
 
     async def call(self, route: Route, call: Call, wanted: Wanted = always) -> Outcome:
         """Answer one call; the dispatcher holds the deadline and cancels past it."""
-        upstream = self._upstreams.get(route.migration.upstream or "")
-        if upstream is None or not self._running:
-            return _unknown(route.migration.upstream)
-        upstream, target = _in_client_codec(upstream, call)
+        upstream = self._found(route.migration.upstream)
+        if isinstance(upstream, Fault):
+            return upstream
+        known, target = call.extensions, ""
+        same = upstream.also.get(str(known.get("protocol", "")))
+        if (
+            same is not None and known.get("dialect") == same.dialect.name
+        ):  # the client's codec is understood, and its path
+            upstream, target = same, str(known.get("path", ""))
         message = _encoded(upstream, route, call)
         if isinstance(message, Fault):
             return message
-        trace = call.extensions.get(KEY)
+        trace = known.get(KEY)
         further = trace.headers() if isinstance(trace, TraceContext) else ()
         content_type = (b"Content-Type", upstream.codec.content_type.encode())
         carried = RequestMetadata("POST", target, (content_type, _AGENT, *further))
@@ -142,9 +159,9 @@ class Backend(interfaces.UpstreamBackend):
         self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
     ) -> Answer | Fault:
         """See interfaces.UpstreamBackend."""
-        found = self._upstreams.get(upstream)
-        if found is None or not self._running:
-            return _unknown(upstream)
+        found = self._found(upstream)
+        if isinstance(found, Fault):
+            return found
         return await found.connection.send(body, carried, repeatable=repeatable, wanted=wanted)
 
     def send_at_once(
@@ -157,22 +174,22 @@ class Backend(interfaces.UpstreamBackend):
         repeatable: bool,
     ) -> tuple[interfaces.SentMessage, float] | None:
         """See interfaces.UpstreamBackend."""
-        found = self._upstreams.get(upstream)
-        if found is None or not self._running:
+        found = self._found(upstream)
+        if isinstance(found, Fault):
             return None
         sent = found.connection.send_at_once(body, carried, receiver, repeatable=repeatable)
         return None if sent is None else (sent, found.timeout)
 
     async def relay(self, upstream: str, exchange: interfaces.HttpExchange) -> Answer | Fault:
         """Stream one exchange; see UpstreamConnection."""
-        found = self._upstreams.get(upstream)
-        if found is None or not self._running:
-            return _unknown(upstream)
+        found = self._found(upstream)
+        if isinstance(found, Fault):
+            return found
         return await found.connection.relay(exchange, found.timeout)
 
     def review(self) -> None:
         """See interfaces.UpstreamBackend."""
-        for connection in (*(upstream.connection for upstream in self._upstreams.values()), *self._retiring):
+        for connection in self._connections():
             connection.review()
 
     def status(self) -> tuple[UpstreamStatus, ...]:
@@ -204,23 +221,6 @@ class Backend(interfaces.UpstreamBackend):
 
 
 _AGENT = (b"User-Agent", b"xcp-gateway")
-
-
-def _unchanged_or_new(before: Upstream | None, after: Upstream) -> Upstream:
-    return before if before is not None and before.key == after.key else after
-
-
-def _unknown(name: str | None) -> Fault:
-    return Fault(FaultCode.UNAVAILABLE, f"no upstream '{name or ''}' is configured; the call was not sent")
-
-
-def _in_client_codec(upstream: Upstream, call: Call) -> tuple[Upstream, str]:
-    """The upstream in the client's codec and path where it understands that codec."""
-    known = call.extensions
-    same = upstream.also.get(str(known.get("protocol", "")))
-    if same is None or known.get("dialect") != same.dialect.name:
-        return upstream, ""
-    return same, str(known.get("path", ""))
 
 
 def _encoded(upstream: Upstream, route: Route, call: Call) -> bytes | Fault:

@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
-from gateway import config
+from gateway import config, wiring
 from gateway.config import Config, ListenerConfig, reached_by_others
-from gateway.core.interfaces import (
-    ResolveStream,
-    StreamingEndpoint,
-)
+from gateway.core.interfaces import ResolveStream, StreamingEndpoint
 from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Route
@@ -36,33 +33,6 @@ from gateway.pipeline.sessions import Sessions
 from gateway.pipeline.side_override import side_override
 from gateway.pipeline.task_methods import TaskObjects
 from gateway.pipeline.tasks import Tasks
-from gateway.wiring import (
-    HttpServer,
-    InheritedSockets,
-    Quota,
-    StoreTransport,
-    Upstream,
-    Upstreams,
-    backend,
-    bound_before,
-    buses,
-    client_codec,
-    codec,
-    dialect,
-    inherited,
-    observed_buses,
-    observed_upstreams,
-    observing,
-    offer,
-    publisher,
-    socket_mode,
-    store_transport,
-    task_ending,
-    tracer,
-    transport,
-    upstreams,
-    websockets,
-)
 
 OBSERVE_GRACE = 2.0  # seconds at stop for calls that are only observed
 
@@ -75,24 +45,24 @@ class Assembly:
     `sockets`: those of the listeners, in place of bound ones. `leads`: whether this process serves the xenstores.
     """
 
-    def __init__(self, settings: Config, table: Table, sockets: InheritedSockets | None = None) -> None:
+    def __init__(self, settings: Config, table: Table, sockets: wiring.InheritedSockets | None = None) -> None:
         self.leads = sockets is None
         self._is_given = sockets is not None
         self.settings = settings
         self.table = table
-        self.backend = backend(settings)
-        self.quota = Quota(
+        self.backend = wiring.Backend(wiring.buses(settings))
+        self.quota = wiring.Quota(
             settings.limits.max_calls, settings.limits.max_buffered, settings.limits.max_buffered_per_peer
         )
-        self.upstreams = Upstreams(upstreams(settings, self.quota))
-        self.observing_upstreams = Upstreams(observed_upstreams(settings, self.quota))
-        self.observing = observing(settings)
+        self.upstreams = wiring.Upstreams(wiring.upstreams(settings, self.quota))
+        self.observing_upstreams = wiring.Upstreams(wiring.observed_upstreams(settings, self.quota))
+        self.observing = wiring.Backend(wiring.observed_buses(settings))
         self.calls = metrics.Calls()
         self.migration = MigrationManager(settings.state_path(), self.live_routes)
         self.sessions = Sessions(state=self.migration.state)
-        self.tasks = Tasks(self.migration.state, task_ending)
+        self.tasks = Tasks(self.migration.state, wiring.task_ending)
         log = call_log()
-        self.tracer = tracer(settings)
+        self.tracer = wiring.tracer(settings)
         further = (log, self.tracer.finished if self.tracer is not None else None)
         listeners = (self.migration.evidence.count, self.calls.count, *(each for each in further if each is not None))
         self.dispatcher = Dispatcher(
@@ -116,14 +86,18 @@ class Assembly:
         )
         self.dispatcher.events = self.event_methods.answer
         self.endpoints = Endpoints(self._endpoints(settings, table))
-        self._inherited = sockets or inherited()
+        self._inherited = sockets or wiring.inherited()
         self.aborted = dict.fromkeys(settings.listener, 0)
         self.stores = [self._store(name, section) for name, section in settings.listener.items() if section.is_store]
-        served: dict[str, HttpServer | StoreTransport] = {store.name: store for store in self.stores}
+        served: dict[str, wiring.HttpServer | wiring.StoreTransport] = {store.name: store for store in self.stores}
         for name, section in settings.listener.items():
             served[name] = served.get(name) or self._listener(name, section)
         self.transports = {name: served[name] for name in settings.listener}
-        self.publishers = {store.name: publisher(store, self.dispatcher.answer, self._rung) for store in self.stores}
+
+        def rung(picture: str) -> None:
+            self.hub.on_fired(picture)
+
+        self.publishers = {each.name: wiring.publisher(each, self.dispatcher.answer, rung) for each in self.stores}
         self.hub = PublicationHub(self.backend, self.publishers)
 
     async def start_sides(self, stack: AsyncExitStack) -> None:
@@ -131,14 +105,9 @@ class Assembly:
         if self.tracer is not None:
             await self.tracer.start()
             stack.push_async_callback(self.tracer.stop)
-        await self.backend.start()
-        stack.push_async_callback(self.backend.stop)
-        await self.upstreams.start()
-        stack.push_async_callback(self.upstreams.stop)
-        await self.observing_upstreams.start()
-        stack.push_async_callback(self.observing_upstreams.stop)
-        await self.observing.start()
-        stack.push_async_callback(self.observing.stop)
+        for side in (self.backend, self.upstreams, self.observing_upstreams, self.observing):
+            await side.start()
+            stack.push_async_callback(side.stop)
         self.warn(self.settings)
         await stack.enter_async_context(self.migration)
         stack.push_async_callback(self.shadow.drain, OBSERVE_GRACE)
@@ -157,12 +126,12 @@ class Assembly:
         stack.push_async_callback(self.hub.stop)
         await self.hub.follow(self.table)
 
-    async def apply_config(self, settings: Config, table: Table, upstreams: Mapping[str, Upstream]) -> None:
+    async def apply_config(self, settings: Config, table: Table, upstreams: Mapping[str, wiring.Upstream]) -> None:
         """Use another config and table from now on; calls in flight keep their route."""
-        await self.backend.reconfigure(buses(settings))
-        await self.observing.reconfigure(observed_buses(settings))
+        await self.backend.reconfigure(wiring.buses(settings))
+        await self.observing.reconfigure(wiring.observed_buses(settings))
         await self.upstreams.reconfigure(upstreams)
-        await self.observing_upstreams.reconfigure(observed_upstreams(settings, self.quota))
+        await self.observing_upstreams.reconfigure(wiring.observed_upstreams(settings, self.quota))
         self.warn(settings)
         self.endpoints.replace(self._endpoints(settings, table))
         self.table = table
@@ -181,7 +150,7 @@ class Assembly:
                 _log.warning(doubt, at=format_place(place))
         for name, section in settings.listener.items():
             for address in self.transports[name].addresses if name in self.transports else ():
-                who = reached_by_others(address, socket_mode(address, section.socket_mode))
+                who = reached_by_others(address, wiring.socket_mode(address, section.socket_mode))
                 if who is not None:
                     _log.warning(
                         f"{who} can reach this listener; every client that connects may call", listener=name, at=address
@@ -194,9 +163,6 @@ class Assembly:
     def live_routes(self) -> Sequence[Route]:
         """Each mapped route of the live table."""
         return self.table.routes()
-
-    def _rung(self, picture: str) -> None:
-        self.hub.on_fired(picture)
 
     def addresses(self) -> list[str]:
         """The addresses of all listeners, with the real port where the config has 0."""
@@ -213,11 +179,11 @@ class Assembly:
         streams = listener.websocket and has_events(table)
         return RpcEndpoint(
             table,
-            codec(table.codec, listener),
-            dialect(table.dialect, table.codec),
+            wiring.codec(table.codec, listener),
+            wiring.DIALECTS[table.dialect](table.codec),
             self.dispatcher,
             concurrency=listener.concurrency if listener.batch == "concurrent" else 1,
-            client=client_codec(table.codec),
+            client=wiring.client_codec(table.codec),
             on_refused=self.calls.refuse,
             shadow=self.shadow if table.has_upstream else None,
             override=side_override(listener.override_header, listener.override_parameter),
@@ -226,10 +192,10 @@ class Assembly:
             trusts_root=listener.trust_root,
             tracer=self.tracer,
             on_logout=self.end_session,
-            describe=described.describe,
-            servers=partial(self._urls, table.key),
+            discover=partial(
+                described.document, table, partial(self._urls, table.key), NOTIFICATIONS if streams else ()
+            ),
             further=subscription_routes() if streams else {},
-            notifications=NOTIFICATIONS if streams else (),
         )
 
     def _urls(self, key: EndpointKey) -> list[str]:
@@ -238,7 +204,7 @@ class Assembly:
         return [f"{url}{key.path}" for url in map(config.base_url, addresses) if url]
 
     @property
-    def served_stores(self) -> list[StoreTransport]:
+    def served_stores(self) -> list[wiring.StoreTransport]:
         """Those that this process serves."""
         return self.stores if self.leads else []
 
@@ -246,17 +212,17 @@ class Assembly:
         """Serve in each xenstore the endpoints that the mappings expose there."""
         for store in self.stores:
             found = [exchange for key, exchange in self.endpoints.exchanges.items() if key.listener == store.name]
-            await store.expose(offer(exchange.table, exchange) for exchange in found)
+            await store.expose(wiring.offer(exchange.table, exchange) for exchange in found)
 
-    def _store(self, name: str, listener: ListenerConfig) -> StoreTransport:
+    def _store(self, name: str, listener: ListenerConfig) -> wiring.StoreTransport:
         """A listener that is a xenstore."""
 
         def on_trouble(trouble: str) -> None:
             _log.warning("store", listener=name, trouble=trouble)
 
-        return store_transport(name, listener, self.quota, on_trouble)
+        return wiring.store_transport(name, listener, self.quota, on_trouble)
 
-    def _listener(self, name: str, listener: ListenerConfig) -> HttpServer:
+    def _listener(self, name: str, listener: ListenerConfig) -> wiring.HttpServer:
         def on_aborted(why: str) -> None:
             self.aborted[name] += 1
             _log.info("connection aborted", listener=name, why=why)
@@ -264,12 +230,12 @@ class Assembly:
         resolve = partial(self.endpoints.resolve, name)
         streams = self._streams(name, listener) if listener.websocket or listener.server_sent_events else None
         passthrough = self._passthrough(listener)
-        section = bound_before(name, listener) if self._is_given else listener
-        return transport(name, section, resolve, self.quota, self._inherited, on_aborted, passthrough, streams)
+        section = wiring.bound_before(name, listener) if self._is_given else listener
+        return wiring.transport(name, section, resolve, self.quota, self._inherited, on_aborted, passthrough, streams)
 
     def _streams(self, name: str, listener: ListenerConfig) -> ResolveStream:
         """The streams of events of a listener: WebSockets at the path of a JSON-RPC endpoint, GET at PATH/events."""
-        open_websocket = websockets()
+        open_websocket = wiring.websockets()
 
         def resolve(path: str, wants_upgrade: bool) -> StreamingEndpoint | None:  # noqa: FBT001 - see ResolveStream
             if not (listener.websocket if wants_upgrade else listener.server_sent_events):

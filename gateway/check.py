@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from gateway import config, wiring
 from gateway.config import Config
 from gateway.core.migration.modes import Mode
-from gateway.core.routing.route import Route
 from gateway.mapping.changes.compare import compare
 from gateway.mapping.changes.revision import checkout
 from gateway.mapping.changes.rules import FoundChange
@@ -118,12 +117,15 @@ def _without_problems(paths: Sequence[Path], contents: Mapping[Path, bytes] = NO
 
 
 async def _check_live(settings: Config, table: Table) -> CheckReport:
-    backend = wiring.backend(settings)
+    backend = wiring.Backend(wiring.buses(settings))
+    place = config.document(settings).problem
     await backend.start()
     try:
-        _, upstreams = await asyncio.gather(connected(backend), _probe_upstreams(settings, table))
-        unreachable = [*_unreachable(settings, backend), *(each for each in upstreams if isinstance(each, Problem))]
-        notes = [each for each in upstreams if isinstance(each, str)]
+        _, (unreachable, notes) = await asyncio.gather(connected(backend), _probe_upstreams(settings, table))
+        for bus in backend.status():
+            if not bus.connected:
+                where = ("bus", bus.name, "address")
+                unreachable.append(replace(place(where, f"{bus.address} cannot be reached"), level="live"))
         if unreachable:
             return CheckReport(table, sorted(unreachable), notes)
         compared = await differences(table, backend.introspect)
@@ -133,7 +135,7 @@ async def _check_live(settings: Config, table: Table) -> CheckReport:
     return CheckReport(table, sorted(compared.problems), notes, compared.contracts, compared.unseen)
 
 
-async def _probe_upstreams(settings: Config, table: Table) -> list[Problem | str]:
+async def _probe_upstreams(settings: Config, table: Table) -> tuple[list[Problem], list[str]]:
     """A problem for each upstream that is needed and cannot be reached, a note for one that is not needed now."""
     upstreams = wiring.Upstreams(wiring.upstreams(settings, wiring.Quota()))
     await upstreams.start()
@@ -141,22 +143,23 @@ async def _probe_upstreams(settings: Config, table: Table) -> list[Problem | str
         found = await upstreams.probed(BUS_TIMEOUT)
     finally:
         await upstreams.stop()
-    needed = {*wiring.passing(settings).values(), *map(_needs, table.routes())}
+    needed = {*wiring.passing(settings).values()}
+    for route in table.routes():
+        setting, upstream = route.migration.setting, route.migration.upstream
+        if upstream and (setting.observe or setting.mode in (Mode.LEGACY, Mode.SHADOW, Mode.CANARY)):
+            needed.add(upstream)
     place = config.document(settings).problem
-    problems: list[Problem | str] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
     for each in found:
         if each.unreachable:
-            where = ("upstream", each.name, "url")
-            problem = replace(place(where, f"{each.url} cannot be reached: {each.unreachable}"), level="live")
-            problems.append(problem if each.name in needed else f"{problem}; no method has a mode that needs it")
-    return problems
-
-
-def _needs(route: Route) -> str | None:
-    """The upstream that a method calls in the mode of its mapping."""
-    setting = route.migration.setting
-    calls_legacy = setting.mode in (Mode.LEGACY, Mode.SHADOW, Mode.CANARY) or setting.observe
-    return route.migration.upstream if calls_legacy else None
+            text = f"{each.url} cannot be reached: {each.unreachable}"
+            problem = replace(place(("upstream", each.name, "url"), text), level="live")
+            if each.name in needed:
+                problems.append(problem)
+            else:
+                notes.append(f"{problem}; no method has a mode that needs it")
+    return problems, notes
 
 
 async def connected(backend: wiring.Backend) -> None:
@@ -164,12 +167,3 @@ async def connected(backend: wiring.Backend) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(BUS_TIMEOUT):
             await backend.connected()
-
-
-def _unreachable(settings: Config, backend: wiring.Backend) -> list[Problem]:
-    place = config.document(settings).problem
-    return [
-        replace(place(("bus", bus.name, "address"), f"{bus.address} cannot be reached"), level="live")
-        for bus in backend.status()
-        if not bus.connected
-    ]

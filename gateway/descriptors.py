@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 from contextlib import suppress
 
-import msgspec
+from msgspec.structs import replace
 
 from gateway.admin.connection_limits import BACKLOG, CONNECTIONS, RESERVE
 from gateway.config import Config
@@ -31,41 +31,30 @@ def fitted(settings: Config) -> Config:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if wanted <= soft:
         return settings
-    fewer = _fewer(settings, soft)
+    clients = _clients(settings)  # each listener gets fewer in the same proportion
+    share = max(soft - _beside_clients(settings), 0) / max(sum(clients.values()), 1)
+    lowered = {name: min(most, max(LEAST, int(most * share))) for name, most in clients.items()}
     _log.warning(
         "too few file descriptors: listeners take fewer connections; raise LimitNOFILE or lower max_connections",
         needed=wanted,
         allowed=soft,
-        max_connections={name: each.max_connections for name, each in fewer.listener.items() if not each.is_store},
+        max_connections=lowered,
     )
-    return fewer
+    fewer = {name: replace(settings.listener[name], max_connections=most) for name, most in lowered.items()}
+    return replace(settings, listener={**settings.listener, **fewer})
 
 
 def needed(settings: Config) -> int:
     """The descriptors that all limits of the config can use together."""
-    return _beside_listeners(settings) + sum(_clients(settings).values())
+    return _beside_clients(settings) + sum(_clients(settings).values())
 
 
-def _clients(settings: Config) -> dict[str, int]:
-    return {name: each.max_connections for name, each in settings.listener.items() if not each.is_store}
-
-
-def _beside_listeners(settings: Config) -> int:
+def _beside_clients(settings: Config) -> int:
     operators = 2 * (2 * CONNECTIONS + BACKLOG)  # admin socket and metrics port, and the connections of root on top
-    services = sum(
-        2 * upstream.connections for upstream in settings.upstream.values()
-    )  # for calls and for observed calls
+    services = sum(2 * upstream.connections for upstream in settings.upstream.values())  # for observed calls too
     buses = sum(2 * bus.connections + 1 for bus in settings.bus.values())
     return OWN + RESERVE + operators + services + buses + len(settings.listener)
 
 
-def _fewer(settings: Config, allowed: int) -> Config:
-    """The config with the connections of each listener lowered in the same proportion."""
-    clients = _clients(settings)
-    share = max(allowed - _beside_listeners(settings), 0) / max(sum(clients.values()), 1)
-    lowered = {name: min(most, max(LEAST, int(most * share))) for name, most in clients.items()}
-    listeners = {
-        name: msgspec.structs.replace(each, max_connections=lowered.get(name, each.max_connections))
-        for name, each in settings.listener.items()
-    }
-    return msgspec.structs.replace(settings, listener=listeners)
+def _clients(settings: Config) -> dict[str, int]:
+    return {name: each.max_connections for name, each in settings.listener.items() if not each.is_store}

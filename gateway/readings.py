@@ -35,6 +35,12 @@ class Readings:
         services = await health.services(parts.table, parts.backend, self._asks_bus)
         return health.reasons(parts.backend.status(), services, [store.status() for store in parts.served_stores])
 
+    async def _services(self) -> tuple[tuple[wiring.ServiceStatus, ...], Any]:
+        """The services on the buses, and the legacy services, which are asked at the same time."""
+        parts = self._parts
+        services = health.services(parts.table, parts.backend, self._asks_bus)
+        return await asyncio.gather(services, parts.upstreams.probed(health.PROBE_TIMEOUT))
+
     def warnings(self) -> list[str]:
         """What an operator has to repair, although calls are answered."""
         migration, refused = self._parts.migration, self._refused()
@@ -56,9 +62,7 @@ class Readings:
     async def status(self) -> dict[str, Any]:
         """The state of buses, services, listeners and calls in flight."""
         parts = self._parts
-        services, upstreams = await asyncio.gather(
-            health.services(parts.table, parts.backend, self._asks_bus), parts.upstreams.probed(health.PROBE_TIMEOUT)
-        )
+        services, upstreams = await self._services()
         buses = parts.backend.status()
         stores = [store.status() for store in parts.served_stores]
         reasons = health.reasons(buses, services, stores)
@@ -83,9 +87,7 @@ class Readings:
     async def snapshot(self) -> Snapshot:
         """All samples."""
         parts = self._parts
-        services, upstreams = await asyncio.gather(
-            health.services(parts.table, parts.backend, self._asks_bus), parts.upstreams.probed(health.PROBE_TIMEOUT)
-        )
+        services, upstreams = await self._services()
         gauges = {
             "xcp_gateway_calls_in_flight": parts.dispatcher.in_flight,
             "xcp_gateway_tunnels_open": sum(each.tunnels for each in self._servers().values()),

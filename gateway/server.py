@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +27,7 @@ from gateway.admin.sockets import AdminServer, AdminSocket, TcpServer
 from gateway.assembly import Assembly
 from gateway.check import connected
 from gateway.config import Config
-from gateway.core.admin.access import AccessRules, Caller
+from gateway.core.admin.access import Caller
 from gateway.core.logger import Logger
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.last_good import LastGood
@@ -56,6 +55,8 @@ GC_THRESHOLDS = (2_000, 5, 800)
 COLLECT_EVERY, COLLECT_AFTER = 10.0, 10
 THREADS = 4  # of the pool for work beside the event loop: large messages, mapping files, metrics
 
+AT_START = ("listener", "admin", "log", "limits", "state", "traces", "user", "workers")  # a reload does not apply them
+
 _log = Logger()
 
 
@@ -81,7 +82,18 @@ def start_from_files(path: Path, text: str | None = None) -> Start:
     Raises ConfigError or MappingError.
     """
     settings = wiring.load_config(path, text)
-    return Start(settings, *_first_table(settings, LastGood(settings.state_path(), path)))
+    table, problems = wiring.compile_mappings(settings)
+    if not problems:
+        return Start(settings, table, [])
+    stored = LastGood(settings.state_path(), path).load()
+    table, unusable = wiring.compile_mappings(settings, *stored) if stored is not None else (table, problems)
+    if unusable:
+        raise MappingError(problems)
+    refused = [str(problem) for problem in problems]
+    _log.error(
+        "mapping files refused; the revision that was live last is used", revision=table.revision, problems=refused
+    )
+    return Start(settings, table, refused)
 
 
 class Gateway(Assembly):
@@ -116,31 +128,30 @@ class Gateway(Assembly):
                 "only members of its owner's group can open the admin socket; set admin.group to let others in"
             )
         file = AdminSocket(Path(self.settings.admin.socket), group, shared=rights.shared)
-        self._admin = AdminServer(file, partial(self._admin_application, rights))
+
+        def operators() -> web.Application:  # made with the first connection
+            from gateway.admin.handlers import application
+
+            return application(self, self.admin_service, self._traffic(), rights)
+
+        def monitoring() -> web.Application:
+            from aiohttp import web
+
+            from gateway.admin.http import add_paths
+
+            return add_paths(web.Application(), self)
+
+        self._admin = AdminServer(file, operators)
         self._operators = wiring.operators(self.settings, self.admin_service, rights, peer_credentials.user_name)
         address = self.settings.admin.metrics
-        self._monitoring = TcpServer("metrics", address, self._monitoring_application) if address else None
-        self._web = self._web_page(rights)
+        self._monitoring = TcpServer("metrics", address, monitoring) if address else None
+        self._web: WebServer | None = None
+        if self.settings.admin.web is not None:
+            from gateway.admin.web.server import WebServer
+
+            self._web = WebServer(self.settings.admin.web, self, self.admin_service, self._traffic(), rights)
         self._stack = AsyncExitStack()
         self._reloading = asyncio.Lock()
-
-    def _admin_application(self, rights: AccessRules) -> web.Application:
-        from gateway.admin.handlers import application
-
-        return application(self, self.admin_service, self._traffic(), rights)
-
-    def _monitoring_application(self) -> web.Application:
-        from gateway.admin.monitoring import application
-
-        return application(self)
-
-    def _web_page(self, rights: AccessRules) -> WebServer | None:
-        """The web page; None if the config has none."""
-        if self.settings.admin.web is None:
-            return None
-        from gateway.admin.web.server import WebServer
-
-        return WebServer(self.settings.admin.web, self, self.admin_service, self._traffic(), rights)
 
     def _traffic(self) -> Traffic:
         """What operators ask about the calls of clients."""
@@ -157,8 +168,13 @@ class Gateway(Assembly):
         async with AsyncExitStack() as stack:
             await self._bind(stack)
             if self.settings.user is not None:
-                self._import_for_later()
-                process.become(self.settings.user, self._socket_files())
+                # What is imported when it is needed first, a process that gives up root may be unable to read.
+                wiring.import_for_reloads()
+                for server in (self._admin, self._monitoring, self._web):
+                    if server is not None:
+                        server.prepare()
+                of_listeners = [file for each in self.transports.values() for file in each.socket_files]
+                process.become(self.settings.user, [*self._admin.made, *of_listeners])
             await self.start_sides(stack)
             await asyncio.gather(self._wait_for_buses(), self._probe_upstreams())
             await self._open(stack)
@@ -167,13 +183,6 @@ class Gateway(Assembly):
             await self._store_table()
         self._announce()
         return self
-
-    def _import_for_later(self) -> None:
-        """Import what is imported when it is needed first, which a process that gives up root may be unable to read."""
-        wiring.import_for_reloads()
-        for server in (self._admin, self._monitoring, self._web):
-            if server is not None:
-                server.prepare()
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Let operators in, then clients."""
@@ -186,9 +195,7 @@ class Gateway(Assembly):
         await self.start_publishers(stack)
 
     async def _serve_operators(self, stack: AsyncExitStack) -> None:
-        await self._admin.start()
-        stack.push_async_callback(self._admin.stop)
-        for server in (self._operators, self._monitoring, self._web):
+        for server in (self._admin, self._operators, self._monitoring, self._web):
             if server is not None:
                 await server.start()
                 stack.push_async_callback(server.stop)
@@ -202,24 +209,16 @@ class Gateway(Assembly):
 
     async def _bind(self, stack: AsyncExitStack) -> None:
         """Bind every address without accepting clients; raises OSError that names the address."""
-        stack.push_async_callback(self._admin.stop)
-        self._admin.bind()
-        if self._monitoring is not None:
-            stack.push_async_callback(self._monitoring.stop)
-            self._monitoring.bind()
-        if self._web is not None:
-            stack.push_async_callback(self._web.stop)
-            self._web.bind()
+        for server in (self._admin, self._monitoring, self._web):
+            if server is not None:
+                stack.push_async_callback(server.stop)
+                server.bind()
         for transport in self.transports.values():
             stack.push_async_callback(transport.stop, 0)
             await transport.bind()
         if self._inherited.names:
             unclaimed = ", ".join(f"systemd:{name}" for name in self._inherited.names)
             raise OSError(f"systemd passed sockets that no listener of the config binds: {unclaimed}")
-
-    def _socket_files(self) -> list[Path]:
-        """Socket files and their folders that this process has made."""
-        return [*self._admin.made, *(file for each in self.transports.values() for file in each.socket_files)]
 
     async def watch(self) -> None:
         """Notify systemd's watchdog while the event loop runs and the buses answer."""
@@ -228,8 +227,12 @@ class Gateway(Assembly):
         while True:
             await asyncio.sleep(self.manager.watchdog / 2)
             try:
-                if await self._is_alive(self.manager.watchdog):
-                    self.manager.alive(self.readings.summary())
+                # A connection that did not answer has been replaced, so the second probe uses another one.
+                limit, summary = self.manager.watchdog / 4, self.readings.summary
+                if await self.backend.is_alive(limit) or await self.backend.is_alive(limit / 2):
+                    self.manager.alive(summary())
+                else:
+                    _log.error("watchdog not notified: a bus connection does not answer", status=summary())
             except Exception:  # noqa: BLE001 - a bug skips one notification, and costs no client's call
                 _log.exception("a bug skipped a watchdog notification")
 
@@ -240,13 +243,6 @@ class Gateway(Assembly):
             if gc.get_count()[2] >= after:
                 async with self.backend.large_messages:  # not while one is read: each of its values would be gone over
                     gc.collect()
-
-    async def _is_alive(self, watchdog: float) -> bool:
-        """Probe each bus. A connection that did not answer has been replaced, so the second probe uses another one."""
-        alive = await self.backend.is_alive(watchdog / 4) or await self.backend.is_alive(watchdog / 8)
-        if not alive:
-            _log.error("watchdog not notified: a bus connection does not answer", status=self.readings.summary())
-        return alive
 
     async def _wait_for_buses(self) -> None:
         """Wait a little for the buses before clients come. The gateway starts without a bus that is down."""
@@ -318,10 +314,11 @@ class Gateway(Assembly):
 
     def mappings(self) -> Mapping[str, object]:
         """The files of the live table."""
-        named = (
-            {str(path): content for path, content in files.items()} for files in (self.table.mappings, self.table.idl)
-        )
-        return {"revision": self.table.revision, **dict(zip(("mappings", "idl"), named, strict=True))}
+        named = {
+            kind: {str(path): content for path, content in files.items()}
+            for kind, files in (("mappings", self.table.mappings), ("idl", self.table.idl))
+        }
+        return {"revision": self.table.revision, **named}
 
     async def reload(self) -> Mapping[str, object]:
         """Read config and mappings again and replace the whole table, or list the problems and keep the old one."""
@@ -338,10 +335,10 @@ class Gateway(Assembly):
             text = config.read_text(self._path)
             settings = wiring.load_config(self._path, text)
             table, problems = await asyncio.to_thread(wiring.compile_mappings, settings)
-            wrong = [str(problem) for problem in problems]
             upstreams = wiring.upstreams(settings, self.quota)
         except config.ConfigError as error:
-            wrong = [str(problem) for problem in error.problems]
+            problems = [*error.problems]
+        wrong = [str(problem) for problem in problems]
         if not wrong:
             wrong, notes = await self._agree(text, table)
         if wrong:
@@ -362,7 +359,7 @@ class Gateway(Assembly):
         self, settings: Config, table: Table, upstreams: Mapping[str, wiring.Upstream]
     ) -> Mapping[str, object]:
         added, removed, changed = changes(self.table, table)
-        restart = _needs_restart(self._started, settings)
+        restart = [name for name in AT_START if getattr(self._started, name) != getattr(settings, name)]
         before, old = self.table.revision, self.settings
         await self.apply_config(settings, table, upstreams)
         self._refused = []
@@ -383,7 +380,7 @@ class Gateway(Assembly):
 
     async def totals(self) -> tuple[int, int]:
         """The finished calls since start, and those with a fault."""
-        return self.calls.totals()
+        return self.calls.ended()
 
     def invite(self, caller: Caller) -> str:
         """A URL of the web page for this caller."""
@@ -398,38 +395,13 @@ class Gateway(Assembly):
         )
         params: list[Value] = request.params  # JSON values are legacy values
         outcome, steps = await trace.explain(endpoint, request.method, params, Peer("admin"))
-        ended: Mapping[str, object] = (
-            {
-                "fault": {
-                    "code": outcome.code.value,
-                    "message": outcome.message,
-                    "name": outcome.name,
-                    "data": outcome.data,
-                }
-            }
-            if isinstance(outcome, Fault)
-            else {"value": outcome.value}
-        )
+        ended: Mapping[str, object]
+        if isinstance(outcome, Fault):
+            told = {"code": outcome.code.value, "message": outcome.message, "name": outcome.name, "data": outcome.data}
+            ended = {"fault": told}
+        else:
+            ended = {"value": outcome.value}
         return {**ended, "endpoint": str(endpoint.table.key), "codec": endpoint.codec.name, "steps": steps}
-
-
-def _first_table(settings: Config, last_good: LastGood) -> tuple[Table, list[str]]:
-    """The table of the files; if they are refused, that of the files that were live last, and the problems.
-
-    Raises MappingError when there is neither.
-    """
-    table, problems = wiring.compile_mappings(settings)
-    if not problems:
-        return table, []
-    stored = last_good.load()
-    table, unusable = wiring.compile_mappings(settings, *stored) if stored is not None else (table, problems)
-    if unusable:
-        raise MappingError(problems)
-    refused = [str(problem) for problem in problems]
-    _log.error(
-        "mapping files refused; the revision that was live last is used", revision=table.revision, problems=refused
-    )
-    return table, refused
 
 
 def _changed_sections(before: Mapping[str, object], after: Mapping[str, object]) -> Mapping[str, list[str]]:
@@ -438,21 +410,6 @@ def _changed_sections(before: Mapping[str, object], after: Mapping[str, object])
         "removed": [name for name in before if name not in after],
         "changed": [name for name in after if name in before and before[name] != after[name]],
     }
-
-
-def _needs_restart(before: Config, after: Config) -> list[str]:
-    """Sections that a reload does not apply."""
-    sections = {
-        "listener": before.listener != after.listener,
-        "admin": before.admin != after.admin,
-        "log": before.log != after.log,
-        "limits": before.limits != after.limits,
-        "state": before.state != after.state,
-        "traces": before.traces != after.traces,
-        "user": before.user != after.user,
-        "workers": before.workers != after.workers,
-    }
-    return [name for name, changed in sections.items() if changed]
 
 
 async def run(path: Path) -> None:
@@ -486,7 +443,11 @@ async def run_until(
     sys.setswitchinterval(SWITCH_INTERVAL)  # large messages are read and written in threads beside the loop
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside-the-loop"))
     async with make() as gateway, asyncio.TaskGroup() as tasks:
-        _freeze_heap()
+        # The objects of the start stay, and scanning them delays calls.
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+        gc.set_threshold(*GC_THRESHOLDS)
         work = [reload_when_signalled(reload, gateway), gateway.watch(), gateway.collect_garbage()]
         work += [each(gateway) for each in also]
         owned = [tasks.create_task(each) for each in work]
@@ -495,14 +456,6 @@ async def run_until(
         gateway.manager.stopping()
         for task in owned:
             task.cancel()
-
-
-def _freeze_heap() -> None:
-    """Exclude the objects of the start from garbage collection: they stay, and scanning them delays calls."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def reload_when_signalled(requested: asyncio.Event, gateway: Gateway) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -38,7 +38,6 @@ from gateway.core.admin.status import ServiceStatus, StoreStatus
 from gateway.core.interfaces import (
     AdminOperations,
     Codec,
-    Dialect,
     Endpoint,
     OpenChannel,
     Resolve,
@@ -116,7 +115,7 @@ def compile_mappings(
         listeners=set(settings.listener),
         stores={name for name, listener in settings.listener.items() if listener.is_store},
         upstreams=spoken(settings),
-        may_be_empty=not paths and forwards(settings),
+        may_be_empty=not paths and bool(passing(settings)),
         contents=contents,
         spellings=SPELLINGS,
     )
@@ -151,7 +150,7 @@ def given_name(listener: str, index: int) -> str:
 def bound_before(name: str, listener: ListenerConfig) -> ListenerConfig:
     """A listener that takes its sockets from another process of the gateway."""
     binds = tuple(f"systemd:{given_name(name, index)}" for index in range(len(listener.bind)))
-    return msgspec.structs.replace(listener, bind=binds)
+    return replace(listener, bind=binds)
 
 
 def _bound_to_a_worker(settings: Config, table: Table) -> Iterator[Problem]:
@@ -162,11 +161,6 @@ def _bound_to_a_worker(settings: Config, table: Table) -> Iterator[Problem]:
             text = f"a bus connection for each session needs workers = 1 in {settings.file}: the calls of a session"
             place = f"methods.{route.method}"
             yield Problem(file, int(line), 1, place, f"{text} reach any of {settings.workers} workers", "config")
-
-
-def forwards(settings: Config) -> bool:
-    """Whether a listener passes requests through, so that the gateway needs no mapping."""
-    return any(listener.unmapped == "passthrough" for listener in settings.listener.values())
 
 
 def passing(settings: Config) -> dict[str, str]:
@@ -225,17 +219,23 @@ def observed_upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstre
     """The same legacy services for calls that are only observed: with few connections of their own, and no queue."""
     made = {}
     for name, upstream in settings.upstream.items():
-        few = msgspec.structs.replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
+        few = replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
         made[name] = _upstream(name, few, room)
     return made
 
 
 def _upstream(name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:
-    over_store = upstream.url.startswith(STORE_SCHEME)
+    connection: interfaces.UpstreamConnection
+    if upstream.url.startswith(STORE_SCHEME):
+        connection = _xenstore_connection(name, upstream)
+    else:
+        where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
+        limits = _limits(ConnectionPoolLimits, upstream, answer=upstream.max_answer)
+        connection = HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
     made = UPSTREAM_CODECS[upstream.codec](_ANSWERS)
     spoken = legacy.Upstream(
         key=upstream,
-        connection=(_xenstore_connection(name, upstream) if over_store else _http_connection(name, upstream, room)),
+        connection=connection,
         codec=made,
         dialect=DIALECTS[upstream.dialect](made.name),
         speaks=_understood(upstream),
@@ -244,13 +244,12 @@ def _upstream(name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy
         timeout=upstream.timeout,
         max_answer=upstream.max_answer,
     )
-    others = _understood(upstream) - {upstream.codec}
-    return replace(spoken, also={codec: _in_codec(spoken, codec) for codec in others})
-
-
-def _in_codec(upstream: legacy.Upstream, codec: str) -> legacy.Upstream:
-    made = CODECS[codec](_ANSWERS)
-    return replace(upstream, codec=made, dialect=DIALECTS[upstream.dialect.name](made.name))
+    also = {codec: CODECS[codec](_ANSWERS) for codec in _understood(upstream) - {upstream.codec}}
+    others = {
+        name: replace(spoken, codec=codec, dialect=DIALECTS[upstream.dialect](codec.name))
+        for name, codec in also.items()
+    }
+    return replace(spoken, also=others)
 
 
 def _xenstore_connection(name: str, upstream: config.UpstreamConfig) -> interfaces.UpstreamConnection:
@@ -264,31 +263,17 @@ def _xenstore_connection(name: str, upstream: config.UpstreamConfig) -> interfac
     )
 
 
-def _http_connection(name: str, upstream: config.UpstreamConfig, room: Quota) -> interfaces.UpstreamConnection:
-    where = parse_url(upstream.url, ca_file=upstream.ca_file, verify=upstream.verify)
-    limits = ConnectionPoolLimits(
-        connections=upstream.connections,
-        waiting=upstream.waiting,
-        keepalive=upstream.keepalive,
-        idle=upstream.idle,
-        connect_timeout=upstream.connect_timeout,
-        answer=upstream.max_answer,
-    )
-    return HttpUpstreamConnection(name, where, limits, host=upstream.host, quota=room)
+_Limits = TypeVar("_Limits", bound=msgspec.Struct)
 
 
-def backend(settings: Config) -> Backend:
-    """The D-Bus side."""
-    return Backend(buses(settings))
-
-
-def observing(settings: Config) -> Backend:
-    """The D-Bus side of calls that are only observed: connections of their own, which start no service."""
-    return Backend(observed_buses(settings))
+def _limits(kind: type[_Limits], section: msgspec.Struct, **others: Any) -> _Limits:
+    """The limits that a section of the config has by the same names, and others."""
+    same = {*kind.__struct_fields__} & {*section.__struct_fields__}
+    return kind(**{name: getattr(section, name) for name in same}, **others)
 
 
 def observed_buses(settings: Config) -> dict[str, BusSettings]:
-    """The buses for observed calls; none if there is no legacy service to compare with."""
+    """The buses for observed calls: connections of their own, which start no service. None without legacy services."""
     return {name: bus.observing() for name, bus in buses(settings).items()} if settings.upstream else {}
 
 
@@ -321,11 +306,6 @@ def codec(name: str, listener: ListenerConfig) -> Codec:
 def client_codec(name: str) -> Codec:
     """The codec of this name for reading answers, which may be far larger than a request may be."""
     return CODECS[name](_ANSWERS)
-
-
-def dialect(name: str, codec: str) -> Dialect:
-    """The dialect of this name for a codec."""
-    return DIALECTS[name](codec)
 
 
 def task_ending(outcome: Outcome, call: Call) -> TaskEnding:
@@ -379,7 +359,7 @@ def transport(
         name,
         listener.bind,
         resolve,
-        _http_limits(listener),
+        _limits(HttpLimits, listener, body=listener.max_body),
         malformed_response=listener.malformed_response,
         headers=listener.headers,
         socket_mode=int(listener.socket_mode, 8),
@@ -454,21 +434,3 @@ def offer(table: EndpointTable, endpoint: Endpoint) -> ExposedEndpoint:
     writes = {element(name) for name, route in table.routes.items() if route.effect is Effect.WRITE}
     domains = {element(name): route.domains for name, route in table.routes.items() if route.domains is not None}
     return ExposedEndpoint(table.exposure, endpoint, frozenset(writes), domains)
-
-
-def _http_limits(listener: ListenerConfig) -> HttpLimits:
-    return HttpLimits(
-        body=listener.max_body,
-        header_timeout=listener.header_timeout,
-        body_timeout=listener.body_timeout,
-        write_timeout=listener.write_timeout,
-        keepalive_timeout=listener.keepalive_timeout,
-        max_calls=listener.max_calls,
-        max_connections=listener.max_connections,
-        max_calls_per_peer=listener.max_calls_per_peer,
-        max_connections_per_peer=listener.max_connections_per_peer,
-        tunnels=listener.tunnels,
-        max_tunnels=listener.max_tunnels,
-        max_waiting=listener.max_waiting,
-        tunnel_grace=listener.tunnel_grace,
-    )

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from msgspec import Struct
-from msgspec.structs import fields
+from msgspec.structs import asdict
 
 from adapters.admin_dbus import objects
 from adapters.admin_dbus.objects import CONTROL, MANAGER, METHOD, PROPERTIES, ROOT, SERVICE, Member
@@ -51,27 +50,20 @@ class Callers:
     async def of(self, unique_name: str) -> Caller | None:
         """Return the caller; None if the bus does not know it: it has left, or has no credentials."""
         known = self._known.get(unique_name)
-        if known is None:
-            known = await self._ask(unique_name)
-            if known is not None:
-                if len(self._known) >= REMEMBERED:
-                    self._known.clear()
-                self._known[unique_name] = known
-        return known
-
-    async def _ask(self, unique_name: str) -> Caller | None:
+        if known is not None:
+            return known
         question = Message(_BUS, _PATH, _BUS, "GetConnectionCredentials", signature="s", body=[unique_name])
         answer = await self._bus.call(question)
         if answer is None or answer.message_type is not MessageType.METHOD_RETURN:
             return None
-        credentials = answer.body[0]
+        credentials = {name: variant.value for name, variant in answer.body[0].items()}
         if "UnixUserID" not in credentials:
             return None
-        uid = credentials["UnixUserID"].value
-        gids = (
-            credentials["UnixGroupIDs"].value if "UnixGroupIDs" in credentials else ()
-        )  # older brokers omit the groups
-        return Caller(uid, frozenset(gids), self._user_name(uid))
+        uid, gids = credentials["UnixUserID"], credentials.get("UnixGroupIDs", ())  # older brokers omit the groups
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        known = self._known[unique_name] = Caller(uid, frozenset(gids), self._user_name(uid))
+        return known
 
 
 INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
@@ -116,10 +108,9 @@ _SIGNATURES: Mapping[type, str] = {bool: "b", int: "i", str: "s", list: "as"}
 
 def explained(explanation: Explanation) -> dict[str, Variant]:
     """Encode an explanation; None becomes an empty text, or -1 for a number."""
-    values = {field.name: getattr(explanation, field.name) for field in fields(explanation)}
+    values = {name: "" if value is None else value for name, value in asdict(explanation).items()}
     values["bucket"] = -1 if explanation.bucket is None else explanation.bucket
-    plain = {name: "" if value is None else value for name, value in values.items()}
-    return {name: Variant(_SIGNATURES[type(value)], value) for name, value in plain.items()}
+    return {name: Variant(_SIGNATURES[type(value)], value) for name, value in values.items()}
 
 
 def plain(value: Any) -> Value:
@@ -163,18 +154,6 @@ class CallServer:
         self._service = service
         self._calls: set[asyncio.Task[None]] = set()
         self._in_flight: Counter[str] = Counter()  # calls by the unique name of their caller
-        self._table: Mapping[tuple[str, str], Callable[..., Awaitable[MethodReturn]]] = {
-            (CONTROL, "SetMode"): self._set_mode,
-            (CONTROL, "ClearMode"): self._clear_mode,
-            (CONTROL, "RollbackAll"): self._rollback_all,
-            (CONTROL, "Explain"): self._explain,
-            (SERVICE, "GetDiagnostics"): self._diagnostics,
-            (MANAGER, "GetManagedObjects"): self._managed,
-            (PROPERTIES, "Get"): self._get,
-            (PROPERTIES, "GetAll"): self._get_all,
-            (PROPERTIES, "Set"): self._set,
-            (objects.INTROSPECTABLE, "Introspect"): self._introspect,
-        }
         bus.add_message_handler(self._received)
 
     async def until_lost(self) -> None:
@@ -226,25 +205,18 @@ class CallServer:
         if self._in_flight[sender] >= MOST:
             self._reply(message, DBusError(LIMITS, f"{MOST} of your calls are in flight; try again later"))
             return True
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._calls.discard(task)
+            self._in_flight[sender] -= 1
+            if not self._in_flight[sender]:
+                del self._in_flight[sender]
+
         task = asyncio.get_running_loop().create_task(self._answer(message))
         self._in_flight[sender] += 1
         self._calls.add(task)
-        task.add_done_callback(partial(self._ended, sender))
+        task.add_done_callback(ended)
         return True
-
-    def _ended(self, sender: str, task: asyncio.Task[None]) -> None:
-        self._calls.discard(task)
-        self._in_flight[sender] -= 1
-        if not self._in_flight[sender]:
-            del self._in_flight[sender]
-
-    async def _answer(self, message: Message) -> None:
-        try:
-            answer = await self._answered(message)
-        except Exception:  # noqa: BLE001 - a bug costs this call only; the caller gets no traceback
-            _log.exception("a bug answered this call", member=message.member)
-            answer = DBusError(FAILED, "internal error")
-        self._reply(message, answer)
 
     def _reply(self, message: Message, answer: MethodReturn) -> None:
         if MessageFlag.NO_REPLY_EXPECTED in message.flags:
@@ -255,22 +227,37 @@ class CallServer:
             _, member = _meant(message)
             self._send(Message.new_method_return(message, member.reply, answer))
 
+    async def _answer(self, message: Message) -> None:
+        try:
+            answer = await self._answered(message)
+        except Exception:  # noqa: BLE001 - a bug costs this call only; the caller gets no traceback
+            _log.exception("a bug answered this call", member=message.member)
+            answer = DBusError(FAILED, "internal error")
+        self._reply(message, answer)
+
     async def _answered(self, message: Message) -> MethodReturn:
         """The right comes first, and who may not read sees no methods: a stranger costs as little as can be."""
-        path, (interface, member) = message.path or "", _meant(message)
+        path, name, (interface, member) = message.path or "", str(message.member), _meant(message)
         caller = await self._admitted(message, member.right)
         if isinstance(caller, DBusError):
             return caller
-        paths = objects.paths_of(self._names(caller))
+        may_read = self._rights.have(caller, Right.READ)
+        paths = objects.paths_of(tuple(self._operator.names()) if may_read else ())
         if not objects.exists(path, paths):
             return DBusError(f"{UNKNOWN}Object", f"no object at {path}")
         here = (*objects.interfaces_at(path, paths), objects.INTROSPECTABLE)
-        if interface not in here or (interface, message.member) not in self._table:
+        if interface not in here or name not in objects.METHODS.get(interface, {}):
             return DBusError(f"{UNKNOWN}Method", f"no method {message.interface}.{message.member} at {path}")
         if message.signature != member.signature:
             text = f"{message.member}: expected signature '{member.signature}', got '{message.signature}'"
             return DBusError(INVALID, text)
-        return await self._table[interface, str(message.member)](path, caller, *message.body)
+        if interface == CONTROL:
+            return await self._control(name, str(caller), message.body)
+        if interface == PROPERTIES:
+            return await self._property(path, name, *message.body)
+        if interface == objects.INTROSPECTABLE:
+            return [objects.introspection(path, paths)]
+        return await self._objects(interface)
 
     async def _admitted(self, message: Message, right: Right | None) -> Caller | DBusError:
         caller = await self._callers.of(message.sender or "")
@@ -280,85 +267,56 @@ class CallServer:
             return DBusError(DENIED, "the bus does not know the credentials of the caller")
         return caller if self._rights.have(caller, right) else DBusError(DENIED, denial(caller, right))
 
-    async def _set_mode(
-        self, _path: str, caller: Caller, pattern: str, mode: str, options: Mapping[str, Variant], why: str
-    ) -> MethodReturn:
-        wanted = mode_request(pattern, mode, options, why)
-        return wanted if isinstance(wanted, DBusError) else moved(await self._operator.set_mode(wanted, str(caller)))
-
-    async def _clear_mode(self, _path: str, caller: Caller, pattern: str, why: str) -> MethodReturn:
-        return moved(await self._operator.clear_mode(pattern, str(caller), why))
-
-    async def _rollback_all(self, _path: str, caller: Caller, why: str) -> MethodReturn:
-        ended = await self._operator.rollback_all(str(caller), why)
-        answer = moved(ended)
-        return answer if isinstance(answer, DBusError) or isinstance(ended, StateRefused) else [*answer, ended.held]
-
-    async def _explain(
-        self, _path: str, _caller: Caller, method: str, params: Sequence[Variant], key: str
-    ) -> MethodReturn:
+    async def _control(self, member: str, who: str, body: Sequence[Any]) -> MethodReturn:
+        if member == "SetMode":
+            wanted = mode_request(*body)
+            return wanted if isinstance(wanted, DBusError) else moved(await self._operator.set_mode(wanted, who))
+        if member == "ClearMode":
+            pattern, why = body
+            return moved(await self._operator.clear_mode(pattern, who, why))
+        if member == "RollbackAll":
+            ended = await self._operator.rollback_all(who, *body)
+            answer = moved(ended)
+            return answer if isinstance(answer, DBusError) or isinstance(ended, StateRefused) else [*answer, ended.held]
+        method, params, key = body
         explanation = self._operator.explain(method, [plain(param) for param in params], key=key or None)
         if isinstance(explanation, StateRefused):
             return DBusError(REFUSED, explanation.why)
         return [[explained(each) for each in explanation]]
 
-    async def _diagnostics(self, _path: str, _caller: Caller) -> MethodReturn:
+    async def _objects(self, interface: str) -> MethodReturn:
+        """All methods as managed objects, or as text for diagnostics."""
         rows = await self._operator.methods()
+        if interface == MANAGER:
+            if isinstance(rows, StateRefused):
+                return DBusError(REFUSED, rows.why)
+            return [{objects.path_of(MethodId(row.service, row.method)): {METHOD: objects.of_row(row)} for row in rows}]
         if isinstance(rows, StateRefused):
             return [f"{rows.why}\n"]
         lines = [f"{row.service}/{row.method}: {row.mode} ({row.source}), {row.verdict}\n" for row in rows]
         return ["".join(lines) or "no methods\n"]
 
-    async def _managed(self, _path: str, _caller: Caller) -> MethodReturn:
-        rows = await self._operator.methods()
-        if isinstance(rows, StateRefused):
-            return DBusError(REFUSED, rows.why)
-        return [{objects.path_of(MethodId(row.service, row.method)): {METHOD: objects.of_row(row)} for row in rows}]
-
-    def _names(self, caller: Caller) -> tuple[MethodId, ...]:
-        return tuple(self._operator.names()) if self._rights.have(caller, Right.READ) else ()
-
-    async def _introspect(self, path: str, caller: Caller) -> MethodReturn:
-        return [objects.introspection(path, objects.paths_of(self._names(caller)))]
-
-    # Properties
-
-    async def _get(self, path: str, caller: Caller, interface: str, name: str) -> MethodReturn:
-        every = await self._get_all(path, caller, interface)
-        if isinstance(every, DBusError):
-            return every
-        if name not in every[0]:
-            return DBusError(f"{UNKNOWN}Property", f"no property {interface}.{name} at {path}")
-        return [every[0][name]]
-
-    async def _get_all(self, path: str, _caller: Caller, interface: str) -> MethodReturn:
-        known = await self._properties(path)
-        if interface not in known:
-            return DBusError(f"{UNKNOWN}Interface", f"no interface {interface} at {path}")
-        return [known[interface]]
-
-    async def _properties(self, path: str) -> Mapping[str, Mapping[str, Variant]]:
-        """Return the properties of each interface of an object."""
+    async def _property(self, path: str, member: str, interface: str, name: str = "", *_value: Variant) -> MethodReturn:
+        """Get, GetAll or Set, which sets nothing."""
+        known: Mapping[str, Mapping[str, Variant]] = {}
         if path == ROOT:
             types = objects.SERVICE_PROPERTIES.items()
-            return {
-                SERVICE: {name: Variant(type_, self._service[name]) for name, type_ in types},
-                CONTROL: {},
-                MANAGER: {},
-            }
-        rows = await self._operator.methods()
-        for row in () if isinstance(rows, StateRefused) else rows:
-            if objects.path_of(MethodId(row.service, row.method)) == path:
-                return {METHOD: objects.of_row(row)}
-        return {}
-
-    async def _set(self, path: str, caller: Caller, interface: str, name: str, _value: Variant) -> MethodReturn:
-        known = await self._get(path, caller, interface, name)
-        return (
-            known
-            if isinstance(known, DBusError)
-            else DBusError(READ_ONLY, f"{name} is read-only; call SetMode to change the mode")
-        )
+            of_service = {each: Variant(type_, self._service[each]) for each, type_ in types}
+            known = {SERVICE: of_service, CONTROL: {}, MANAGER: {}}
+        else:
+            rows = await self._operator.methods()
+            for row in () if isinstance(rows, StateRefused) else rows:
+                if objects.path_of(MethodId(row.service, row.method)) == path:
+                    known = {METHOD: objects.of_row(row)}
+        if interface not in known:
+            return DBusError(f"{UNKNOWN}Interface", f"no interface {interface} at {path}")
+        if member == "GetAll":
+            return [known[interface]]
+        if name not in known[interface]:
+            return DBusError(f"{UNKNOWN}Property", f"no property {interface}.{name} at {path}")
+        if member == "Get":
+            return [known[interface][name]]
+        return DBusError(READ_ONLY, f"{name} is read-only; call SetMode to change the mode")
 
 
 def _meant(message: Message) -> tuple[str, Member]:

@@ -5,8 +5,9 @@ mappings/idl/org.xen.xcp.gateway.xml is the contract; a test holds these tables 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from dbus_fast import Variant
@@ -14,7 +15,7 @@ from msgspec import Struct
 
 from gateway.core.admin.access import Right
 from gateway.core.admin.records import MethodId
-from gateway.core.admin.views import MethodRow, ModeChange, SettingView
+from gateway.core.admin.views import MethodRow, ModeChange
 from gateway.core.dbus.names import escape_path_element
 
 BUS_NAME = "org.xen.xcp.gateway"
@@ -84,59 +85,52 @@ SIGNALS: Mapping[str, Mapping[str, Member]] = {
 
 
 class ObjectProperty(Struct, frozen=True):
-    """A property of a method's object. `emits`: the value of EmitsChangedSignal."""
+    """A property of a method's object. `path`: where a MethodRow has it. `emits`: the value of EmitsChangedSignal."""
 
     type: str
-    of: Callable[[MethodRow], object]
+    path: str
     emits: str = "false"
 
+    def of(self, row: MethodRow | ModeChange) -> Variant:
+        """Its value; without one it is empty or 0."""
+        value: Any = row
+        for name in self.path.split("."):
+            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        return Variant(self.type, _VALUES[self.type](value or 0) if self.type != "s" else value or "")
 
-def _percent(setting: SettingView) -> float:
-    return float(setting["percent"])
 
-
-def _side(name: str) -> dict[str, ObjectProperty]:
-    """The properties of one side."""
-
-    def of(field: str) -> Callable[[MethodRow], object]:
-        return lambda row: getattr(getattr(row, name.lower()), field) or 0
-
-    return {
-        f"{name}Answered": ObjectProperty("t", of("answered")),
-        f"{name}Calls": ObjectProperty("t", of("calls")),
-        f"{name}Errors": ObjectProperty("t", of("errors")),
-        f"{name}P50": ObjectProperty("d", lambda row: float(getattr(row, name.lower()).p50 or 0)),
-        f"{name}P99": ObjectProperty("d", lambda row: float(getattr(row, name.lower()).p99 or 0)),
-    }
-
+_VALUES: Mapping[str, Callable[[Any], object]] = {"d": float, "t": int, "b": bool}
 
 METHOD_PROPERTIES: Mapping[str, ObjectProperty] = {
-    "Service": ObjectProperty("s", lambda row: row.service, "const"),
-    "Name": ObjectProperty("s", lambda row: row.method, "const"),
-    "Group": ObjectProperty("s", lambda row: row.group),
-    "Effect": ObjectProperty("s", lambda row: row.effect),
-    "Upstream": ObjectProperty("s", lambda row: row.upstream or ""),
-    "Key": ObjectProperty("s", lambda row: row.key or ""),
-    "Mode": ObjectProperty("s", lambda row: row.setting["mode"], "true"),
-    "Percent": ObjectProperty("d", lambda row: _percent(row.setting), "true"),
-    "Control": ObjectProperty("s", lambda row: row.setting["control"], "true"),
-    "Observe": ObjectProperty("b", lambda row: row.setting["observe"], "true"),
-    "Noise": ObjectProperty("b", lambda row: row.setting["noise"], "true"),
-    "SetBy": ObjectProperty("s", lambda row: row.set_by, "true"),
-    "Source": ObjectProperty("s", lambda row: row.source, "true"),
-    "Until": ObjectProperty("t", lambda row: int(row.until or 0), "true"),
-    "Rollout": ObjectProperty("s", lambda row: row.rollout),
-    "Comparisons": ObjectProperty("t", lambda row: row.comparisons),
-    "Equal": ObjectProperty("t", lambda row: row.equal),
-    "Ignored": ObjectProperty("t", lambda row: row.ignored),
-    "Different": ObjectProperty("t", lambda row: row.different),
-    "ErrorDifferent": ObjectProperty("t", lambda row: row.error_different),
-    "Dropped": ObjectProperty("t", lambda row: row.dropped),
-    "ComparedShare": ObjectProperty("d", lambda row: float(row.compared_share or 0)),
-    "EqualShare": ObjectProperty("d", lambda row: float(row.equal_share or 0)),
-    **_side("Legacy"),
-    **_side("Dbus"),
-    "Verdict": ObjectProperty("s", lambda row: row.verdict),
+    "Service": ObjectProperty("s", "service", "const"),
+    "Name": ObjectProperty("s", "method", "const"),
+    "Group": ObjectProperty("s", "group"),
+    "Effect": ObjectProperty("s", "effect"),
+    "Upstream": ObjectProperty("s", "upstream"),
+    "Key": ObjectProperty("s", "key"),
+    "Mode": ObjectProperty("s", "setting.mode", "true"),
+    "Percent": ObjectProperty("d", "setting.percent", "true"),
+    "Control": ObjectProperty("s", "setting.control", "true"),
+    "Observe": ObjectProperty("b", "setting.observe", "true"),
+    "Noise": ObjectProperty("b", "setting.noise", "true"),
+    "SetBy": ObjectProperty("s", "set_by", "true"),
+    "Source": ObjectProperty("s", "source", "true"),
+    "Until": ObjectProperty("t", "until", "true"),
+    "Rollout": ObjectProperty("s", "rollout"),
+    "Comparisons": ObjectProperty("t", "comparisons"),
+    "Equal": ObjectProperty("t", "equal"),
+    "Ignored": ObjectProperty("t", "ignored"),
+    "Different": ObjectProperty("t", "different"),
+    "ErrorDifferent": ObjectProperty("t", "error_different"),
+    "Dropped": ObjectProperty("t", "dropped"),
+    "ComparedShare": ObjectProperty("d", "compared_share"),
+    "EqualShare": ObjectProperty("d", "equal_share"),
+    **{
+        f"{side}{name}": ObjectProperty(type_, f"{side.lower()}.{name.lower()}")
+        for side in ("Legacy", "Dbus")
+        for name, type_ in {"Answered": "t", "Calls": "t", "Errors": "t", "P50": "d", "P99": "d"}.items()
+    },
+    "Verdict": ObjectProperty("s", "verdict"),
 }
 
 SERVICE_PROPERTIES: Mapping[str, str] = {
@@ -152,22 +146,12 @@ def path_of(method: MethodId) -> str:
 
 def of_row(row: MethodRow) -> dict[str, Variant]:
     """Return all properties of a method's object."""
-    return {name: Variant(each.type, each.of(row)) for name, each in METHOD_PROPERTIES.items()}
+    return {name: each.of(row) for name, each in METHOD_PROPERTIES.items()}
 
 
 def of_change(news: ModeChange) -> dict[str, Variant]:
     """Return the properties that a mode change affects."""
-    values = {
-        "Mode": news.setting["mode"],
-        "Percent": _percent(news.setting),
-        "Control": news.setting["control"],
-        "Observe": news.setting["observe"],
-        "Noise": news.setting["noise"],
-        "SetBy": news.set_by,
-        "Source": news.source,
-        "Until": int(news.until or 0),
-    }
-    return {name: Variant(METHOD_PROPERTIES[name].type, value) for name, value in values.items()}
+    return {name: each.of(news) for name, each in METHOD_PROPERTIES.items() if each.emits == "true"}
 
 
 # Introspection (D-Bus specification, "Introspection Data Format")
@@ -202,42 +186,31 @@ _ABOVE = frozenset({"/", *(ROOT[:at] for at, letter in enumerate(ROOT) if letter
 
 def introspection(path: str, methods: Collection[str]) -> str:
     """Return the introspection XML of an object, or of a path that leads to one."""
-    inside = [_interface(name) for name in (*interfaces_at(path, methods), INTROSPECTABLE, PEER)]
-    inside += [f"  <node name={quoteattr(child)}/>\n" for child in _children(path, (ROOT, *methods))]
-    return f"{_HEAD}<node>\n{''.join(inside)}</node>\n"
-
-
-def _children(path: str, paths: Iterable[str]) -> list[str]:
+    lines = [line for name in (*interfaces_at(path, methods), INTROSPECTABLE, PEER) for line in _interface(name)]
     above = path if path.endswith("/") else f"{path}/"
-    below = (each.removeprefix(above).partition("/")[0] for each in paths if each.startswith(above))
-    return list(dict.fromkeys(below))
+    below = [each.removeprefix(above).partition("/")[0] for each in (ROOT, *methods) if each.startswith(above)]
+    lines += [f"  <node name={quoteattr(child)}/>" for child in dict.fromkeys(below)]
+    return "\n".join((f"{_HEAD}<node>", *lines, "</node>\n"))
 
 
-def _interface(name: str) -> str:
-    lines = [f'  <interface name="{name}">']
-    for method, member in METHODS.get(name, {}).items():
-        lines += _member(
-            "method", method, (*_args(member.ins, ' direction="in"'), *_args(member.outs, ' direction="out"'))
-        )
-    for signal, member in SIGNALS.get(name, {}).items():
-        lines += _member("signal", signal, _args(member.outs, ""))
+def _interface(name: str) -> Iterator[str]:
+    yield f'  <interface name="{name}">'
+    for kind, members in (("method", METHODS), ("signal", SIGNALS)):
+        for member, known in members.get(name, {}).items():
+            yield f'    <{kind} name="{member}">'
+            directions = ("in", known.ins), ("out", known.outs)
+            for direction, arguments in directions:
+                which = f' direction="{direction}"' if kind == "method" else ""
+                for argument, type_ in arguments:
+                    yield f'      <arg name="{argument}" type="{type_}"{which}/>'
+            yield f"    </{kind}>"
+    properties: dict[str, tuple[str, str]] = {}
     if name == METHOD:
-        lines += [
-            line for each, known in METHOD_PROPERTIES.items() for line in _property(each, known.type, known.emits)
-        ]
+        properties = {each: (known.type, known.emits) for each, known in METHOD_PROPERTIES.items()}
     if name == SERVICE:
-        lines += [line for each, type_ in SERVICE_PROPERTIES.items() for line in _property(each, type_, "const")]
-    return "\n".join((*lines, "  </interface>\n"))
-
-
-def _member(kind: str, name: str, args: Iterable[str]) -> list[str]:
-    return [f'    <{kind} name="{name}">', *args, f"    </{kind}>"]
-
-
-def _args(arguments: Arguments, direction: str) -> list[str]:
-    return [f'      <arg name="{name}" type="{type_}"{direction}/>' for name, type_ in arguments]
-
-
-def _property(name: str, type_: str, emits: str) -> list[str]:
-    annotation = f'      <annotation name="{_EMITS}" value="{emits}"/>'
-    return [f'    <property name="{name}" type="{type_}" access="read">', annotation, "    </property>"]
+        properties = {each: (type_, "const") for each, type_ in SERVICE_PROPERTIES.items()}
+    for each, (type_, emits) in properties.items():
+        yield f'    <property name="{each}" type="{type_}" access="read">'
+        yield f'      <annotation name="{_EMITS}" value="{emits}"/>'
+        yield "    </property>"
+    yield "  </interface>"

@@ -6,12 +6,12 @@ Calls of legacy clients do not use this connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import time
+from typing import TypeVar
 from uuid import uuid4
 
 from dbus_fast import RequestNameReply
-from dbus_fast.aio import MessageBus
 
 from adapters.admin_dbus import objects
 from adapters.admin_dbus.calls import Callers, CallServer
@@ -25,6 +25,7 @@ OPEN_TIMEOUT = 10.0  # seconds for connecting, authenticating and asking for the
 SOONEST, LATEST = 0.1, 5.0  # seconds before the next attempt to connect; doubled each time
 VENDOR = "xcp-gateway"
 
+_T = TypeVar("_T")
 _log = Logger("admin")
 
 
@@ -51,10 +52,8 @@ class AdminBusService:
         self._serving: CallServer | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self.last_error = "not connected yet"
-        self.here, self.away = (
-            asyncio.Event(),
-            asyncio.Event(),
-        )  # `away` is set once an attempt or a connection has ended
+        self.here = asyncio.Event()
+        self.away = asyncio.Event()  # set once an attempt or a connection has ended
 
     @property
     def connected(self) -> bool:
@@ -87,33 +86,29 @@ class AdminBusService:
         pause = SOONEST
         while True:
             try:
-                await self._once()
+                await self._serve()
                 pause = SOONEST
-                self._note("the bus has closed the connection")
-            except AdminConnectError as error:
-                self._note(str(error))
+                error = "the bus has closed the connection"
+            except AdminConnectError as failure:
+                error = str(failure)
+            if error != self.last_error:
+                _log.warning("the admin service on D-Bus is not available", bus=self._address, error=error)
+            self.last_error = error
+            self.away.set()
             await asyncio.sleep(pause)
             pause = min(LATEST, pause * 2)
 
-    async def _once(self) -> None:
-        """Serve one connection until it is lost; raises AdminConnectError if the name cannot be had."""
-        bus = await _connect(self._address)
-        try:
-            await self._serve(bus)
-        finally:
-            await connect.close(bus)
+    async def _serve(self) -> None:
+        """Serve one connection until it is lost; raises AdminConnectError if the name cannot be had.
 
-    def _note(self, error: str) -> None:
-        if error != self.last_error:
-            _log.warning("the admin service on D-Bus is not available", bus=self._address, error=error)
-        self.last_error = error
-        self.away.set()
-
-    async def _serve(self, bus: MessageBus) -> None:
-        """Register the handler before the name is requested, so that no call is missed."""
+        The handler is registered before the name is requested, so that no call is missed.
+        """
+        bus = await _in_time(connect.connect(self._address))
         serving = CallServer(bus, self._operator, self._rights, Callers(bus, self._user_name), self._service)
         try:
-            await _own(bus)
+            reply = await _in_time(bus.request_name(objects.BUS_NAME))
+            if reply is RequestNameReply.IN_QUEUE:
+                _log.info("another gateway owns the name; queued for it", name=objects.BUS_NAME)
             self._serving, self.last_error = serving, ""
             self.away.clear()
             self.here.set()
@@ -122,27 +117,19 @@ class AdminBusService:
         finally:
             self._serving = None
             self.here.clear()
-            await serving.end()
+            try:
+                await serving.end()
+            finally:
+                await connect.close(bus)
 
 
 class AdminConnectError(Exception):
     """The bus cannot be reached, or refuses the name; the text is for the operator."""
 
 
-async def _connect(address: str) -> MessageBus:
+async def _in_time(opening: Awaitable[_T]) -> _T:
     try:
         async with asyncio.timeout(OPEN_TIMEOUT):
-            return await connect.connect(address)
+            return await opening
     except Exception as error:
         raise AdminConnectError(str(error) or type(error).__name__) from error
-
-
-async def _own(bus: MessageBus) -> None:
-    """Own the name, or queue for it behind another gateway of this host."""
-    try:
-        async with asyncio.timeout(OPEN_TIMEOUT):
-            reply = await bus.request_name(objects.BUS_NAME)
-    except Exception as error:
-        raise AdminConnectError(str(error) or type(error).__name__) from error
-    if reply is RequestNameReply.IN_QUEUE:
-        _log.info("another gateway owns the name; queued for it", name=objects.BUS_NAME)

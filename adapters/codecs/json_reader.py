@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
-from typing import Any, TypeAlias
+from math import isfinite
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -29,6 +31,7 @@ _WHITESPACE = b" \t\r\n"
 _ROUNDS = 4  # of removing the innermost brackets, before the rest is counted
 _PIECE = 64 * 1024  # bytes of brackets that are counted at a time
 _SHORTEST_VALUE = 2  # bytes of a value and what parts it from the next, but for the last one
+_HALF_A_PAIR = "got half of a surrogate pair"
 
 
 class JsonError(Exception):
@@ -138,9 +141,6 @@ def _members_are_unique(body: bytes, value: Any) -> bool:
 # The slow reader, which finds places
 
 
-_Place: TypeAlias = "tuple[_Place, str | int] | None"  # of a value: that of its container, and the step from there
-
-
 class Odd(Struct, frozen=True):
     """Marks an invalid value. `members`: the other members, if it is an object."""
 
@@ -150,20 +150,39 @@ class Odd(Struct, frozen=True):
     members: dict[str, Any] = field(default_factory=dict)
 
 
-_WORTH_A_LOOK = (list, dict, str, Odd)
-
-
-def first_odd(value: Any) -> JsonError | None:
+def first_odd(root: Any) -> JsonError | None:
     """Return the first error in a value of DamagedJsonError with its place; None if there is none."""
-    for place, odd in _oddities(value):
-        steps = _steps(place if odd.member is None else (place, odd.member))
-        return JsonError(odd.code, f"{render(steps)}: {odd.what}")
+    steps: list[str | int] = []  # to the container that is looked at
+    open_: list[Iterator[tuple[str | int, Any]]] = [iter([("$", root)])]
+    while open_:
+        for step, item in open_[-1]:
+            kind, odd = type(item), None
+            if kind is Odd:
+                odd = item
+            elif kind is str and not _is_unicode(item):
+                odd = Odd(FaultCode.INVALID_REQUEST, f"expected Unicode text, {_HALF_A_PAIR}")
+            elif (kind is list or kind is dict) and item:
+                steps.append(step)
+                open_.append(iter(item.items()) if kind is dict else enumerate(item))
+                break
+            if odd is not None:
+                place = [*steps, step, *([] if odd.member is None else [odd.member])]
+                return JsonError(odd.code, f"{render(place[1:])}: {odd.what}")
+        else:
+            open_.pop()
+            del steps[-1:]
     return None
 
 
 def _look_closely(body: bytes, decoder: json.JSONDecoder) -> Any:
     """Read again to find the place of an error; returns the value if there is none."""
-    text = _utf8(body)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        what = f"expected UTF-8, got the byte 0x{body[error.start]:02x} at {error.start}"
+        raise JsonError(FaultCode.PARSE_ERROR, what) from None
+    if text.startswith("\ufeff"):
+        raise JsonError(FaultCode.PARSE_ERROR, "expected JSON without a byte order mark")
     try:
         value = decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -193,78 +212,20 @@ def number_as_written(body: bytes, name: str) -> bytes:
     return str(json.loads(body, parse_float=str, parse_int=len)[name]).encode()
 
 
-def _utf8(body: bytes) -> str:
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        what = f"expected UTF-8, got the byte 0x{body[error.start]:02x} at {error.start}"
-        raise JsonError(FaultCode.PARSE_ERROR, what) from None
-    if text.startswith("\ufeff"):
-        raise JsonError(FaultCode.PARSE_ERROR, "expected JSON without a byte order mark")
-    return text
-
-
-def _oddities(root: Any) -> Iterator[tuple[_Place, Odd]]:
-    if type(root) in _WORTH_A_LOOK:
-        yield from _odd_within(None, root)
-    open_: list[tuple[_Place, Iterator[tuple[str | int, Any]]]] = [(None, _inside(root))]
-    while open_:
-        place, items = open_[-1]
-        for step, item in items:
-            kind = type(item)
-            if kind not in _WORTH_A_LOOK or not item:
-                continue
-            if kind is list or kind is dict:
-                open_.append(((place, step), _inside(item)))
-                break
-            yield from _odd_within((place, step), item)
-        else:
-            open_.pop()
-
-
-def _inside(value: Any) -> Iterator[tuple[str | int, Any]]:
-    kind = type(value)
-    return iter(value.items()) if kind is dict else enumerate(value) if kind is list else iter(())
-
-
-def _odd_within(place: _Place, value: Any) -> Iterator[tuple[_Place, Odd]]:
-    if type(value) is Odd:
-        yield place, value
-    elif type(value) is str and not _is_unicode(value):
-        yield place, Odd(FaultCode.INVALID_REQUEST, "expected Unicode text, got half of a surrogate pair")
-
-
-def _steps(place: _Place) -> list[str | int]:
-    steps: list[str | int] = []
-    while place is not None:
-        place, step = place
-        steps.append(step)
-    return steps[::-1]
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Odd:
-    members: dict[str, Any] = {}
-    twice: str | None = None
-    for name, value in pairs:
-        if name in members and twice is None:
-            twice = name
-        members[name] = value
-    if twice is not None:
-        members.pop(twice)
-        return Odd(FaultCode.INVALID_REQUEST, "expected one member of this name, got two", twice, members)
-    return _with_unicode_names(members)
-
-
-def _with_unicode_names(members: dict[str, Any]) -> dict[str, Any] | Odd:
+def _object(pairs: list[tuple[str, Any]], *, last_wins: bool) -> dict[str, Any] | Odd:
+    members = dict(pairs)
+    if len(members) < len(pairs) and not last_wins:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                del members[name]
+                return Odd(FaultCode.INVALID_REQUEST, "expected one member of this name, got two", name, members)
+            seen.add(name)
     for name in members:
         if not _is_unicode(name):
-            what = "expected Unicode text as a member's name, got half of a surrogate pair"
+            what = f"expected Unicode text as a member's name, {_HALF_A_PAIR}"
             return Odd(FaultCode.INVALID_REQUEST, what, name, members)
     return members
-
-
-def _last_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Odd:
-    return _with_unicode_names(dict(pairs))
 
 
 def _integer(text: str) -> int | Odd:
@@ -276,7 +237,7 @@ def _integer(text: str) -> int | Odd:
 
 def _number(text: str) -> float | Odd:
     number = float(text)
-    return number if number - number == 0 else Odd(FaultCode.INVALID_REQUEST, "expected a number within 1.8e308")
+    return number if isfinite(number) else Odd(FaultCode.INVALID_REQUEST, "expected a number within 1.8e308")
 
 
 def _constant(text: str) -> Odd:
@@ -284,16 +245,18 @@ def _constant(text: str) -> Odd:
 
 
 def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
     try:
-        text.encode("utf-8")
+        return text.isascii() or bool(text.encode("utf-8"))
     except UnicodeEncodeError:
         return False
-    return True
 
 
 _SLOW, _SLOW_LAST = (
-    json.JSONDecoder(object_pairs_hook=members, parse_int=_integer, parse_float=_number, parse_constant=_constant)
-    for members in (_object, _last_object)
+    json.JSONDecoder(
+        object_pairs_hook=partial(_object, last_wins=last_wins),
+        parse_int=_integer,
+        parse_float=_number,
+        parse_constant=_constant,
+    )
+    for last_wins in (False, True)
 )

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from adapters.codecs.shared import is_long
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Value
 from gateway.core.rpc.units import LONGEST_ZONE, compact
@@ -23,32 +24,33 @@ LongIntegers: TypeAlias = Literal["number", "text"]  # how an integer is written
 Write: TypeAlias = Callable[[Value], bytes]
 
 _LARGEST_IN_DOUBLE = 2**53
-_FEW = 4  # a Status struct and the result of event.from have fewer
 _PIECE = 128  # items
 _encode = msgspec.json.Encoder().encode
 _moment = re.compile(rb"T[0-9][0-9]:[0-9][0-9]:").search  # in each one that the library writes on its own
+_WRITTEN_RIGHTLY = frozenset({str, int, bool, bytes, NoneType})
 
 
 def write(value: Value) -> bytes:
     """Write JSON with exact integers of any size; raises MarshalError only."""
-    if type(value) is str or not _is_long(value):
+    if type(value) is str or not is_long(value, _PIECE):
         return _whole(value)
     try:
         return b"".join(_pieces(value))
     except (ValueError, RecursionError, MarshalError):  # without its place
-        return _write_slowly(value, _integer)
+        return _write_slowly(value)
 
 
-def _is_long(value: object, depth: int = 3) -> bool:
-    """Whether a value, or one that it holds beside few others, has many items."""
-    if type(value) is not dict and type(value) is not list:
-        return False
-    if len(value) > _FEW:
-        return len(value) > _PIECE
-    for item in value.values() if type(value) is dict else value:  # a generator costs as much again
-        if (type(item) is dict or type(item) is list) and depth and _is_long(item, depth - 1):
-            return True
-    return False
+def write_long_as_text(value: Value) -> bytes:
+    """Write JSON with integers beyond 2**53 as decimal text, for clients whose only number type is the double."""
+    return _write_slowly(value, longs_as_text=True)
+
+
+WRITERS: Mapping[LongIntegers, Write] = {"number": write, "text": write_long_as_text}
+
+
+def visible(text: str) -> str:
+    """Return the text with characters that JSON cannot carry spelled out, for messages."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
@@ -63,7 +65,7 @@ def _pieces(value: Any) -> Iterator[bytes]:
     else:
         for name, item in value.items() if is_struct else enumerate(value):
             yield comma + (_encode(name) + b":" if is_struct else b"")
-            yield from _pieces(item) if _is_long(item) else (_whole(item),)
+            yield from _pieces(item) if is_long(item, _PIECE) else (_whole(item),)
             comma = b","
     yield b"}" if is_struct else b"]"
 
@@ -71,17 +73,12 @@ def _pieces(value: Any) -> Iterator[bytes]:
 def _whole(value: Any) -> bytes:
     try:
         text = _encode(value)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return _write_slowly(value, _integer)
-    if type(value) is str:
-        return text
-    # The library writes NaN as null and a datetime in another form; all else is right, and stays as it is.
-    if b"null" not in text and not _moment(text):
-        return text
-    try:
+        # The library writes NaN as null and a datetime in another form; all else is right, and stays as it is.
+        if type(value) is str or (b"null" not in text and not _moment(text)):
+            return text
         return _encode(_odd(value))
-    except MarshalError:  # without its place
-        return _write_slowly(value, _integer)
+    except (ValueError, TypeError, OverflowError, RecursionError, MarshalError):  # without its place
+        return _write_slowly(value)
 
 
 def _odd(value: Any) -> Value:
@@ -92,67 +89,41 @@ def _odd(value: Any) -> Value:
         return {**value, **changed} if changed else value
     if kind is list:
         return value if all(type(item) in _WRITTEN_RIGHTLY for item in value) else [_odd(item) for item in value]
-    return value if kind in _WRITTEN_RIGHTLY else _SCALARS.get(kind, _same)(value)
+    return value if kind in _WRITTEN_RIGHTLY or kind not in _SCALARS else _SCALARS[kind](value)
 
 
-_WRITTEN_RIGHTLY = frozenset({str, int, bool, bytes, NoneType})
-
-
-def write_long_as_text(value: Value) -> bytes:
-    """Write JSON with integers beyond 2**53 as decimal text, for clients whose only number type is the double."""
-    return _write_slowly(value, _integer_or_text)
-
-
-WRITERS: Mapping[LongIntegers, Write] = {"number": write, "text": write_long_as_text}
-
-
-def visible(text: str) -> str:
-    """Return the text with characters that JSON cannot carry spelled out, for messages."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _write_slowly(value: Value, integer: Callable[[int], Value]) -> bytes:
+def _write_slowly(value: Value, *, longs_as_text: bool = False) -> bytes:
     try:
-        return _encode(_plain(value, integer))
+        return _encode(_converted(value, _integer_or_text if longs_as_text else _integer))
     except RecursionError:
         raise MarshalError("fewer nested arrays and structs", None) from None
 
 
-def _plain(value: Any, integer: Callable[[int], Value]) -> Value:
-    """Convert the value to one that the library writes correctly."""
+def _converted(value: Any, integer: Callable[[int], Value]) -> Value:
+    """Convert the value to one that the library writes correctly; raises MarshalError with the place."""
     kind = type(value)
     if kind is str:
         return _text(value)
     if kind is int:
         return integer(value)
-    if kind is list:
-        return _array(value, integer)
-    if kind is dict:
-        return _struct(value, integer)
-    return _SCALARS.get(kind, _unknown)(value)
-
-
-def _array(items: list[Any], integer: Callable[[int], Value]) -> Value:
-    done: list[Value] = []
+    step: Any = None
     try:
-        for item in items:
-            done.append(_plain(item, integer))  # noqa: PERF401 - a comprehension would not know where it failed
+        if kind is list:
+            items: list[Value] = []
+            for step, item in enumerate(value):  # noqa: B007 - the place of the bad one
+                items.append(_converted(item, integer))
+            return items
+        if kind is dict:
+            members: dict[str, Value] = {}
+            for step, item in value.items():
+                members[_text(step)] = _converted(item, integer)
+            return members
     except MarshalError as error:
-        error.at(len(done))
+        error.at(step)
         raise
-    return done
-
-
-def _struct(members: dict[str, Any], integer: Callable[[int], Value]) -> Value:
-    done: dict[str, Value] = {}
-    name = ""
-    try:
-        for name, item in members.items():
-            done[_text(name)] = _plain(item, integer)
-    except MarshalError as error:
-        error.at(name)
-        raise
-    return done
+    if kind not in _SCALARS:
+        raise MarshalError("a value that JSON has", value)
+    return _SCALARS[kind](value)
 
 
 def _text(text: str) -> str:
@@ -172,8 +143,7 @@ def _integer(number: int) -> Value:
 
 
 def _integer_or_text(number: int) -> Value:
-    _integer(number)
-    return number if abs(number) <= _LARGEST_IN_DOUBLE else str(number)
+    return _integer(number) if abs(number) <= _LARGEST_IN_DOUBLE else str(_integer(number))
 
 
 def _finite(number: float) -> Value:
@@ -189,18 +159,8 @@ def _date(moment: datetime) -> str:
     return text + zone
 
 
-def _same(value: Value) -> Value:
-    return value
-
-
-def _unknown(value: Value) -> Value:
-    raise MarshalError("a value that JSON has", value)
-
-
 _SCALARS: Mapping[type, Callable[[Any], Value]] = {
-    NoneType: _same,
-    bool: _same,
-    bytes: _same,
+    **dict.fromkeys((NoneType, bool, bytes), lambda value: value),
     float: _finite,
     datetime: _date,
 }

@@ -6,12 +6,12 @@ Version 2.0 as in https://www.jsonrpc.org/specification; section numbers refer t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from adapters.codecs import shared
 from adapters.codecs.json_reader import (
     DamagedJsonError,
     JsonError,
@@ -24,76 +24,24 @@ from adapters.codecs.json_reader import (
     read,
 )
 from adapters.codecs.json_writer import WRITERS, LongIntegers, visible, write
+from adapters.codecs.shared import NAMED, is_name, is_number, split_name, unreadable_answer, with_name
 from gateway.core import interfaces
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
 
-# JSON-RPC 1.0, where it differs from 2.0 (https://www.jsonrpc.org/specification_v1)
-
-
-# Both members are always written, in the order of the legacy servers.
-RESULT = b'{"result":%b,"error":null,"id":%b}'
-ERROR = b'{"result":null,"error":%b,"id":%b}'
-CALL = b'{"method":%b,"params":%b,"id":1}'  # the legacy servers want a number or a text
-NOTIFICATION = b'{"method":%b,"params":%b,"id":null}'
-
-
-def read_call(message: Mapping[str, Any]) -> Call | Fault:
-    """Read a 1.0 call (section 1.1): params is an array; a null id makes it a notification (1.2)."""
-    method, params = message.get("method"), message.get("params")
-    if type(method) is not str:
-        return Fault(FaultCode.INVALID_REQUEST, "$.method: expected text")
-    if type(params) is not list:
-        return Fault(FaultCode.INVALID_REQUEST, "$.params: expected an array")
-    if "id" not in message:
-        return Fault(FaultCode.INVALID_REQUEST, "$.id: expected one, or null where no answer is wanted")
-    return Call(method, tuple(params), oneway=message["id"] is None)
-
-
-def read_response(message: Mapping[str, Any]) -> Outcome | None:
-    """Read a 1.0 response (section 1.1): result or error is null, both for a void reply. None: not a response."""
-    if message.get("error") is not None:
-        return read_error(message["error"])
-    return Reply(message["result"]) if "result" in message and "error" in message else None
-
-
-def read_error(error: Any) -> Fault:
-    """Read a 1.0 error, which may be any value; the dialect interprets it."""
-    first = error[0] if isinstance(error, list) and error else error
-    return Fault(FaultCode.REMOTE, first if isinstance(first, str) else "an error without a text", wire=error)
-
-
-# error.code: section 5.1 where it has a number, else a number of its range for servers (-32099..-32000). An
-# APPLICATION or REMOTE fault whose name is a number is written with that number.
-FAULT_CODES: dict[FaultCode, int] = {
-    FaultCode.PARSE_ERROR: -32700,
-    FaultCode.INVALID_REQUEST: -32600,
-    FaultCode.UNKNOWN_METHOD: -32601,
-    FaultCode.INVALID_PARAMS: -32602,
-    FaultCode.INTERNAL: -32603,
-    FaultCode.REMOTE: -32000,
-    FaultCode.TOO_LARGE: -32001,
-    FaultCode.PARAMETER_COUNT: -32002,
-    FaultCode.ACCESS_DENIED: -32003,
-    FaultCode.NOT_FOUND: -32004,
-    FaultCode.BUSY: -32005,
-    FaultCode.TIMEOUT: -32006,
-    FaultCode.NO_REPLY: -32007,
-    FaultCode.UNREPRESENTABLE: -32008,
-    FaultCode.UNAVAILABLE: -32009,
-    FaultCode.APPLICATION: 1,  # what the legacy servers send, whatever the error
-}
+FAULT_CODES = {**shared.FAULT_CODES, FaultCode.REMOTE: -32000, FaultCode.UNAVAILABLE: -32009}  # error.code
 FROM_ERROR_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
 
-_NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults that have a name of their own
-_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
-
+_NULL = b"null"
 _RESULT = b'{"jsonrpc":"2.0","result":%b,"id":%b}'
 _ERROR = b'{"jsonrpc":"2.0","error":%b,"id":%b}'
 _CALL = b'{"jsonrpc":"2.0","method":%b,"params":%b,"id":1}'
 _NOTIFICATION = b'{"jsonrpc":"2.0","method":%b,"params":%b}'
-_NULL = b"null"
+# In 1.0 all members are always written, in the order of the legacy servers, which want a number or a text as id.
+_OLD_RESULT = b'{"result":%b,"error":null,"id":%b}'
+_OLD_ERROR = b'{"result":null,"error":%b,"id":%b}'
+_OLD_CALL = b'{"method":%b,"params":%b,"id":1}'
+_OLD_NOTIFICATION = b'{"method":%b,"params":%b,"id":null}'
 
 
 class _Plain(msgspec.Struct, forbid_unknown_fields=True):
@@ -147,15 +95,27 @@ class Codec(interfaces.Codec):
         if plain is not None:
             return plain
         try:
-            message = read(body, self._limits)
+            return self._envelope(read(body, self._limits), body, _read, raw_items)
         except DamagedJsonError as damaged:
-            return self._salvaged(damaged.value, body)
+            return self._envelope(damaged.value, body, _read_damaged, damaged_items)
         except JsonError as refused:
             return Envelope((Fault(refused.code, str(refused)),))
-        if type(message) is list:
-            return self._batch(message, body)
-        entry, tag = _read(message, body)
-        return Envelope((entry,), (tag,))
+
+    def _envelope(
+        self, message: Any, body: bytes, read_entry: Callable[..., _Entry], items_of: Callable[[bytes], list[bytes]]
+    ) -> Envelope:
+        """Read a request, or a batch (section 6): one entry for each request; a single error for an empty batch."""
+        if type(message) is not list:
+            entry, tag = read_entry(message, body)
+            return Envelope((entry,), (tag,))
+        if not message:
+            return Envelope((Fault(FaultCode.INVALID_REQUEST, "$: expected at least one request in a batch"),))
+        if len(message) > self._limits.batch:
+            what = f"$: expected at most {self._limits.batch} requests in a batch, got {len(message)}"
+            return Envelope((Fault(FaultCode.TOO_LARGE, what),))
+        bodies = items_of(body) if any(map(_has_exact_id, message)) else [b""] * len(message)
+        entries = [read_entry(each, raw, batch=True) for each, raw in zip(message, bodies, strict=True)]
+        return Envelope(tuple([entry for entry, _ in entries]), tuple([tag for _, tag in entries]), batch=True)
 
     def _read_plain(self, body: bytes) -> Envelope | None:
         """Read a request with all four members, each of them once; None: it is to be read more closely."""
@@ -212,7 +172,7 @@ class Codec(interfaces.Codec):
         except MarshalError as error:
             raise ValueError(str(error)) from None
         if self._one:
-            return (NOTIFICATION if call.oneway else CALL) % (method, params)
+            return (_OLD_NOTIFICATION if call.oneway else _OLD_CALL) % (method, params)
         return (_NOTIFICATION if call.oneway else _CALL) % (method, params)
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - see decode
@@ -223,10 +183,10 @@ class Codec(interfaces.Codec):
         try:
             message = read(body, self._limits, last_wins=True)
         except JsonError as refused:
-            code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
-            return Fault(code, str(refused))
-        outcome = _read_response(message) if type(message) is dict and "id" in message else None
-        return outcome or Fault(FaultCode.PARSE_ERROR, "expected a response with an id and either result or error")
+            return unreadable_answer(refused.code, str(refused))
+        return _read_response(message) or Fault(
+            FaultCode.PARSE_ERROR, "expected a response with an id and either result or error"
+        )
 
     def decode_answers(self, body: bytes, envelope: Envelope, charset: str = "") -> Sequence[Outcome]:
         """Read the answer to a message; responses to a batch may come in any order (section 6)."""
@@ -234,61 +194,33 @@ class Codec(interfaces.Codec):
         if not envelope.batch:
             return [self.decode_outcome(body, charset) if tags[0].id is not None else Reply()]
         try:
-            answers = self._answers(body)
+            messages = read(body, self._limits, last_wins=True) if body else []
         except JsonError as refused:
             return [Fault(FaultCode.PARSE_ERROR, str(refused)) for _ in tags]
-        missing = Fault(FaultCode.PARSE_ERROR, "the batch was answered without a response to this request")
-        return [Reply() if tag.id is None else next(answers.get(tag.id, iter(())), missing) for tag in tags]
-
-    def _answers(self, body: bytes) -> dict[bytes, Iterator[Outcome]]:
-        """Index the responses of a batch by id; several with one id keep their order."""
-        found: dict[bytes, list[Outcome]] = {}
-        messages = read(body, self._limits, last_wins=True) if body else []
         if type(messages) is not list:
-            raise JsonError(FaultCode.PARSE_ERROR, "expected the responses of a batch in an array")
+            return [Fault(FaultCode.PARSE_ERROR, "expected the responses of a batch in an array") for _ in tags]
+        answers: dict[bytes, list[Outcome]] = {}  # by id; several with one id keep their order
         for message, raw in zip(messages, raw_items(body) if messages else (), strict=True):
-            outcome = _read_response(message) if type(message) is dict and "id" in message else None
+            outcome = _read_response(message)
             if outcome is not None:
-                found.setdefault(_id(message, raw) or _NULL, []).append(outcome)
-        return {key: iter(outcomes) for key, outcomes in found.items()}
-
-    def _salvaged(self, message: Any, body: bytes) -> Envelope:
-        """Read a message with invalid parts: valid requests are read as usual."""
-        if type(message) is not list:
-            entry, tag = _salvaged_entry(message, body)
-            return Envelope((entry,), (tag,))
-        if len(message) > self._limits.batch:
-            return self._batch(message, body)
-        bodies = damaged_items(body) if any(map(_has_exact_id, message)) else [b""] * len(message)
-        entries = [_salvaged_entry(each, raw, batch=True) for each, raw in zip(message, bodies, strict=True)]
-        return Envelope(tuple(entry for entry, _ in entries), tuple(tag for _, tag in entries), batch=True)
-
-    def _batch(self, messages: list[Any], body: bytes) -> Envelope:
-        """Read a batch (section 6): one answer for each request; a single error for an empty batch."""
-        if not messages:
-            return Envelope((Fault(FaultCode.INVALID_REQUEST, "$: expected at least one request in a batch"),))
-        if len(messages) > self._limits.batch:
-            what = f"$: expected at most {self._limits.batch} requests in a batch, got {len(messages)}"
-            return Envelope((Fault(FaultCode.TOO_LARGE, what),))
-        bodies = raw_items(body) if any(map(_has_exact_id, messages)) else [b""] * len(messages)
-        read_all = [_read(message, raw, batch=True) for message, raw in zip(messages, bodies, strict=True)]
-        return Envelope(tuple(entry for entry, _ in read_all), tuple(tag for _, tag in read_all), batch=True)
+                answers.setdefault(_id(message, raw) or _NULL, []).append(outcome)
+        left = {key: iter(outcomes) for key, outcomes in answers.items()}
+        missing = Fault(FaultCode.PARSE_ERROR, "the batch was answered without a response to this request")
+        return [Reply() if tag.id is None else next(left.get(tag.id, iter(())), missing) for tag in tags]
 
     def _response(self, outcome: Outcome, tag: _Tag) -> bytes | None:
         if tag.id is None:
             return None
         if isinstance(outcome, Reply):
             try:
-                return (RESULT if tag.one else _RESULT) % (self._write(outcome.value), tag.id)
+                return (_OLD_RESULT if tag.one else _RESULT) % (self._write(outcome.value), tag.id)
             except MarshalError as error:
                 outcome = Fault(FaultCode.UNREPRESENTABLE, str(error.at("result")))
-        return (ERROR if tag.one else _ERROR) % (self._error(outcome, one=tag.one), tag.id)
-
-    def _error(self, fault: Fault, *, one: bool) -> bytes:
         try:
-            return self._write(fault.wire if one and fault.wire is not None else _error_object(fault))
+            text = self._write(outcome.wire if tag.one and outcome.wire is not None else _error_object(outcome))
         except MarshalError as error:
-            return self._write(_error_object(Fault(FaultCode.UNREPRESENTABLE, str(error.at("error")))))
+            text = self._write(_error_object(Fault(FaultCode.UNREPRESENTABLE, str(error.at("error")))))
+        return (_OLD_ERROR if tag.one else _ERROR) % (text, tag.id)
 
 
 # Requests
@@ -301,20 +233,48 @@ def _plain_entry(found: _Plain) -> tuple[Call, _Tag]:
 
 
 def _read(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
-    """Read one request or notification; an error concerns this entry only. A batch holds no 1.0 requests."""
+    """Read one request or notification (section 4); an error concerns this entry only. A batch holds none of 1.0.
+
+    Missing params, or null as legacy servers accept it, mean no parameters.
+    """
     if type(message) is not dict:
-        return Fault(FaultCode.INVALID_REQUEST, "$: expected an object"), _Tag()
-    version = message.get("jsonrpc")
-    if version == "2.0":
-        return _read_call(message, body)
-    if "jsonrpc" in message or batch:
-        return Fault(FaultCode.INVALID_REQUEST, '$.jsonrpc: expected "2.0"'), _Tag(_id(message, body) or _NULL)
-    call = read_call(message)
-    oneway = isinstance(call, Call) and call.oneway
-    return call, _Tag(None if oneway else _any_id(message, body), one=True)
+        return _invalid("$: expected an object")
+    if "jsonrpc" not in message and not batch:
+        return _read_old(message, body)
+    tag = _id(message, body) if "id" in message else None
+    if message.get("jsonrpc") != "2.0":
+        return _invalid('$.jsonrpc: expected "2.0"', tag)
+    if tag is None and "id" in message:
+        return _invalid("$.id: expected text, a number or null")
+    method, params = message.get("method"), message.get("params")
+    if type(method) is not str:
+        return _invalid("$.method: expected text", tag)
+    if type(params) is dict:
+        return Call(method, named=params, oneway=tag is None), _Tag(tag)
+    if type(params) is list or params is None:
+        return Call(method, tuple(params or ()), oneway=tag is None), _Tag(tag)
+    return _invalid("$.params: expected an array or an object", tag)
 
 
-def _salvaged_entry(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
+def _read_old(message: dict[str, Any], body: bytes) -> _Entry:
+    """Read a request of 1.0: params is an array (section 1.1); a null id makes it a notification (1.2)."""
+    tag = _Tag(_id(message, body) or (raw_member(body, "id") if "id" in message else _NULL), one=True)  # of any type
+    method, params = message.get("method"), message.get("params")
+    if type(method) is not str:
+        return Fault(FaultCode.INVALID_REQUEST, "$.method: expected text"), tag
+    if type(params) is not list:
+        return Fault(FaultCode.INVALID_REQUEST, "$.params: expected an array"), tag
+    if "id" not in message:
+        return Fault(FaultCode.INVALID_REQUEST, "$.id: expected one, or null where no answer is wanted"), tag
+    oneway = message["id"] is None
+    return Call(method, tuple(params), oneway=oneway), _Tag(None, one=True) if oneway else tag
+
+
+def _invalid(what: str, tag: bytes | None = None) -> _Entry:
+    return Fault(FaultCode.INVALID_REQUEST, what), _Tag(tag or _NULL)
+
+
+def _read_damaged(message: Any, body: bytes, *, batch: bool = False) -> _Entry:
     """Build the fault of an invalid entry with its id, if that is valid; a possible notification is answered too."""
     refused = first_odd(message)
     if refused is None:
@@ -340,28 +300,9 @@ def _has_exact_id(message: Any) -> bool:
     return type((_members(message) or {}).get("id")) is float
 
 
-def _read_call(message: dict[str, Any], body: bytes) -> _Entry:
-    """Read a call (section 4); missing params, or null as legacy servers accept it, mean no parameters."""
-    tag = _id(message, body) if "id" in message else None
-    if tag is None and "id" in message:
-        return Fault(FaultCode.INVALID_REQUEST, "$.id: expected text, a number or null"), _Tag()
-    method, params = message.get("method"), message.get("params")
-    if type(method) is not str:
-        return Fault(FaultCode.INVALID_REQUEST, "$.method: expected text"), _Tag(tag or _NULL)
-    if type(params) is list:
-        return Call(method, tuple(params), oneway=tag is None), _Tag(tag)
-    if type(params) is dict:
-        return Call(method, named=params, oneway=tag is None), _Tag(tag)
-    if params is None:
-        return Call(method, oneway=tag is None), _Tag(tag)
-    return Fault(FaultCode.INVALID_REQUEST, "$.params: expected an array or an object"), _Tag(tag or _NULL)
-
-
 def _id(message: Mapping[str, Any], body: bytes) -> bytes | None:
     """Return the id as it is echoed; None if it is missing or of a type that is not allowed."""
-    if "id" not in message:
-        return None
-    found = message["id"]
+    found = message.get("id", False)
     kind = type(found)
     if kind is int:
         return b"%d" % found
@@ -372,61 +313,54 @@ def _id(message: Mapping[str, Any], body: bytes) -> bytes | None:
     return _NULL if found is None else None
 
 
-def _any_id(message: Mapping[str, Any], body: bytes) -> bytes:
-    """Return a 1.0 id, which may be of any type (section 1.1)."""
-    return _id(message, body) or (raw_member(body, "id") if "id" in message else _NULL)
-
-
-# Errors
+# Responses
 
 
 def _error_object(fault: Fault) -> dict[str, Value]:
-    """Section 5.1."""
+    """Section 5.1. All names share one number; a message that equals the name stands alone."""
     code, message, data = FAULT_CODES[fault.code], fault.message, fault.data
-    if fault.code in _NAMED and _NUMBER(fault.name):
+    if fault.code in NAMED and is_number(fault.name):
         code = int(fault.name)
     elif fault.code is FaultCode.APPLICATION:
-        message = _named_message(fault)
+        message = message if message == fault.name and is_name(message) else with_name(fault.name, message)
     elif fault.code is FaultCode.REMOTE:
         data = {"name": fault.name, "args": fault.data}
     error: dict[str, Value] = {"code": code, "message": visible(message)}
     return error if data is None else {**error, "data": data}
 
 
-def _named_message(fault: Fault) -> str:
-    """Return `NAME: message`, since all names share one number; a message that equals the name stands alone."""
-    if not _NAME(fault.name):
-        return fault.message if _split(fault.message) == ("", fault.message) else f": {fault.message}"
-    return fault.name if fault.message == fault.name else f"{fault.name}: {fault.message}"
+def _read_response(message: Any) -> Outcome | None:
+    """Read a response: in 2.0 it has result or error, never both (section 5); in 1.0 both, of which one is null.
 
-
-def _split(text: str) -> tuple[str, str]:
-    """Split `NAME: message`; returns ("", text) for any other text."""
-    name, colon, message = text.partition(": ")
-    return (name, message) if colon and (not name or _NAME(name)) else ("", text)
-
-
-def _read_response(message: dict[str, Any]) -> Outcome | None:
-    """Section 5: result or error, never both."""
-    if "jsonrpc" not in message:
-        outcome = read_response(message)
-        return _read_error(message["error"]) if isinstance(outcome, Fault) else outcome
-    if message["jsonrpc"] != "2.0" or ("result" in message) == ("error" in message):
+    None: it is no response.
+    """
+    if type(message) is not dict or "id" not in message:
         return None
-    return Reply(message["result"]) if "result" in message else _read_error(message["error"])
+    has_result, has_error, error = "result" in message, "error" in message, message.get("error")
+    if "jsonrpc" not in message:
+        has_result, has_error = has_result and has_error and error is None, error is not None
+    elif message["jsonrpc"] != "2.0" or has_result == has_error:
+        return None
+    if has_error:
+        return _read_error(error)
+    return Reply(message["result"]) if has_result else None
 
 
 def _read_error(error: Any) -> Fault:
-    """Read an error: an unknown number becomes the name of a REMOTE fault; what is not an object is kept whole."""
+    """Read an error: an unknown number becomes the name of a REMOTE fault.
+
+    An error of 1.0 may be any value, which the dialect interprets: it is kept whole.
+    """
     code, message = (error.get("code"), error.get("message")) if type(error) is dict else (None, None)
     if type(code) is not int or type(message) is not str:
-        return read_error(error)
+        first = error[0] if isinstance(error, list) and error else error
+        return Fault(FaultCode.REMOTE, first if isinstance(first, str) else "an error without a text", wire=error)
     kind, data = FROM_ERROR_CODE.get(code), error.get("data")
     if kind is None:
         return Fault(FaultCode.REMOTE, message, name=str(code), data=data)
     if kind is FaultCode.REMOTE and type(data) is dict and data.keys() == {"name", "args"}:
         return Fault(kind, message, name=str(data["name"]), data=data["args"])
-    name, message = _split(message) if kind is FaultCode.APPLICATION else ("", message)
+    name, message = split_name(message) if kind is FaultCode.APPLICATION else ("", message)
     return Fault(kind, message, name=name, data=data)
 
 

@@ -9,9 +9,10 @@ struct. All values are text in the forms of docs/types.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
+from adapters.codecs.shared import NAMED, is_number, split_name, unreadable_answer, with_name
 from gateway.core import interfaces
 from gateway.core.dbus.scalars import MarshalError, render
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimits, Outcome, Reply, Value
@@ -41,16 +42,12 @@ FROM_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.
 
 CODE, DESCRIPTION = "code", "description"  # an answer with both of these nodes is an error
 
-_NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)  # faults with a name
-_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _MISSING = re.compile(r"\$\.params\.([A-Za-z0-9_]+): expected a parameter of this name, got nothing").fullmatch
 
 _LIMITS = MessageLimits()
 _BYTES_OF_A_LEVEL = 8  # least bytes for one level of a path, `2:a/,1:b,`; reading it costs some hundred bytes
 _SPARE = 8192  # bytes
 
-Pair: TypeAlias = tuple[str, bytes]
 Place: TypeAlias = tuple[str | int, ...]
 _Tree: TypeAlias = "dict[str, _Tree | str]"  # by element, as written
 
@@ -76,8 +73,7 @@ class Codec(interfaces.Codec):
         """Read the nodes of a request."""
         try:
             method, *items = self._items(body) or [b""]
-            tree = self._tree(items)
-            return Envelope((_call(_method(method), tree),))
+            return Envelope((_call(_name(method.decode("latin-1")), self._tree(items)),))
         except _Refused as refused:
             return Envelope((refused.fault,))
 
@@ -86,25 +82,28 @@ class Codec(interfaces.Codec):
         outcome = outcomes[0]
         if isinstance(outcome, Reply):
             try:
-                return _packed(_reply(outcome.value))
+                return pack(_reply(outcome.value))
             except MarshalError as error:
                 outcome = Fault(FaultCode.UNREPRESENTABLE, str(error))
             except RecursionError:
                 outcome = Fault(FaultCode.UNREPRESENTABLE, "$: nested too deeply")
         entry = envelope.entries[0]
-        return _packed(_error(outcome, entry.method if isinstance(entry, Call) else ""))
+        number, text = _code_and_text(outcome, entry.method if isinstance(entry, Call) else "")
+        description = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace")
+        return pack([CODE.encode(), str(number).encode(), DESCRIPTION.encode(), description])
 
     def encode_call(self, call: Call) -> bytes:
         """Write the nodes of a request. Raises ValueError naming the place of a value that nodes cannot hold."""
-        pairs: list[Pair] = []
+        items = [element(call.method).encode()]
         try:
-            for at, value in enumerate(call.params):
-                pairs += _placed(("params", at), _nodes, value, str(at))
-            for name, value in call.named.items():
-                pairs += _placed(("params", name), _nodes, value, member(name))
-            return pack([element(call.method).encode()]) + _packed(pairs)
-        except (MarshalError, RecursionError) as error:
+            for parameters in ([*call.params], {**call.named}):
+                if parameters:
+                    _add_nodes(items, "", parameters)
+        except MarshalError as error:
+            raise ValueError(str(error.at("params"))) from None
+        except RecursionError as error:
             raise ValueError(str(error)) from None
+        return pack(items)
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:  # noqa: ARG002 - UTF-8, always
         """Read the nodes of an answer; PARSE_ERROR for invalid ones. Every value is text, array or struct."""
@@ -114,8 +113,7 @@ class Codec(interfaces.Codec):
                 return Reply(_value(tree[""]))
             return _read_error(tree) or Reply(_value(tree) if tree else None)
         except _Refused as refused:
-            code = FaultCode.TOO_LARGE if refused.fault.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
-            return Fault(code, refused.fault.message)
+            return unreadable_answer(refused.fault.code, refused.fault.message)
 
     def _items(self, body: bytes) -> list[bytes]:
         if len(body) > self._limits.body:
@@ -134,24 +132,25 @@ class Codec(interfaces.Codec):
         if len(items) % 2:
             raise _Refused(FaultCode.PARSE_ERROR, "expected a value for every node")
         tree: _Tree = {}
-        for path, value in zip(items[::2], items[1::2], strict=True):
-            self._plant(tree, path.decode("latin-1"), value)
+        for written, value in zip(items[::2], items[1::2], strict=True):
+            path, inner = written.decode("latin-1"), tree
+            *above, last = path.split("/")
+            if path and ("" in above or not last):
+                raise _invalid(f"node {_shown(path)} has an element without a name")
+            if len(above) >= self._limits.depth:
+                raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.depth} levels of nodes")
+            for each in above:
+                below = inner.setdefault(each, {})
+                if isinstance(below, str):
+                    raise _invalid(f"node {_shown(each)} has a value, and nodes below it")
+                inner = below
+            if last in inner:
+                raise _invalid(f"node {_shown(last)} is there twice, or has a value and nodes below it")
+            try:
+                inner[last] = value.decode()
+            except UnicodeDecodeError:
+                raise _Refused(FaultCode.INVALID_PARAMS, f"node {_shown(last)}: expected UTF-8 text") from None
         return tree
-
-    def _plant(self, tree: _Tree, path: str, value: bytes) -> None:
-        *above, last = path.split("/")
-        if path and ("" in above or not last):
-            raise _invalid(f"node {_shown(path)} has an element without a name")
-        if len(above) >= self._limits.depth:
-            raise _Refused(FaultCode.TOO_LARGE, f"expected at most {self._limits.depth} levels of nodes")
-        for each in above:
-            inner = tree.setdefault(each, {})
-            if isinstance(inner, str):
-                raise _invalid(f"node {_shown(each)} has a value, and nodes below it")
-            tree = inner
-        if last in tree:
-            raise _invalid(f"node {_shown(last)} is there twice, or has a value and nodes below it")
-        tree[last] = _text(last, value)
 
 
 # Reading
@@ -165,13 +164,6 @@ def _shown(written: str) -> str:
     return ascii(written if len(written) <= 60 else written[:60] + "...")
 
 
-def _method(written: bytes) -> str:
-    method = _name(written.decode("latin-1"))
-    if not method:
-        raise _invalid("the method has no name")
-    return method
-
-
 def _name(written: str) -> str:
     try:
         return text_of(written)
@@ -179,38 +171,42 @@ def _name(written: str) -> str:
         raise _invalid(str(error)) from None
 
 
-def _text(written: str, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise _Refused(FaultCode.INVALID_PARAMS, f"node {_shown(written)}: expected UTF-8 text") from None
-
-
 def _call(method: str, tree: _Tree) -> Call:
     """Nodes with numbers are parameters by position. The request's own node must not have a value."""
-    numbered = {at: inner for written, inner in tree.items() if (at := index_of(written)) is not None}
-    if tree.get("", ""):
+    if not method:
+        raise _invalid("the method has no name")
+    if tree.pop("", ""):
         raise _invalid("the request's own node has a value")
-    named = {
-        name: _value(inner, ("params", name))
-        for written, inner in tree.items()
-        if written and index_of(written) is None and (name := _name(written)) is not None
-    }
+    numbered, others = _parted(tree)
+    named = {(name := _name(written)): _value(inner, ("params", name)) for written, inner in others.items()}
     return Call(method, tuple(_array(numbered, ("params",))), named)
 
 
 def _value(inner: _Tree | str, place: Place = ()) -> Value:
     if isinstance(inner, str):
         return inner
-    numbered = {at: each for written, each in inner.items() if (at := index_of(written)) is not None}
-    if len(numbered) == len(inner):
+    numbered, others = _parted(inner)
+    if not others:
         return _array(numbered, place)
     if numbered:
         raise _invalid(f"{render(place)}: expected nodes with numbers or nodes with names, got both")
-    return {(name := _name(written)): _value(each, (*place, name)) for written, each in inner.items()}
+    return {(name := _name(written)): _value(each, (*place, name)) for written, each in others.items()}
 
 
-def _array(numbered: Mapping[int, _Tree | str], place: Place) -> list[Value]:
+def _parted(tree: _Tree) -> tuple[dict[int, _Tree | str], _Tree]:
+    """The nodes with numbers, and the others."""
+    numbered: dict[int, _Tree | str] = {}
+    others: _Tree = {}
+    for written, inner in tree.items():
+        at = index_of(written)
+        if at is None:
+            others[written] = inner
+        else:
+            numbered[at] = inner
+    return numbered, others
+
+
+def _array(numbered: dict[int, _Tree | str], place: Place) -> list[Value]:
     if sorted(numbered) != list(range(len(numbered))):
         raise _invalid(f"{render(place)}: expected nodes numbered from 0 without a gap")
     return [_value(numbered[at], (*place, at)) for at in range(len(numbered))]
@@ -221,44 +217,37 @@ def _read_error(tree: _Tree) -> Fault | None:
     number, text = tree.get(CODE), tree.get(DESCRIPTION)
     if not isinstance(number, str) or not isinstance(text, str):
         return None
-    code = FROM_CODE.get(int(number)) if _NUMBER(number) else None
+    code = FROM_CODE.get(int(number)) if is_number(number) else None
     if code is None:
         return Fault(FaultCode.REMOTE, text, name=number)
-    name, message = _split(text) if code in _NAMED else ("", text)
+    name, message = split_name(text) if code in NAMED else ("", text)
     return Fault(code, message, name=name)
 
 
 # Writing
 
 
-def _packed(pairs: Sequence[Pair]) -> bytes:
-    return pack([item for path, value in pairs for item in (path.encode("ascii"), value)])
-
-
-def _reply(value: Value) -> list[Pair]:
-    if value is None or value == [] or value == {}:
-        return []
+def _reply(value: Value) -> list[bytes]:
+    items: list[bytes] = []
     if isinstance(value, dict) and {CODE, DESCRIPTION} <= value.keys():
         raise MarshalError("a struct without the members code and description, which say an error", value)
-    return list(_nodes(value, ""))
+    if value is not None and value != [] and value != {}:
+        _add_nodes(items, "", value)
+    return items
 
 
-def _nodes(value: Value, path: str) -> Iterator[Pair]:
-    """The nodes of a value. An empty array or struct is an empty node."""
-    steps = _steps(value)
-    if not steps:
-        yield path, b"" if isinstance(value, list | dict) else node_text(value)
+def _add_nodes(items: list[bytes], path: str, value: Value) -> None:
+    """Add path and text of each node of a value. An empty array or struct is an empty node."""
+    if not isinstance(value, list | dict) or not value:
+        items += (path.encode("ascii"), b"" if isinstance(value, list | dict) else node_text(value))
         return
-    for written, step, inner in steps:
-        yield from _placed((step,), _nodes, inner, f"{path}/{written}" if path else written)
-
-
-def _steps(value: Value) -> list[tuple[str, str | int, Value]]:
-    if isinstance(value, list):
-        return [(str(at), at, item) for at, item in enumerate(value)]
-    if isinstance(value, dict):
-        return [(_member(name), name, item) for name, item in value.items()]
-    return []
+    for step, inner in enumerate(value) if isinstance(value, list) else value.items():
+        written = str(step) if isinstance(value, list) else _member(step)
+        try:
+            _add_nodes(items, f"{path}/{written}" if path else written, inner)
+        except MarshalError as error:
+            error.at(step)
+            raise
 
 
 def _member(name: object) -> str:
@@ -270,21 +259,7 @@ def _member(name: object) -> str:
         raise MarshalError("the name of a member without lone surrogates", name) from None
 
 
-def _placed(place: Place, nodes: Callable[[Value, str], Iterator[Pair]], value: Value, path: str) -> list[Pair]:
-    try:
-        return list(nodes(value, path))
-    except MarshalError as error:
-        error.at(*place)
-        raise
-
-
 # Errors
-
-
-def _error(fault: Fault, method: str) -> list[Pair]:
-    number, text = _code_and_text(fault, method)
-    description = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace")
-    return [(CODE, str(number).encode()), (DESCRIPTION, description)]
 
 
 def _code_and_text(fault: Fault, method: str) -> tuple[int, str]:
@@ -294,14 +269,12 @@ def _code_and_text(fault: Fault, method: str) -> tuple[int, str]:
     missing = _missing(fault)
     if missing:
         return FAULT_CODES[FaultCode.PARAMETER_COUNT], missing
-    if fault.code not in _NAMED:
+    if fault.code not in NAMED:
         return FAULT_CODES[fault.code], fault.message
     text = _arguments(fault.data) or fault.message
-    if _NUMBER(fault.name):
+    if is_number(fault.name):
         return int(fault.name), text
-    if _NAME(fault.name):
-        return FAULT_CODES[fault.code], f"{fault.name}: {text}"
-    return FAULT_CODES[fault.code], text if _split(text) == ("", text) else f": {text}"
+    return FAULT_CODES[fault.code], with_name(fault.name, text)
 
 
 def _missing(fault: Fault) -> str:
@@ -318,21 +291,13 @@ def _arguments(data: Value) -> str:
     if not isinstance(data, list):
         return ""
     try:
-        return ",".join([_argument(item) for item in data])
+        return ",".join([_arguments(item) if isinstance(item, list) else _argument(item) for item in data])
     except RecursionError:
         return ""
 
 
 def _argument(item: Value) -> str:
-    if isinstance(item, list):
-        return _arguments(item)
     try:
         return node_text(item).decode()
     except MarshalError:
         return ""
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Split `NAME: message`; ("", text) for another text. An empty name keeps a message whole."""
-    name, colon, message = text.partition(": ")
-    return (name, message) if colon and (not name or _NAME(name)) else ("", text)

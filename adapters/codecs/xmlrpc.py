@@ -7,14 +7,15 @@ fault structs. As a client this codec writes and reads one call at a time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from msgspec.structs import replace
 
+from adapters.codecs import shared
 from adapters.codecs import xmlrpc_plain as plain
-from adapters.codecs.xmlrpc_parser import XmlError, short, shown, tree
+from adapters.codecs.shared import NAMED, is_number, split_name, unreadable_answer, with_name
+from adapters.codecs.xmlrpc_parser import Within, XmlError, short, shown, tree
 from adapters.codecs.xmlrpc_reader import bad, children, items_of, name_and_value, only_child, repeated, text_of, value
 from adapters.codecs.xmlrpc_writer import INT_MAX, INT_MIN, Unwritable, check_characters, escape, visible, write
 from gateway.core import interfaces
@@ -22,39 +23,16 @@ from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, MessageLimi
 
 MULTICALL = "system.multicall"
 
-# faultCode: http://xmlrpc-epi.sourceforge.net/specs/rfc.fault_codes.php where it has a number, else a number of its
-# range for servers (-32099..-32000). An APPLICATION or REMOTE fault whose name is a number is written with that number.
-FAULT_CODES: dict[FaultCode, int] = {
-    FaultCode.PARSE_ERROR: -32700,
-    FaultCode.INVALID_REQUEST: -32600,
-    FaultCode.UNKNOWN_METHOD: -32601,
-    FaultCode.INVALID_PARAMS: -32602,
-    FaultCode.INTERNAL: -32603,
-    FaultCode.REMOTE: -32500,
-    FaultCode.UNAVAILABLE: -32300,
-    FaultCode.TOO_LARGE: -32001,
-    FaultCode.PARAMETER_COUNT: -32002,
-    FaultCode.ACCESS_DENIED: -32003,
-    FaultCode.NOT_FOUND: -32004,
-    FaultCode.BUSY: -32005,
-    FaultCode.TIMEOUT: -32006,
-    FaultCode.NO_REPLY: -32007,
-    FaultCode.UNREPRESENTABLE: -32008,
-    FaultCode.APPLICATION: 1,  # the number of servers without numbers of their own
-}
+FAULT_CODES = {**shared.FAULT_CODES, FaultCode.REMOTE: -32500, FaultCode.UNAVAILABLE: -32300}  # faultCode
 FROM_FAULT_CODE: dict[int, FaultCode] = {number: code for code, number in FAULT_CODES.items()}
 
-# Faults with a name; it is written before the message: "HANDLE_INVALID: VM, x".
-NAMED = (FaultCode.APPLICATION, FaultCode.REMOTE)
-
-_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,9}").fullmatch
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*").fullmatch
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
 
 _REPLY = b'<?xml version="1.0"?><methodResponse><params><param>%b</param></params></methodResponse>'
 _BEFORE, _, _AFTER = _REPLY.partition(b"%b")
 _FAULT = b'<?xml version="1.0"?><methodResponse><fault>%b</fault></methodResponse>'
 _ITEM = b"<value><array><data>%b</data></array></value>"
+_BEFORE_ITEM, _, _AFTER_ITEM = _ITEM.partition(b"%b")
 _CALL = b'<?xml version="1.0"?><methodCall><methodName>%b</methodName><params>%b</params></methodCall>'
 _PARAM = b"<param>%b</param>"
 
@@ -86,17 +64,22 @@ class Codec(interfaces.Codec):
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes:
         """Write the <methodResponse>."""
         if envelope.batch:
-            return _REPLY % (_ITEM % b"".join(map(_item, outcomes)))
-        return _response(outcomes[0])
+            items = [_written(outcome, _BEFORE_ITEM, _AFTER_ITEM, b"%b") for outcome in outcomes]
+            return _REPLY % (_ITEM % b"".join(items))
+        return _written(outcomes[0], _BEFORE, _AFTER, _FAULT)
 
     def encode_call(self, call: Call) -> bytes:
         """Write a <methodCall>; raises ValueError that names the value which cannot be carried."""
+        if call.named:
+            raise ValueError("$.named: expected positional parameters only; XML-RPC has no named ones")
+        if not call.method or _CONTROL(call.method):
+            raise ValueError(f"method: expected text without control characters, got {shown(call.method)}")
         try:
-            name = _checked_name(call)
+            check_characters(call.method, "method: ")
             params = [write(param, f"$.params[{at}]") for at, param in enumerate(call.params)]
         except Unwritable as unwritable:
             raise ValueError(str(unwritable)) from None
-        return _CALL % (escape(name).encode(), b"".join([_PARAM % param for param in params]))
+        return _CALL % (escape(call.method).encode(), b"".join([_PARAM % param for param in params]))
 
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
         """Read a <methodResponse>; an invalid one is a PARSE_ERROR. The last of two members of one name counts."""
@@ -106,8 +89,7 @@ class Codec(interfaces.Codec):
         try:
             return self._outcome(tree(body, self._limits, charset))
         except XmlError as refused:
-            code = FaultCode.TOO_LARGE if refused.code is FaultCode.TOO_LARGE else FaultCode.PARSE_ERROR
-            return Fault(code, str(refused))
+            return unreadable_answer(refused.code, str(refused))
         except RecursionError:
             return Fault(FaultCode.TOO_LARGE, "nested deeper than can be read")
 
@@ -119,81 +101,62 @@ class Codec(interfaces.Codec):
         items = outcome.value if isinstance(outcome, Reply) else outcome
         if isinstance(items, list) and len(items) == len(envelope.entries):
             return [_read_item(item) for item in items]
-        wrong = Fault(FaultCode.PARSE_ERROR, f"expected an array of {len(envelope.entries)} answers")
-        return [_of_the_whole(items) if isinstance(items, Fault) else wrong] * len(envelope.entries)
+        if isinstance(items, Fault):  # many legacy servers lack system.multicall; it answers none of the calls
+            wrong = replace(items, code=FaultCode.PARSE_ERROR)
+        else:
+            wrong = Fault(FaultCode.PARSE_ERROR, f"expected an array of {len(envelope.entries)} answers")
+        return [wrong] * len(envelope.entries)
 
     def _envelope(self, root: Element) -> Envelope:
-        method, params = _framed(_call_frame, root)
+        with Within(code=FaultCode.INVALID_REQUEST):
+            method, elements = _call_frame(root)
         if method == MULTICALL:
-            return self._batch(params)
-        return Envelope((Call(method, self._params(params)),))
-
-    def _params(self, elements: Sequence[Element]) -> tuple[Value, ...]:
-        read: list[Value] = []
-        try:
-            for element in elements:
-                read.append(value(element, self._limits.depth))  # noqa: PERF401 - their number is the place of the bad one
-        except XmlError as refused:
-            refused.steps.append(f"$.params[{len(read)}]")
-            raise
-        return tuple(read)
+            return self._batch(elements)
+        params: list[Value] = []
+        for at, element in enumerate(elements):
+            with Within(f"$.params[{at}]"):
+                params.append(value(element, self._limits.depth))
+        return Envelope((Call(method, tuple(params)),))
 
     def _batch(self, params: Sequence[Element]) -> Envelope:
-        items = _framed(_multicall_items, params)
+        with Within(code=FaultCode.INVALID_REQUEST):
+            if len(params) != 1:
+                raise bad(f"expected one array of calls, got {len(params)} parameters", "$.params")
+            with Within("$.params[0]"):
+                items = items_of(only_child(params[0], "array"))
         if len(items) > self._limits.batch:
             raise XmlError(FaultCode.TOO_LARGE, f"expected at most {self._limits.batch} calls, got {len(items)}")
-        return Envelope(tuple(self._entry(item, at) for at, item in enumerate(items)), batch=True)
+        return Envelope(tuple([self._entry(item, at) for at, item in enumerate(items)]), batch=True)
 
     def _entry(self, item: Element, at: int) -> Call | Fault:
         """Read one call of a system.multicall; an error concerns this call only."""
+        step = ""
         try:
-            method, params = _framed(_item_frame, item)
-            return Call(method, self._item_params(params))
-        except XmlError as refused:
-            refused.steps.append(f"$.params[0][{at}]")
-            return Fault(refused.code, str(refused))
-
-    def _item_params(self, element: Element | None) -> tuple[Value, ...]:
-        if element is None:
-            return ()
-        try:
+            method, element = _item_frame(item)
+            if element is None:
+                return Call(method)
+            step = ".params"
             params = value(element, self._limits.depth - 2)  # inside a struct in an array
-            if not isinstance(params, list):
-                raise bad("expected an array")
-            return tuple(params)
-        except XmlError as refused:
-            refused.steps.append(".params")
-            raise
+            if isinstance(params, list):
+                return Call(method, tuple(params))
+            refused = bad("expected an array")
+        except XmlError as error:
+            refused = error
+        refused.steps += (step, f"$.params[0][{at}]")
+        return Fault(refused.code if step else FaultCode.INVALID_REQUEST, str(refused))
 
     def _outcome(self, root: Element) -> Outcome:
         if root.tag != "methodResponse":
             raise bad(f"expected <methodResponse>, got <{short(root.tag)}>")
-        kind = "fault" if root.find("fault") is not None else "params"
-        body = only_child(root, kind)
-        if kind == "fault":
-            return _read_fault(self._result(body))
-        return Reply(self._result(only_child(body, "param")))
-
-    def _result(self, parent: Element) -> Value:
+        is_fault = root.find("fault") is not None
+        parent = only_child(root, "fault") if is_fault else only_child(only_child(root, "params"), "param")
         element = only_child(parent, "value")
         try:
-            return value(element, self._limits.depth, last_wins=True)
+            found = value(element, self._limits.depth, last_wins=True)
         except XmlError as refused:
             refused.steps.append("$")
             raise
-
-
-_From = TypeVar("_From")
-_To = TypeVar("_To")
-
-
-def _framed(read: Callable[[_From], _To], source: _From) -> _To:
-    """Turn an error outside the values into INVALID_REQUEST rather than INVALID_PARAMS."""
-    try:
-        return read(source)
-    except XmlError as refused:
-        refused.code = FaultCode.INVALID_REQUEST
-        raise
+        return _read_fault(found) if is_fault else Reply(found)
 
 
 def _call_frame(root: Element) -> tuple[str, list[Element]]:
@@ -211,16 +174,6 @@ def _checked_method(method: object) -> str:
     return method
 
 
-def _multicall_items(params: Sequence[Element]) -> Element:
-    if len(params) != 1:
-        raise bad(f"expected one array of calls, got {len(params)} parameters", "$.params")
-    try:
-        return items_of(only_child(params[0], "array"))
-    except XmlError as refused:
-        refused.steps.append("$.params[0]")
-        raise
-
-
 def _item_frame(item: Element) -> tuple[str, Element | None]:
     """Return the method and the <value> of the parameters of {methodName, params}; other members are ignored."""
     found: dict[str, Element] = {}
@@ -236,59 +189,30 @@ def _item_frame(item: Element) -> tuple[str, Element | None]:
     return method, found.get("params")
 
 
-def _response(outcome: Outcome) -> bytes:
+def _written(outcome: Outcome, before: bytes, after: bytes, fault: bytes) -> bytes:
+    """Write a reply between two texts, or a fault in its frame."""
     if isinstance(outcome, Reply):
         try:
-            return write(outcome.value, before=_BEFORE, after=_AFTER)
+            return write(outcome.value, before=before, after=after)
         except Unwritable as unwritable:
             outcome = Fault(FaultCode.UNREPRESENTABLE, str(unwritable))
-    return _FAULT % _write_fault(outcome)
-
-
-def _item(outcome: Outcome) -> bytes:
-    """Write one element of the answer to a system.multicall: an array of one value, or a fault struct."""
-    if isinstance(outcome, Reply):
-        try:
-            return _ITEM % write(outcome.value)
-        except Unwritable as unwritable:
-            outcome = Fault(FaultCode.UNREPRESENTABLE, str(unwritable))
-    return _write_fault(outcome)
-
-
-def _of_the_whole(fault: Fault) -> Fault:
-    """A fault in place of all answers (many legacy servers lack system.multicall); it answers none of the calls."""
-    return replace(fault, code=FaultCode.PARSE_ERROR)
+    number = FAULT_CODES[outcome.code]
+    if outcome.code in NAMED and is_number(outcome.name) and INT_MIN <= int(outcome.name) <= INT_MAX:
+        number = int(outcome.name)
+    text = outcome.message or (", ".join(map(_argument, outcome.data)) if isinstance(outcome.data, list) else "")
+    if FROM_FAULT_CODE.get(number) in NAMED:  # readers expect a name
+        text = with_name(outcome.name if outcome.code in NAMED else "", text)
+    return fault % write({"faultCode": number, "faultString": visible(text)})
 
 
 def _read_item(item: Value) -> Outcome:
-    """The inverse of `_item`."""
+    """Read one answer of a system.multicall: an array of one value, or a fault struct."""
     if isinstance(item, list) and len(item) == 1:
         return Reply(item[0])
     try:
         return _read_fault(item)
     except XmlError as refused:
         return Fault(FaultCode.PARSE_ERROR, str(refused))
-
-
-def _write_fault(fault: Fault) -> bytes:
-    number = _number(fault)
-    return write({"faultCode": number, "faultString": visible(_fault_text(fault, number))})
-
-
-def _number(fault: Fault) -> int:
-    if fault.code in NAMED and _NUMBER(fault.name) and INT_MIN <= int(fault.name) <= INT_MAX:
-        return int(fault.name)
-    return FAULT_CODES[fault.code]
-
-
-def _fault_text(fault: Fault, number: int) -> str:
-    """Return the message, or the arguments if it is empty, with the name first where readers expect one."""
-    message = fault.message or (", ".join(map(_argument, fault.data)) if isinstance(fault.data, list) else "")
-    if FROM_FAULT_CODE.get(number) not in NAMED:
-        return message
-    if fault.code in NAMED and _NAME(fault.name):
-        return f"{fault.name}: {message}"
-    return message if _split(message) == ("", message) else f": {message}"
 
 
 def _argument(argument: Value) -> str:
@@ -303,7 +227,7 @@ def _read_fault(struct: Value) -> Fault:
     if not isinstance(struct, dict) or "faultString" not in struct:
         raise bad("expected a fault to be a struct of faultCode and faultString")
     number, text = struct.get("faultCode"), _argument(struct["faultString"])
-    if isinstance(number, str) and _NUMBER(number):
+    if isinstance(number, str) and is_number(number):
         number = int(number)
     if type(number) is not int:
         return Fault(FaultCode.REMOTE, text, name="" if number is None else _argument(number))
@@ -312,23 +236,5 @@ def _read_fault(struct: Value) -> Fault:
         return Fault(FaultCode.REMOTE, text, name=_argument(number))
     if code not in NAMED:
         return Fault(code, text)
-    name, message = _split(text)
+    name, message = split_name(text)
     return Fault(code, message, name=name)
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Split `NAME: message`; returns ("", text) for any other text. An empty name keeps a message whole."""
-    name, colon, message = text.partition(": ")
-    return (name, message) if colon and (not name or _NAME(name)) else ("", text)
-
-
-def _checked_name(call: Call) -> str:
-    if call.named:
-        raise Unwritable("$.named: expected positional parameters only; XML-RPC has no named ones")
-    if not call.method or _CONTROL(call.method):
-        raise Unwritable(f"method: expected text without control characters, got {shown(call.method)}")
-    try:
-        check_characters(call.method)
-    except Unwritable as unwritable:
-        raise Unwritable(f"method: {unwritable}") from None
-    return call.method

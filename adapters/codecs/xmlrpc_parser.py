@@ -93,6 +93,23 @@ class XmlError(Exception):
         return f"{place}: {self.what}" if place else self.what
 
 
+class Within:
+    """Errors inside have this step in their place, or this code: one outside of the values is no INVALID_PARAMS."""
+
+    __slots__ = ("_code", "_step")
+
+    def __init__(self, step: str = "", code: FaultCode | None = None) -> None:
+        self._step, self._code = step, code
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, XmlError):
+            error.steps.append(self._step)
+            error.code = self._code or error.code
+
+
 def shown(text: str) -> str:
     """Quote a client's text on one line, short enough for a message."""
     return repr(short(text))
@@ -138,18 +155,15 @@ def _decoded(body: bytes, charset: str) -> tuple[bytes, str]:
             expected = ", ".join(ENCODINGS[mark])
             raise XmlError(FaultCode.PARSE_ERROR, f"encoding: expected {expected}, got {shown(declared)}")
         return body, "utf-8"
-    codec = _CODECS.get(declared.replace("-", "_")) if declaration else _codec_of(charset)
+    codec = _CODECS.get((declared if declaration else charset.lower()).replace("-", "_"))
+    if codec is None and not declaration:
+        codec = "utf_8"  # also where the charset of the Content-Type is unknown
     if codec is None:
         expected = "utf-8, us-ascii, iso-8859-1, another table of characters, or utf-16 with its mark"
         raise XmlError(FaultCode.PARSE_ERROR, f"encoding: expected {expected}, got {shown(declared)}")
     if codec in _NATIVE:
         return body, _NATIVE[codec]
     return _transcoded(body, codec, codec), "utf-8"
-
-
-def _codec_of(charset: str) -> str:
-    """Return the codec of a Content-Type's charset; an unknown one is read as UTF-8."""
-    return _CODECS.get(charset.lower().replace("-", "_"), "utf_8")
 
 
 def _transcoded(body: bytes, codec: str, expected: str) -> bytes:

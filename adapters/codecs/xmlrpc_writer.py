@@ -19,6 +19,7 @@ from io import BytesIO
 from math import isfinite
 from typing import Any, NamedTuple
 
+from adapters.codecs.shared import is_long
 from gateway.core.rpc.model import Int32, Value
 from gateway.core.rpc.units import LONGEST_ZONE, compact
 
@@ -50,61 +51,33 @@ class _ByType(dict[type, Callable[[Any], str]]):
 def write(value: Value, place: str = "$", before: bytes = b"", after: bytes = b"") -> bytes:
     """Return the <value> element, between two texts; raises Unwritable with the place, which an error searches for."""
     try:
-        written = _whole(value, before, after) if not _is_long(value) else _in_pieces(value, before, after)
-        if written is not None:
-            return written
-        where, why = _locate(value) or ("", "cannot be written")
+        try:
+            if not is_long(value, _LONG):
+                return b"%b%b%b" % (before, _encoded(WRITERS[type(value)](value)), after)
+            out = BytesIO()
+            out.write(before)
+            for text in _pieces(value):
+                out.write(_encoded(text))
+            out.write(after)
+            return out.getvalue()
+        except Unwritable:
+            where, why = _locate(value) or ("", "cannot be written")
     except RecursionError:
         where, why = "", "nested too deeply"
     raise Unwritable(f"{place}{where}: {why}")
 
 
-def _whole(value: Value, before: bytes, after: bytes) -> bytes | None:
-    """Return None for a value that cannot be carried."""
-    try:
-        written = _encoded(WRITERS[type(value)](value))
-    except Unwritable:
-        return None
-    return None if written is None else b"%b%b%b" % (before, written, after)
-
-
-def _in_pieces(value: Value, before: bytes, after: bytes) -> bytes | None:
-    """The same, for a long value."""
-    out = BytesIO()
-    out.write(before)
-    try:
-        for text in _pieces(value):
-            written = _encoded(text)
-            if written is None:
-                return None
-            out.write(written)
-    except Unwritable:
-        return None
-    out.write(after)
-    return out.getvalue()
-
-
-def _encoded(text: str) -> bytes | None:
-    """Return None for text that cannot be carried. One scan over the whole costs less than one for each string."""
+def _encoded(text: str) -> bytes:
+    """Raise Unwritable for text that cannot be carried. One scan over the whole costs less than one for each string."""
     try:
         written = text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
-        return None
+        raise Unwritable from None
     if len(written.translate(None, _CONTROLS)) < len(written):
-        return None
-    return written if text.isascii() or not (_FFFE in written or _FFFF in written) else None
-
-
-def _is_long(value: object, depth: int = 3) -> bool:
-    """Whether a value, or one that it holds beside few others, has many items."""
-    if type(value) is not dict and type(value) is not list:
-        return False
-    if len(value) > 4:  # a Status struct and the result of event.from have fewer
-        return len(value) > _LONG
-    for item in value.values() if type(value) is dict else value:  # a generator costs as much again
-        if (type(item) is dict or type(item) is list) and depth and _is_long(item, depth - 1):
-            return True
-    return False
+        raise Unwritable
+    if not text.isascii() and (_FFFE in written or _FFFF in written):
+        raise Unwritable
+    return written
 
 
 def _pieces(value: Any) -> Iterator[str]:
@@ -115,7 +88,7 @@ def _pieces(value: Any) -> Iterator[str]:
     for name, item in value.items() if is_struct else enumerate(value):
         if is_struct:
             parts.append(_named(name))
-        if _is_long(item):
+        if is_long(item, _LONG):
             yield "".join(parts)
             yield from _pieces(item)
             parts, size = [end], 0
@@ -141,29 +114,29 @@ def visible(text: str) -> str:
     return _UNCARRIABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def check_characters(text: str) -> None:
-    """Raise Unwritable if XML cannot carry this text."""
+def check_characters(text: object, what: str = "") -> None:
+    """Raise Unwritable if XML cannot carry this text; the error begins with `what`."""
+    if not isinstance(text, str):
+        raise Unwritable(f"{what}expected text, got {type(text).__name__}")
     wrong = _UNCARRIABLE.search(text)
     if wrong is not None:
-        raise Unwritable(f"expected characters that XML can carry, got U+{ord(wrong[0]):04X}")
+        raise Unwritable(f"{what}expected characters that XML can carry, got U+{ord(wrong[0]):04X}")
 
 
 def _locate(value: object) -> tuple[str, str] | None:
     """Return the place of the first value that cannot be written, and why; None if there is none."""
+    steps: Iterable[tuple[str, object]] = ()
     try:
         if isinstance(value, list):
-            return _first((f"[{at}]", item) for at, item in enumerate(value))
-        if isinstance(value, dict):
+            steps = ((f"[{at}]", item) for at, item in enumerate(value))
+        elif isinstance(value, dict):
             for name in value:
-                _check_name(name)
-            return _first((f".{name}", member) for name, member in value.items())
-        check_characters(WRITERS[type(value)](value))
+                check_characters(name, "name of a member: ")
+            steps = ((f".{name}", member) for name, member in value.items())
+        else:
+            check_characters(WRITERS[type(value)](value))
     except Unwritable as unwritable:
         return "", str(unwritable)
-    return None
-
-
-def _first(steps: Iterable[tuple[str, object]]) -> tuple[str, str] | None:
     for step, inner in steps:
         found = _locate(inner)
         if found is not None:
@@ -199,7 +172,7 @@ def _beginning(name: object) -> str:
 
 def _named(name: object) -> str:
     if not isinstance(name, str):
-        raise Unwritable("not text")  # _check_name says it in full
+        raise Unwritable("not text")  # `_locate` says it in full
     return f"<member><name>{name if name.isidentifier() else escape(name)}</name>"
 
 
@@ -239,15 +212,6 @@ def _shape(key: tuple[Any, ...], count: int) -> _Shape:
             _SHAPES.clear()
         _SHAPES[key] = shape
     return shape
-
-
-def _check_name(name: object) -> None:
-    try:
-        if not isinstance(name, str):
-            raise Unwritable(f"expected text, got {type(name).__name__}")  # noqa: TRY301 - both get the same preface
-        check_characters(name)
-    except Unwritable as unwritable:
-        raise Unwritable(f"name of a member: {unwritable}") from None
 
 
 def _string(text: str) -> str:

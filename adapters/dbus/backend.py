@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeAlias
 
 from msgspec.structs import replace
-from msgspec.structs import replace as replace_call
 
 from adapters.dbus.connection import Received, ReplyFuture
 from adapters.dbus.errors import (
@@ -27,9 +26,8 @@ from adapters.dbus.errors import (
 )
 from adapters.dbus.large_message import in_thread
 from adapters.dbus.messages import with_marshalled_body
-from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner
 from adapters.dbus.own_connections import OwnConnections
-from adapters.dbus.pool import BusSettings, Dependencies, Pool
+from adapters.dbus.pool import OWNER_UNKNOWN, BusSettings, Dependencies, Pool
 from adapters.dbus.signals import Interest, SignalQueue, Signals
 from adapters.dbus.slow_release import release_slowly
 from gateway.core import interfaces
@@ -69,6 +67,7 @@ class Backend(interfaces.Backend):
         self._signals: dict[BusSettings, Signals] = {}  # by settings without the services; made on demand
         self._interests: dict[Interest, Signals | None] = {}  # subscription -> the signals of its bus
         self._own = OwnConnections(self._dependencies)
+        self._xml: dict[tuple[str, str], str] = {}  # by bus name and object path
         self._adopt(buses.values())
 
     @property
@@ -102,32 +101,27 @@ class Backend(interfaces.Backend):
             return _no_bus(method_call.bus_name)
         if route.waits:
             pool = await self._waiting_pool(pool)
-        if route.connection is not None:
-            send = partial(self._own.call, route.connection, pool.bus, call)
-            return await self._answer(send, route, call, method_call, select)
-        answer = await pool.call(method_call, oneway=call.oneway or route.bus_target.no_reply)
+        own = route.connection
+        send: Send = pool.call if own is None else partial(self._own.call, own, pool.bus, call)
+        answer = await send(method_call, oneway=call.oneway or route.bus_target.no_reply)
         if isinstance(answer, Received) and not (answer.error_name or select is not None or route.further):
             return await self._large_reply(route, answer) if is_large(answer.body) else reply(route, answer)
-        return await self._outcome(pool.call, answer, route, call, method_call, select)
+        return await self._outcome(send, answer, route, call, method_call, select)
 
     async def check(self, route: Route, call: Call) -> Fault | None:
         """See interfaces.Backend."""
-        found = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        found = await self._encoded(route, call)
         return found if isinstance(found, Fault) else None
 
     async def _encoded(self, route: Route, call: Call) -> MethodCall | Fault:
         """Encode a large call in a thread, so that other calls go on: one at a time, or the threads take every turn."""
+        if not (is_large(call.params, LARGE_ARGUMENTS) or (call.named and is_large(call.named, LARGE_ARGUMENTS))):
+            return encode_arguments(route, call)
         try:
             return await in_thread(self._dependencies.gate, _encode_and_marshal, route, call)
         except asyncio.CancelledError as error:
             error.args = (*error.args, NOT_SENT)
             raise
-
-    async def _answer(
-        self, send: Send, route: Route, call: Call, method_call: MethodCall, select: Callable[[Value], Outcome] | None
-    ) -> Outcome:
-        answer = await send(method_call, oneway=call.oneway or route.bus_target.no_reply)
-        return await self._outcome(send, answer, route, call, method_call, select)
 
     async def _outcome(
         self,
@@ -213,7 +207,7 @@ class Backend(interfaces.Backend):
 
     async def ask(self, route: Route, call: Call) -> Outcome:
         """As `call`, over the connection of the signals: once it is answered, every signal before it has arrived."""
-        method_call = await self._encoded(route, call) if _is_large(call) else encode_arguments(route, call)
+        method_call = await self._encoded(route, call)
         if not isinstance(method_call, MethodCall):
             return method_call
         signals = self._signals_of(method_call.bus_name)
@@ -223,7 +217,7 @@ class Backend(interfaces.Backend):
         async def send(method_call: MethodCall, **_: object) -> ReplyFuture:
             return await signals.call(method_call)
 
-        return await self._answer(send, route, call, method_call, None)
+        return await self._outcome(send, await send(method_call), route, call, method_call, None)
 
     def _signals_of(self, bus_name: str) -> Signals | None:
         """The signals of the bus that has a service; None when nothing is subscribed to there."""
@@ -252,21 +246,34 @@ class Backend(interfaces.Backend):
             raise
         self._adopt(buses.values(), {**before, **{pool.bus: pool for pool in joining}})
         self._own.keep(self._pools)
-        for key, pool in before.items():
-            if key not in self._pools:
-                self._drain(pool)
-                waiting = self._waiting.pop(key, None)
-                if waiting is not None:
-                    self._drain(waiting)
-        await self._move_interests()
+        for key in before.keys() - self._pools:
+            for leaving in (before[key], self._waiting.pop(key, None)):
+                if leaving is not None:
+                    draining = self._draining[leaving] = asyncio.get_running_loop().create_task(leaving.drain())
+                    draining.add_done_callback(lambda _, pool=leaving: self._draining.pop(pool))  # type: ignore[misc]
+        for interest in list(self._interests):
+            self._listen(interest)
+        gone = [self._signals.pop(key) for key in [*self._signals] if key not in self._pools]
+        await asyncio.gather(*(signals.close() for signals in gone))
 
     async def introspect(self, bus_name: str, object_path: str) -> str | Fault:
-        """Return the introspection XML of an object, cached until its owner changes. The caller sets the deadline."""
+        """Return the introspection XML of an object, which is remembered: for a check that ends soon.
+
+        The caller sets the deadline.
+        """
+        known = self._xml.get((bus_name, object_path))
+        if known is not None:
+            return known
         pool = self._pool_of(bus_name)
-        if pool is None:
-            return _no_bus(bus_name)
-        answer = await pool.introspect(bus_name, object_path)
-        return fault(answer) if isinstance(answer, Received) else answer
+        answer = _no_bus(bus_name) if pool is None else await pool.introspect(bus_name, object_path)
+        if isinstance(answer, Fault):
+            return answer
+        if answer.error_name:
+            return fault(answer)
+        if answer.signature != "s":
+            return _unexpected(f"{bus_name} {object_path} Introspect", "s", answer.signature)
+        xml = self._xml[bus_name, object_path] = str(answer.body[0])
+        return xml
 
     async def is_alive(self, seconds: float) -> bool:
         """Return whether every bus answers or is being reconnected; see Pool.is_alive."""
@@ -276,13 +283,11 @@ class Backend(interfaces.Backend):
 
     def status(self) -> tuple[BusStatus, ...]:
         """Return the status of each bus."""
-        return tuple(self._status(key, pool) for key, pool in self._pools.items())
-
-    def _status(self, key: BusSettings, pool: Pool) -> BusStatus:
-        signals = self._signals.get(key)
-        if signals is None:
-            return pool.status()
-        return replace(pool.status(), signals=signals.heard, overflows=signals.overflows)
+        found = {key: pool.status() for key, pool in self._pools.items()}
+        for key, signals in self._signals.items():
+            if key in found:
+                found[key] = replace(found[key], signals=signals.heard, overflows=signals.overflows)
+        return tuple(found.values())
 
     async def services(self, names: Collection[str], seconds: float) -> tuple[ServiceStatus, ...]:
         """Return the status of each bus name; a bus has `seconds` to tell the owners."""
@@ -290,7 +295,15 @@ class Backend(interfaces.Backend):
         pools = {pool: [name for name, home in homes.items() if home is pool] for pool in homes.values() if pool}
         found = await asyncio.gather(*(pool.owners(theirs, seconds) for pool, theirs in pools.items()))
         owners = {name: owner for each in found for name, owner in each.items()}
-        return tuple(_service(name, home, owners.get(name, OWNER_UNKNOWN)) for name, home in homes.items())
+        services = []
+        for name, home in homes.items():
+            presence, owner = owners.get(name, OWNER_UNKNOWN)
+            if home is None:
+                services.append(ServiceStatus(name, "", presence))
+                continue
+            state, probe_in = home.breakers.state(name), home.breakers.seconds_to_probe(name)
+            services.append(ServiceStatus(name, home.bus.name, presence, owner, state, probe_in, home.in_flight(name)))
+        return tuple(services)
 
     # Routing of bus names to buses
 
@@ -300,7 +313,8 @@ class Backend(interfaces.Backend):
         at_hand = pools or {}
         self._pools = {key: at_hand.get(key) or Pool(key, self._dependencies) for key in map(_key, buses)}
         homes = {pattern: self._pools[_key(bus)] for bus in buses for pattern in bus.services}
-        self._pools_by_pattern = dict(sorted(homes.items(), key=lambda home: _specificity(home[0]), reverse=True))
+        exact_and_long_first = sorted(homes, key=lambda each: (any(wild in each for wild in "*?["), -len(each)))
+        self._pools_by_pattern = {pattern: homes[pattern] for pattern in exact_and_long_first}
         self._known = {}
 
     def _pool_of(self, bus_name: str) -> Pool | None:
@@ -328,21 +342,6 @@ class Backend(interfaces.Backend):
         if signals is not None:
             signals.discard(interest)
 
-    async def _move_interests(self) -> None:
-        for interest in list(self._interests):
-            self._listen(interest)
-        gone = [self._signals.pop(key) for key in [*self._signals] if key not in self._pools]
-        await asyncio.gather(*(signals.close() for signals in gone))
-
-    def _drain(self, pool: Pool) -> None:
-        draining = asyncio.get_running_loop().create_task(pool.drain())
-        self._draining[pool] = draining
-        draining.add_done_callback(lambda _: self._draining.pop(pool))
-
-
-def _is_large(call: Call) -> bool:
-    return is_large(call.params, LARGE_ARGUMENTS) or (bool(call.named) and is_large(call.named, LARGE_ARGUMENTS))
-
 
 def _encode_and_marshal(route: Route, call: Call) -> MethodCall | Fault:
     method_call = encode_arguments(route, call)
@@ -367,7 +366,7 @@ async def _explained(send: Send, method_call: MethodCall, answer: Received) -> F
     found = of_properties(fault(answer), method_call)
     if not asks_for_object(answer):
         return found
-    question = replace_call(method_call, interface=INTROSPECTABLE, member="Introspect", signature="", body=())
+    question = replace(method_call, interface=INTROSPECTABLE, member="Introspect", signature="", body=())
     return without_object(found, method_call, await send(question))
 
 
@@ -375,7 +374,7 @@ async def _with_further(send: Send, route: Route, call: Call, method_call: Metho
     """Read further interfaces of the object. The properties of one that it lacks are left out."""
     answers: list[Received | None] = [answer]
     for interface in route.further:
-        more = await send(replace_call(method_call, body=[interface]))
+        more = await send(replace(method_call, body=[interface]))
         if isinstance(more, Fault):
             return more
         assert more is not None
@@ -383,26 +382,9 @@ async def _with_further(send: Send, route: Route, call: Call, method_call: Metho
             return route.map_error(await _explained(send, method_call, more), call)
         answers.append(None if more.error_name else more)
     wrong = next((each for each in answers if each is not None and each.signature != "a{sv}"), None)
-    return (
-        decode_result(route, [each.body[0] if each else {} for each in answers])
-        if wrong is None
-        else reply(route, wrong)
-    )
-
-
-def _service(name: str, pool: Pool | None, owner: NameOwner) -> ServiceStatus:
-    if pool is None:
-        return ServiceStatus(name, "", owner.presence)
-    breakers = pool.breakers
-    return ServiceStatus(
-        name,
-        pool.bus.name,
-        owner.presence,
-        owner.unique_name,
-        breakers.state(name),
-        breakers.seconds_to_probe(name),
-        pool.in_flight(name),
-    )
+    if wrong is not None:
+        return reply(route, wrong)
+    return decode_result(route, [each.body[0] if each else {} for each in answers])
 
 
 def _no_bus(bus_name: str) -> Fault:
@@ -412,11 +394,6 @@ def _no_bus(bus_name: str) -> Fault:
 def _key(bus: BusSettings) -> BusSettings:
     """The settings that decide whether connections are kept: all but the services."""
     return replace(bus, services=())
-
-
-def _specificity(pattern: str) -> tuple[bool, int]:
-    """Sort key: exact names before patterns, long patterns before short ones."""
-    return not any(wildcard in pattern for wildcard in "*?["), len(pattern)
 
 
 async def _wait_briefly(pools: Iterable[Pool]) -> None:

@@ -6,8 +6,7 @@ the next call sends a probe; a probe that fails doubles the pause. Any answer of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from enum import Enum
+from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
@@ -16,59 +15,13 @@ from gateway.core.admin.status import BreakerState
 LONGEST_PAUSE = 30.0  # seconds; the longest pause between two probes
 
 
-class BreakerEvent(Enum):
-    """What happened to a destination."""
+class _Breaker(Struct):
+    """One destination."""
 
-    FAILED = "failed"  # the destination did not answer a call or a probe
-    FAILED_ONCE_TOO_OFTEN = "failed once too often"
-    PROBED = "probed"  # the pause is over and a probe was sent
-    GIVEN_UP = "given up"  # the probe was cancelled before it had a result
-
-
-# A pair that is not listed changes nothing (a failure of a call made before the breaker opened, for example). An answer
-# of the destination removes its breaker, in every state.
-MOVES: Mapping[tuple[BreakerState, BreakerEvent], BreakerState] = {
-    (BreakerState.CLOSED, BreakerEvent.FAILED_ONCE_TOO_OFTEN): BreakerState.OPEN,
-    (BreakerState.OPEN, BreakerEvent.PROBED): BreakerState.HALF_OPEN,
-    (BreakerState.HALF_OPEN, BreakerEvent.FAILED): BreakerState.OPEN,
-    (BreakerState.HALF_OPEN, BreakerEvent.GIVEN_UP): BreakerState.OPEN,
-}
-
-
-class CircuitBreaker(Struct):
-    """One destination. Opens after `limit` failures in a row; each failed probe doubles the pause before the next."""
-
-    limit: int
     pause: float  # seconds
     state: BreakerState = BreakerState.CLOSED
     failures: int = 0
     probe_at: float = 0.0  # of the clock
-
-    def failed(self, now: float) -> bool:
-        """Record a failed call or probe; returns whether that opened the breaker."""
-        self.failures += 1
-        before, pause = self.state, self.pause
-        too_often = before is BreakerState.CLOSED and self.failures >= self.limit
-        self._move(BreakerEvent.FAILED_ONCE_TOO_OFTEN if too_often else BreakerEvent.FAILED)
-        if self.state is before:
-            return False
-        self.probe_at = now + pause
-        self.pause = min(pause * 2, max(LONGEST_PAUSE, pause))
-        return True
-
-    def may_probe(self, now: float) -> bool:
-        """Return whether to send a probe now; the caller then reports its result."""
-        if self.state is not BreakerState.OPEN or now < self.probe_at:
-            return False
-        self._move(BreakerEvent.PROBED)
-        return True
-
-    def given_up(self) -> None:
-        """Record a cancelled probe: the next call may send another."""
-        self._move(BreakerEvent.GIVEN_UP)
-
-    def _move(self, event: BreakerEvent) -> None:
-        self.state = MOVES.get((self.state, event), self.state)
 
 
 class CircuitBreakers:
@@ -78,27 +31,31 @@ class CircuitBreakers:
         self._limit = limit  # 0: breakers never open
         self._pause = pause
         self._clock = clock
-        self._breakers: dict[str, CircuitBreaker] = {}
+        self._breakers: dict[str, _Breaker] = {}
         self.known: Collection[str] = self._breakers.keys()  # destinations that have a breaker
-
-    def __contains__(self, destination: str) -> bool:
-        return destination in self._breakers
-
-    def __bool__(self) -> bool:
-        return bool(self._breakers)
 
     def open(self) -> list[str]:
         """The destinations whose calls are refused."""
         return [name for name, breaker in self._breakers.items() if breaker.state.refuses]
 
     def failed(self, destination: str) -> bool:
-        """Record a transport failure; returns whether the breaker opened."""
+        """Record a failed call or probe; returns whether that opened the breaker.
+
+        A failure of a call that was made before the breaker opened changes nothing but the count.
+        """
         if not self._limit:
             return False
         breaker = self._breakers.get(destination)
         if breaker is None:
-            breaker = self._breakers[destination] = CircuitBreaker(self._limit, self._pause)
-        return breaker.failed(self._clock())
+            breaker = self._breakers[destination] = _Breaker(self._pause)
+        breaker.failures += 1
+        is_enough = breaker.state is BreakerState.CLOSED and breaker.failures >= self._limit
+        if not is_enough and breaker.state is not BreakerState.HALF_OPEN:
+            return False
+        breaker.state = BreakerState.OPEN
+        breaker.probe_at = self._clock() + breaker.pause
+        breaker.pause = min(breaker.pause * 2, max(LONGEST_PAUSE, breaker.pause))
+        return True
 
     def answered(self, destination: str) -> None:
         """Record an answer: the destination's failures are forgotten."""
@@ -113,18 +70,18 @@ class CircuitBreakers:
         breaker = self._breakers.get(destination)
         return BreakerState.CLOSED if breaker is None else breaker.state
 
-    def refuse(self, destination: str) -> bool:
-        """Return whether calls to a destination are refused."""
-        return self.state(destination).refuses
-
     def may_probe(self, destination: str) -> bool:
         """Return whether to probe now; the caller then calls `answered`, `failed` or `given_up`."""
-        return self._breakers[destination].may_probe(self._clock())
+        breaker = self._breakers[destination]
+        if breaker.state is not BreakerState.OPEN or self._clock() < breaker.probe_at:
+            return False
+        breaker.state = BreakerState.HALF_OPEN
+        return True
 
     def given_up(self, destination: str) -> None:
-        """Record a probe without a result."""
-        if destination in self._breakers:
-            self._breakers[destination].given_up()
+        """Record a probe that was cancelled before it had a result: the next call may send another."""
+        if self.state(destination) is BreakerState.HALF_OPEN:
+            self._breakers[destination].state = BreakerState.OPEN
 
     def seconds_to_probe(self, destination: str) -> float:
         """Return the seconds until the next probe; 0 while one is under way."""

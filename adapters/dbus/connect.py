@@ -15,9 +15,8 @@ import asyncio
 import socket
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 from urllib.parse import unquote
 
 from dbus_fast.aio import MessageBus
@@ -27,8 +26,6 @@ from adapters.dbus.messages import Inbox
 
 PREFIX = "unixexec:"
 EXIT_TIMEOUT = 1.0  # seconds a process gets to end after its stdin is closed
-
-T = TypeVar("T")
 
 
 def command(address: str) -> list[str]:
@@ -43,25 +40,28 @@ def command(address: str) -> list[str]:
     return [options["path"], *arguments]
 
 
-async def through_process(address: str, connect: Callable[[str], Awaitable[T]]) -> tuple[T, Process]:
-    """Start the process, and `connect` to a unix: address that leads to it. Returns the connection and the process."""
+async def through_process(address: str) -> tuple[Bus, Process]:
+    """Start the process, and connect to a unix: address that leads to it. Returns the connection and the process."""
     argv = command(address)
-    with tempfile.TemporaryDirectory(prefix="unixexec-") as directory, _listener(directory) as listener:
+    with (
+        tempfile.TemporaryDirectory(prefix="unixexec-") as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+    ):
+        listener.bind(str(Path(directory, "socket")))
+        listener.listen(1)
+        listener.settimeout(0)
         spawning = asyncio.ensure_future(_spawn(listener, argv))
         try:
             connected = await connect(f"unix:path={directory}/socket")
-        except BaseException:
-            await _abort(spawning)
+        except BaseException:  # end the process; an error of starting it takes precedence as the reason
+            if not spawning.done():
+                await asyncio.wait({spawning}, timeout=EXIT_TIMEOUT)
+            if spawning.cancel():
+                await asyncio.wait({spawning})
+            if not spawning.cancelled():
+                await end(spawning.result())
             raise
         return connected, await spawning
-
-
-def _listener(directory: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(Path(directory, "socket")))
-    listener.listen(1)
-    listener.settimeout(0)
-    return listener
 
 
 async def _spawn(listener: socket.socket, argv: list[str]) -> Process:
@@ -69,16 +69,6 @@ async def _spawn(listener: socket.socket, argv: list[str]) -> Process:
     with other_end:
         other_end.settimeout(None)  # blocking or not belongs to the socket itself, which the process shares
         return await asyncio.create_subprocess_exec(*argv, stdin=other_end.fileno(), stdout=other_end.fileno())
-
-
-async def _abort(spawning: asyncio.Future[Process]) -> None:
-    """End the process of a failed attempt; an error of starting it takes precedence as the reason."""
-    if not spawning.done():
-        await asyncio.wait({spawning}, timeout=EXIT_TIMEOUT)
-    if spawning.cancel():
-        await asyncio.wait({spawning})
-    if not spawning.cancelled():
-        await end(spawning.result())
 
 
 async def end(process: Process) -> None:
@@ -134,7 +124,14 @@ async def connect(address: str) -> Bus:
     try:
         await asyncio.shield(connecting)
     except asyncio.CancelledError:
-        await _give_up(bus, connecting)
+        # Cancelling it can close a descriptor that the loop still watches, for which uvloop aborts the process.
+        bus.disconnect()
+        _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)
+        if still:  # it has no socket yet
+            connecting.cancel()
+            await asyncio.wait({connecting})
+        if not connecting.cancelled() and connecting.exception() is None:
+            await close(bus)
         raise
     return bus
 
@@ -143,17 +140,3 @@ async def close(bus: MessageBus) -> None:
     """Close a connection and wait until its socket is closed."""
     bus.disconnect()
     await asyncio.wait({asyncio.ensure_future(bus.wait_for_disconnect())}, timeout=GIVE_UP_TIMEOUT)  # type: ignore[no-untyped-call] # theirs
-
-
-async def _give_up(bus: MessageBus, connecting: asyncio.Task[MessageBus]) -> None:
-    """End an attempt to connect by closing its socket.
-
-    Cancelling `connect` can close a descriptor that the loop still watches, for which uvloop aborts the process.
-    """
-    bus.disconnect()
-    _, still = await asyncio.wait({connecting}, timeout=GIVE_UP_TIMEOUT)
-    if still:  # it has no socket yet
-        connecting.cancel()
-        await asyncio.wait({connecting})
-    if not connecting.cancelled() and connecting.exception() is None:
-        await close(bus)

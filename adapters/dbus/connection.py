@@ -171,18 +171,20 @@ class DBusConnection:
         process: asyncio.subprocess.Process | None = None,
         gate: asyncio.Semaphore | None = None,
     ) -> None:
+        writer = bus._writer  # noqa: SLF001
+        assert writer is not None
+        assert writer.sock is not None
         self._bus = bus
         self._limits = limits
         self._flags = 0 if limits.starts_services else MessageFlag.NO_AUTOSTART.value
         self._longest = min(limits.max_message, MAX_MESSAGE)
         self._process = process
         self._gate = gate or asyncio.Semaphore(1)
-        self._outbox = _outbox(bus)
+        self._outbox = Outbox(writer.sock, bus.end_soon)
+        writer.sock = cast("socket.socket", self._outbox)  # what the library itself answers to others goes the same way
         self._waiting: dict[int, tuple[asyncio.Future[Unread | None], int]] = {}  # by serial; with the end position
         self._abandoned = 0  # cancelled here, but still pending (or unwritten) at the broker
         self._retired = False
-        self._xml: dict[tuple[str, str], str] = {}
-        self._watched: set[str] = set()
         self._on_owner: dict[str, Callable[[str], None]] = {}  # by bus name: called when the name has an owner
         self._loop = asyncio.get_running_loop()
         self.on_signal: Callable[[Message], None] | None = None
@@ -203,7 +205,7 @@ class DBusConnection:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
                 if address.startswith(connect.PREFIX):
-                    bus, process = await connect.through_process(address, connect.connect)
+                    bus, process = await connect.through_process(address)
                     return cls(bus, limits, process, gate)
                 return cls(await connect.connect(address), limits, gate=gate)
         except Exception as error:
@@ -274,12 +276,19 @@ class DBusConnection:
     def _message(self, call: MethodCall, serial: int, flags: int) -> bytes | Fault:
         try:
             data = marshalled(call, serial, flags)
-        except InvalidMessageError:
-            refusal = _oversized(call, self._longest)
-            if refusal is None:
+        except InvalidMessageError:  # where it is too long, which no check of single values can find
+            try:
+                size = body_size(call.signature, call.body)
+            except MarshalError as error:
+                return Fault(FaultCode.TOO_LARGE, str(error))
+            if size + HEADER <= self._longest:
                 raise
-            return refusal
-        return _too_large(len(data), self._longest) if len(data) > self._longest else data
+        else:
+            size = len(data)
+            if size <= self._longest:
+                return data
+        text = f"the D-Bus message is {size} bytes long, the bus takes at most {self._longest}"
+        return Fault(FaultCode.TOO_LARGE, text)
 
     def _written(self, serial: int) -> None:
         """Finish a oneway call: it is written."""
@@ -309,7 +318,9 @@ class DBusConnection:
                 self._abandoned -= 1
                 self.late_replies += 1
         elif message.member == "NameOwnerChanged" and message.sender == BUS_NAME:
-            self._new_owner(*message.body)
+            bus_name, _, owner = message.body
+            if owner and bus_name in self._on_owner:
+                self._on_owner[bus_name](bus_name)
         if self.on_signal is not None and message.message_type is MessageType.SIGNAL:
             self.on_signal(message)
         return False
@@ -335,7 +346,6 @@ class DBusConnection:
         waiting, self._waiting = self._waiting, {}
         for reply, place in waiting.values():
             _settle(reply, _unanswered() if place <= self._outbox.written else _unsent())
-        self._xml.clear()
         self.stale.set()
 
     def retire(self) -> None:
@@ -369,57 +379,12 @@ class DBusConnection:
             return False
         return True
 
-    async def introspect(self, bus_name: str, object_path: str) -> str | ReplyFuture:
-        """The object's introspection XML; remembered until the name's owner changes."""
-        known = self._xml.get((bus_name, object_path))
-        if known is not None:
-            return known
-        is_watched = await self._watch(bus_name)
-        interface = "org.freedesktop.DBus.Introspectable"
-        answer = await self.call(MethodCall(bus_name, object_path, interface, "Introspect", ""))
-        if not isinstance(answer, Message) or answer.message_type is not MessageType.METHOD_RETURN:
-            assert answer is not None
-            return answer
-        if answer.signature != "s":
-            text = f"{bus_name} {object_path} Introspect: expected reply signature 's', got '{answer.signature}'"
-            return Fault(FaultCode.UNREPRESENTABLE, text)
-        xml = str(answer.body[0])
-        if is_watched:
-            self._xml[bus_name, object_path] = xml
-        return xml
-
-    async def _watch(self, bus_name: str) -> bool:
-        """Hear of a new owner before the first answer of the old one is remembered."""
-        if bus_name not in self._watched:
-            answer = await self.call(_match(bus_name))
-            if not isinstance(answer, Message) or answer.error_name:
-                return False
-            self._watched.add(bus_name)
-        return True
-
     def when_owned(self, bus_name: str, tell: Callable[[str], None]) -> None:
         """Call `tell` with the name whenever it gets an owner; never if the bus allows no more match rules."""
         if bus_name not in self._on_owner and self._bus.connected:
-            self._outbox.put(marshalled(_match(bus_name), self._bus.next_serial(), _ONEWAY))
+            rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
+            self._outbox.put(marshalled(driver("AddMatch", rule), self._bus.next_serial(), _ONEWAY))
         self._on_owner[bus_name] = tell
-
-    def _new_owner(self, bus_name: str, _before: str, owner: str) -> None:
-        self._forget_xml(bus_name)
-        if owner and bus_name in self._on_owner:
-            self._on_owner[bus_name](bus_name)
-
-    def _forget_xml(self, bus_name: str) -> None:
-        self._xml = {key: xml for key, xml in self._xml.items() if key[0] != bus_name}
-
-
-def _outbox(bus: connect.Bus) -> Outbox:
-    """Take over the writing of a connected bus; what the library itself answers to others goes the same way."""
-    writer = bus._writer  # noqa: SLF001
-    assert writer is not None
-    assert writer.sock is not None
-    outbox = Outbox(writer.sock, bus.end_soon)
-    writer.sock = cast("socket.socket", outbox)
-    return outbox
 
 
 def ping(bus_name: str) -> MethodCall:
@@ -427,10 +392,9 @@ def ping(bus_name: str) -> MethodCall:
     return MethodCall(bus_name, "/", "org.freedesktop.DBus.Peer", "Ping", "")
 
 
-def _match(bus_name: str) -> MethodCall:
-    """Ask the bus to tell who owns a name from now on."""
-    rule = f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{bus_name}'"
-    return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, "AddMatch", "s", [rule])
+def driver(member: str, *texts: str) -> MethodCall:
+    """A call to the bus itself. (D-Bus specification, "Message Bus Messages")"""
+    return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, member, "s" * len(texts), texts)
 
 
 class _TakenReply(asyncio.Future["Unread | None"]):
@@ -450,19 +414,6 @@ class _TakenReply(asyncio.Future["Unread | None"]):
 def _settle(reply: asyncio.Future[Unread | None], answer: Unread | None) -> None:
     if not reply.done():
         reply.set_result(answer)
-
-
-def _oversized(call: MethodCall, limit: int) -> Fault | None:
-    """Whether that is why the library would not marshal it: it counts what no check of single values can."""
-    try:
-        size = body_size(call.signature, call.body)
-    except MarshalError as error:
-        return Fault(FaultCode.TOO_LARGE, str(error))
-    return _too_large(size, limit) if size + HEADER > limit else None
-
-
-def _too_large(size: int, limit: int) -> Fault:
-    return Fault(FaultCode.TOO_LARGE, f"the D-Bus message is {size} bytes long, the bus takes at most {limit}")
 
 
 def _unsent() -> Fault:

@@ -10,7 +10,7 @@ from adapters.dbus.connection import BUS_NAME, Received
 from gateway.core.dbus import marshal
 from gateway.core.dbus.signature import parse
 from gateway.core.dbus.target import MethodCall
-from gateway.core.rpc.model import Fault, FaultCode, Value
+from gateway.core.rpc.model import Fault, FaultCode
 
 _ERROR = "org.freedesktop.DBus.Error."
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -50,7 +50,11 @@ TRANSPORT_FAILURES = frozenset({FaultCode.UNAVAILABLE, FaultCode.NO_REPLY, Fault
 
 def fault(message: Received) -> Fault:
     """Turn a D-Bus error into a fault with its name, text and arguments, before the mapping's error rules apply."""
-    arguments = _arguments(message)
+    try:
+        types = parse(message.signature)
+        arguments = [marshal.from_dbus(type_)(value) for type_, value in zip(types, message.body, strict=True)]
+    except (ValueError, marshal.MarshalError):  # they have no legacy representation
+        arguments = []
     name = message.error_name or ""
     text = arguments[0] if arguments and isinstance(arguments[0], str) else name
     code = ERROR_NAMES.get(name, FaultCode.REMOTE)
@@ -94,24 +98,11 @@ def without_object(found: Fault, call: MethodCall, introspected: Received | Faul
     interface = str(call.body[0]) if call.interface == PROPERTIES and call.body else call.interface
     if not isinstance(introspected, Received) or introspected.error_name in _DENIED:
         return found
-    if not introspected.error_name and _has_interface(introspected, interface):
+    xml = introspected.body[0] if introspected.signature == "s" and not introspected.error_name else ""
+    if re.search(rf"<interface\s[^>]*\bname\s*=\s*[\"']{re.escape(interface)}[\"']", xml):
         return found
     text = f"{call.bus_name} has no object {call.object_path} with the interface {interface} ({found.message})"
     return Fault(FaultCode.NOT_FOUND, text, name=NO_OBJECT, data=[text])
-
-
-def _has_interface(introspected: Received, interface: str) -> bool:
-    xml = introspected.body[0] if introspected.signature == "s" else ""
-    return re.search(rf"<interface\s[^>]*\bname\s*=\s*[\"']{re.escape(interface)}[\"']", xml) is not None
-
-
-def _arguments(message: Received) -> list[Value]:
-    """The arguments of an error; empty where they have no legacy representation."""
-    try:
-        types = parse(message.signature)
-        return [marshal.from_dbus(type_)(value) for type_, value in zip(types, message.body, strict=True)]
-    except (ValueError, marshal.MarshalError):
-        return []
 
 
 def is_transport_failure(message: Received) -> bool:

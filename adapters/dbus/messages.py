@@ -102,7 +102,7 @@ def _first(names: _Names, body: list[object], serial: int, flags: int) -> bytes:
     return data
 
 
-Convert: TypeAlias = Callable[[object], object]
+Convert: TypeAlias = Callable[[Any], object]
 
 
 @lru_cache(maxsize=_KEPT)
@@ -135,28 +135,14 @@ def _converter(type_: Type) -> Convert | None:
         return None
     if type_.code == "v":
         return _variant
+    children = type_.children[0].children if type_.is_dict else type_.children
+    converters = [_converter(child) or (lambda value: value) for child in children]
+    convert = converters[-1]
     if type_.is_dict:
-        return _entries(type_.children[0].children[1])
-    return _elements(type_) if type_.code == "a" else _fields(type_)
-
-
-def _entries(value_type: Type) -> Convert:
-    convert = _converter(value_type) or _same
-    return lambda value: {key: convert(one) for key, one in value.items()}  # type: ignore[attr-defined]
-
-
-def _elements(type_: Type) -> Convert:
-    convert = _converter(type_.children[0]) or _same
-    return lambda value: [convert(one) for one in value]  # type: ignore[attr-defined]
-
-
-def _fields(type_: Type) -> Convert:
-    converters = [_converter(child) or _same for child in type_.children]
-    return lambda value: [convert(one) for convert, one in zip(converters, value, strict=True)]  # type: ignore[call-overload]
-
-
-def _same(value: object) -> object:
-    return value
+        return lambda value: {key: convert(one) for key, one in value.items()}
+    if type_.code == "a":
+        return lambda value: [convert(one) for one in value]
+    return lambda value: [convert(one) for convert, one in zip(converters, value, strict=True)]
 
 
 class Inbox:

@@ -46,9 +46,6 @@ class OwnConnections(Struct):
     _owned: dict[tuple[BusSettings, object], _Owned] = field(default_factory=dict)
     _ending: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def __len__(self) -> int:
-        return len(self._owned)
-
     async def call(
         self, own: OwnConnection, bus: BusSettings, call: Call, message: MethodCall, *, oneway: bool = False
     ) -> ReplyFuture | None:

@@ -15,7 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from typing import TypeAlias
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -28,12 +28,12 @@ from adapters.dbus.connection import (
     DBusConnection,
     Received,
     ReplyFuture,
+    driver,
     ping,
 )
-from adapters.dbus.errors import is_transport_failure
+from adapters.dbus.errors import INTROSPECTABLE, is_transport_failure
 from adapters.dbus.large_message import LargeMessage
-from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner, owners
-from gateway.core.admin.status import BusStatus
+from gateway.core.admin.status import BusStatus, Presence
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import DEADLINE_PASSED, NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
@@ -41,6 +41,8 @@ from gateway.core.rpc.model import Fault, FaultCode
 FIRST_DELAY = 0.05  # seconds before the second attempt to connect; doubled for each further attempt
 LAST_DELAY = 5.0  # seconds; the longest delay
 PROBE_TIMEOUT = 2.0  # seconds that a destination with an open breaker has to answer a Ping
+NameOwner: TypeAlias = tuple[Presence, str]  # of a bus name, and the unique name of its owner: ":1.7"
+OWNER_UNKNOWN: NameOwner = (Presence.UNKNOWN, "")
 ANY = ""  # the queue of calls that wait for a connection rather than for their bus name
 
 log = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ class Pool:
             connection = self._find(destination)
         if destination in self.breakers.known or isinstance(connection, Fault):
             try:
-                connection = await self._check_breaker(destination) or await self._wait_for_capacity(destination)
+                connection = await self._wait_for_capacity(destination)
             except asyncio.CancelledError as error:
                 error.args = (*error.args, NOT_SENT)
                 raise
@@ -151,10 +153,14 @@ class Pool:
             self._record_reply(destination, answer)
         return answer
 
-    async def introspect(self, bus_name: str, object_path: str) -> str | ReplyFuture:
-        """Return an object's introspection XML."""
+    async def introspect(self, bus_name: str, object_path: str) -> ReplyFuture:
+        """Ask an object for its introspection XML, past limits and breakers."""
         connection = self._pick(bus_name)
-        return connection if isinstance(connection, Fault) else await connection.introspect(bus_name, object_path)
+        if isinstance(connection, Fault):
+            return connection
+        answer = await connection.call(MethodCall(bus_name, object_path, INTROSPECTABLE, "Introspect", ""))
+        assert answer is not None, "it is not an oneway call"
+        return answer
 
     async def is_alive(self, seconds: float) -> bool:
         """Return whether the bus answers a Ping on every connection, or is being reconnected.
@@ -168,11 +174,27 @@ class Pool:
     async def owners(self, names: Collection[str], seconds: float) -> Mapping[str, NameOwner]:
         """Return the owner of each name; OWNER_UNKNOWN for those that the bus does not tell within `seconds`."""
         connection = next((connection for connection in self._slots if connection is not None), None)
-        if connection is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    return await owners(connection.call, names)
-        return dict.fromkeys(names, OWNER_UNKNOWN)
+        if connection is None:
+            return dict.fromkeys(names, OWNER_UNKNOWN)
+        calls = (
+            connection.call(driver("ListActivatableNames")),
+            *(connection.call(driver("GetNameOwner", name)) for name in names),
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                startable, *found = await asyncio.gather(*calls)
+        except TimeoutError:
+            return dict.fromkeys(names, OWNER_UNKNOWN)
+        on_demand = startable.body[0] if isinstance(startable, Received) and not startable.error_name else ()
+        owners = {}
+        for name, answer in zip(names, found, strict=True):
+            if not isinstance(answer, Received):
+                owners[name] = OWNER_UNKNOWN
+            elif not answer.error_name:
+                owners[name] = Presence.OWNED, str(answer.body[0])
+            else:
+                owners[name] = Presence.ON_DEMAND if name in on_demand else Presence.ABSENT, ""
+        return owners
 
     def in_flight(self, destination: str) -> int:
         """Return the number of calls to a bus name without a reply."""
@@ -216,25 +238,17 @@ class Pool:
             self.breakers.answered(destination)
 
     def _failed(self, destination: str) -> None:
+        """Record a failure. An open breaker is closed as soon as the name has a new owner."""
         if self.breakers.failed(destination):
-            self._watch_owner(destination)
+            connection = self._pick(destination)
+            if isinstance(connection, DBusConnection):
+                connection.when_owned(destination, self.breakers.answered)
             log.warning("%s on bus '%s': %s", destination, self.bus.name, self.breakers.describe(destination))
 
-    def _watch_owner(self, destination: str) -> None:
-        """Close the breaker as soon as the name has a new owner."""
-        connection = self._pick(destination)
-        if isinstance(connection, DBusConnection):
-            connection.when_owned(destination, self.breakers.answered)
-
-    async def _check_breaker(self, destination: str) -> Fault | None:
-        """Return the fault of an open breaker, or None; the first call after each pause probes with a Ping."""
-        if destination not in self.breakers or not self.breakers.refuse(destination):
+    def _refusal(self, destination: str) -> Fault | None:
+        """The fault of an open breaker."""
+        if not self.breakers.state(destination).refuses:
             return None
-        if self.breakers.may_probe(destination):
-            await self._probe(destination)
-        return self._refusal(destination) if self.breakers.refuse(destination) else None
-
-    def _refusal(self, destination: str) -> Fault:
         text = f"{destination}: {self.breakers.describe(destination)}; the call was not sent"
         return Fault(FaultCode.UNAVAILABLE, text)
 
@@ -257,15 +271,10 @@ class Pool:
     # Distribution of calls
 
     def _find(self, destination: str) -> DBusConnection | Fault:
-        if self._is_crowded(destination):
-            return Fault(
-                FaultCode.BUSY,
-                f"{destination} has no capacity for another call (limit per_destination); the call was not sent",
-            )
+        if self.in_flight(destination) >= self.bus.per_destination:
+            text = f"{destination} has no capacity for another call (limit per_destination); the call was not sent"
+            return Fault(FaultCode.BUSY, text)
         return self._pick(destination)
-
-    def _is_crowded(self, destination: str) -> bool:
-        return self._busy.get(destination, 0) >= self.bus.per_destination
 
     def _pick(self, destination: str) -> DBusConnection | Fault:
         preferred = self._slots[hash(destination) % len(self._slots)]
@@ -276,46 +285,41 @@ class Pool:
                 return connection
         name = self.bus.name
         if self._connected.is_set():
-            return Fault(
-                FaultCode.BUSY,
-                f"bus '{name}' has no capacity for another call (limits connections, in_flight); the call was not sent",
-            )
+            limits = "(limits connections, in_flight)"
+            text = f"bus '{name}' has no capacity for another call {limits}; the call was not sent"
+            return Fault(FaultCode.BUSY, text)
         return Fault(FaultCode.UNAVAILABLE, f"bus '{name}' is not connected; the call was not sent")
 
     async def _wait_for_capacity(self, destination: str) -> DBusConnection | Fault:
-        """Return a connection with capacity, or the fault after `wait_timeout` seconds."""
+        """Return a connection with capacity, or the fault after `wait_timeout` seconds or with a full queue.
+
+        The first call after each pause of a breaker probes with a Ping.
+        """
+        if self._refusal(destination) is not None and self.breakers.may_probe(destination):
+            await self._probe(destination)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.bus.wait_timeout
         while True:
-            found = self._refusal(destination) if self.breakers.refuse(destination) else self._find(destination)
+            found = self._refusal(destination) or self._find(destination)
             left = deadline - loop.time()
             if isinstance(found, DBusConnection) or found.code is not FaultCode.BUSY or left <= 0:
                 return found
-            line = destination if self._is_crowded(destination) else ANY
-            if self._is_full(line):
+            line = destination if self.in_flight(destination) >= self.bus.per_destination else ANY
+            is_full = line is not ANY and len(self._queues.get(line, ())) >= self.bus.waiting_each
+            if is_full or sum(map(len, self._queues.values())) >= self.bus.waiting:
                 return found
-            await self._wait_in_queue(line, left)
-
-    def _is_full(self, line: str) -> bool:
-        """Return whether the queue is full."""
-        if line is not ANY and len(self._queues.get(line, ())) >= self.bus.waiting_each:
-            return True
-        return sum(map(len, self._queues.values())) >= self.bus.waiting
-
-    async def _wait_in_queue(self, line: str, seconds: float) -> None:
-        """Wait in a queue until capacity is released or the time is over."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(line, deque()).append(turn)
-        try:
-            await asyncio.wait({turn}, timeout=seconds)
-        except asyncio.CancelledError:
-            if turn.done():
-                self._wake(line)
-            raise
-        finally:
-            self._queues[line].remove(turn)
-            if not self._queues[line]:
-                del self._queues[line]
+            turn: asyncio.Future[None] = loop.create_future()
+            self._queues.setdefault(line, deque()).append(turn)
+            try:
+                await asyncio.wait({turn}, timeout=left)
+            except asyncio.CancelledError:
+                if turn.done():
+                    self._wake(line)
+                raise
+            finally:
+                self._queues[line].remove(turn)
+                if not self._queues[line]:
+                    del self._queues[line]
 
     def _release(self, destination: str) -> None:
         busy = self._busy[destination] - 1
@@ -336,10 +340,18 @@ class Pool:
 
     async def _maintain(self, slot: int) -> None:
         """Keep one slot filled: connect again whenever its connection is stale."""
+        pauses = delays(self._dependencies.chance)
         while True:
-            connection = await self._connect()
+            try:
+                connection = await DBusConnection.open(self.bus.address, self._limits, self._dependencies.gate)
+            except ConnectError as error:
+                self._error = f"cannot connect: {error}"
+                self._note_state()
+                await self._dependencies.sleep(next(pauses))
+                continue
             self._install(slot, connection)
             await connection.stale.wait()
+            pauses = delays(self._dependencies.chance)
 
     def _install(self, slot: int, connection: DBusConnection) -> None:
         stale, self._slots[slot] = self._slots[slot], connection
@@ -358,16 +370,6 @@ class Pool:
             self._slots[slot] = None
             self._error = connection.error
             self._note_state()
-
-    async def _connect(self) -> DBusConnection:
-        pauses = delays(self._dependencies.chance)
-        while True:
-            try:
-                return await DBusConnection.open(self.bus.address, self._limits, self._dependencies.gate)
-            except ConnectError as error:
-                self._error = f"cannot connect: {error}"
-                self._note_state()
-            await self._dependencies.sleep(next(pauses))
 
     async def _reap(self, connection: DBusConnection) -> None:
         await connection.closed()

@@ -7,22 +7,24 @@ the bus name, an overflow), the subscriber gets `EventsLost` and reads the state
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.dbus.connection import (
     BUS_NAME,
-    BUS_PATH,
     BusConnectionLimits,
     ConnectError,
     DBusConnection,
     Received,
     ReplyFuture,
+    driver,
 )
 from adapters.dbus.pool import BusSettings, Dependencies, delays
 from gateway.core.dbus import marshal
@@ -48,11 +50,15 @@ class SignalQueue(EventFeed):
 
     def put(self, event: Event) -> bool:
         """Queue an event, merged with an earlier change of the same properties; False if the queue is full."""
-        key = self._key(event)
+        key = next(self._numbers) if event.member else (event.bus_name, event.object_path, event.interface)
         before = self._queue.pop(key, None)
         if before is None and len(self._queue) >= self._bound:
             return False
-        self._queue[key] = event if not isinstance(before, Event) else _merged(before, event)
+        if isinstance(before, Event):
+            kept = {name: value for name, value in before.properties.items() if name not in event.invalidated}
+            invalidated = (before.invalidated - event.properties.keys()) | event.invalidated
+            event = replace(event, properties={**kept, **event.properties}, invalidated=invalidated)
+        self._queue[key] = event
         self._more.set()
         return True
 
@@ -62,9 +68,9 @@ class SignalQueue(EventFeed):
         There is always capacity for it: at most one waits for each bus name.
         """
         self._queue.pop(missed.bus_name, None)
-        stale = [key for key, news in self._queue.items() if isinstance(news, Event) and _is_outdated(news, missed)]
-        for key in stale:
-            del self._queue[key]
+        for key, news in [*self._queue.items()]:
+            if isinstance(news, Event) and not news.member and news.bus_name == missed.bus_name:
+                del self._queue[key]
         self._queue[missed.bus_name] = missed
         self._more.set()
 
@@ -76,30 +82,6 @@ class SignalQueue(EventFeed):
             self._more.clear()
             await self._more.wait()
         return self._queue.popitem(last=False)[1]
-
-    def _key(self, event: Event) -> Hashable:
-        """Events with the same key are merged."""
-        if event.member:
-            return next(self._numbers)
-        return event.bus_name, event.object_path, event.interface
-
-
-def _is_outdated(event: Event, missed: EventsLost) -> bool:
-    return not event.member and event.bus_name == missed.bus_name
-
-
-def _merged(before: Event, after: Event) -> Event:
-    return Event(
-        after.bus_name,
-        after.object_path,
-        after.interface,
-        properties={**_without(before, after), **after.properties},
-        invalidated=(before.invalidated - after.properties.keys()) | after.invalidated,
-    )
-
-
-def _without(before: Event, after: Event) -> dict[str, Value]:
-    return {name: value for name, value in before.properties.items() if name not in after.invalidated}
 
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -120,8 +102,7 @@ REFUSED = 5.0  # seconds before a refused match rule is tried again
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(eq=False, slots=True)
-class Interest:
+class Interest(Struct, eq=False):
     """A subscription, its queue, and the state of its match rules."""
 
     subscription: Subscription
@@ -131,10 +112,6 @@ class Interest:
     suspended_until: float = 0.0  # loop time; no match rules before
     heard: int = 0  # signals since `since`
     since: float = 0.0
-    rules: tuple[str, ...] = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        self.rules = tuple(_rules(self.subscription))
 
     def miss(self, why: str) -> None:
         """Notify the subscriber that events may be lost."""
@@ -234,17 +211,15 @@ class Signals:
                     await self._update_rules(connection)
             except TimeoutError:
                 return
+            next_attempt = min((one.suspended_until for one in self._interests if not one.listening), default=None)
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._next_attempt()):
+                async with asyncio.timeout_at(next_attempt):
                     await self._changed.wait()
-
-    def _next_attempt(self) -> float | None:
-        return min((one.suspended_until for one in self._interests if not one.listening), default=None)
 
     async def _update_rules(self, connection: DBusConnection) -> None:
         leaving, self._draining = self._draining, []
         for rule in leaving:
-            await connection.call(_driver("RemoveMatch", rule))
+            await connection.call(driver("RemoveMatch", rule))
         now = asyncio.get_running_loop().time()
         waiting = [one for one in self._interests if not one.listening and one.suspended_until <= now]
         for interest in waiting:
@@ -256,20 +231,18 @@ class Signals:
     async def _begin(self, connection: DBusConnection, interest: Interest) -> None:
         """Add the rules, then ask for the owner: a change in between is either signalled or in the answer."""
         interest.listening = True
-        for rule in interest.rules:
-            answer = await connection.call(_driver("AddMatch", rule))
+        for rule in _rules(interest.subscription):
+            answer = await connection.call(driver("AddMatch", rule))
             if not isinstance(answer, Received):
                 return  # the connection is lost
             if answer.error_name:
-                self._refused(interest, answer.error_name)
+                why = f"bus '{self._bus.name}' refused the match rule for {interest.subscription.bus_name}"
+                log.warning("%s: %s", why, answer.error_name)
+                self._suspend(interest, REFUSED)
                 return
-        answer = await connection.call(_driver("GetNameOwner", interest.subscription.bus_name))
+        answer = await connection.call(driver("GetNameOwner", interest.subscription.bus_name))
         if interest.owner is None and isinstance(answer, Received):  # else a NameOwnerChanged arrived meanwhile
             interest.owner = "" if answer.error_name else str(answer.body[0])
-
-    def _refused(self, interest: Interest, why: str) -> None:
-        log.warning("bus '%s' refused the match rule for %s: %s", self._bus.name, interest.subscription.bus_name, why)
-        self._suspend(interest, REFUSED)
 
     def _suspend(self, interest: Interest, seconds: float) -> None:
         """Remove the match rules for a while; the state is read when they are back."""
@@ -278,7 +251,7 @@ class Signals:
 
     def _forget_rules(self, interest: Interest) -> None:
         if interest.listening and self._connection is not None:
-            self._draining += interest.rules
+            self._draining += _rules(interest.subscription)
         interest.listening, interest.owner = False, None
         self._changed.set()
 
@@ -288,7 +261,11 @@ class Signals:
         """Deliver a signal; signals that do not come from the owner of the bus name are dropped."""
         if message.sender == BUS_NAME:
             if message.member == "NameOwnerChanged" and message.signature == "sss":
-                self._new_owner(*message.body)
+                bus_name, _, owner = message.body
+                for interest in self._interests:
+                    if interest.listening and interest.subscription.bus_name == bus_name:
+                        interest.owner = owner
+                        interest.miss(f"its owner is {owner}" if owner else "it has no owner")
             return
         fits = [one for one in self._interests if one.owner == message.sender and _is_wanted(one.subscription, message)]
         if fits:
@@ -296,43 +273,30 @@ class Signals:
         for interest in fits:
             self._deliver(interest, message)
 
-    def _new_owner(self, bus_name: str, _before: str, owner: str) -> None:
-        for interest in self._interests:
-            if interest.listening and interest.subscription.bus_name == bus_name:
-                interest.owner = owner
-                interest.miss(f"its owner is {owner}" if owner else "it has no owner")
-
     def _deliver(self, interest: Interest, message: Received) -> None:
-        if self._overflows_now(interest):
-            self._pause(interest, f"more than {_limit(interest.subscription)} signals in a second")
+        wanted, now = interest.subscription, asyncio.get_running_loop().time()
+        if now - interest.since >= 1.0:
+            interest.since, interest.heard = now, 0
+        interest.heard += 1
+        limit = WHOLE_LIMIT if wanted.is_whole else OVERFLOW_LIMIT
+        if interest.heard > limit:
+            self._pause(interest, f"more than {limit} signals in a second")
             return
         try:
-            event = _event(interest.subscription, message)
+            event = _event(wanted, message)
         except (ValueError, marshal.MarshalError) as error:
             what = f"{message.interface}.{message.member}"
-            times = self._undecoded.occurred((interest.subscription.bus_name, what))
+            times = self._undecoded.occurred((wanted.bus_name, what))
             if times:
                 log.warning("%s %s: cannot be decoded (%d times): %s", message.path, what, times, error)
             return
         if event is not None and not interest.feed.put(event):
             self._pause(interest, "the queue of the subscriber is full")
 
-    def _overflows_now(self, interest: Interest) -> bool:
-        now = asyncio.get_running_loop().time()
-        if now - interest.since >= 1.0:
-            interest.since, interest.heard = now, 0
-        interest.heard += 1
-        return interest.heard > _limit(interest.subscription)
-
     def _pause(self, interest: Interest, why: str) -> None:
         self.overflows += 1
         log.warning("%s: %s: its signals are paused for %g s", interest.subscription.bus_name, why, OVERFLOW_PAUSE)
         self._suspend(interest, OVERFLOW_PAUSE)
-
-
-def _limit(wanted: Subscription) -> int:
-    """The signals a second that a subscription takes."""
-    return WHOLE_LIMIT if wanted.is_whole else OVERFLOW_LIMIT
 
 
 def _rules(wanted: Subscription) -> Iterator[str]:
@@ -374,22 +338,14 @@ def _event(wanted: Subscription, message: Received) -> Event | None:
         if message.signature != wanted.signature:
             raise ValueError(f"expected signature '{wanted.signature}', got '{message.signature}'")
         return Event(*where, wanted.member, tuple(_decoded(message.signature, message.body)))
-    properties, invalidated = _changes(wanted, *message.body[1:])
-    return Event(*where, properties=properties, invalidated=invalidated) if properties or invalidated else None
-
-
-def _changes(wanted: Subscription, changed: dict[str, Any], lost: list[str]) -> tuple[dict[str, Value], frozenset[str]]:
-    """Return the new values and the invalidated names. A property of an unexpected type counts as invalidated."""
+    _, changed, lost = message.body
     known = wanted.properties
     good = {name: variant for name, variant in changed.items() if known.get(name) == variant.signature}
-    values = {name: _decoded(variant.signature, [variant.value])[0] for name, variant in good.items()}
-    return values, frozenset(name for name in (*changed, *lost) if name in known and name not in values)
+    properties = {name: _decoded(variant.signature, [variant.value])[0] for name, variant in good.items()}
+    # A property of an unexpected type counts as invalidated.
+    invalidated = frozenset(name for name in (*changed, *lost) if name in known and name not in properties)
+    return Event(*where, properties=properties, invalidated=invalidated) if properties or invalidated else None
 
 
 def _decoded(signature: str, body: Sequence[object]) -> list[Value]:
     return [marshal.from_dbus(kind)(value) for kind, value in zip(parse(signature), body, strict=True)]
-
-
-def _driver(member: str, text: str) -> MethodCall:
-    """A call to the bus itself. (D-Bus specification, "Message Bus Messages")"""
-    return MethodCall(BUS_NAME, BUS_PATH, BUS_NAME, member, "s", [text])

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from gateway.core.rpc.model import Reply, Value
+from gateway.core.rpc.model import Fault, Outcome, Reply, Value
 
+_SAME = frozenset({str, bool, float})
 
-class StatusStruct(NamedTuple):
-    """A Status struct that was read. `content`: the value or the error."""
-
-    success: bool
-    content: Value
+# XML 1.0, section 2.2.
+_UNCARRIABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def success(value: Value, text: Callable[[str], str] | None = None) -> Reply:
@@ -26,14 +24,14 @@ def failure(error: Value, text: Callable[[str], str] | None = None) -> Reply:
     return Reply({"Status": "Failure", "ErrorDescription": integers_as_text(error, text)})
 
 
-def read(value: Value) -> StatusStruct | None:
-    """Read a Status struct; None for any other value."""
-    match value:
+def read(reply: Reply, fault: Callable[[Value], Fault]) -> Outcome:
+    """Read a Status struct, with `fault` made of an error; any other reply is returned unchanged."""
+    match reply.value:
         case {"Status": "Success", "Value": content, **others} if not others:
-            return StatusStruct(success=True, content=content)
-        case {"Status": "Failure", "ErrorDescription": content, **others} if not others:
-            return StatusStruct(success=False, content=content)
-    return None
+            return Reply(content)
+        case {"Status": "Failure", "ErrorDescription": error, **others} if not others:
+            return fault(error)
+    return reply
 
 
 def integers_as_text(value: Any, text: Callable[[str], str] | None = None) -> Value:
@@ -54,24 +52,11 @@ def integers_as_text(value: Any, text: Callable[[str], str] | None = None) -> Va
     if kind is int:
         return str(value)
     if kind is list:
-        return value if _only_text(value, text) else [integers_as_text(item, text) for item in value]
+        for item in value:
+            if type(item) is not str or not (text is None or item.isprintable()):
+                return [integers_as_text(item, text) for item in value]
     result: Value = value
     return result
-
-
-_SAME = frozenset({str, bool, float})
-
-
-def _only_text(items: Iterable[Any], text: Callable[[str], str] | None) -> bool:
-    """Whether all of these are texts that stay as they are."""
-    for item in items:  # noqa: SIM110 - a generator costs half as much again
-        if type(item) is not str or not (text is None or item.isprintable()):
-            return False
-    return True
-
-
-# XML 1.0, section 2.2.
-_UNCARRIABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def carriable(text: str) -> str:

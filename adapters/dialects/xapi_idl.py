@@ -43,8 +43,10 @@ class Dialect(interfaces.Dialect):
         """Write an outcome in the services' form; a void result is nil."""
         if isinstance(outcome, Reply):
             return status.success(outcome.value) if self._status else outcome
-        tag, arguments = _error(outcome if not call.named else _as_sent(outcome))
-        error = _variant(tag, arguments)
+        tag, arguments = _error(outcome, has_named=bool(call.named))
+        error: Value = tag
+        if arguments:  # several arguments are one array
+            error = [tag, arguments[0] if len(arguments) == 1 else arguments]
         if self._status:
             return status.failure(error)
         return Fault(FaultCode.APPLICATION, tag, name=tag, data=arguments, wire=error)
@@ -56,31 +58,21 @@ class Dialect(interfaces.Dialect):
     def unwrap_outcome(self, outcome: Outcome, _call: Call) -> Outcome:
         """Read an outcome in the services' form; any other outcome is returned unchanged."""
         if isinstance(outcome, Fault):
-            return _read_variant(outcome.wire) or _named(outcome)
-        found = status.read(outcome.value) if self._status else None
-        if found is None:
-            return outcome
-        return Reply(found.content) if found.success else _read_variant(found.content) or _no_variant(found.content)
+            told = _read_variant(outcome.wire)
+            if told is None and outcome.code is FaultCode.APPLICATION and not outcome.name:  # the tag of JSON-RPC 2.0
+                told = Fault(FaultCode.APPLICATION, outcome.message, name=outcome.message, data=outcome.data)
+            return told or outcome
+        return status.read(outcome, _read_error) if self._status else outcome
 
 
-def _as_sent(fault: Fault) -> Fault:
-    """Shift the places of positional parameters behind a struct of named ones, as the client counts them."""
-    if fault.code is not FaultCode.INVALID_PARAMS:
-        return fault
-    return replace(fault, message=_PLACE.sub(lambda found: f"$.params[{int(found[1]) + 1}]", fault.message))
-
-
-def _error(fault: Fault) -> tuple[str, list[Value]]:
+def _error(fault: Fault, *, has_named: bool) -> tuple[str, list[Value]]:
+    """The tag and the arguments. Positional parameters stand behind a struct of named ones, as the client counts."""
     if fault.code is FaultCode.APPLICATION and fault.name:
         return fault.name, fault.data if isinstance(fault.data, list) else []
-    return INTERNAL_ERROR, [f"{fault.name}: {fault.message}" if fault.name else fault.message]
-
-
-def _variant(tag: str, arguments: list[Value]) -> Value:
-    """Return the payload of a variant; several arguments are one array."""
-    if not arguments:
-        return tag
-    return [tag, arguments[0] if len(arguments) == 1 else arguments]
+    message = fault.message
+    if has_named and fault.code is FaultCode.INVALID_PARAMS:
+        message = _PLACE.sub(lambda found: f"$.params[{int(found[1]) + 1}]", message)
+    return INTERNAL_ERROR, [f"{fault.name}: {message}" if fault.name else message]
 
 
 def _read_variant(error: Value) -> Fault | None:
@@ -94,12 +86,6 @@ def _read_variant(error: Value) -> Fault | None:
     return None
 
 
-def _no_variant(error: Value) -> Fault:
-    return Fault(FaultCode.REMOTE, "an error that is neither a tag nor [tag, payload]", data=[error])
-
-
-def _named(fault: Fault) -> Fault:
-    """Read an error of JSON-RPC 2.0: the tag is the message, the arguments are the data."""
-    if fault.code is FaultCode.APPLICATION and not fault.name:
-        return Fault(FaultCode.APPLICATION, fault.message, name=fault.message, data=fault.data)
-    return fault
+def _read_error(error: Value) -> Fault:
+    neither = Fault(FaultCode.REMOTE, "an error that is neither a tag nor [tag, payload]", data=[error])
+    return _read_variant(error) or neither

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from adapters.dialects import status
-from gateway.core import interfaces
+from msgspec.structs import replace
+
+from adapters.dialects import plain, status
 from gateway.core.rpc.model import Call, Fault, FaultCode, Int32, Outcome, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.core.rpc.units import compact
@@ -44,16 +45,8 @@ def text(value: Value) -> str:
     return _TEXTS.get(type(value), _json)(value)
 
 
-def _own(fault: Fault, call: Call) -> Error:
-    return [fault.name, *_arguments(fault.data)] if fault.name else _message(fault, call)
-
-
 def _message(fault: Fault, _call: Call) -> Error:
     return [INTERNAL_ERROR, fault.message]
-
-
-def _remote(fault: Fault, _call: Call) -> Error:
-    return [INTERNAL_ERROR, fault.name or fault.message, *_arguments(fault.data)]
 
 
 def _parameter_count(fault: Fault, call: Call) -> Error:
@@ -74,30 +67,24 @@ def _arguments(data: Value) -> list[str]:
 
 # The closest error of XenAPI for each fault; the others are INTERNAL_ERROR with the message.
 ERROR_CODES: Mapping[FaultCode, Callable[[Fault, Call], Error]] = {
-    FaultCode.PARSE_ERROR: _message,
-    FaultCode.INVALID_REQUEST: _message,
-    FaultCode.TOO_LARGE: _message,
+    **dict.fromkeys(FaultCode, _message),
     FaultCode.UNKNOWN_METHOD: lambda fault, call: [METHOD_UNKNOWN, call.method, *_arguments(fault.data)],
     FaultCode.PARAMETER_COUNT: _parameter_count,
     FaultCode.INVALID_PARAMS: _invalid_value,
     FaultCode.ACCESS_DENIED: lambda fault, _call: [PERMISSION_DENIED, fault.message],
-    FaultCode.NOT_FOUND: _message,
-    FaultCode.BUSY: _message,
-    FaultCode.UNAVAILABLE: _message,
-    FaultCode.TIMEOUT: _message,
-    FaultCode.NO_REPLY: _message,
-    FaultCode.UNREPRESENTABLE: _message,
-    FaultCode.APPLICATION: _own,
-    FaultCode.REMOTE: _remote,
-    FaultCode.INTERNAL: _message,
+    FaultCode.APPLICATION: lambda fault, call: (
+        [fault.name, *_arguments(fault.data)] if fault.name else _message(fault, call)
+    ),
+    FaultCode.REMOTE: lambda fault, _call: [INTERNAL_ERROR, fault.name or fault.message, *_arguments(fault.data)],
 }
 
 
-class Dialect(interfaces.Dialect):
-    """`unwrap_outcome(wrap_outcome(x)) == x`, except for what the convention cannot express.
+class Dialect(plain.Dialect):
+    """Calls are plain ones, as the mapping handles the session.
 
-    An error comes back as APPLICATION with texts as arguments and its code as message; a void reply comes back as the
-    empty text; over XML-RPC integers come back as text. Wrapping these again gives the same bytes.
+    `unwrap_outcome(wrap_outcome(x)) == x`, except for what the convention cannot express. An error comes back as
+    APPLICATION with texts as arguments and its code as message; a void reply comes back as the empty text; over XML-RPC
+    integers come back as text. Wrapping these again gives the same bytes.
     """
 
     name = "xenapi"
@@ -107,50 +94,33 @@ class Dialect(interfaces.Dialect):
     spelling = MethodSpelling(joined="_", task_prefixes=("Async.", "InternalAsync."))
 
     def __init__(self, protocol: str) -> None:
+        super().__init__(protocol)
         self._status = protocol == "xmlrpc"
-
-    def unwrap_call(self, call: Call) -> Call:
-        """Return the call unchanged; the mapping handles the session."""
-        return call
 
     def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
         """Write an outcome in XenAPI's form."""
         if isinstance(outcome, Fault):
             error = ERROR_CODES[outcome.code](outcome, call)
-            return status.failure([*error], status.carriable) if self._status else _fault(error)
-        if self._status:
-            if call.method in BARE:
-                return outcome
-            value = _with_counts(outcome.value) if call.method in EVENT_FROM else outcome.value
-            return status.success(_nothing_as_text(value), status.carriable)
-        return Reply("") if outcome.value is None else outcome
-
-    def wrap_call(self, call: Call) -> Call:
-        """Return the call unchanged."""
-        return call
+            if self._status:
+                return status.failure([*error], status.carriable)
+            code, *arguments = error
+            return Fault(FaultCode.APPLICATION, code, name=code, data=[*arguments], wire=[*error])
+        if not self._status:
+            return Reply("") if outcome.value is None else outcome
+        if call.method in BARE:
+            return outcome
+        value = "" if outcome.value is None else outcome.value
+        return status.success(_with_counts(value) if call.method in EVENT_FROM else value, status.carriable)
 
     def unwrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
         """Read an outcome in XenAPI's form; any other outcome is returned unchanged."""
-        if isinstance(outcome, Fault):
-            return _unwrap_fault(outcome)
-        found = status.read(outcome.value) if self._status else None
-        if found is None or (found.success and call.method in BARE):
-            return outcome
-        return Reply(found.content) if found.success else _read(found.content)
-
-
-def _fault(error: Error) -> Fault:
-    code, *arguments = error
-    return Fault(FaultCode.APPLICATION, code, name=code, data=[*arguments], wire=[*error])
-
-
-def _unwrap_fault(fault: Fault) -> Fault:
-    """Read an error: JSON-RPC 1.0 sends the whole error, 2.0 the code as message and the arguments as data."""
-    if fault.wire is not None:
-        return _read(fault.wire)
-    if fault.code is FaultCode.APPLICATION and not fault.name:
-        return Fault(FaultCode.APPLICATION, fault.message, name=fault.message, data=fault.data)
-    return fault
+        if isinstance(outcome, Reply):
+            told = status.read(outcome, _read) if self._status else outcome
+            return outcome if isinstance(told, Reply) and call.method in BARE else told
+        if outcome.wire is not None:  # JSON-RPC 1.0 sends the whole error, 2.0 the code as message
+            return _read(outcome.wire)
+        is_code = outcome.code is FaultCode.APPLICATION and not outcome.name
+        return replace(outcome, name=outcome.message) if is_code else outcome
 
 
 def _read(error: Value) -> Fault:
@@ -166,10 +136,6 @@ def _with_counts(value: Value) -> Value:
     if not isinstance(value, dict) or not isinstance(counts, dict):
         return value
     return {**value, REF_COUNTS: {name: Int32(n) if type(n) is int else n for name, n in counts.items()}}
-
-
-def _nothing_as_text(value: Value) -> Value:
-    return "" if value is None else value
 
 
 def _json(value: Value) -> str:

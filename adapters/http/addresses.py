@@ -55,13 +55,20 @@ class Bound(Struct):
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses for clients: with the real port where the config says 0, and those of systemd's sockets."""
-        return tuple(map(_address, self.sockets))
+        names = [(each.family, each.getsockname()) for each in self.sockets]
+        return tuple([(_unix if family == socket.AF_UNIX else _tcp)(name) for family, name in names])
 
     async def accept(self, factory: ProtocolFactory) -> None:
         """Listen and accept; raises OSError naming the address."""
+        loop = asyncio.get_running_loop()
         with _naming(self.written):
             for listening in self.sockets:
-                self._servers.append(await _serve(listening, factory))
+                listening.listen(BACKLOG)  # uvloop aborts the process when this fails there
+                if listening.family == socket.AF_UNIX:
+                    made = await loop.create_unix_server(factory, sock=listening, backlog=BACKLOG, **_KEEP_FILE)
+                else:
+                    made = await loop.create_server(factory, sock=listening, backlog=BACKLOG)
+                self._servers.append(made)
 
     def close(self) -> None:
         """Stop accepting, and remove the socket file unless it was replaced by another."""
@@ -133,14 +140,6 @@ def _naming(address: str) -> Iterator[None]:
         cure = ": another program listens there; end it, or change `bind`" if error.errno == errno.EADDRINUSE else ""
         text = f"cannot listen on {address}: {error.strerror or error}{cure}"
         raise (OSError(text) if error.errno is None else OSError(error.errno, text)) from error
-
-
-async def _serve(listening: socket.socket, factory: ProtocolFactory) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
-    listening.listen(BACKLOG)  # uvloop aborts the process when this fails there
-    if listening.family == socket.AF_UNIX:
-        return await loop.create_unix_server(factory, sock=listening, backlog=BACKLOG, **_KEEP_FILE)
-    return await loop.create_server(factory, sock=listening, backlog=BACKLOG)
 
 
 async def _tcp_sockets(address: str) -> list[socket.socket]:
@@ -234,10 +233,6 @@ def ending(transport: asyncio.BaseTransport) -> Ending:
     if not events:
         return Ending.NOTHING
     return Ending.ALL if events[0][1] & (select.POLLHUP | select.POLLERR) else Ending.ITS_SIDE
-
-
-def _address(bound: socket.socket) -> str:
-    return (_unix if bound.family == socket.AF_UNIX else _tcp)(bound.getsockname())
 
 
 def _unix(name: str | bytes) -> str:

@@ -5,6 +5,9 @@ deadline moves to a later time, and the deadline is checked again when the timer
 
 A client that ends its direction while its call runs may still read, so the call goes on (half-close). When the
 connection is lost as a whole the call is cancelled.
+
+While a request is streamed, a body that comes faster than the upstream takes it waits here up to BUFFER bytes; then the
+socket is not read.
 """
 
 from __future__ import annotations
@@ -13,77 +16,29 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from adapters.http.addresses import Ending, ending
-from adapters.http.exchange import CONTINUE, Exchange
-from adapters.http.quotas import HttpLimits, PeerShare, Quotas
-from adapters.http.request import HttpRefusal, HttpRequest, KnownHeads
+from adapters.http.exchange import BUFFER, CONTINUE, RESERVED, Exchange
+from adapters.http.quotas import PeerShare
+from adapters.http.request import HttpRequest
 from adapters.http.request_parser import RequestParser
-from adapters.http.response import HttpResponse, ResponseWriter
-from adapters.limits import PeerAccount, Quota
+from adapters.http.response import HttpResponse
+from adapters.limits import PeerAccount
 from gateway.core.interfaces import PassedMessage
 from gateway.core.rpc.model import Answer, Peer
 
+if TYPE_CHECKING:  # the listener makes the connections
+    from adapters.http.server import HttpServer
+
+READ_AHEAD = 64 * 1024  # bytes behind a request that is being served; past it the socket is not read
+RESERVED_FOR_EVENTS = 16 * 1024  # bytes that count as held for a stream of events: mostly it waits
 LINGER = 2.0  # seconds during which input after a refusal is dropped, so that the client can read the refusal
 PROBE_INTERVAL = 30.0  # seconds until the next probe
 
 NEVER = float("inf")
 RESTING = "rest"  # the state between two requests: everything that came is answered
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER (socket(7)): on, for no time
-
-
-class ConnectionOwner(Protocol):
-    """The listener of a connection."""
-
-    @property
-    def limits(self) -> HttpLimits:
-        """The limits of one connection."""
-
-    @property
-    def writer(self) -> ResponseWriter:
-        """Writes heads of responses."""
-
-    @property
-    def quota(self) -> Quota:
-        """The quota that all listeners share."""
-
-    @property
-    def known_heads(self) -> KnownHeads:
-        """The heads that need not be parsed again."""
-
-    @property
-    def needs_host(self) -> bool:
-        """Whether HTTP/1.1 without a Host header is refused."""
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether no further request is taken."""
-
-    @property
-    def quotas(self) -> Quotas:
-        """The shares of all peers."""
-
-    def add_connection(self, connection: ClientSocket) -> PeerShare | None:
-        """Count a new connection; returns the share of its peer, or None when there are too many connections."""
-
-    def remove_connection(self, connection: ClientSocket, share: PeerShare, task: asyncio.Task[None] | None) -> None:
-        """Stop counting a connection; `task` is its cancelled call, which is counted until it has ended."""
-
-    def log_eviction(self, whose: str, among: int) -> None:
-        """Log that an idle connection was closed for a new one; see QuotaMember.evict."""
-
-    def log_abort(self, peer: Peer, why: str) -> None:
-        """Log that the gateway closed the connection of a peer, and why."""
-
-    def admit(self, request: HttpRequest) -> HttpResponse | None:
-        """Set the endpoint of a request; returns a response where the head alone is refused."""
-
-    def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
-        """The response to a request that its endpoint does not get."""
-
-    def to_response(self, answer: Answer) -> HttpResponse:
-        """The response that carries an endpoint's answer."""
 
 
 class ClientSocket(asyncio.Protocol):
@@ -100,7 +55,6 @@ class ClientSocket(asyncio.Protocol):
         "_input",
         "_is_eof",
         "_is_paused",
-        "_is_writing",
         "_limits",
         "_loop",
         "_minor",
@@ -115,10 +69,11 @@ class ClientSocket(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_write_until",
+        "is_writing",
         "peer",
     )
 
-    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
         self._limits = owner.limits
         self._loop = loop
@@ -132,13 +87,13 @@ class ClientSocket(asyncio.Protocol):
         self._held = 0  # bytes reserved of the quota
         self._is_eof = False  # the client has ended its direction
         self._is_paused = False  # the socket is not read
-        self._is_writing = False  # the kernel has not taken everything that was written
+        self.is_writing = False  # the kernel has not taken everything that was written
         self._close_next = False  # when it has
         self._ended = False  # all further input is dropped
         # The deadline: its name, loop time and action
         self._state = ""
         self._due = NEVER
-        self._action: Callable[[], None] = _nothing
+        self._action: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = NEVER  # the timer
         self._minor = 1  # HTTP/1.x, of the request that is served
@@ -153,7 +108,7 @@ class ClientSocket(asyncio.Protocol):
     def is_idle(self) -> bool:
         """Whether each request that has arrived is answered."""
         return self._ended or not (
-            self._task or self._is_writing or self._input.ready or self._input.current or self._input.failure
+            self._task or self.is_writing or self._input.ready or self._input.current or self._input.failure
         )
 
     @property
@@ -163,8 +118,14 @@ class ClientSocket(asyncio.Protocol):
 
     @property
     def stalled(self) -> float:
-        """Seconds since the client last read a part of its response."""
-        return self._loop.time() - self._stalled_since if self._is_writing else 0.0
+        """Seconds since the client was last seen to read a part of its response. It looks again: a poll may be due."""
+        return self._loop.time() - self._last_read() if self.is_writing else 0.0
+
+    def _last_read(self) -> float:
+        """Look how much is unsent; returns when a look last found less than the look before it."""
+        if self._transport is not None and (left := self._transport.get_write_buffer_size()) < self._unsent:
+            self._unsent, self._stalled_since = left, self._loop.time()
+        return self._stalled_since
 
     def evict(self, whose: str, among: int) -> None:
         """See QuotaMember."""
@@ -203,12 +164,12 @@ class ClientSocket(asyncio.Protocol):
     # Writing and closing
 
     def write(self, data: bytes) -> None:
-        """See ExchangeOwner."""
+        """Write to the client."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def reset(self) -> None:
-        """See ExchangeOwner. Over TCP it is a reset."""
+        """End the connection in a way that no client takes for the end of a response. Over TCP it is a reset."""
         transport = self._transport
         if transport is None:
             return
@@ -274,12 +235,6 @@ class ClientSocket(asyncio.Protocol):
     def _start_timer(self, due: float) -> None:
         self._fires_at, self._timer = due, self._loop.call_at(due, self._tick)
 
-    def _drop_deadline(self) -> None:
-        self._due, self._action = NEVER, _nothing
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._fires_at = None, NEVER
-
     def _tick(self) -> None:
         self._timer, self._fires_at = None, NEVER
         if self._due == NEVER:
@@ -288,7 +243,8 @@ class ClientSocket(asyncio.Protocol):
             self._start_timer(self._due)
             return
         self._state, self._due = "", NEVER
-        self._action()
+        if self._action is not None:
+            self._action()
 
     def _wait_for_request(self) -> None:
         """Be idle until the next request."""
@@ -319,14 +275,13 @@ class ClientSocket(asyncio.Protocol):
         self._set_deadline("write", min(self._limits.poll_interval, seconds), self._check_reader)
 
     def _check_reader(self) -> None:
-        if not self._is_writing or self._transport is None:
+        if not self.is_writing or self._transport is None:
             return
-        now, left = self._loop.time(), self._transport.get_write_buffer_size()
+        now = self._loop.time()
         if now >= self._write_until:
             self.abort(f"did not read its answer within {self._limits.write_timeout:g} s")
             return
-        if left < self._unsent:
-            self._unsent, self._stalled_since = left, now
+        self._last_read()
         self._set_deadline("write", min(self._limits.poll_interval, self._write_until - now), self._check_reader)
 
     def _check_client_left(self) -> None:
@@ -356,6 +311,110 @@ class ClientSocket(asyncio.Protocol):
             if self._task is not None and self._exchange is None:
                 self._set_deadline("left", self._limits.poll_interval, self._check_client_left)
 
+    # While a request is streamed
 
-def _nothing() -> None:
-    """The action of no deadline."""
+    def _feed_exchange(self, exchange: Exchange) -> None:
+        """Pass input to an exchange; stop reading the socket while BUFFER bytes wait there."""
+        if exchange.is_tunnel and self._input.unread:
+            data, self._input.unread = self._input.unread, b""
+            exchange.feed(data)
+        while (
+            self._input.unread
+            and self._input.current is exchange.request
+            and self._input.failure is None
+            and exchange.size < BUFFER
+        ):
+            self._input.parse()
+        if self._input.current is exchange.request and (self._input.broken or self._input.failure is not None):
+            exchange.fail(self._input.broken or "found chunk framing without a body byte")
+        if exchange.size >= BUFFER or len(self._input.unread) > READ_AHEAD:
+            self._stop_reading()
+            self._watch_exchange()
+
+    def _end_input(self, exchange: Exchange) -> None:
+        """Pass the end of the client's direction to an exchange."""
+        if exchange.is_tunnel:
+            exchange.feed_end()
+        elif self._input.current is exchange.request:
+            exchange.fail(exchange.request.ended_early)
+
+    async def _stream(self, request: HttpRequest, exchange: Exchange) -> Answer | None:
+        assert request.passthrough is not None
+        quotas, counts = self._owner.quotas, request.is_tunnel and not request.is_events
+        quotas.tunnels += counts
+        try:
+            return await request.passthrough.stream(exchange)
+        finally:
+            quotas.tunnels -= counts
+
+    def _end_exchange(self, request: HttpRequest, exchange: Exchange) -> None:
+        """Go on after a whole response: with the next request, or by closing."""
+        if self._transport is None:
+            return
+        self._reserve(0)
+        self._state = ""
+        if exchange.closes or request is self._input.current:
+            self._close()
+
+    def _watch_exchange(self) -> None:
+        """Abort a client that sends nothing of its body, or reads nothing of its response, for too long.
+
+        The client of a tunnel may stall. While its socket is read, its end is heard, so there is nothing to watch.
+        """
+        exchange, transport = self._exchange, self._transport
+        if exchange is None or transport is None or transport.is_closing():
+            return
+        now, left, limits = self._loop.time(), transport.get_write_buffer_size(), self._limits
+        if (self._is_eof or self._is_paused) and ending(transport) is Ending.ALL:
+            transport.abort()
+            return
+        if not self.is_writing or left < self._unsent:
+            self._stalled_since = now
+        self._unsent = left
+        may_stall = exchange.is_tunnel or exchange.request.is_events
+        if self.is_writing and not may_stall and now - self._stalled_since >= limits.write_timeout:
+            self.abort(f"read nothing of its answer for {limits.write_timeout:g} s")
+        elif exchange.is_waiting and now - exchange.active_at >= limits.body_timeout:
+            self.abort(f"sent nothing of its body for {limits.body_timeout:g} s")
+        elif not exchange.is_tunnel or self._is_eof or self._is_paused:
+            seconds = min(limits.poll_interval, limits.body_timeout, limits.write_timeout)
+            self._set_deadline("exchange", seconds, self._watch_exchange)
+
+    # What an exchange asks of its connection
+
+    def write_eof(self) -> None:
+        """End this direction."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def end_http(self) -> None:
+        """Nothing of HTTP follows: the exchange is a tunnel from now on."""
+        self._input.end()
+
+    def resume_reading_body(self) -> None:
+        """There is room for more of the request body."""
+        exchange = self._exchange
+        if exchange is None or not self._is_paused or self._transport is None:
+            return
+        self._feed_exchange(exchange)
+        if exchange.size < BUFFER and len(self._input.unread) <= READ_AHEAD:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def hold(self, size: int) -> bool:
+        """Count so many bytes as held beside those of the exchange; false: they do not fit."""
+        share, exchange = self._share, self._exchange
+        if share is None or exchange is None:
+            return False
+        held = size + (RESERVED_FOR_EVENTS if exchange.request.is_events else RESERVED)
+        if held > self._held and not self._owner.quotas.has_room(share, held - self._held):
+            return False
+        self._reserve(held)
+        return True
+
+    def must_close(self, request: HttpRequest) -> bool:
+        """Whether the connection ends with the response to this request."""
+        if not request.keep_alive or self._owner.is_stopping:
+            return True
+        more = self._input.ready or self._input.current or self._input.failure or self._input.unread
+        return self._is_eof and not more

@@ -2,8 +2,8 @@
 
 Input is parsed only while no request is served. Requests that a client sends ahead wait as bytes; past READ_AHEAD the
 socket is not read. One task serves a request; a refusal needs none, nor does a message that its endpoint passes through
-at once. A body is read whole for an RPC endpoint, and streamed through an `Exchange` for a passthrough
-(`stream_socket.py`). What concerns the socket alone is in `client_socket.py`.
+at once. A body is read whole for an RPC endpoint, and streamed through an `Exchange` for a passthrough. What concerns
+the socket alone is in `client_socket.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from msgspec.structs import replace
 
 from adapters.http import response
 from adapters.http.addresses import peer_of
-from adapters.http.client_socket import NEVER, RESTING
+from adapters.http.client_socket import NEVER, READ_AHEAD, RESERVED_FOR_EVENTS, RESTING, ClientSocket
 from adapters.http.exchange import CONTINUE, RESERVED, Exchange
 from adapters.http.quotas import PeerShare
 from adapters.http.request import BUSY, HttpRefusal, HttpRequest, broken_body, too_large, too_slow
 from adapters.http.response import HttpResponse
-from adapters.http.stream_socket import READ_AHEAD, RESERVED_FOR_EVENTS, StreamSocket
 from gateway.core.interfaces import AnswerLater, AnswerTaker, PassedMessage
 from gateway.core.rpc.model import Answer, PeerConnection
 
@@ -34,7 +33,7 @@ TOO_MANY_CONNECTIONS = response.text(503, "too many connections", close=True, he
 _log = logging.getLogger(__name__)
 
 
-class HttpConnection(StreamSocket, AnswerTaker):
+class HttpConnection(ClientSocket, AnswerTaker):
     """One client's connection."""
 
     __slots__ = ()
@@ -63,7 +62,10 @@ class HttpConnection(StreamSocket, AnswerTaker):
             self.peer.connection.close()
         self._transport = None
         self._input.close()
-        self._drop_deadline()
+        self._due, self._fires_at, self._action = NEVER, NEVER, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._reserve(0)
         if self._share is not None:
             self._owner.quota.slow_readers.discard(self)
@@ -88,7 +90,7 @@ class HttpConnection(StreamSocket, AnswerTaker):
         self._input.unread = self._input.unread + data if self._input.unread else data
         if self._exchange is not None:
             self._feed_exchange(self._exchange)
-        elif self._task is None and not self._is_writing:
+        elif self._task is None and not self.is_writing:
             self._process_input()
         elif len(self._input.unread) > READ_AHEAD:
             self._stop_reading()
@@ -101,7 +103,7 @@ class HttpConnection(StreamSocket, AnswerTaker):
         if self._exchange is not None:
             self._end_input(self._exchange)
             self._watch_exchange()
-        if self._task is None and not self._is_writing:
+        if self._task is None and not self.is_writing:
             self._process_input()
         else:
             self._check_client_left()
@@ -109,11 +111,11 @@ class HttpConnection(StreamSocket, AnswerTaker):
 
     def pause_writing(self) -> None:
         """The kernel has not taken everything that was written."""
-        self._is_writing = True
+        self.is_writing = True
 
     def resume_writing(self) -> None:
         """The kernel has taken everything that was written."""
-        self._is_writing = False
+        self.is_writing = False
         self._owner.quota.slow_readers.discard(self)
         if self._exchange is not None:
             self._exchange.written()
@@ -131,13 +133,17 @@ class HttpConnection(StreamSocket, AnswerTaker):
     def _process_input(self) -> None:
         """Serve requests that are ready and parse input, until there is something to wait for."""
         try:
-            while not (self._ended or self._task is not None or self._is_writing):
+            while not (self._ended or self._task is not None or self.is_writing):
                 if self._input.ready:
                     self._begin(self._input.ready.pop(0))
                 elif self._input.failure is not None:
                     self._fail(*self._input.failure)
-                elif self._input.current is not None and not self._input.current.is_admitted:
-                    self._begin_body(self._input.current)
+                elif (request := self._input.current) is not None and not request.is_admitted:
+                    answer = self._owner.admit(request)  # its body has not arrived whole
+                    if answer is not None:
+                        self._answer(request, answer)
+                    elif request.passthrough is not None:
+                        self._begin_exchange(request)
                 elif self._input.unread and not self._input.is_last:
                     self._input.parse()
                 else:
@@ -149,11 +155,11 @@ class HttpConnection(StreamSocket, AnswerTaker):
 
     def _wait_for_next(self) -> None:
         """Set the deadline for the next event: more input, or a client that reads."""
-        if self._is_writing or self._task is not None:
+        if self.is_writing or self._task is not None:
             self._leave_idle()
             if len(self._input.unread) > READ_AHEAD:
                 self._stop_reading()
-            if self._is_writing and self._task is None:
+            if self.is_writing and self._task is None:
                 self._watch_reader()
             elif (self._is_paused or self._is_eof) and self._exchange is None:
                 self._set_deadline("left", self._limits.poll_interval, self._check_client_left)
@@ -173,44 +179,27 @@ class HttpConnection(StreamSocket, AnswerTaker):
         elif self._state != "head":  # the first head has its time from connecting
             self._wait_for_request()
 
-    def _begin_body(self, request: HttpRequest) -> None:
-        """Admit a request whose body has not arrived whole: stream the body, refuse it, or wait for it."""
-        answer = self._admit(request)
-        if answer is not None:
-            self._answer(request, answer)
-            if self._is_writing:
-                self._watch_reader()
-        elif request.passthrough is not None:
-            self._begin_exchange(request)
-
     def _advance_body(self, request: HttpRequest) -> None:
         """Refuse a body that is arriving, where it is too large or can never be whole; else ask for the rest."""
         assert self._share is not None
-        answer = None
+        refusal = None
         if self._is_eof or self._input.broken:
-            answer = self._owner.refuse(request, broken_body(self._input.broken or request.ended_early))
-        if answer is None and request.size > self._limits.body:
-            answer = self._owner.refuse(request, too_large(self._limits.body))
-        size = max(request.size, request.length or 0)
-        if answer is None and not self._owner.quotas.fits(self._share, size - self._held):
-            answer = self._owner.refuse(request, BUSY)
-        if answer is not None:
-            self._answer(request, answer)
-            if self._is_writing:
-                self._watch_reader()
+            refusal = broken_body(self._input.broken or request.ended_early)
+        elif request.size > self._limits.body:
+            refusal = too_large(self._limits.body)
+        elif not self._owner.quotas.fits(self._share, max(request.size, request.length or 0) - self._held):
+            refusal = BUSY
+        if refusal is not None:
+            self._answer(request, self._owner.refuse(request, refusal))
             return
         self._reserve(request.size)
         if request.expects_continue:
             request.has_continued = True
             self.write(CONTINUE)
 
-    def _admit(self, request: HttpRequest) -> HttpResponse | None:
-        request.is_admitted = True
-        return self._owner.admit(request)
-
     def _begin(self, request: HttpRequest) -> None:
         """Serve a whole request."""
-        answer = None if request.is_admitted else self._admit(request)
+        answer = None if request.is_admitted else self._owner.admit(request)
         if answer is None and request.passthrough is not None:
             self._begin_exchange(request)
             return
@@ -239,10 +228,11 @@ class HttpConnection(StreamSocket, AnswerTaker):
             return
         totals = self._owner.quotas.streamed["tunnel" if request.is_tunnel else "http"]
         is_whole = self._input.current is not request and not request.is_tunnel
-        exchange = Exchange(self, request, self.peer, totals, is_whole=is_whole)
+        exchange = Exchange(self, request, totals, is_whole=is_whole)
         self._held = reserved
         self._minor = request.minor
         self._leave_idle()
+        self._state, self._due = "", NEVER
         self._run(request, share, partial(self._stream, request, exchange), exchange)
         self._exchange = exchange
         self._feed_exchange(exchange)
@@ -265,11 +255,11 @@ class HttpConnection(StreamSocket, AnswerTaker):
         share: PeerShare,
         answer: Callable[[], Awaitable[Answer | None]],
         exchange: Exchange | None = None,
-    ) -> None:
+    ) -> asyncio.Task[None]:
         """Start the task that serves a request."""
-        self._state, self._due = "", NEVER
         call = self._call(request, share, answer, exchange)
-        self._task = asyncio.Task(call, loop=self._loop, name="http call")  # with a name, asyncio makes none
+        self._task = task = asyncio.Task(call, loop=self._loop, name="http call")  # with a name, asyncio makes none
+        return task
 
     async def _call(
         self,
@@ -298,13 +288,23 @@ class HttpConnection(StreamSocket, AnswerTaker):
             self._after_call()
 
     def _answer_call(self, request: HttpRequest, answer: Answer) -> None:
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return
         stays = request.head and not self._is_eof and not self._owner.is_stopping
-        if stays and response.is_plain(answer):
-            self._answer_plainly(self._transport, answer)
-        else:
+        if not (stays and response.is_plain(answer)):
             self._answer(request, self._owner.to_response(answer))
+            return
+        assert answer.body is not None  # the usual case: a plain answer to a plain head
+        self._state = ""
+        if not transport.is_closing():
+            transport.write(self._owner.writer.write_plain(answer))
+        if self.is_writing:
+            self._reserve(len(answer.body))
+            self._close_next = False
+        elif self._held and self._share is not None:
+            self._owner.quotas.release(self._share, self._held)
+            self._held = 0
 
     # A message that is passed through without a task; see AnswerTaker
 
@@ -317,8 +317,7 @@ class HttpConnection(StreamSocket, AnswerTaker):
         request, share = self._request, self._share
         assert request is not None
         assert share is not None
-        task = self._task = asyncio.Task(self._call(request, share, answer, None), loop=self._loop, name="http call")
-        task.add_done_callback(lambda _: unserved())
+        self._run(request, share, answer).add_done_callback(lambda _: unserved())
 
     def take_answer(self, answer: Answer) -> None:
         """See AnswerTaker."""
@@ -339,7 +338,7 @@ class HttpConnection(StreamSocket, AnswerTaker):
             ):
                 self._state = ""
                 transport.write(answer.known_head + body)
-                if self._is_writing:
+                if self.is_writing:
                     self._reserve(len(body))
                     self._close_next = False
                 else:
@@ -376,7 +375,7 @@ class HttpConnection(StreamSocket, AnswerTaker):
             or self._is_paused
         ):
             self._process_input()
-        elif self._is_writing:
+        elif self.is_writing:
             self._watch_reader()
         elif not self._ended:
             self._wait_for_request()
@@ -401,27 +400,15 @@ class HttpConnection(StreamSocket, AnswerTaker):
                 transport.write(body)
             else:
                 transport.write(head + body)
-        if self._is_writing:
+        if self.is_writing:
             self._reserve(len(body))  # the call was executed, so it is answered even when the quota is full
             self._close_next = close
+            self._watch_reader()
             return
         if self._held:
             self._reserve(0)
         if close:
             self._close()
-
-    def _answer_plainly(self, transport: asyncio.Transport, answer: Answer) -> None:
-        """The same as `_answer` in the usual case: a plain answer to a plain head, over a connection that stays."""
-        self._state = ""
-        assert answer.body is not None
-        if not transport.is_closing():
-            transport.write(self._owner.writer.write_plain(answer))
-        if self._is_writing:
-            self._reserve(len(answer.body))
-            self._close_next = False
-        elif self._held and self._share is not None:
-            self._owner.quotas.release(self._share, self._held)
-            self._held = 0
 
     def _internal_error(self) -> None:
         _log.exception("error while serving %s", self.peer.address)
@@ -435,7 +422,4 @@ class HttpConnection(StreamSocket, AnswerTaker):
     def _body_is_late(self) -> None:
         request = self._input.current
         assert request is not None
-        answer = self._owner.refuse(request, too_slow(self._limits.body_timeout))
-        self._answer(request, answer)
-        if self._is_writing:
-            self._watch_reader()
+        self._answer(request, self._owner.refuse(request, too_slow(self._limits.body_timeout)))

@@ -8,7 +8,7 @@ connection. Only the headers of that framing and of the connection are added.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from adapters.http import headers as http_headers
 from adapters.http import response
@@ -16,7 +16,10 @@ from adapters.http.quotas import StreamTotals
 from adapters.http.request import HttpRequest
 from gateway.core import interfaces
 from gateway.core.interfaces import BrokenBodyError
-from gateway.core.rpc.model import Answer, Headers, Peer, RequestMetadata
+from gateway.core.rpc.model import NO_METADATA, Answer, Headers, Peer
+
+if TYPE_CHECKING:  # a connection makes its exchanges
+    from adapters.http.client_socket import ClientSocket
 
 BUFFER = 64 * 1024  # bytes of a request body, or of a tunnel, that wait to be sent to the upstream
 RESERVED = 2 * BUFFER  # bytes that count as held while an exchange runs
@@ -24,54 +27,28 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ERROR = 300  # the least status after which no more of a request body is wanted
 
 
-class ExchangeOwner(Protocol):
-    """The connection that an exchange belongs to."""
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether the kernel has not taken all that was written."""
-
-    def write(self, data: bytes) -> None:
-        """Write to the client."""
-
-    def write_eof(self) -> None:
-        """End this direction."""
-
-    def resume_reading_body(self) -> None:
-        """There is room for more of the request body."""
-
-    def must_close(self, request: HttpRequest) -> bool:
-        """Whether the connection ends with the response to this request."""
-
-    def hold(self, size: int) -> bool:
-        """Count so many bytes as held beside those of the exchange; false: they do not fit."""
-
-    def end_http(self) -> None:
-        """Nothing of HTTP follows: the exchange is a tunnel from now on."""
-
-    def reset(self) -> None:
-        """End the connection in a way that no client takes for the end of a response."""
-
-
 class Exchange(interfaces.HttpExchange):
     """One streamed request of a connection. `is_whole`: its body, if it has one, has come."""
 
-    def __init__(
-        self, owner: ExchangeOwner, request: HttpRequest, peer: Peer, totals: StreamTotals, *, is_whole: bool
-    ) -> None:
+    metadata = NO_METADATA  # this and what follows: see HttpExchange
+    peer = Peer()
+    length: int | None = 0
+    is_tunnel = has_begun = False
+    received = sent = 0
+
+    def __init__(self, owner: ClientSocket, request: HttpRequest, totals: StreamTotals, *, is_whole: bool) -> None:
+        self.metadata, self.peer, self.is_tunnel = request.metadata(), owner.peer, request.is_tunnel
+        self.length = None if b"transfer-encoding" in request.read else request.length or 0
         self.request = request
-        self._totals = totals
-        self._received = self._sent = 0
         self.size = 0  # bytes that wait to be read
         self.closes = False  # the connection ends with this response
         self.active_at = 0.0  # loop time of the client's last byte, or since when it is waited for
+        self._totals = totals
         self._owner = owner
-        self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
         self._is_whole = is_whole
         self._broken = ""  # why the request body can never be whole
-        self._has_begun = False
         self._is_chunked = False
         self._is_open = False  # a tunnel that the upstream has accepted
         self._reader: asyncio.Future[None] | None = None
@@ -117,41 +94,6 @@ class Exchange(interfaces.HttpExchange):
     # See HttpExchange
 
     @property
-    def metadata(self) -> RequestMetadata:
-        """See HttpExchange."""
-        return self.request.metadata()
-
-    @property
-    def peer(self) -> Peer:
-        """See HttpExchange."""
-        return self._peer
-
-    @property
-    def length(self) -> int | None:
-        """See HttpExchange."""
-        return None if b"transfer-encoding" in self.request.read else self.request.length or 0
-
-    @property
-    def is_tunnel(self) -> bool:
-        """See HttpExchange."""
-        return self.request.is_tunnel
-
-    @property
-    def has_begun(self) -> bool:
-        """See HttpExchange."""
-        return self._has_begun
-
-    @property
-    def received(self) -> int:
-        """See HttpExchange."""
-        return self._received
-
-    @property
-    def sent(self) -> int:
-        """See HttpExchange."""
-        return self._sent
-
-    @property
     def trailers(self) -> Headers:
         """See HttpExchange."""
         return http_headers.passed_trailers(self.request.trailers)
@@ -175,20 +117,20 @@ class Exchange(interfaces.HttpExchange):
         piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self.size -= len(piece)
-        self._received += len(piece)
+        self.received += len(piece)
         self._totals.received += len(piece)
         return piece
 
     def send_continue(self) -> None:
         """See HttpExchange."""
-        if self.request.expects_continue and not self._has_begun:
+        if self.request.expects_continue and not self.has_begun:
             self.request.has_continued = True
             self._owner.write(CONTINUE)
 
     async def respond(self, head: Answer, *, opens_tunnel: bool = False) -> None:
         """See HttpExchange."""
         request = self.request
-        self._has_begun = True
+        self.has_begun = True
         self._is_open = opens_tunnel
         if opens_tunnel:
             self.closes = True
@@ -213,7 +155,7 @@ class Exchange(interfaces.HttpExchange):
 
     async def write(self, data: bytes) -> None:
         """See HttpExchange."""
-        self._sent += len(data)
+        self.sent += len(data)
         self._totals.sent += len(data)
         await self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 

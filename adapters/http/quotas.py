@@ -59,23 +59,13 @@ class PeerShare:
     """The connections and calls of one peer."""
 
     __slots__ = (
-        "account",
-        "calls",
-        "connections",
-        "idle",
-        "max_calls",
-        "max_connections",
-        "max_waiting",
-        "name",
-        "waiting",
-    )
+        "account", "calls", "connections", "idle", "max_calls", "max_connections", "max_waiting", "name", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, name: str, account: PeerAccount, max_connections: int, max_calls: int, max_waiting: int) -> None:
+    def __init__(self, name: str, account: PeerAccount) -> None:
         self.name = name
         self.account = account  # its bytes, over all listeners
-        self.max_connections = max_connections
-        self.max_calls = max_calls
-        self.max_waiting = max_waiting
+        self.max_connections = self.max_calls = self.max_waiting = 0
         self.calls = 0
         self.waiting = 0  # calls that wait for events
         self.connections: set[QuotaMember] = set()
@@ -85,27 +75,14 @@ class PeerShare:
 class Quotas:
     """All shares of one listener. None as a number of a peer: half of the whole, rounded up."""
 
-    def __init__(
-        self,
-        quota: Quota,
-        *,
-        max_connections: int,
-        max_calls: int,
-        max_connections_per_peer: int | None = None,
-        max_calls_per_peer: int | None = None,
-        max_tunnels: int = 64,
-        max_waiting: int = 4096,
-    ) -> None:
+    def __init__(self, quota: Quota, limits: HttpLimits) -> None:
         self.connections = 0
         self.waiting = 0  # calls that wait for events
-        self.max_waiting = max_waiting
         self.tunnels = 0  # each is a call too
-        self.max_tunnels = max_tunnels
         self.streamed = {"http": StreamTotals(), "tunnel": StreamTotals()}  # by the protocol that `clients` shows
         self.calls = 0
-        self.max_calls = max_calls
-        self._max_connections = max_connections
-        self._per_peer = (max_connections_per_peer, max_calls_per_peer)
+        self.max_calls = limits.max_calls
+        self._limits = limits
         self._quota = quota
         self._shares: dict[str, PeerShare] = {}
 
@@ -117,7 +94,7 @@ class Quotas:
             if not share.idle:
                 return None
             self._evict(share)
-        elif self.connections >= self._max_connections:
+        elif self.connections >= self._limits.max_connections:
             crowded = [each for each in self._shares.values() if each.idle]
             if not crowded:
                 return None
@@ -196,40 +173,34 @@ class Quotas:
 
     def begin_wait(self, share: PeerShare) -> bool:
         """A call begins to wait for events and gives back its slot; false if too many wait already."""
-        if self.waiting >= self.max_waiting or share.waiting >= share.max_waiting:
+        if self.waiting >= self._limits.max_waiting or share.waiting >= share.max_waiting:
             return False
-        share.waiting += 1
-        self.waiting += 1
-        share.calls -= 1
-        self.calls -= 1
-        self._quota.calls -= 1
+        self._wait(share, 1)
         return True
 
     def end_wait(self, share: PeerShare) -> None:
         """A call that waited goes on. It has its slot at once, so that what it waited for is answered."""
-        share.waiting -= 1
-        self.waiting -= 1
-        share.calls += 1
-        self.calls += 1
-        self._quota.calls += 1
+        self._wait(share, -1)
+
+    def _wait(self, share: PeerShare, calls: int) -> None:
+        for each in (share, self):
+            each.waiting += calls
+            each.calls -= calls
+        self._quota.calls -= calls
 
     def _new(self, name: str, peer: Peer) -> PeerShare:
-        alone = model.is_loopback(peer)
+        alone, limits = model.is_loopback(peer), self._limits
 
         def most(of_one: int | None, whole: int) -> int:
             if of_one is not None:
                 return min(of_one, whole)
             return whole if alone else -(-whole // 2)
 
-        connections, calls = self._per_peer
-        account = self._quota.open_account(name)
-        return PeerShare(
-            name,
-            account,
-            most(connections, self._max_connections),
-            most(calls, self.max_calls),
-            most(None, self.max_waiting),
-        )
+        share = PeerShare(name, self._quota.open_account(name))
+        share.max_connections = most(limits.max_connections_per_peer, limits.max_connections)
+        share.max_calls = most(limits.max_calls_per_peer, limits.max_calls)
+        share.max_waiting = most(None, limits.max_waiting)
+        return share
 
     def _forget(self, share: PeerShare) -> None:
         """Remove a share without calls: an aborted call may end after the last connection of its peer."""

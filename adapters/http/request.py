@@ -52,7 +52,6 @@ _MANY_READINGS = re.compile(r"//|%|/\.")  # in a path that leads elsewhere once 
 LONGEST_HEAD = 1024  # bytes of a head that is remembered
 MOST_HEADS = 256  # heads that one listener remembers
 _SHOWN = 40  # bytes of what a client wrote, in a message
-_PLAIN = 2  # Host and Content-Length
 # How names are usually written -> as they stand in READ, or empty. Other spellings are looked at in lower case.
 _SPELLED = {
     **{name: name for name in READ},
@@ -144,9 +143,8 @@ class HttpRequest:
                 read[known] = b"%b, %b" % (read[known], value) if known in read else value
         length = read.get(b"content-length")
         self.length = None if length is None else int(length)  # bytes; llhttp accepts only digits
-        self.is_plain = (
-            len(read) == _PLAIN and length is not None and b"host" in read
-        )  # no other header that this package reads
+        # Host and Content-Length are all that this package reads of it
+        self.is_plain = len(read) == 2 and length is not None and b"host" in read
         self.read = read if self.is_plain else {name: value.rstrip(b" \t") for name, value in read.items()}
 
     def check_framing(self, *, needs_host: bool) -> str:

@@ -114,9 +114,7 @@ class RequestParser:
             most = BODY_PIECE
         else:
             most = min(current.length - current.size, LARGEST_PIECE)
-        piece, self.unread = self.unread, b""
-        if len(piece) > most:
-            piece, self.unread = piece[:most], piece[most:]
+        piece, self.unread = self.unread[:most], self.unread[most:]
         self._piece = len(piece)
         self._has_ended = False
         parser = self._parser = self._parser or httptools.HttpRequestParser(self)
@@ -129,7 +127,8 @@ class RequestParser:
         except httptools.HttpParserError as error:
             self._fail(error, b"" if self._has_ended else start)
         if self.ready or self._has_ended:
-            self._keep_head(piece, begins=begins)
+            if begins and len(self.ready) == 1 and not self.has_begun:
+                self.ready[0].keep_head(piece)
             return  # the piece has ended a request, or more of them
         limit = self._limits.header_bytes
         self._overhead += self._piece
@@ -141,11 +140,6 @@ class RequestParser:
             self.failure = not_http(
                 f"found {self._overhead} bytes of chunk framing without a body byte; at most {limit}"
             )
-
-    def _keep_head(self, piece: bytes, *, begins: bool) -> None:
-        """Keep the head of a piece that is one whole request; see KnownHeads."""
-        if begins and len(self.ready) == 1 and not self.has_begun:
-            self.ready[0].keep_head(piece)
 
     def _long_head(self) -> tuple[HttpResponse, str]:
         return LONG_HEAD, f"sent a head of more than {self._limits.header_bytes} bytes"
@@ -220,10 +214,10 @@ class RequestParser:
             raise _StopParsing(not_http(f"found HTTP/{parser.get_http_version()}; {_VERSION}"))
         method = "POST" if parser.get_method() == b"POST" else parser.get_method().decode("ascii")
         headers, self._headers = self._headers, []
-        most = self._limits.header_bytes  # counted only where it can be: a head may begin within a piece
-        if len(headers) > MAX_HEADERS or (
-            self._head_bytes + self._piece + HEAD_PIECE > most and _size(self._target, headers) > most
-        ):
+        most, size = self._limits.header_bytes, 0
+        if self._head_bytes + self._piece + HEAD_PIECE > most:  # it is counted: a head may begin within a piece
+            size = len(self._target) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)
+        if len(headers) > MAX_HEADERS or size > most:
             raise _StopParsing(self._long_head())
         request = HttpRequest(method, self._target, minor, headers, keep_alive=parser.should_keep_alive())
         problem = request.check_framing(needs_host=self._needs_host)
@@ -266,7 +260,3 @@ class RequestParser:
             request.keep_alive = False  # nothing of HTTP follows
         if not request.keep_alive:
             self.is_last = True
-
-
-def _size(target: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    return len(target) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers)

@@ -48,9 +48,7 @@ def is_plain(answer: Answer) -> bool:
     return http_headers.has(answer.headers, b"content-length")
 
 
-def hang_up() -> HttpResponse:
-    """No response: the connection is closed, as the upstream did."""
-    return HttpResponse(0, TEXT, None, close=True, hang_up=True)
+HANG_UP = HttpResponse(0, TEXT, None, close=True, hang_up=True)  # the connection is closed, as the upstream did
 
 
 def relay(answer: Answer) -> HttpResponse:
@@ -104,8 +102,13 @@ class ResponseWriter:
         body, now = answer.body, int(time.time())
         assert body is not None
         if answer.status is not None:
-            relayed = self._relayed.get((answer.status, answer.reason, answer.headers))
-            return (relayed or self._relay_head(answer)) + body
+            key = (answer.status, answer.reason, answer.headers)
+            head = self._relayed.get(key)
+            if head is None:
+                if len(self._relayed) >= _MOST_HEADS:
+                    self._relayed.clear()
+                head = self._relayed[key] = relayed_head(answer)
+            return head + body
         if now != self._second:
             self._begin_second(now)
         head = self._plain.get(answer.content_type)
@@ -119,14 +122,6 @@ class ResponseWriter:
         self._heads.clear()
         self._plain.clear()
 
-    def _relay_head(self, answer: Answer) -> bytes:
-        assert answer.status is not None
-        if len(self._relayed) >= _MOST_HEADS:
-            self._relayed.clear()
-        head = relayed_head(answer)
-        self._relayed[answer.status, answer.reason, answer.headers] = head
-        return head
-
     def _write_head(
         self,
         status: int,
@@ -139,8 +134,7 @@ class ResponseWriter:
         lines = [f"HTTP/1.{minor} {status} {HTTPStatus(status).phrase}\r\n", self._fixed, headers]
         if status != HTTPStatus.NO_CONTENT:
             lines.append(f"Content-Type: {content_type}\r\n")
-        if close == (minor == 1):  # only where it differs from the version's default, RFC 9112 section 9.3
-            lines.append(_connection(close=close))
+        lines.append(connection_line(close=close, minor=minor).decode())
         date = formatdate(self._second, usegmt=True)
         return "".join((*lines, f"Date: {date}\r\n", "Content-Length: " if has_body else "\r\n")).encode("latin-1")
 
@@ -171,11 +165,9 @@ def start(came: Answer, minor: int) -> bytes:
 
 def connection_line(*, close: bool, minor: int) -> bytes:
     """Whether the connection ends with an answer; empty where that is the version's default (RFC 9112 section 9.3)."""
-    return _connection(close=close).encode() if close == (minor == 1) else b""
-
-
-def _connection(*, close: bool) -> str:
-    return f"Connection: {'close' if close else 'keep-alive'}\r\n"
+    if close != (minor == 1):
+        return b""
+    return b"Connection: close\r\n" if close else b"Connection: keep-alive\r\n"
 
 
 def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:

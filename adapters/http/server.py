@@ -69,10 +69,6 @@ def as_servers_read_it(path: str) -> str:
     return "/" + "/".join(segments)
 
 
-def _ignore(_: str) -> None:
-    """Drop it."""
-
-
 class HttpServer(interfaces.Transport):
     """An HTTP/1.1 listener for RPC endpoints."""
 
@@ -88,7 +84,7 @@ class HttpServer(interfaces.Transport):
         socket_mode: int = 0o660,
         quota: Quota | None = None,  # shared with other listeners
         inherited: InheritedSockets | None = None,  # where "systemd:NAME" is found
-        on_abort: Callable[[str], object] = _ignore,  # called with the address of an aborted client, and why
+        on_abort: Callable[[str], object] = lambda _: None,  # called with the address of an aborted client, and why
         passthrough: interfaces.StreamingEndpoint | None = None,
         streams: interfaces.ResolveStream | None = None,  # what streams events, where the listener allows it
         web: WebOrigins = EVERYBODY,  # the web pages and host names that are served
@@ -100,15 +96,8 @@ class HttpServer(interfaces.Transport):
         self.quota = quota or Quota()
         self.needs_host = needs_host
         self.is_stopping = False
-        self.quotas = Quotas(
-            self.quota,
-            max_connections=limits.max_connections,
-            max_calls=limits.max_calls,
-            max_connections_per_peer=limits.max_connections_per_peer,
-            max_calls_per_peer=limits.max_calls_per_peer,
-            max_tunnels=limits.max_tunnels,
-            max_waiting=limits.max_waiting,
-        )
+        self.quotas = Quotas(self.quota, limits)
+        self.streamed: Mapping[str, StreamTotals] = self.quotas.streamed  # since the start: "http" (bodies), "tunnel"
         self._binds = tuple(binds)
         self._resolve = resolve
         self.known_heads = KnownHeads(resolve)
@@ -134,11 +123,6 @@ class HttpServer(interfaces.Transport):
     def tunnels(self) -> int:
         """How many tunnels are open."""
         return self.quotas.tunnels
-
-    @property
-    def streamed(self) -> Mapping[str, StreamTotals]:
-        """What was streamed since the start: "http" (bodies) and "tunnel"."""
-        return self.quotas.streamed
 
     @property
     def socket_files(self) -> tuple[Path, ...]:
@@ -177,12 +161,21 @@ class HttpServer(interfaces.Transport):
         for connection in tuple(self._connections):
             if connection.is_idle:
                 connection.force_close()
-        tunnel_grace = self.limits.tunnel_grace
-        if tunnel_grace is None or tunnel_grace >= grace:
-            cut = await self._finish(grace)
-        else:
-            ending = asyncio.get_running_loop().call_later(tunnel_grace, self._end_tunnels)
-            cut = await self._finish(grace)
+        seconds = grace if self.limits.tunnel_grace is None else self.limits.tunnel_grace
+        ending = asyncio.get_running_loop().call_later(seconds, self._end_tunnels) if seconds < grace else None
+        cut = 0
+        if self._connections:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), grace)
+            except TimeoutError:
+                cut = sum(not connection.is_idle for connection in self._connections)
+                for connection in tuple(self._connections):
+                    connection.force_close()
+                await self._empty.wait()
+        if self._orphans:
+            await asyncio.wait(self._orphans)
+        if ending is not None:
             ending.cancel()
         for address in bound:
             await address.closed()
@@ -197,25 +190,10 @@ class HttpServer(interfaces.Transport):
             bound.close()
         self._bound.clear()
 
-    async def _finish(self, grace: float) -> int:
-        cut = 0
-        if self._connections:
-            self._empty.clear()
-            try:
-                await asyncio.wait_for(self._empty.wait(), grace)
-            except TimeoutError:
-                cut = sum(not connection.is_idle for connection in self._connections)
-                for connection in tuple(self._connections):
-                    connection.force_close()
-                await self._empty.wait()
-        if self._orphans:
-            await asyncio.wait(self._orphans)
-        return cut
-
-    # See ConnectionOwner
+    # For the connections
 
     def add_connection(self, connection: ClientSocket) -> PeerShare | None:
-        """See ConnectionOwner."""
+        """Count a new connection; returns the share of its peer, or None when there are too many connections."""
         if self.is_stopping:  # accepted just before the stop
             return None
         share = self.quotas.enter(connection, connection.peer)
@@ -224,7 +202,7 @@ class HttpServer(interfaces.Transport):
         return share
 
     def remove_connection(self, connection: ClientSocket, share: PeerShare, task: asyncio.Task[None] | None) -> None:
-        """See ConnectionOwner."""
+        """Stop counting a connection; `task` is its cancelled call, which is counted until it has ended."""
         self.quotas.leave(connection, share)
         self._connections.discard(connection)
         if task is not None:
@@ -238,23 +216,29 @@ class HttpServer(interfaces.Transport):
         self.quotas.end_call(share)
 
     def log_abort(self, peer: Peer, why: str) -> None:
-        """See ConnectionOwner."""
+        """Log that the gateway closed the connection of a peer, and why."""
         self._on_abort(f"{peer.address} {why}")
 
     def log_eviction(self, whose: str, among: int) -> None:
-        """See ConnectionOwner; at most one line a second."""
+        """Log that an idle connection was closed for a new one; see QuotaMember. At most one line a second."""
         evictions = self._evictions.occurred()
         if evictions:
             what = "an idle connection" if evictions == 1 else f"{evictions} idle connections"
             self._on_abort(f"{whose} gave up {what} of {among} for newcomers")
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
-        """See ConnectionOwner."""
+        """Set what serves a request; returns a response where the head alone is refused."""
+        request.is_admitted = True
         path = MANY_SLASHES.sub("/", request.path) if "//" in request.path else request.path
         endpoint = self._resolve(path)
         if ("%" in path or "/." in path) and self._is_ambiguous(path):
             return AMBIGUOUS_PATH
-        self._set_receiver(request, path, endpoint)
+        if request.method == "POST" and endpoint is not None:
+            request.endpoint = endpoint
+        else:
+            stream = self._streams(path, request.wants_upgrade) if self._streams and request.method == "GET" else None
+            request.is_events = stream is not None
+            request.passthrough = stream or self._passthrough
         if not request.is_plain or self._web.checks_hosts:
             refusal = self._web.check(request)
             if refusal is not None:
@@ -264,33 +248,21 @@ class HttpServer(interfaces.Transport):
                 return HttpResponse(204, response.TEXT, None, headers=preflight)
         if request.endpoint is None and request.passthrough is None:
             return NOT_FOUND if endpoint is None else NOT_ALLOWED
-        refused = self._admit_tunnel(request, path)
-        if refused is not None:
-            return refused
-        refusal = request.check_head(
-            self.limits.body, plain=self._malformed_response == "http500" and request.passthrough is None
-        )
+        if request.method == "CONNECT" or request.wants_upgrade:
+            refused = self._admit_tunnel(request, path)
+            if refused is not None:
+                return refused
+        plain = self._malformed_response == "http500" and request.passthrough is None
+        refusal = request.check_head(self.limits.body, plain=plain)
         return None if refusal is None else self.refuse(request, refusal)
-
-    def _set_receiver(self, request: HttpRequest, path: str, endpoint: interfaces.Endpoint | None) -> None:
-        """Set what serves a request: an endpoint, a stream of events, or the passthrough."""
-        if request.method == "POST" and endpoint is not None:
-            request.endpoint = endpoint
-            return
-        if request.method == "GET" and self._streams is not None:
-            request.passthrough = self._streams(path, request.wants_upgrade)
-            request.is_events = request.passthrough is not None
-        request.passthrough = request.passthrough or self._passthrough
 
     def _admit_tunnel(self, request: HttpRequest, path: str) -> HttpResponse | None:
         """Set whether a request opens a tunnel; returns the response to one that may not."""
-        if request.method != "CONNECT" and not request.wants_upgrade:
-            return None
         request.is_tunnel = request.is_events or (request.passthrough is not None and self._may_tunnel(path))
         if request.method == "CONNECT" and not request.is_tunnel:
             return NO_TUNNEL
         counts = request.is_tunnel and not request.is_events
-        return TOO_MANY_TUNNELS if counts and self.quotas.tunnels >= self.quotas.max_tunnels else None
+        return TOO_MANY_TUNNELS if counts and self.quotas.tunnels >= self.limits.max_tunnels else None
 
     def _may_tunnel(self, path: str) -> bool:
         return any(is_below(path, above) for above in self.limits.tunnels)
@@ -301,21 +273,20 @@ class HttpServer(interfaces.Transport):
         return self._resolve(plain) is not self._resolve(path) or self._may_tunnel(plain) != self._may_tunnel(path)
 
     def refuse(self, request: HttpRequest, refusal: HttpRefusal) -> HttpResponse:
-        """See ConnectionOwner."""
+        """The response to a request that its endpoint does not get."""
         fault, status = refusal.fault, refusal.http_status
+        headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
         if request.endpoint is None:
-            headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
             return response.text(status, fault.message, headers=headers)
         answer = request.endpoint.refuse(fault)
         if fault.code in FRAMING_CODES and self._is_page(answer):
             return response.page(fault.message)
-        headers = RETRY_AFTER if fault.code is FaultCode.BUSY else ""
         return HttpResponse(status, answer.content_type, answer.body or b"", headers=headers)
 
     def to_response(self, answer: Answer) -> HttpResponse:
-        """See ConnectionOwner."""
+        """The response that carries an endpoint's answer."""
         if answer.hang_up:
-            return response.hang_up()
+            return response.HANG_UP
         if answer.status is not None:
             return response.relay(answer)
         if answer.fault is not None and self._is_page(answer):

@@ -99,7 +99,9 @@ class WebSocket(interfaces.MessageChannel):
         while not self._is_read:
             try:
                 for frame in self._input.received_frames():
-                    await self._give_way()
+                    self._frames_read += 1
+                    if self._frames_read % FRAMES_AT_ONCE == 0:
+                        await asyncio.sleep(0)
                     message = await self._handle(frame)
                     if message is not None or self._is_read:
                         return message
@@ -112,11 +114,6 @@ class WebSocket(interfaces.MessageChannel):
             else:
                 self._input.receive_bytes(data)
         return None
-
-    async def _give_way(self) -> None:
-        self._frames_read += 1
-        if self._frames_read % FRAMES_AT_ONCE == 0:
-            await asyncio.sleep(0)
 
     async def _handle(self, frame: Frame) -> bytes | None:
         """A frame has come; returns the message that it ends."""

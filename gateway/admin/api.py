@@ -19,8 +19,8 @@ from gateway.core.admin.access import Right
 from gateway.core.admin.records import MethodId
 from gateway.core.admin.status import BusStatus, StoreStatus, UpstreamStatus
 from gateway.core.admin.views import Explanation, MethodRow, ModeRequest, ModeResult, SettingView
-from gateway.core.migration.limits import LimitRow
 from gateway.migration.promote import Promotion
+from gateway.migration.rollout_commands import RolloutView
 from gateway.pipeline.recorder import RecordingLimits
 
 _RECORDING = RecordingLimits()
@@ -310,28 +310,6 @@ class MismatchRow(TypedDict):
     document: Any
 
 
-class RolloutRow(TypedDict):
-    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for or was ended by.
-
-    `numbers`: what was measured in this step; `limits`: the same beside the limits of the plan, in words.
-    """
-
-    name: str
-    plan: str
-    state: str
-    step: str
-    number: int
-    steps: list[str]
-    setting: SettingView | None
-    who: str
-    began: float
-    since: float
-    why: str
-    methods: list[str]
-    numbers: dict[str, Any]
-    limits: list[LimitRow]
-
-
 class ClientRow(TypedDict):
     """One caller of one method over one protocol. `domid`: of a caller over xenstore.
 
@@ -387,6 +365,14 @@ _WRONG = (422,)  # the request makes no sense
 _UNREADABLE = (422, 503)  # or the state cannot be read
 _UNDECIDED = (409, 422, 503)  # or another decision was faster
 
+ROLLOUT_VERBS = {
+    "start": "Begin the first step of the mapping's plan",
+    "pause": "Hold the current step; a breach is still acted on",
+    "resume": "Continue after a pause, a freeze, or a mode set by a person",
+    "approve": "Pass the gate at which the rollout waits",
+    "abort": "End the rollout and set its methods to legacy",
+}
+
 OPERATIONS: tuple[ApiOperation, ...] = (
     ApiOperation("alive", "GET", "/healthz", None, "Report that the process answers", Alive),
     ApiOperation("ready", "GET", "/readyz", None, "Report whether every mapped method can be called", Readiness,
@@ -432,16 +418,11 @@ OPERATIONS: tuple[ApiOperation, ...] = (
     ApiOperation("reset_statistics", "POST", "/v1/statistics/reset", _CHANGE,
                  "Delete call statistics and mismatches of the methods of a pattern",
                  list[MethodId], PatternBody, refusals=_UNDECIDED),
-    ApiOperation("rollouts", "GET", "/v1/rollouts", _READ, "List all rollouts, ended ones too", list[RolloutRow],
+    ApiOperation("rollouts", "GET", "/v1/rollouts", _READ, "List all rollouts, ended ones too", list[RolloutView],
                  refusals=(503,)),
-    *(ApiOperation(f"{verb}_rollout", "POST", f"/v1/rollouts/{verb}", _CHANGE, summary, RolloutRow, RolloutBody,
-                refusals=_UNDECIDED)
-      for verb, summary in (
-          ("start", "Begin the first step of the mapping's plan"),
-          ("pause", "Hold the current step; a breach is still acted on"),
-          ("resume", "Continue after a pause, a freeze, or a mode set by a person"),
-          ("approve", "Pass the gate at which the rollout waits"),
-          ("abort", "End the rollout and set its methods to legacy"))),
+    *(ApiOperation(f"{verb}_rollout", "POST", f"/v1/rollouts/{verb}", _CHANGE, summary, RolloutView, RolloutBody,
+                   refusals=_UNDECIDED)
+      for verb, summary in ROLLOUT_VERBS.items()),
     ApiOperation("clients", "GET", "/v1/clients", _READ, "List the callers of each method, the latest first",
                  list[ClientRow], query=ClientsQuery, refusals=_UNREADABLE),
     ApiOperation("record", "POST", "/v1/record", _CHANGE,

@@ -1,30 +1,39 @@
-"""The admin API: JSON over HTTP. Handlers for the gateway, modes and rollouts; one for each name in `api.OPERATIONS`.
+"""The admin API: JSON over HTTP. The table of `handlers_by_name` has one entry for each name in `api.OPERATIONS`.
 
-A handler decodes the request, calls the running gateway or its admin service, and encodes the result.
+An entry gets the request as the type that its operation names, and calls the running gateway or its admin service.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import asdict
 
 from gateway.admin import api
-from gateway.admin.http import Handler, body, check_origin, check_range, check_right, json, plain_errors, query
-from gateway.admin.monitoring import MonitoredGateway, add_paths
+from gateway.admin.http import (
+    Handler,
+    MonitoredGateway,
+    add_paths,
+    body,
+    check_origin,
+    check_range,
+    check_right,
+    json,
+    plain_errors,
+    query,
+)
 from gateway.admin.service import AdminService
-from gateway.admin.traffic import Traffic, traffic_handlers
+from gateway.admin.traffic import Traffic, callers, traffic_handlers
 from gateway.core.admin.access import AccessRules, Caller, Right
-from gateway.core.admin.records import StateRefused
-from gateway.core.admin.views import ModeRequest, setting_view
+from gateway.core.admin.records import AuditEntry, MismatchRecord, StateRefused
+from gateway.core.admin.views import setting_view
 from gateway.core.routing.overrides import Override
 from gateway.migration.active_overrides import ends
-from gateway.migration.promote import PromotionPlanner
-from gateway.migration.rollout_commands import RolloutCommands, RolloutView
 
 MAX_ROWS = 10_000  # audit entries or mismatches in one answer
 
@@ -54,166 +63,64 @@ class Operations(MonitoredGateway, Protocol):
         """Make one call: {"value": ...} or {"fault": ...}, and {"steps": [...]}; raises LookupError or ValueError."""
 
 
-def gateway_handlers(operations: Operations, service: AdminService) -> dict[str, Handler]:
-    """Handlers for the gateway as a whole. A reload is noted in the audit."""
+def handlers_by_name(operations: Operations, service: AdminService, clients: Traffic) -> Mapping[str, Handler]:
+    """The handler of each operation that needs a right, by its name in `api.OPERATIONS`."""
+    rollouts, promoting = service.rollouts, service.promoting
 
-    async def status(_request: web.Request, _caller: Caller) -> web.Response:
-        return json(await operations.status())
-
-    async def routes(_request: web.Request, _caller: Caller) -> web.Response:
-        return json(operations.routes())
-
-    async def mappings(_request: web.Request, _caller: Caller) -> web.Response:
-        return json(operations.mappings())
-
-    async def reload(_request: web.Request, caller: Caller) -> web.Response:
+    async def reload(_request: web.Request, _wanted: None, caller: Caller) -> object:
         answer = await operations.reload()
         if answer.get("problems"):
             return json(answer, status=409)
         await service.note(str(caller), "reload", "*", {"revision": str(answer["revision"])})
-        return json(answer)
+        return answer
 
-    async def call(request: web.Request, _caller: Caller) -> web.Response:
-        return json(await operations.call(await body(request, api.CallBody)))
+    async def audit(_: web.Request, wanted: api.AuditQuery, _caller: Caller) -> Sequence[AuditEntry] | StateRefused:
+        check_range("limit", wanted.limit, 1, MAX_ROWS)
+        return await service.audit(wanted.limit, wanted.since, wanted.subject)
 
-    async def page(_request: web.Request, caller: Caller) -> web.Response:
-        return json({"url": operations.invite(caller)})
+    async def diff(_: web.Request, wanted: api.DiffQuery, _caller: Caller) -> Sequence[MismatchRecord] | StateRefused:
+        check_range("limit", wanted.limit, 1, MAX_ROWS)
+        return await service.diff(wanted.method, wanted.limit)
 
+    async def openapi(*_: object) -> web.Response:
+        return web.Response(body=await asyncio.to_thread(_described), content_type="application/json")
+
+    def reasoned(change: Callable[[str, str, str], Awaitable[object]], subject: str) -> Handler:
+        """A change of one subject, which has this name in the body."""
+        return lambda _, wanted, caller: change(getattr(wanted, subject), str(caller), wanted.why)
+
+    # JSON values are legacy values, and so the parameters of a call that is explained.
     return {
-        "status": status,
-        "routes": routes,
-        "mappings": mappings,
+        "openapi": openapi,
+        "status": lambda *_: operations.status(),
+        "routes": lambda *_: operations.routes(),
+        "mappings": lambda *_: operations.mappings(),
         "reload": reload,
-        "call": call,
-        "web": page,
-    }
-
-
-def migration_handlers(service: AdminService) -> dict[str, Handler]:
-    """Handlers for modes, the audit, mismatches and call statistics."""
-
-    async def methods(request: web.Request, _caller: Caller) -> web.Response:
-        return json(await service.methods(query(request, api.MethodsQuery).pattern))
-
-    async def modes(_request: web.Request, _caller: Caller) -> web.Response:
-        return json([_override(each) for each in service.overrides()])
-
-    async def set_mode(request: web.Request, caller: Caller) -> web.Response:
-        return json(await service.set_mode(await body(request, ModeRequest), str(caller)))
-
-    async def clear_mode(request: web.Request, caller: Caller) -> web.Response:
-        wanted = await body(request, api.PatternBody)
-        return json(await service.clear_mode(wanted.pattern, str(caller), wanted.why))
-
-    async def explain(request: web.Request, _caller: Caller) -> web.Response:
-        call = await body(request, api.ExplainBody)
-        return json(service.explain(call.method, call.params, call.named, call.key))  # JSON values are legacy values
-
-    async def audit(request: web.Request, _caller: Caller) -> web.Response:
-        wanted = query(request, api.AuditQuery)
-        check_range("limit", wanted.limit, 1, MAX_ROWS)
-        return json(await service.audit(wanted.limit, wanted.since, wanted.subject))
-
-    async def diff(request: web.Request, _caller: Caller) -> web.Response:
-        wanted = query(request, api.DiffQuery)
-        check_range("limit", wanted.limit, 1, MAX_ROWS)
-        return json(await service.diff(wanted.method, wanted.limit))
-
-    async def reset_statistics(request: web.Request, caller: Caller) -> web.Response:
-        wanted = await body(request, api.PatternBody)
-        return json(await service.reset_statistics(wanted.pattern, str(caller), wanted.why))
-
-    return {
-        "methods": methods,
-        "modes": modes,
-        "set_mode": set_mode,
-        "clear_mode": clear_mode,
-        "explain": explain,
+        "call": lambda _, wanted, _caller: operations.call(wanted),
+        "web": lambda _, _wanted, caller: {"url": operations.invite(caller)},
+        "methods": lambda _, wanted, _caller: service.methods(wanted.pattern),
+        "modes": lambda *_: [*map(_override, service.overrides())],
+        "set_mode": lambda _, wanted, caller: service.set_mode(wanted, str(caller)),
+        "clear_mode": reasoned(service.clear_mode, "pattern"),
+        "rollback": lambda _, wanted, caller: service.rollback_all(str(caller), wanted.why),
+        "undo_rollback": lambda _, wanted, caller: service.undo_rollback(str(caller), wanted.why),
+        "explain": lambda _, call, _caller: service.explain(call.method, call.params, call.named, call.key),
+        "promotion": lambda _, wanted, _caller: promoting.plan(wanted.pattern),
+        "promoted": reasoned(promoting.settle, "pattern"),
         "audit": audit,
         "diff": diff,
-        "reset_statistics": reset_statistics,
+        "reset_statistics": reasoned(service.reset_statistics, "pattern"),
+        "rollouts": lambda *_: rollouts.list(),
+        **{f"{verb}_rollout": reasoned(getattr(rollouts, verb), "name") for verb in api.ROLLOUT_VERBS},
+        "clients": lambda _, wanted, _caller: callers(clients, wanted),
+        **traffic_handlers(clients),
     }
-
-
-def rollback_handlers(service: AdminService) -> dict[str, Handler]:
-    """Handlers for a rollback of everything."""
-
-    async def rollback(request: web.Request, caller: Caller) -> web.Response:
-        return json(await service.rollback_all(str(caller), (await body(request, api.ReasonBody)).why))
-
-    async def undo_rollback(request: web.Request, caller: Caller) -> web.Response:
-        return json(await service.undo_rollback(str(caller), (await body(request, api.ReasonBody)).why))
-
-    return {"rollback": rollback, "undo_rollback": undo_rollback}
 
 
 def _override(override: Override) -> api.OverrideRow:
-    return {
-        "pattern": override.pattern,
-        "mode": str(override.setting),
-        "setting": setting_view(override.setting),
-        "who": override.who,
-        "when": override.when,
-        "why": override.why,
-        "until": ends(override),
-        "by": override.by,
-        "guarded": override.guarded,
-    }
-
-
-def promotion_handlers(planner: PromotionPlanner) -> dict[str, Handler]:
-    """Handlers for modes that are to be written into mapping files. The command writes the files, not the gateway."""
-
-    async def promotion(request: web.Request, _caller: Caller) -> web.Response:
-        return json(planner.plan(query(request, api.MethodsQuery).pattern))
-
-    async def promoted(request: web.Request, caller: Caller) -> web.Response:
-        wanted = await body(request, api.PatternBody)
-        return json(await planner.settle(wanted.pattern, str(caller), wanted.why))
-
-    return {"promotion": promotion, "promoted": promoted}
-
-
-def rollout_handlers(commands: RolloutCommands) -> dict[str, Handler]:
-    """Handlers for rollouts."""
-
-    async def rollouts(_request: web.Request, _caller: Caller) -> web.Response:
-        views = await commands.list()
-        return json(views if isinstance(views, StateRefused) else [_rollout(view) for view in views])
-
-    def handler(command: Callable[[str, str, str], Awaitable[RolloutView | StateRefused]]) -> Handler:
-        async def handle(request: web.Request, caller: Caller) -> web.Response:
-            wanted = await body(request, api.RolloutBody)
-            view = await command(wanted.name, str(caller), wanted.why)
-            return json(view if isinstance(view, StateRefused) else _rollout(view))
-
-        return handle
-
-    verbs = ("start", "pause", "resume", "approve", "abort")
-    return {"rollouts": rollouts, **{f"{verb}_rollout": handler(getattr(commands, verb)) for verb in verbs}}
-
-
-def _rollout(view: RolloutView) -> Mapping[str, object]:
-    setting = None if view.setting is None else setting_view(view.setting)
-    return {**{field: getattr(view, field) for field in RolloutView.__struct_fields__}, "setting": setting}
-
-
-def handlers_by_name(operations: Operations, service: AdminService, clients: Traffic) -> dict[str, Handler]:
-    """The handler of each operation that needs a right, by its name in `api.OPERATIONS`."""
-
-    async def openapi(_request: web.Request, _caller: Caller) -> web.Response:
-        described = await asyncio.to_thread(_described)
-        return web.Response(body=described, content_type="application/json")
-
-    return {
-        **gateway_handlers(operations, service),
-        **migration_handlers(service),
-        **rollback_handlers(service),
-        **promotion_handlers(service.promoting),
-        **rollout_handlers(service.rollouts),
-        **traffic_handlers(clients),
-        "openapi": openapi,
-    }
+    row: Any = {"pattern": override.pattern, "mode": str(override.setting), **asdict(override)}
+    row |= {"setting": setting_view(override.setting), "until": ends(override)}
+    return row  # type: ignore[no-any-return]
 
 
 @cache
@@ -231,17 +138,26 @@ def application(
     add_paths(made, operations)
     for each in api.OPERATIONS:
         if each.right is not None:
-            made.router.add_route(each.verb, each.path, _checked(served[each.name], each.right, rights))
+            made.router.add_route(each.verb, each.path, _checked(each, served[each.name], rights, each.right))
     return made
 
 
 def _checked(
-    handler: Handler, right: Right, rights: AccessRules
+    operation: api.ApiOperation, handler: Handler, rights: AccessRules, right: Right
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The handler for callers that have the right, and not for web pages: a socket may be forwarded to a TCP port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         check_origin(request)
-        return await handler(request, check_right(request, rights, right))
+        caller = check_right(request, rights, right)
+        wanted: Any = None
+        if operation.body is not None:
+            wanted = await body(request, operation.body)
+        elif operation.query is not None:
+            wanted = query(request, operation.query)
+        answer = handler(request, wanted, caller)
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        return answer if isinstance(answer, web.StreamResponse) else json(answer)
 
     return handle

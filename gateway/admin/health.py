@@ -62,47 +62,41 @@ async def services(table: Table, backend: Services, uses_bus: UsesBus) -> tuple[
 
 def rows(table: Table, statuses: Sequence[ServiceStatus], calls: Calls, uses_bus: UsesBus) -> list[ServiceRow]:
     """Return the same with counters."""
-    routes = bus_names(table, uses_bus)
-    return [_row(status, routes.get(status.name, ()), calls) for status in statuses]
-
-
-def _row(status: ServiceStatus, routes: Sequence[Route], calls: Calls) -> ServiceRow:
-    ended = [calls.ended(service, method) for service, method in {(route.service, route.method) for route in routes}]
-    return ServiceRow(
-        name=status.name,
-        bus=status.bus,
-        state=status.presence.value,
-        owner=status.owner,
-        breaker=status.breaker.value,
-        probe_in=round(status.probe_in, 1),
-        in_flight=status.in_flight,
-        calls=sum(all_ for all_, _ in ended),
-        faults=sum(faults for _, faults in ended),
-    )
+    routes, found = bus_names(table, uses_bus), []
+    for status in statuses:
+        methods = {(route.service, route.method) for route in routes.get(status.name, ())}
+        ended = [calls.ended(*method) for method in methods]
+        found.append(
+            ServiceRow(
+                name=status.name,
+                bus=status.bus,
+                state=status.presence.value,
+                owner=status.owner,
+                breaker=status.breaker.value,
+                probe_in=round(status.probe_in, 1),
+                in_flight=status.in_flight,
+                calls=sum(all_ for all_, _ in ended),
+                faults=sum(faults for _, faults in ended),
+            )
+        )
+    return found
 
 
 def reasons(
     buses: Sequence[BusStatus], statuses: Sequence[ServiceStatus], stores: Sequence[StoreStatus] = ()
 ) -> list[str]:
     """Return why the gateway is not ready: a bus or store is not connected, or a service is missing."""
-    down = {bus.name for bus in buses if not bus.connected}
-    of_buses = [f"bus '{bus.name}' is not connected: {bus.last_error}" for bus in buses if bus.name in down]
-    missing = [status for status in statuses if not status.presence.is_reachable and status.bus not in down]
-    down_stores = [store for store in stores if not store.connected]
-    of_stores = [
-        f"the store of listener '{store.listener}' is not connected: {store.last_error}" for store in down_stores
-    ]
-    of_stores += [f"the store of listener '{each.listener}' is being read" for each in stores if _is_reading(each)]
-    return [*of_buses, *of_stores, *map(_missing, missing)]
-
-
-def _is_reading(store: StoreStatus) -> bool:
-    return store.connected and not store.serving
-
-
-def _missing(status: ServiceStatus) -> str:
-    where = f"{status.presence.value} on bus '{status.bus}'" if status.bus else "on no bus of the config"
-    return f"{status.name} is {where}"
+    down = {bus.name: bus.last_error for bus in buses if not bus.connected}
+    why = [f"bus '{name}' is not connected: {error}" for name, error in down.items()]
+    away = [each for each in stores if not each.connected]
+    why += [f"the store of listener '{each.listener}' is not connected: {each.last_error}" for each in away]
+    reading = [each for each in stores if each.connected and not each.serving]
+    why += [f"the store of listener '{each.listener}' is being read" for each in reading]
+    for status in statuses:
+        if not status.presence.is_reachable and status.bus not in down:
+            where = f"{status.presence.value} on bus '{status.bus}'" if status.bus else "on no bus of the config"
+            why.append(f"{status.name} is {where}")
+    return why
 
 
 def readings(

@@ -5,8 +5,8 @@ This and what imports it needs aiohttp, so a gateway imports it with the first c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,13 +19,14 @@ from gateway.core.admin.access import AccessRules, Caller, Right, denial
 from gateway.core.admin.records import Rejected, StateRefused
 from gateway.core.dbus.names import printable
 from gateway.core.logger import Logger
+from gateway.ops.exposition import CONTENT_TYPE
 
 STOP_TIMEOUT = 1.0  # seconds for a request to end at stop; the calls of clients have had the grace period before
 
-
 _log = Logger("admin")
 
-Handler = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
+# A request, what it says, and who asks -> a response, or what is encoded as one; perhaps awaitable.
+Handler = Callable[[web.Request, Any, Caller], object]
 
 _T = TypeVar("_T")
 
@@ -117,18 +118,15 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
 
 
 def json(document: object, status: int = 200) -> web.Response:
-    """Return an answer, or the error of a refusal."""
+    """Return an answer, or the error of a refusal.
+
+    422: the request is wrong; 409: another decision was faster; 503: the state cannot be written or read now.
+    """
     if isinstance(document, StateRefused):
-        return json({"error": document.why}, _status(document))
+        status = 422 if isinstance(document, Rejected) else 409 if document.conflict else 503
+        document = {"error": document.why}
     encoded = msgspec.json.encode(document, enc_hook=str)
     return web.Response(body=encoded, status=status, content_type="application/json")
-
-
-def _status(refused: StateRefused) -> int:
-    """422: the request is wrong; 409: another decision was faster; 503: the state cannot be written or read now."""
-    if isinstance(refused, Rejected):
-        return 422
-    return 409 if refused.conflict else 503
 
 
 @web.middleware
@@ -145,3 +143,38 @@ async def plain_errors(
     except Exception:  # noqa: BLE001 - a bug is logged here and costs one request
         _log.exception("unexpected error in a request", path=request.path)
         return json({"error": "internal error"}, status=500)
+
+
+# The monitoring paths, on the admin socket and on a TCP port of their own.
+
+
+class MonitoredGateway(Protocol):
+    """The part of the running gateway that monitoring uses."""
+
+    async def unready(self) -> Sequence[str]:
+        """Return why it is not ready; empty if it is."""
+
+    def warnings(self) -> Sequence[str]:
+        """Return problems that do not affect calls."""
+
+    async def metrics(self) -> bytes:
+        """Return all metrics in the Prometheus text format."""
+
+
+def add_paths(application: web.Application, monitored: MonitoredGateway) -> web.Application:
+    """Add the three paths to an application."""
+
+    async def alive(_request: web.Request) -> web.Response:
+        return json({"alive": True})
+
+    async def ready(_request: web.Request) -> web.Response:
+        reasons = await monitored.unready()
+        answer = {"ready": not reasons, "reasons": reasons, "warnings": monitored.warnings()}
+        return json(answer, status=503 if reasons else 200)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=await monitored.metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+    for path, handler in (("/healthz", alive), ("/readyz", ready), ("/metrics", metrics)):
+        application.router.add_get(path, handler)
+    return application

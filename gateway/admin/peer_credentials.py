@@ -7,7 +7,7 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gateway.config import Config, Finding
 from gateway.core.admin.access import AccessRules, Caller, Principals
@@ -20,7 +20,10 @@ _MAX_OPTION = 1024  # bytes; Python's limit for getsockopt
 
 def rights(settings: Config) -> AccessRules:
     """The lists of the config, in which `unknown_names` has found nothing, as rules."""
-    return AccessRules(_own(settings.user), _allowed(settings.admin.read), _allowed(settings.admin.change))
+    own = None if settings.user is None else _uid(settings.user)  # `ops.process.become` reports an unknown user
+    return AccessRules(
+        os.geteuid() if own is None else own, _allowed(settings.admin.read), _allowed(settings.admin.change)
+    )
 
 
 def unknown_names(settings: Config) -> Iterator[Finding]:
@@ -38,9 +41,17 @@ def unknown_names(settings: Config) -> Iterator[Finding]:
 
 
 def caller(connection: socket.socket) -> Caller:
-    """The peer of a connection, as the kernel reports it."""
+    """The peer of a connection, as the kernel reports it.
+
+    Its supplementary groups are those of the socket; if they are too many for its option, those of its user's login.
+    """
     uid, gid = user(connection)
-    return Caller(uid, frozenset({gid, *_groups(connection, uid, gid)}), user_name(uid))
+    try:
+        found = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
+        groups = [each for (each,) in _GROUP.iter_unpack(found)]
+    except OSError:
+        groups = os.getgrouplist(user_name(uid), gid)
+    return Caller(uid, frozenset({gid, *groups}), user_name(uid))
 
 
 def user(connection: socket.socket) -> tuple[int, int]:
@@ -48,15 +59,6 @@ def user(connection: socket.socket) -> tuple[int, int]:
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, model.CREDENTIALS_SIZE)
     _, uid, gid = model.credentials(found)
     return uid, gid
-
-
-def _groups(connection: socket.socket, uid: int, gid: int) -> Iterable[int]:
-    """The supplementary groups of the peer. If they are too many for the socket option, those of its user's login."""
-    try:
-        found = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_OPTION)
-    except OSError:
-        return os.getgrouplist(user_name(uid), gid)
-    return (each for (each,) in _GROUP.iter_unpack(found))
 
 
 def group(settings: Config) -> int | None:
@@ -73,22 +75,13 @@ def user_name(uid: int) -> str:
         return ""
 
 
-def _own(user: str | None) -> int:
-    """The uid of the gateway. An unknown user is reported later, by `ops.process.become`."""
-    try:
-        return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return os.geteuid()
-
-
 def _allowed(entries: Sequence[str]) -> Principals:
-    uids: set[int] = set()
-    gids: set[int] = set()
-    for entry in entries:
-        found = _lookup(entry)
-        if found is not None:
-            (gids if entry.startswith(("group:", "gid:")) else uids).add(found)
-    return Principals(frozenset(uids), frozenset(gids))
+    found = [(entry.startswith(("group:", "gid:")), _lookup(entry)) for entry in entries]
+    uids, gids = (
+        frozenset(each for is_group, each in found if each is not None and is_group is wanted)
+        for wanted in (False, True)
+    )
+    return Principals(uids, gids)
 
 
 def _lookup(entry: str) -> int | None:

@@ -7,12 +7,11 @@ returned as `StateRefused`, or as `Rejected` if the request itself is wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from gateway.admin.notifications import Notifier
 from gateway.core.admin import views
 from gateway.core.admin.records import (
     EVERYTHING,
@@ -26,9 +25,22 @@ from gateway.core.admin.records import (
     Rejected,
     StateRefused,
 )
-from gateway.core.admin.views import Explanation, Listener, MethodMoved, MethodRow, ModeRequest, ModeResult
+from gateway.core.admin.views import (
+    Explanation,
+    Listener,
+    MappingsReloaded,
+    MethodMoved,
+    MethodRow,
+    ModeChange,
+    ModeRequest,
+    ModeResult,
+    Notification,
+    RollbackDone,
+)
 from gateway.core.interfaces import AdminOperations
+from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode, Setting, Side, percent, share
+from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing import policy, selection
 from gateway.core.routing.overrides import GROUP, By, Override, matches
 from gateway.core.routing.route import Route
@@ -39,6 +51,7 @@ from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.rollout_storage import subject_of
 from gateway.state.store import StateStore, noted
 
+_log = Logger()
 _IsSeparate: TypeAlias = Callable[[Override], bool]
 
 NO_COUNTS = Counts()
@@ -93,7 +106,13 @@ class AdminService(AdminOperations):
         counts = await self._state.evidence()
         known = {} if isinstance(counts, StateRefused) else counts  # the modes in force are known without the file
         rollouts = self.rollouts.states()
-        return [self._row(route, known, rollouts.get(subject_of(route), "")) for route in _unique(selected)]
+        rows = []
+        for route in _unique(selected):
+            effective, counted = self._toggles.effective(route), known.get(MethodId.of(route), NO_COUNTS)
+            override, rollout = effective.override, rollouts.get(subject_of(route), "")
+            source = effective.source(route)
+            rows.append(views.row(route, effective.setting, override, source, counted, rollout, ends(override)))
+        return rows
 
     def explain(
         self, name: str, params: Sequence[Value] = (), named: Mapping[str, Value] | None = None, key: str | None = None
@@ -104,7 +123,14 @@ class AdminService(AdminOperations):
         if not selected:
             return Rejected(selection.no_match(routes, name))
         call = Call(name, tuple(params), named or {})
-        return [self._explained(route, call, key) for route in selected]
+        explained = []
+        for route in selected:
+            migration = replace(route.migration, key=views.with_key(route.migration.key, key))
+            effective = self._toggles.effective(route)
+            plan = policy.plan_call(replace(route, migration=migration), effective.setting, call)
+            value = migration.key.take(call) if migration.key is not None else None
+            explained.append(views.explanation(route, effective.setting, effective.source(route), plan, value))
+        return explained
 
     def overrides(self) -> Sequence[Override]:
         """Return the overrides in force, the strongest first."""
@@ -151,18 +177,20 @@ class AdminService(AdminOperations):
         now = self._now()
         until = None if request.seconds is None else self._steady() + request.seconds
         override = Override(pattern, wanted, who, now, request.why, until, guarded=request.guarded)
-        drop = self._of_person(self._spelled(pattern))
-        return await self._decided(pattern, str(wanted), Change((_entry(override),), (override,), drop))
+        drop = _of_person(self._spelled(pattern))
+        change = Change((_entry(override),), (override,), drop)
+        return await self._decided(pattern, str(wanted), change, lambda other: other.pattern != pattern)
 
     async def clear_mode(self, pattern: str, who: str, why: str = "") -> ModeResult | StateRefused:
         """Remove the mode that a person has set for exactly this pattern."""
         pattern = selection.canonical(self._routes(), pattern)
         mine = self._spelled(pattern)
-        drop = self._of_person(mine)
+        drop = _of_person(mine)
         if not drop:
             return Rejected(self._nothing_set(pattern, mine))
         entry = AuditEntry(self._now(), who, "mode", pattern, why, {"mode": "mapping"})
-        return await self._decided(pattern, "mapping", Change((entry,), drop=drop))
+        change = Change((entry,), drop=drop)
+        return await self._decided(pattern, "mapping", change, lambda other: other.pattern != pattern)
 
     async def rollback_all(self, who: str, why: str = "") -> ModeResult | StateRefused:
         """Set every method to legacy and end all rollouts. It needs no bus and no file; `off` set by a person stays."""
@@ -173,9 +201,8 @@ class AdminService(AdminOperations):
             return ended
         self._toggles.replace(self._state.overrides)
         if ended is None and overrides:
-            await self.note(
-                who, MODES_BEFORE, EVERYTHING, {each.pattern: _override_json(each) for each in reversed(overrides)}
-            )
+            modes: dict[str, Json] = {each.pattern: _override_json(each) for each in reversed(overrides)}
+            await self.note(who, MODES_BEFORE, EVERYTHING, modes)
         moved = self._moved(before, EVERYTHING, lambda override: override.setting.mode is Mode.OFF)
         held = ended.why if isinstance(ended, PendingDecision) else ""
         return ModeResult(EVERYTHING, "legacy", moved, held, notes)
@@ -189,27 +216,22 @@ class AdminService(AdminOperations):
         made = [each for each in self._toggles.overrides if at < len(entries) and each.when == entries[at].when]
         if EVERYTHING not in (each.pattern for each in made):
             return Rejected("there is nothing to undo: no rollback of everything is in force")
+        since = {each.pattern for each in self._toggles.overrides if each not in made}  # set or kept by persons
         modes = _modes_before(entries, at)
-        restored = [each for each in map(self._restored, modes, modes.values()) if each is not None]
-        put = tuple(each for each in restored if each.pattern not in {kept.pattern for kept in self._kept(made)})
+        restored = [self._restored(pattern, mode) for pattern, mode in modes.items() if pattern not in since]
+        put = tuple(each for each in restored if each is not None)
         numbers: dict[str, Json] = {each.pattern: str(each.setting) for each in put}
         entry = AuditEntry(self._now(), who, "undo rollback", EVERYTHING, why, numbers)
-        before = self._settings(EVERYTHING)
-        with noted() as notes:
-            refused = await self._state.decide(Change((entry,), put, self._of_person(made)))
-        if refused is not None:
-            return refused
-        self._toggles.replace(self._state.overrides)
-        moved = self._moved(before, EVERYTHING, lambda _: False)
-        return ModeResult(EVERYTHING, "before the rollback", moved, notes=notes)
-
-    def _kept(self, made: Sequence[Override]) -> Iterable[Override]:
-        """Modes that persons have set or kept since a rollback, which has made these."""
-        return (each for each in self._toggles.overrides if each not in made)
+        change = Change((entry,), put, _of_person(made))
+        return await self._decided(EVERYTHING, "before the rollback", change, lambda _: False)
 
     def _restored(self, pattern: str, written: Json) -> Override | None:
         """An override as it was before a rollback; None if its time is over."""
         assert isinstance(written, Mapping)  # written by _override_json
+        now, until = self._now(), written["until"]
+        left = None if until is None else float(str(until)) - now
+        if left is not None and left <= 0:
+            return None
         setting = Setting(
             Mode(written["mode"]),
             share(str(written["percent"])),
@@ -217,12 +239,8 @@ class AdminService(AdminOperations):
             observe=bool(written["observe"]),
             noise=bool(written["noise"]),
         )
-        now, until = self._now(), written["until"]
-        if until is None:
-            return Override(pattern, setting, str(written["who"]), now, str(written["why"]))
-        left = float(str(until)) - now
-        end = self._steady() + left
-        return Override(pattern, setting, str(written["who"]), now, str(written["why"]), end) if left > 0 else None
+        end = None if left is None else self._steady() + left
+        return Override(pattern, setting, str(written["who"]), now, str(written["why"]), end)
 
     async def reset_statistics(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | StateRefused:
         """Delete call statistics and mismatches of all methods of a pattern."""
@@ -240,37 +258,21 @@ class AdminService(AdminOperations):
         """Add an audit entry for a decision made elsewhere (a reload). It is lost while the state cannot be written."""
         await self._state.decide(Change((AuditEntry(self._now(), who, what, subject, why, numbers),)))
 
-    def _row(self, route: Route, known: Mapping[MethodId, Counts], rollout: str) -> MethodRow:
-        effective = self._toggles.effective(route)
-        counts = known.get(MethodId.of(route), NO_COUNTS)
-        until, source = ends(effective.override), effective.source(route)
-        return views.row(route, effective.setting, effective.override, source, counts, rollout, until)
-
-    def _explained(self, route: Route, call: Call, value: str | None) -> Explanation:
-        migration = replace(route.migration, key=views.with_key(route.migration.key, value))
-        planned = replace(route, migration=migration)
-        effective = self._toggles.effective(route)
-        plan = policy.plan_call(planned, effective.setting, call)
-        value = migration.key.take(call) if migration.key is not None else None
-        return views.explanation(route, effective.setting, effective.source(route), plan, value)
-
-    async def _decided(self, pattern: str, mode: str, change: Change) -> ModeResult | StateRefused:
+    async def _decided(
+        self, pattern: str, mode: str, change: Change, is_separate: _IsSeparate
+    ) -> ModeResult | StateRefused:
         before = self._settings(pattern)
         with noted() as notes:
             refused = await self._state.decide(change)
         if refused is not None:
             return refused
         self._toggles.replace(self._state.overrides)
-        moved = self._moved(before, pattern, lambda override: override.pattern != pattern)
-        return ModeResult(pattern, mode, moved, notes=notes)
+        return ModeResult(pattern, mode, self._moved(before, pattern, is_separate), notes=notes)
 
     def _spelled(self, pattern: str) -> Sequence[Override]:
         """The overrides of a canonical pattern, in whatever spelling they were set."""
         routes = self._routes()
         return [each for each in self._state.overrides if selection.canonical(routes, each.pattern) == pattern]
-
-    def _of_person(self, overrides: Iterable[Override]) -> tuple[tuple[str, By], ...]:
-        return tuple((each.pattern, each.by) for each in overrides if each.by == "person")
 
     def _settings(self, pattern: str) -> dict[MethodId, EffectiveSetting]:
         selected = selection.select(self._routes(), pattern)
@@ -280,27 +282,25 @@ class AdminService(AdminOperations):
         self, before: Mapping[MethodId, EffectiveSetting], pattern: str, is_separate: _IsSeparate
     ) -> tuple[MethodMoved, ...]:
         """`is_separate`: whether an override in force is not part of the change."""
-        return tuple(
-            self._one_moved(route, before.get(MethodId.of(route)), is_separate)
-            for route in _unique(selection.select(self._routes(), pattern))
-        )
-
-    def _one_moved(self, route: Route, before: EffectiveSetting | None, is_separate: _IsSeparate) -> MethodMoved:
-        effective = self._toggles.effective(route)
-        before = before or effective
-        stays = ""
-        if effective.override is not None and is_separate(effective.override):
-            stays = f"'{effective.override.pattern}' is set to {effective.setting} by {effective.override.who}"
-        return MethodMoved(
-            route.service,
-            route.method,
-            str(before.setting),
-            str(effective.setting),
-            stays,
-            views.set_by(effective.override),
-            ends(effective.override),
-            changed=_in_force(before) != _in_force(effective),
-        )
+        moved = []
+        for route in _unique(selection.select(self._routes(), pattern)):
+            effective = self._toggles.effective(route)
+            old, override, stays = before.get(MethodId.of(route), effective), effective.override, ""
+            if override is not None and is_separate(override):
+                stays = f"'{override.pattern}' is set to {effective.setting} by {override.who}"
+            moved.append(
+                MethodMoved(
+                    route.service,
+                    route.method,
+                    str(old.setting),
+                    str(effective.setting),
+                    stays,
+                    views.set_by(override),
+                    ends(override),
+                    changed=_in_force(old) != _in_force(effective),
+                )
+            )
+        return tuple(moved)
 
     def _nothing_set(self, pattern: str, mine: Iterable[Override]) -> str:
         if any(override.by == "rollout" for override in mine):
@@ -313,6 +313,10 @@ class AdminService(AdminOperations):
             return f"nothing is set for '{pattern}': the mapping holds"
         others = ", ".join(f"'{o.pattern}' ({o.setting}, {o.who} {moment(o.when)})" for o in of_these)
         return f"nothing is set for exactly '{pattern}'; what holds there is set for {others}"
+
+
+def _of_person(overrides: Iterable[Override]) -> tuple[tuple[str, By], ...]:
+    return tuple((each.pattern, each.by) for each in overrides if each.by == "person")
 
 
 def _unique(routes: Iterable[Route]) -> Iterable[Route]:
@@ -365,3 +369,81 @@ def _override_json(override: Override) -> dict[str, Json]:
     """An override for the audit, from which it can be restored."""
     setting: Mapping[str, Json] = {**views.setting_view(override.setting)}  # type: ignore[dict-item]
     return {**setting, "who": override.who, "why": override.why, "when": override.when, "until": ends(override)}
+
+
+class Notifier:
+    """Notifies of changed modes, rollbacks and reloads, whatever caused them. `rollouts`: the state of each, by name.
+
+    `update` is called whenever overrides or routes may have changed. It compares the modes in force with those of its
+    last call, and passes each difference to the subscribed listeners.
+    """
+
+    def __init__(
+        self, routes: Callable[[], Sequence[Route]], toggles: ActiveOverrides, rollouts: Callable[[], Mapping[str, str]]
+    ) -> None:
+        self._routes = routes
+        self._toggles = toggles
+        self._rollouts = rollouts
+        self._listeners: list[Listener] = []
+        self._last = _Snapshot({}, {}, None)
+        toggles.subscribe(self.update)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` for every change from now on; the returned function ends that."""
+        if not self._listeners:
+            self._last = self._snapshot()
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def update(self) -> None:
+        """Notify of the changes since the last call."""
+        if not self._listeners:
+            return
+        before, self._last = self._last, self._snapshot()
+        for notification in _changes(before, self._last):
+            for listener in tuple(self._listeners):
+                try:
+                    listener(notification)
+                except Exception:  # noqa: BLE001 - a bug costs this listener this notification
+                    _log.exception("unexpected error in a listener", notification=notification)
+
+    def _snapshot(self) -> _Snapshot:
+        effective = {MethodId.of(route): (route, self._toggles.effective(route)) for route in self._routes()}
+        everything = (each for each in self._toggles.overrides if each.pattern == EVERYTHING)
+        return _Snapshot(effective, dict(self._rollouts()), next(everything, None))
+
+
+class _Snapshot(NamedTuple):
+    """The modes in force, the states of rollouts, and a mode for everything."""
+
+    effective: Mapping[MethodId, tuple[Route, EffectiveSetting]]
+    rollouts: Mapping[str, str]
+    everything: Override | None
+
+
+def _changes(before: _Snapshot, after: _Snapshot) -> Iterator[Notification]:
+    added = tuple(method for method in after.effective if method not in before.effective)
+    removed = tuple(method for method in before.effective if method not in after.effective)
+    if added or removed:
+        yield MappingsReloaded(added, removed)
+    back = after.everything
+    if back is not None and back != before.everything and back.setting.mode is Mode.LEGACY:
+        yield RollbackDone(EVERYTHING, back.who, back.why)
+    for name, state in after.rollouts.items():
+        if state == RolloutState.ROLLED_BACK.value and before.rollouts.get(name) not in (None, state):
+            overrides = (now.override for _, now in after.effective.values() if now.override is not None)
+            cause = next((each for each in overrides if (each.pattern, each.by) == (name, "rollout")), None)
+            yield RollbackDone(name, cause.who, cause.why) if cause else RollbackDone(name, "rollout", "")
+    for method, (route, now) in after.effective.items():
+        was = before.effective.get(method)
+        if was is not None and was[1] != now:
+            yield ModeChange(
+                service=route.service,
+                method=route.method,
+                before=str(was[1].setting),
+                after=str(now.setting),
+                setting=views.setting_view(now.setting),
+                set_by=views.set_by(now.override),
+                source=now.source(route),
+                until=ends(now.override),
+            )

@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,20 @@ _log = Logger("admin")
 
 
 class SocketServer:
-    """Base of the servers. `bind` of a subclass sets `_socket`; it raises OSError that names the address.
+    """A server. `bound` binds its socket, and raises OSError that names the address.
 
     `make` imports and makes what answers, in any thread.
     """
 
-    def __init__(self, name: str, make: Callable[[], web.Application], limits: ConnectionLimits | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        bound: Callable[[], socket.socket],
+        make: Callable[[], web.Application],
+        limits: ConnectionLimits | None = None,
+    ) -> None:
         self.limiter = ConnectionLimiter(name, limits)
+        self._bound = bound
         self._make = make
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
@@ -42,8 +50,8 @@ class SocketServer:
         self._starting: asyncio.Task[None] | None = None  # the runner
 
     def bind(self) -> None:
-        """Bind the address; connections wait until `start`."""
-        raise NotImplementedError
+        """Bind the address; connections wait until `start`. Raises OSError that names it."""
+        self._socket = self._bound()
 
     def adopt(self, bound: socket.socket) -> None:
         """Use a socket that another process has bound, and whose file it removes."""
@@ -61,8 +69,12 @@ class SocketServer:
         if self._socket is None:
             self.bind()
         assert self._socket is not None
+
+        def connection() -> LimitedConnection:
+            return LimitedConnection(self.limiter, self._serve)
+
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, sock=self._socket, backlog=BACKLOG)
+        self._server = await loop.create_server(connection, sock=self._socket, backlog=BACKLOG)
 
     async def stop(self) -> None:
         """Close all connections and the socket."""
@@ -78,9 +90,6 @@ class SocketServer:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-    def _connection(self) -> LimitedConnection:
-        return LimitedConnection(self.limiter, self._serve)
 
     def _serve(self, connection: LimitedConnection) -> None:
         """Pass a new connection on, or have it wait for what answers it."""
@@ -113,14 +122,8 @@ class SocketServer:
 class TcpServer(SocketServer):
     """A server on "tcp:HOST:PORT"."""
 
-    def __init__(
-        self,
-        name: str,
-        address: str,
-        make: Callable[[], web.Application],
-        limits: ConnectionLimits | None = None,
-    ) -> None:
-        super().__init__(name, make, limits)
+    def __init__(self, name: str, address: str, make: Callable[[], web.Application]) -> None:
+        super().__init__(name, partial(listening_at, address), make)
         self._address = address
 
     @property
@@ -131,25 +134,17 @@ class TcpServer(SocketServer):
         host, port = self._socket.getsockname()[:2]
         return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
 
-    def bind(self) -> None:
-        """Bind the address; raise OSError that names it."""
-        self._socket = listening_at(self._address)
-
 
 def listening_at(address: str) -> socket.socket:
     """A socket that listens on "tcp:HOST:PORT"; raises OSError that names the address."""
     host, _, port = address.removeprefix("tcp:").rpartition(":")
     try:
-        return _listening(host.strip("[]"), int(port))
+        if int(port) > MAX_PORT:  # the standard library raises, and leaves a socket open
+            raise OSError(f"port {port}: expected at most {MAX_PORT}")  # noqa: TRY301
+        family = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host.strip("[]"), int(port)), family=family)
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    if port > MAX_PORT:  # the standard library raises, and leaves a socket open
-        raise OSError(f"port {port}: expected at most {MAX_PORT}")
-    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((host, port), family=family)
 
 
 class AdminSocket:
@@ -195,23 +190,14 @@ class AdminSocket:
 class AdminServer(SocketServer):
     """A server on the admin socket. Only its owner and root can open it, and its group once the config names others."""
 
-    def __init__(
-        self,
-        file: AdminSocket,
-        make: Callable[[], web.Application],
-        limits: ConnectionLimits | None = None,
-    ) -> None:
-        super().__init__("admin", make, limits)
+    def __init__(self, file: AdminSocket, make: Callable[[], web.Application]) -> None:
+        super().__init__("admin", file.bind, make)
         self._file = file
 
     @property
     def made(self) -> tuple[Path, ...]:
         """Files and folders that this server created."""
         return self._file.made
-
-    def bind(self) -> None:
-        """Bind the socket; raises OSError that names it when another process uses it."""
-        self._socket = self._file.bind()
 
     async def stop(self) -> None:
         """Close the socket and remove its file."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from fnmatch import fnmatchcase
+from typing import Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from gateway import __version__
 from gateway.admin import api
-from gateway.admin.http import Handler, body, check_range, json, query
+from gateway.admin.http import Handler, check_range
 from gateway.core.admin.access import Caller
 from gateway.core.admin.records import ClientKey, ClientRecord, MethodId, Rejected, StateRefused
 from gateway.core.comparison.redaction import Redaction
@@ -47,28 +48,32 @@ class Traffic(Struct, frozen=True):
     events: EventMethods | None = None
 
 
-def traffic_handlers(traffic: Traffic) -> dict[str, Handler]:
+def traffic_handlers(traffic: Traffic) -> Mapping[str, Handler]:
     """Handlers by the names in `api.OPERATIONS`."""
 
-    async def clients(request: web.Request, _caller: Caller) -> web.Response:
-        return json(await callers(traffic, query(request, api.ClientsQuery)))
-
-    async def record(request: web.Request, _caller: Caller) -> web.StreamResponse:
-        recording = _recording(traffic, await body(request, api.RecordBody))
+    async def record(request: web.Request, wanted: api.RecordBody, _caller: Caller) -> object:
+        recording = _recording(traffic, wanted)
         if isinstance(recording, StateRefused):
-            return json(recording)
-        return await _stream(request, recording, traffic.revision())
+            return recording
+        response = web.StreamResponse(headers={"Content-Type": LINES})
+        with recording:
+            try:
+                await response.prepare(request)
+                async for line in recording.lines(__version__, traffic.revision()):
+                    await response.write(line)
+                await response.write_eof()
+            except ConnectionError:
+                recording.close("the reader has disconnected")
+        return response
 
-    async def replay(request: web.Request, caller: Caller) -> web.Response:
-        wanted = await body(request, api.ReplayBody)
+    async def replay(_request: web.Request, wanted: api.ReplayBody, caller: Caller) -> object:
         options = ReplayRequest(wanted.given, wanted.writes, wanted.noise)
-        return json(await traffic.replayer.run(_calls(wanted.calls), options, str(caller)))
+        return await traffic.replayer.run(_calls(wanted.calls), options, str(caller))
 
-    async def watch(request: web.Request, _caller: Caller) -> web.StreamResponse:
-        wanted = await body(request, api.WatchBody)
+    async def watch(request: web.Request, wanted: api.WatchBody, _caller: Caller) -> object:
         following = await _following(traffic, wanted.what)
         if isinstance(following, StateRefused):
-            return json(following)
+            return following
         response = web.StreamResponse(headers={"Content-Type": LINES})
         with suppress(ConnectionError):
             await response.prepare(request)
@@ -77,79 +82,44 @@ def traffic_handlers(traffic: Traffic) -> dict[str, Handler]:
             await response.write_eof()
         return response
 
-    return {"clients": clients, "record": record, "replay": replay, "watch": watch}
+    return {"record": record, "replay": replay, "watch": watch}
 
 
 async def callers(traffic: Traffic, wanted: api.ClientsQuery) -> Sequence[api.ClientRow] | StateRefused:
     """The callers of methods, the latest first."""
     check_range("limit", wanted.limit, 1, MAX_CLIENTS)
-    records = await traffic.state.clients(wanted.service, None, None, wanted.since, MAX_CLIENTS)
+    records = await traffic.state.clients(wanted.service, wanted.since, MAX_CLIENTS)
     if isinstance(records, StateRefused):
         return records
-    rows = [_row(key, record) for key, record in records.items() if _matches(wanted.method, key.method)]
+    pattern = wanted.method or "*"
+    rows = [
+        _row(key, record)
+        for key, record in records.items()
+        if fnmatchcase(key.method.method, pattern) or fnmatchcase("/".join(key.method), pattern)
+    ]
     return rows[: wanted.limit]
 
 
-def _matches(pattern: str | None, method: MethodId) -> bool:
-    return pattern is None or fnmatchcase(method.method, pattern) or fnmatchcase("/".join(method), pattern)
-
-
 def _row(key: ClientKey, record: ClientRecord) -> api.ClientRow:
-    return {
-        "service": key.method.service,
-        "method": key.method.method,
-        "protocol": key.protocol,
-        "peer": key.peer,
-        "agent": key.agent,
-        "user": key.user,
-        "domid": key.domid,
-        "count": record.count,
-        "first": record.first,
-        "last": record.last,
-        "received": record.received,
-        "sent": record.sent,
-        "redirects": record.redirects,
-    }
+    row: Any = {"service": key.method.service, **asdict(key), **asdict(record), "method": key.method.method}
+    return row  # type: ignore[no-any-return]
 
 
 def _recording(traffic: Traffic, wanted: api.RecordBody) -> RecordingSession | StateRefused:
     check_range("calls", wanted.calls, 1, MAX_CALLS)
     check_range("seconds", wanted.seconds, 0.001, MAX_SECONDS)
     check_range("size", wanted.size, 1, MAX_BYTES)
-    limits = RecordingLimits(wanted.calls, wanted.seconds, wanted.size, wanted.writes)
-    methods = _methods(traffic.routes(), wanted.patterns or ["*"], writes=wanted.writes)
-    return methods if isinstance(methods, StateRefused) else traffic.recorder.begin(methods, limits)
-
-
-def _methods(routes: Sequence[Route], patterns: Sequence[str], *, writes: bool) -> frozenset[MethodId] | Rejected:
-    selected: list[Route] = []
-    for pattern in patterns:
+    routes, selected = traffic.routes(), dict[int, Route]()
+    for pattern in wanted.patterns or ["*"]:
         found = selection.select(routes, pattern)
         if not found:
             return Rejected(selection.no_match(routes, pattern))
-        selected += found
-    recorded_routes = [route for route in selected if writes or is_harmless(route)]
-    if not recorded_routes:
-        return Rejected(f"only reads are recorded without `writes`, and these methods write: {_named(selected)}")
-    return frozenset(MethodId.of(route) for route in recorded_routes)
-
-
-def _named(routes: Sequence[Route]) -> str:
-    return selection.names(list({id(route): route for route in routes}.values()))
-
-
-async def _stream(request: web.Request, recording: RecordingSession, revision: str) -> web.StreamResponse:
-    """Send line by line until the recording ends or the connection is closed."""
-    response = web.StreamResponse(headers={"Content-Type": LINES})
-    with recording:
-        try:
-            await response.prepare(request)
-            async for line in recording.lines(__version__, revision):
-                await response.write(line)
-            await response.write_eof()
-        except ConnectionError:
-            recording.close("the reader has disconnected")
-    return response
+        selected |= {id(route): route for route in found}
+    methods = frozenset(MethodId.of(route) for route in selected.values() if wanted.writes or is_harmless(route))
+    if not methods:
+        named = selection.names(list(selected.values()))
+        return Rejected(f"only reads are recorded without `writes`, and these methods write: {named}")
+    return traffic.recorder.begin(methods, RecordingLimits(wanted.calls, wanted.seconds, wanted.size, wanted.writes))
 
 
 async def _following(traffic: Traffic, what: str) -> tuple[EventMethods, Following] | StateRefused:
@@ -163,10 +133,10 @@ async def _following(traffic: Traffic, what: str) -> tuple[EventMethods, Followi
     if isinstance(following, Fault):
         return Rejected(following.message)
     known = following.request.service.classes
-    unknown = [name for name in (what.partition("/")[0],) if name != "*" and name.lower() not in known]
-    if unknown:
+    name = what.partition("/")[0]
+    if name != "*" and name.lower() not in known:
         names = ", ".join(each.name for each in known.values())
-        return Rejected(f"unknown class '{unknown[0][:100]}'; expected *, or one of {names}")
+        return Rejected(f"unknown class '{name[:100]}'; expected *, or one of {names}")
     return traffic.events, following
 
 
@@ -182,7 +152,7 @@ async def _watched(methods: EventMethods, following: Following) -> AsyncIterator
             for event in batch.events:
                 count += 1
                 yield msgspec.json.encode(_without_secrets(service.classes, event)) + b"\n"
-            if not is_ready and batch.token == service.token:
+            if not is_ready and batch.token == service.log.token:
                 is_ready = True
                 yield msgspec.json.encode({"ready": count}) + b"\n"
 
@@ -199,11 +169,10 @@ def _without_secrets(classes: Mapping[str, ObjectClass], event: Value) -> Value:
 
 def _calls(documents: Sequence[object]) -> list[ReadRecord]:
     check_range("calls", len(documents), 1, MAX_REPLAYED)
-    return [_call(number, document) for number, document in enumerate(documents)]
-
-
-def _call(number: int, document: object) -> ReadRecord:
-    try:
-        return recorded(document)
-    except ValueError as error:
-        raise ValueError(f"calls[{number}]: {error}") from error
+    calls: list[ReadRecord] = []
+    for number, document in enumerate(documents):
+        try:
+            calls.append(recorded(document))
+        except ValueError as error:
+            raise ValueError(f"calls[{number}]: {error}") from error
+    return calls

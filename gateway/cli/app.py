@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gateway import __version__
 from gateway.cli.commands import LoadedCommands, summaries
-
-if TYPE_CHECKING:
-    from gateway.cli.client import RefusedError
 
 # Exit status, the same for every command.
 FAILED = 1  # the command was valid and did not succeed: a fault, a refused reload, a gateway that is not ready
@@ -107,7 +105,10 @@ class _Application(CommandGroup):
         try:
             status = super().main(words, standalone_mode=False, **named)
         except _ClickException as error:
-            status = _print_error(_in_words(error, json_wanted=wanted), error.exit_code)
+            text, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+            if text and context is not None and not wanted:
+                text = f"{text}\n{context.get_usage()}; `{context.command_path} -h` shows more"
+            status = _print_error(text, error.exit_code)
         except _Abort:
             status = _print_error("interrupted", FAILED)
         finally:
@@ -115,27 +116,13 @@ class _Application(CommandGroup):
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _in_words(error: Any, *, json_wanted: bool) -> str:
-    """The text of an error in the arguments, and where help is."""
-    text = error.format_message().rstrip(".")
-    context = getattr(error, "ctx", None)
-    if json_wanted or context is None or not text:
-        return str(text)
-    return f"{text}\n{context.get_usage()}; `{context.command_path} -h` shows more"
-
-
 class Commands(typer.Typer):
     """A group of commands, as this program shows them."""
 
     def __init__(self, **named: Any) -> None:
-        defaults: dict[str, Any] = {
-            "cls": CommandGroup,
-            "epilog": EPILOG,
-            "no_args_is_help": True,
-            "rich_markup_mode": "markdown",
-            "context_settings": {"help_option_names": ["-h", "--help"]},
-        }
-        super().__init__(**{**defaults, **named})
+        named = {"cls": CommandGroup, "epilog": EPILOG, **named}
+        context = {"help_option_names": ["-h", "--help"]}
+        super().__init__(no_args_is_help=True, rich_markup_mode="markdown", context_settings=context, **named)
 
     def command(  # type: ignore[override]
         self, name: str | None = None, *, cls: type[TyperCommand] = _Command, **named: Any
@@ -150,6 +137,21 @@ DEFAULT_CONFIG = Path("/etc/xcp-gateway/gateway.toml")
 DEFAULT_SOCKET = Path("/run/xcp-gateway/admin")
 
 
+def flag(name: str, about: str) -> Any:
+    """An option that takes no value."""
+    return typer.Option(name, help=about)
+
+
+def option(metavar: str, about: str, *names: str, **more: Any) -> Any:
+    """An option with a value; its name is that of the parameter unless `names` has others."""
+    return typer.Option(*names, metavar=metavar, help=about, **more)
+
+
+def positional(metavar: str, about: str, complete: Callable[..., list[str]] | None = None) -> Any:
+    """An argument; `complete` gives the words that a shell offers for it."""
+    return typer.Argument(metavar=metavar, help=about, autocompletion=complete)
+
+
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The config file of the gateway.", envvar="XCP_GATEWAY_CONFIG")
 ]
@@ -158,8 +160,12 @@ SocketOption = Annotated[
     # whether the user may open it is said by client.not_connected
     typer.Option("--socket", help="The admin socket of the gateway.", envvar="XCP_GATEWAY_SOCKET", readable=False),
 ]
-WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for the audit.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PathsArgument = Annotated[
+    list[Path] | None, positional("PATH...", "Mapping files or directories; default: those of the config.")
+]
+ArgsArgument = Annotated[list[str] | None, positional("ARG...", "Parameters, as JSON or plain text.")]
+WhyOption = Annotated[str, option("TEXT", "The reason, for the audit.", "--why")]
+JsonOption = Annotated[bool, flag("--json", "Print JSON.")]
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -187,19 +193,21 @@ def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: flo
     """Return the answer of the running gateway; end the command when there is none, or an error."""
     from gateway.cli import client
 
-    try:
+    with failing():
         return client.ask(socket, verb, path, body, timeout=timeout)
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """End the command when no gateway answers, or with its error: a request that makes no sense is a bad argument."""
+    from gateway.cli import client
+
+    try:
+        yield
     except client.UnreachableError as error:
         fail(str(error), UNREACHABLE)
     except client.RefusedError as error:
-        fail(str(error), refusal_status(error))
-
-
-def refusal_status(error: RefusedError) -> int:
-    """The exit status for an error of the gateway: a request that makes no sense is a bad argument."""
-    from gateway.cli import client
-
-    return UNUSABLE if error.status == client.UNPROCESSABLE else FAILED
+        fail(str(error), UNUSABLE if error.status == client.UNPROCESSABLE else FAILED)
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -241,21 +249,12 @@ def error_text(error: Exception) -> str:
     return str(error)
 
 
-def seconds(text: str) -> float:
-    """Parse a duration such as 90s; end the command when it is not one."""
-    from gateway.core.rpc import units
+_Parsed = TypeVar("_Parsed")
 
+
+def parsed(parse: Callable[[str], _Parsed], text: str, place: str = "") -> _Parsed:
+    """Parse an option such as 90s or 64MiB; end the command when it is wrong. `place` begins the message."""
     try:
-        return units.seconds(text)
+        return parse(text)
     except ValueError as error:
-        fail(str(error), UNUSABLE)
-
-
-def size(text: str) -> int:
-    """Parse a number of bytes such as 64MiB; end the command when it is not one."""
-    from gateway.core.rpc import units
-
-    try:
-        return units.size(text)
-    except ValueError as error:
-        fail(str(error), UNUSABLE)
+        fail(f"{place}{error}", UNUSABLE)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -81,7 +81,10 @@ def _lines(path: Path, connection: _Connection, verb: str, target: str, body: ob
     try:
         response = _request(connection, verb, target, body)
         if response.status != OK:
-            _refuse(path, response.read(), response.status)
+            answer = _decoded(path, response.read())
+            if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
+                raise UnreachableError(f"the server on {path} is not xcp-gateway")
+            raise RefusedError(answer["error"], response.status)
         while chunk := response.read1():
             *lines, rest = (rest + chunk).split(b"\n")
             yield from filter(None, lines)
@@ -95,13 +98,6 @@ def not_connected(path: Path, error: Exception) -> UnreachableError:
         who = "only root, the gateway's user, and the group of the socket may"
         return UnreachableError(f"you may not connect to {path}: {who}; `read` and `change` of [admin] give rights")
     return UnreachableError(f"no gateway answers on {path}: is it running? `--socket` names another socket")
-
-
-def _refuse(path: Path, content: bytes, status: int) -> NoReturn:
-    answer = _decoded(path, content)
-    if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
-        raise UnreachableError(f"the server on {path} is not xcp-gateway")
-    raise RefusedError(answer["error"], status)
 
 
 def _decoded(path: Path, content: bytes) -> Any:

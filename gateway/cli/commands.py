@@ -22,76 +22,61 @@ class ListedCommand(NamedTuple):
     summary: str
 
 
+# By group and module.
+_LISTED: Mapping[tuple[str, str], Mapping[str, str]] = {
+    (GATEWAY, "run"): {
+        "run": "Run the gateway until SIGTERM or Ctrl-C; SIGHUP loads config and mapping files again.",
+    },
+    (GATEWAY, "daemon"): {
+        "call": "Make one call through the running gateway, as a legacy client would.",
+        "reload": "Load config and mapping files again and print the live revision. With any problem nothing changes.",
+        "status": "Show revision, listeners, buses, services, and each method that has a legacy service.",
+        "web": "Print the address of the web page. It lets its first visitor in as you, within a minute.",
+        "demo": "Run a private bus, a sample toolstack and a gateway, call it with real clients, and show the "
+        "messages on the bus.",
+    },
+    (GATEWAY, "watch"): {
+        "watch": "Show objects as they change, each field with its old and new value, until Ctrl-C.",
+    },
+    (FILES, "daemon"): {
+        "check": "Check the config and its mapping files, or these files, and with --live the running services.",
+        "schema": "Print the JSON Schema of mapping files, for editors.",
+        "routes": "List every mapped method: protocol, endpoint, D-Bus target, and the line of its mapping file.",
+    },
+    (FILES, "reference"): {
+        "docs": "Write reference pages: a page for each endpoint, with every method, its errors, and examples of "
+        "calls.",
+    },
+    (FILES, "scaffold"): {
+        "scaffold": "Write IDL and a mapping file from the description of an API.",
+    },
+    (MIGRATION, "mode"): {
+        "mode": "Show, set or clear the mode of methods.",
+        "explain": "Explain which side would serve a call, and why. The call is not made.",
+        "diff": "Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted.",
+        "audit": "List decisions, the newest first: time, person or rollout, reason, and the numbers of the decision.",
+        "rollback": "Set every method to legacy at once and end all rollouts. A method that a person has set to off "
+        "stays off.",
+    },
+    (MIGRATION, "promote"): {
+        "promote": "Write modes that were set at run time into the mapping files.",
+    },
+    (MIGRATION, "replay"): {
+        "replay": "Send recorded calls to the legacy service and to D-Bus, compare the outcomes, and show the "
+        "mismatches.",
+    },
+    (MIGRATION, "traffic"): {
+        "clients": "List the callers of each method by protocol, the latest first.",
+        "record": "Record calls of clients as JSON lines for `replay`. No client waits for it.",
+    },
+    (MIGRATION, "rollout"): {
+        "rollout": "Migrate a method or a group step by step (shadow, canary, dbus), and roll back on a breach.",
+    },
+}
 COMMANDS: Mapping[str, ListedCommand] = {
-    "run": ListedCommand(
-        "run", GATEWAY, "Run the gateway until SIGTERM or Ctrl-C; SIGHUP loads config and mapping files again."
-    ),
-    "call": ListedCommand("daemon", GATEWAY, "Make one call through the running gateway, as a legacy client would."),
-    "reload": ListedCommand(
-        "daemon",
-        GATEWAY,
-        "Load config and mapping files again and print the live revision. With any problem nothing changes.",
-    ),
-    "status": ListedCommand(
-        "daemon", GATEWAY, "Show revision, listeners, buses, services, and each method that has a legacy service."
-    ),
-    "web": ListedCommand(
-        "daemon", GATEWAY, "Print the address of the web page. It lets its first visitor in as you, within a minute."
-    ),
-    "demo": ListedCommand(
-        "daemon",
-        GATEWAY,
-        "Run a private bus, a sample toolstack and a gateway, call it with real clients, "
-        "and show the messages on the bus.",
-    ),
-    "watch": ListedCommand(
-        "watch", GATEWAY, "Show objects as they change, each field with its old and new value, until Ctrl-C."
-    ),
-    "check": ListedCommand(
-        "daemon", FILES, "Check the config and its mapping files, or these files, and with --live the running services."
-    ),
-    "schema": ListedCommand("daemon", FILES, "Print the JSON Schema of mapping files, for editors."),
-    "routes": ListedCommand(
-        "daemon", FILES, "List every mapped method: protocol, endpoint, D-Bus target, and the line of its mapping file."
-    ),
-    "docs": ListedCommand(
-        "reference",
-        FILES,
-        "Write reference pages: a page for each endpoint, with every method, its errors, and examples of calls.",
-    ),
-    "scaffold": ListedCommand("scaffold", FILES, "Write IDL and a mapping file from the description of an API."),
-    "mode": ListedCommand("mode", MIGRATION, "Show, set or clear the mode of methods."),
-    "explain": ListedCommand(
-        "mode", MIGRATION, "Explain which side would serve a call, and why. The call is not made."
-    ),
-    "diff": ListedCommand(
-        "mode", MIGRATION, "Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted."
-    ),
-    "audit": ListedCommand(
-        "mode",
-        MIGRATION,
-        "List decisions, the newest first: time, person or rollout, reason, and the numbers of the decision.",
-    ),
-    "rollback": ListedCommand(
-        "mode",
-        MIGRATION,
-        "Set every method to legacy at once and end all rollouts. A method that a person has set to off stays off.",
-    ),
-    "promote": ListedCommand("promote", MIGRATION, "Write modes that were set at run time into the mapping files."),
-    "replay": ListedCommand(
-        "replay",
-        MIGRATION,
-        "Send recorded calls to the legacy service and to D-Bus, compare the outcomes, and show the mismatches.",
-    ),
-    "clients": ListedCommand("traffic", MIGRATION, "List the callers of each method by protocol, the latest first."),
-    "record": ListedCommand(
-        "traffic", MIGRATION, "Record calls of clients as JSON lines for `replay`. No client waits for it."
-    ),
-    "rollout": ListedCommand(
-        "rollout",
-        MIGRATION,
-        "Migrate a method or a group step by step (shadow, canary, dbus), and roll back on a breach.",
-    ),
+    name: ListedCommand(module, group, summary)
+    for (group, module), listed in _LISTED.items()
+    for name, summary in listed.items()
 }
 
 
@@ -102,8 +87,11 @@ class LoadedCommands(Mapping[str, Any]):
         self._made: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
+        from typer.main import get_group
+
         if name not in self._made:
-            self._load(COMMANDS[name].module)
+            module = import_module(f"gateway.cli.{COMMANDS[name].module}")
+            self._made.update(get_group(module.commands).commands)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -111,11 +99,6 @@ class LoadedCommands(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(COMMANDS)
-
-    def _load(self, module: str) -> None:
-        from typer.main import get_group
-
-        self._made.update(get_group(import_module(f"gateway.cli.{module}").commands).commands)
 
 
 def summaries() -> dict[str, Any]:

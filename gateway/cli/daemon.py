@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlencode
@@ -21,14 +21,19 @@ from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
     UNUSABLE,
+    ArgsArgument,
     Commands,
     ConfigOption,
     JsonOption,
+    PathsArgument,
     SocketOption,
     argument,
     ask,
     check_exists,
     fail,
+    flag,
+    option,
+    positional,
 )
 from gateway.cli.output import count, err, out, print_json, report_problems, table
 from gateway.cli.reports.status import print_methods, print_status, print_troubles
@@ -43,40 +48,29 @@ INTERRUPTED = 130
 
 @commands.command()
 def check(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the config."),
-    ] = None,
+    paths: PathsArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
     *,
-    live: Annotated[bool, typer.Option("--live", help="Compare with the running services too.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="With --live: what could not be checked is an error too.")
-    ] = False,
+    live: Annotated[bool, flag("--live", "Compare with the running services too.")] = False,
+    strict: Annotated[bool, flag("--strict", "With --live: what could not be checked is an error too.")] = False,
     against: Annotated[
         str | None,
-        typer.Option(
-            metavar="REV|DIR|live",
-            help="Say what has changed since a git revision, from another directory, or from what the gateway serves.",
+        option(
+            "REV|DIR|live",
+            "Say what has changed since a git revision, from another directory, or from what the gateway serves.",
         ),
     ] = None,
     level: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="LEVEL",
-            help="With --against: fail for wire, source, dbus, access or evidence; default: wire, dbus and access.",
+        option(
+            "LEVEL", "With --against: fail for wire, source, dbus, access or evidence; default: wire, dbus and access."
         ),
     ] = None,
     ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ENTRY", help="With --against: ignore `RULE`, `RULE PATTERN` or `* PATTERN` of methods."),
+        list[str] | None, option("ENTRY", "With --against: ignore `RULE`, `RULE PATTERN` or `* PATTERN` of methods.")
     ] = None,
-    ignore_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --against: a file with an entry in each line.")
-    ] = None,
-    form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="With --against: text, json, sarif or github.")
-    ] = "text",
+    ignore_file: Annotated[Path | None, option("FILE", "With --against: a file with an entry in each line.")] = None,
+    form: Annotated[str, option("FORMAT", "With --against: text, json, sarif or github.", "--format")] = "text",
     socket: SocketOption = DEFAULT_SOCKET,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,10 +120,8 @@ def check(
 @commands.command()
 def schema(
     *,
-    config: Annotated[bool, typer.Option("--config", help="Print that of gateway.toml instead.")] = False,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="Print the OpenAPI document of the admin API instead.")
-    ] = False,
+    config: Annotated[bool, flag("--config", "Print that of gateway.toml instead.")] = False,
+    admin: Annotated[bool, flag("--admin", "Print the OpenAPI document of the admin API instead.")] = False,
 ) -> None:
     """Print the JSON Schema of mapping files, for editors.
 
@@ -143,20 +135,18 @@ def schema(
         from gateway.config import schema as config_schema
 
         print_json(config_schema())
-        return
-    if admin:
+    elif admin:
         from gateway.admin.api import document
 
         print_json(document())
-        return
-    print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
+    else:
+        print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
 
 
 @commands.command()
 def routes(
     paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the running gateway."),
+        list[Path] | None, positional("PATH...", "Mapping files or directories; default: those of the running gateway.")
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     *,
@@ -166,38 +156,41 @@ def routes(
 
     Examples: `xcp-gateway routes`, `xcp-gateway routes mappings/`
     """
-    rows = _routes_of_files(paths) if paths else ask(socket, "GET", "/v1/routes")
+    if paths:
+        from gateway import check
+        from gateway.mapping.table import describe_routes
+
+        check_exists(paths)
+        checked = check.check(paths, None, live=False)
+        if checked.problems:
+            report_problems(checked.problems)
+        rows: Sequence[Mapping[str, Any]] = describe_routes(checked.table)
+    else:
+        rows = ask(socket, "GET", "/v1/routes")
     if as_json:
         print_json(rows)
-        return
-    _print_routes(rows)
+    else:
+        _print_routes(rows)
 
 
 @commands.command()
 def call(
-    method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="The legacy method: VM.start", autocompletion=completion.methods)
-    ],
-    args: Annotated[
-        list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
-    ] = None,
+    method: Annotated[str, positional("METHOD", "The legacy method: VM.start", completion.methods)],
+    args: ArgsArgument = None,
     socket: SocketOption = DEFAULT_SOCKET,
     listener: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the listener.", autocompletion=completion.listeners)
+        str | None, option("NAME", "The name of the listener.", autocompletion=completion.listeners)
     ] = None,
-    path: Annotated[str | None, typer.Option(metavar="PATH", help="The path of the endpoint: /RPC2")] = None,
+    path: Annotated[str | None, option("PATH", "The path of the endpoint: /RPC2")] = None,
     protocol: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CODEC", help="xmlrpc or jsonrpc; default: any.", autocompletion=lambda: ["xmlrpc", "jsonrpc"]
-        ),
+        str | None, option("CODEC", "xmlrpc or jsonrpc; default: any.", autocompletion=lambda: ["xmlrpc", "jsonrpc"])
     ] = None,
     *,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show the value at each step, from the request to the bus and back.")
+        bool, flag("--explain", "Show the value at each step, from the request to the bus and back.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Make the call as a task of XenAPI, and show its progress to the end.")
+        bool, flag("--wait", "Make the call as a task of XenAPI, and show its progress to the end.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,32 +209,33 @@ def call(
         "path": path,
         "codec": protocol,
     }
-    request = _as_task(request) if wait else request
+    if wait and not method.startswith(TASK_PREFIXES):
+        request["method"] = TASK_PREFIXES[0] + method  # the form that is answered with a task
     answer = ask(socket, "POST", "/v1/call", request)
     if wait and "fault" not in answer:
         _wait_for_task(socket, request, answer, as_json=as_json)
     if as_json:
         print_json(answer if explain else {key: value for key, value in answer.items() if key != "steps"})
     else:
-        _print_answer(answer, explain=explain)
+        for number, step in enumerate(answer["steps"] if explain else (), 1):
+            out.print(Text.assemble((f"{number} ", "bold cyan"), (step["name"], "bold")))
+            out.print(f"  {step['value']}")
+        if explain:
+            out.print()
+        _print_outcome(answer)
     raise typer.Exit(FAILED if "fault" in answer else 0)
 
 
-def _as_task(request: dict[str, Any]) -> dict[str, Any]:
-    """The call in the form that is answered with a task."""
-    method = request["method"]
-    return request if method.startswith(TASK_PREFIXES) else {**request, "method": TASK_PREFIXES[0] + method}
-
-
 def _wait_for_task(socket: Path, request: dict[str, Any], answer: Mapping[str, Any], *, as_json: bool) -> NoReturn:
-    """Follow the task that answers a call, and end the command with its outcome."""
-    task = answer.get("value")
+    """Follow the task that answers a call, show its progress on a terminal, and end the command with its outcome."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    task, name = answer.get("value"), request["method"]
     if not isinstance(task, str) or not request["params"]:
-        fail(f"{request['method']} was answered without a task: {task!r}; --wait is for calls of XenAPI", UNUSABLE)
+        fail(f"{name} was answered without a task: {task!r}; --wait is for calls of XenAPI", UNUSABLE)
+    question = {**request, "method": "task.get_record", "params": [request["params"][0], task]}
 
     def record() -> Mapping[str, Any]:
-        session = request["params"][0]
-        question = {**request, "method": "task.get_record", "params": [session, task]}
         try:
             told = client.ask(socket, "POST", "/v1/call", question)
         except (client.UnreachableError, client.RefusedError) as error:
@@ -254,32 +248,19 @@ def _wait_for_task(socket: Path, request: dict[str, Any], answer: Mapping[str, A
         found: Mapping[str, Any] = told["value"]
         return found
 
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     try:
-        ended = _followed(record, request["method"])
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+            shown = bar.add_task(name, total=1.0)
+            while (ended := record())["status"] in RUNNING:
+                bar.update(shown, completed=float(ended["progress"]), description=f"{name} ({ended['status']})")
+                time.sleep(EVERY)
     except KeyboardInterrupt:
         fail(f"{task} goes on; `xcp-gateway call task.cancel SESSION {task}` asks it to end", INTERRUPTED)
-    _tell_end(task, ended, as_json=as_json)
-
-
-def _followed(record: Callable[[], Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """The record of a task that has ended; its progress is shown on a terminal."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        shown = bar.add_task(name, total=1.0)
-        while (found := record())["status"] in RUNNING:
-            bar.update(shown, completed=float(found["progress"]), description=f"{name} ({found['status']})")
-            time.sleep(EVERY)
-        return found
-
-
-def _tell_end(task: str, ended: Mapping[str, Any], *, as_json: bool) -> NoReturn:
-    """Print how a task has ended: its result, a fragment of XML-RPC, or its error."""
     is_success = ended["status"] == "success"
     if as_json:
         print_json({"task": task, **{name: ended[name] for name in ("status", "result", "error_info")}})
-    elif is_success:
+    elif is_success:  # the result is a fragment of XML-RPC
         out.print(ended["result"] or "(no result)", markup=False, highlight=False)
     else:
         err.print(f"{ended['status']}: {' '.join(ended['error_info'])}", style="red", markup=False, highlight=False)
@@ -317,24 +298,17 @@ def reload(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False
 _SHOWN = 20  # names of a kind that a reload prints; --json has all
 
 
-def _changes(what: str, changed: Mapping[str, Any]) -> list[str]:
-    return [f"{what}{how}: {_named(changed[how])}" for how in ("added", "removed", "changed") if changed[how]]
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _changes(what: str, changed: Mapping[str, Any]) -> Iterator[str]:
+    for how in ("added", "removed", "changed"):
+        if names := changed[how]:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            yield f"{what}{how}: {', '.join(names[:_SHOWN])}{more}"
 
 
 @commands.command()
 def status(
     pattern: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PATTERN",
-            help="Only methods of this pattern: 'VM.*', group:NAME.",
-            autocompletion=completion.patterns,
-        ),
+        str | None, positional("PATTERN", "Only methods of this pattern: 'VM.*', group:NAME.", completion.patterns)
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     *,
@@ -390,7 +364,7 @@ def web(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -
 @commands.command()
 def demo(
     *,
-    stay: Annotated[bool, typer.Option("--stay", help="Keep everything running and print commands to try.")] = False,
+    stay: Annotated[bool, flag("--stay", "Keep everything running and print commands to try.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a private bus, a sample toolstack and a gateway, call it with real clients, and show the messages on the bus.
@@ -409,48 +383,28 @@ def demo(
     os.execve(program[0], program, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - our own program
 
 
-def _routes_of_files(paths: Sequence[Path]) -> list[Mapping[str, object]]:
-    from gateway import check
-    from gateway.mapping.table import describe_routes
-
-    check_exists(paths)
-    checked = check.check(paths, None, live=False)
-    if checked.problems:
-        report_problems(checked.problems)
-    return describe_routes(checked.table)
-
-
 def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
     with table("METHOD", "PROTOCOL", "ENDPOINT", "TARGET", "EFFECT", "SOURCE") as shown:
         for row in rows:
             protocol = "/".join(filter(None, (row["codec"], row["dialect"])))
             source = row["file"] if row["line"] is None else f"{row['file']}:{row['line']}"
-            cells = (row["method"], protocol, f"{row['listener']} {row['path']}", _target(row), row["effect"], source)
+            access = "" if row["access"] == "call" else f" ({row['access']})"
+            member = f"{row['interface']}.{row['member']}" if row["member"] else row["interface"]
+            target = (
+                f"{row['bus_name']} {row['object_path']} {member}{access}" if row["access"] else "the gateway itself"
+            )
+            cells = (row["method"], protocol, f"{row['listener']} {row['path']}", target, row["effect"], source)
             shown.add_row(*map(Text, cells), style="dim" if row["mode"] == "off" else None)
     example = next((row for row in rows if row["spellings"]), None)
     if example is not None:
         forms = ", ".join(example["spellings"])
-        out.print(
-            f"{example['dialect']} accepts {forms} as other names of {example['method']}; one mode applies to all"
-        )
+        names = f"accepts {forms} as other names of {example['method']}"
+        out.print(f"{example['dialect']} {names}; one mode applies to all")
 
 
-def _target(row: Mapping[str, Any]) -> str:
-    if not row["access"]:
-        return "the gateway itself"
-    access = "" if row["access"] == "call" else f" ({row['access']})"
-    member = f"{row['interface']}.{row['member']}" if row["member"] else row["interface"]
-    return f"{row['bus_name']} {row['object_path']} {member}{access}"
-
-
-def _print_answer(answer: Mapping[str, Any], *, explain: bool) -> None:
+def _print_outcome(answer: Mapping[str, Any]) -> None:
     from rich.syntax import Syntax
 
-    if explain:
-        for number, step in enumerate(answer["steps"], 1):
-            out.print(Text.assemble((f"{number} ", "bold cyan"), (step["name"], "bold")))
-            out.print(f"  {step['value']}")
-        out.print()
     if "fault" in answer:
         fault = answer["fault"]
         details = "" if fault["data"] is None else " " + msgspec.json.encode(fault["data"]).decode()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlencode
 
@@ -15,6 +17,7 @@ from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
     UNUSABLE,
+    ArgsArgument,
     Commands,
     JsonOption,
     SocketOption,
@@ -22,9 +25,13 @@ from gateway.cli.app import (
     argument,
     ask,
     fail,
-    seconds,
+    flag,
+    option,
+    parsed,
+    positional,
 )
 from gateway.cli.output import count, moment, numbers, out, print_fitted, print_json, table
+from gateway.core.rpc import units
 
 commands = Commands()
 
@@ -33,40 +40,30 @@ commands = Commands()
 def mode(
     words: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[set|clear] [METHOD] [MODE]",
-            help="METHOD: a method, service/method, a pattern such as 'VM.*', or group:NAME. "
+        positional(
+            "[set|clear] [METHOD] [MODE]",
+            "METHOD: a method, service/method, a pattern such as 'VM.*', or group:NAME. "
             "MODE: legacy, shadow, canary, dbus or off.",
-            autocompletion=completion.mode_words,
+            completion.mode_words,
         ),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    percent: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="canary: the share of keys that D-Bus serves: 0.5, 12%.")
-    ] = None,
+    percent: Annotated[str | None, option("SHARE", "canary: the share of keys that D-Bus serves: 0.5, 12%.")] = None,
     control: Annotated[
         str,
-        typer.Option(
-            metavar="SIDE",
-            help="shadow: the side that serves, legacy (default) or dbus.",
-            autocompletion=lambda: ["legacy", "dbus"],
+        option(
+            "SIDE", "shadow: the side that serves, legacy (default) or dbus.", autocompletion=lambda: ["legacy", "dbus"]
         ),
     ] = "",
-    duration: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Clear the mode after this time: 90s, 10m, 2h.")
-    ] = None,
+    duration: Annotated[str | None, option("TIME", "Clear the mode after this time: 90s, 10m, 2h.")] = None,
     why: WhyOption = "",
     *,
-    observe: Annotated[
-        bool, typer.Option("--observe", help="Run the call on the other side too, afterwards, and compare.")
-    ] = False,
+    observe: Annotated[bool, flag("--observe", "Run the call on the other side too, afterwards, and compare.")] = False,
     noise: Annotated[
-        bool,
-        typer.Option("--noise", help="Run the legacy side twice; ignore fields that differ between its responses."),
+        bool, flag("--noise", "Run the legacy side twice; ignore fields that differ between its responses.")
     ] = False,
     guarded: Annotated[
-        bool,
-        typer.Option("--guarded", help="A breach of the limits of the method's rollout ends the mode."),
+        bool, flag("--guarded", "A breach of the limits of the method's rollout ends the mode.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,37 +89,31 @@ def mode(
     expected = {"list": "", "show": "METHOD", "set": "METHOD MODE", "clear": "METHOD"}[verb]
     if len(rest) != len(expected.split()):
         fail(f"mode {verb}: expected {expected or 'no argument'}, got {' '.join(rest) or 'nothing'}", UNUSABLE)
-    if verb == "list":
-        _show_modes(ask(socket, "GET", "/v1/modes"), as_json=as_json)
-    elif verb == "show":
-        _show_methods(ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': rest[0]})}"), as_json=as_json)
-    elif verb == "clear":
-        _show_changed(ask(socket, "POST", "/v1/mode/clear", {"pattern": rest[0], "why": why}), as_json=as_json)
-    else:
-        wanted: dict[str, object] = {"pattern": rest[0], "mode": rest[1], "percent": percent, "control": control}
-        wanted |= {"observe": observe, "noise": noise, "why": why, "guarded": guarded}
-        wanted["seconds"] = None if duration is None else seconds(duration)
-        _show_changed(ask(socket, "POST", "/v1/mode", wanted), as_json=as_json)
+    if verb in ("list", "show"):
+        path = "/v1/modes" if verb == "list" else f"/v1/methods?{urlencode({'pattern': rest[0]})}"
+        rows = ask(socket, "GET", path)
+        if as_json:
+            print_json(rows)
+        elif verb == "list":
+            _show_modes(rows)
+        else:
+            _show_methods(rows)
+        return
+    wanted: dict[str, object] = {"pattern": rest[0], "why": why}
+    if verb == "set":
+        wanted |= {"mode": rest[1], "percent": percent, "control": control}
+        wanted |= {"observe": observe, "noise": noise, "guarded": guarded}
+        wanted["seconds"] = None if duration is None else parsed(units.seconds, duration)
+    path = "/v1/mode/clear" if verb == "clear" else "/v1/mode"
+    _show_changed(ask(socket, "POST", path, wanted), as_json=as_json)
 
 
 @commands.command()
 def explain(
-    method: Annotated[
-        str,
-        typer.Argument(
-            metavar="METHOD",
-            help="The name that clients use, or service/method.",
-            autocompletion=completion.patterns,
-        ),
-    ],
-    args: Annotated[
-        list[str] | None, typer.Argument(metavar="ARG...", help="Parameters, as JSON or plain text.")
-    ] = None,
+    method: Annotated[str, positional("METHOD", "The name that clients use, or service/method.", completion.patterns)],
+    args: ArgsArgument = None,
     socket: SocketOption = DEFAULT_SOCKET,
-    key: Annotated[
-        str | None,
-        typer.Option(metavar="K", help="The canary key (a VM uuid, a user), instead of parameters."),
-    ] = None,
+    key: Annotated[str | None, option("K", "The canary key (a VM uuid, a user), instead of parameters.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,16 +137,14 @@ def explain(
 
 @commands.command()
 def diff(
-    method: Annotated[
-        str | None, typer.Argument(metavar="METHOD", help="A method; default: all.", autocompletion=completion.patterns)
-    ] = None,
+    method: Annotated[str | None, positional("METHOD", "A method; default: all.", completion.patterns)] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     limit: Annotated[int, typer.Option(help="The number of mismatches, the newest first.", min=1, max=10_000)] = 10,
     *,
     as_json: JsonOption = False,
-    json_lines: Annotated[bool, typer.Option("--json-lines", help="Print one JSON document a mismatch.")] = False,
+    json_lines: Annotated[bool, flag("--json-lines", "Print one JSON document a mismatch.")] = False,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Delete mismatches and call statistics of METHOD, after its cause is fixed.")
+        bool, flag("--reset", "Delete mismatches and call statistics of METHOD, after its cause is fixed.")
     ] = False,
 ) -> None:
     """Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted.
@@ -168,15 +157,20 @@ def diff(
     from gateway.cli.reports import diff as diffing
 
     if reset:
-        _reset(socket, method, as_json=as_json)
+        if method is None:
+            fail("--reset: METHOD is missing", UNUSABLE)
+        methods = ask(socket, "POST", "/v1/statistics/reset", {"pattern": method})
+        if as_json:
+            print_json(methods)
+        else:
+            out.print(f"deleted mismatches and call statistics of {count(len(methods), 'method')}")
         return
     query = {"limit": limit} if method is None else {"limit": limit, "method": method}
     pairs = ask(socket, "GET", f"/v1/diff?{urlencode(query)}")
     if json_lines:
-        for line in diffing.lines(
-            {"when": pair["when"], "method": pair["method"], **pair["document"]} for pair in pairs
-        ):
-            print(line)  # noqa: T201
+        for pair in pairs:
+            told = {"when": pair["when"], "method": pair["method"], **pair["document"]}
+            print(json.dumps(told, separators=(",", ":"), allow_nan=False))  # noqa: T201
         return
     places = diffing.places(pairs)
     if as_json:
@@ -195,14 +189,11 @@ def diff(
 @commands.command()
 def audit(
     subject: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SUBJECT", help="A pattern or a rollout; default: all.", autocompletion=completion.rollouts
-        ),
+        str | None, positional("SUBJECT", "A pattern or a rollout; default: all.", completion.rollouts)
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     limit: Annotated[int, typer.Option(help="The number of entries, the newest first.", min=1, max=10_000)] = 20,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="The greatest age: 90s, 10m, 2h.")] = None,
+    since: Annotated[str | None, option("TIME", "The greatest age: 90s, 10m, 2h.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -210,9 +201,7 @@ def audit(
 
     Examples: `xcp-gateway audit`, `xcp-gateway audit group:vm-lifecycle --since 2h`
     """
-    import time
-
-    query = {"limit": limit, "since": 0 if since is None else time.time() - seconds(since)}
+    query = {"limit": limit, "since": 0 if since is None else time.time() - parsed(units.seconds, since)}
     entries = ask(socket, "GET", f"/v1/audit?{urlencode(query if subject is None else {**query, 'subject': subject})}")
     if as_json:
         print_json(entries)
@@ -231,10 +220,8 @@ def rollback(
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Set all methods to legacy.")] = False,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Restore the modes that were set before. Rollouts stay ended.")
-    ] = False,
+    everything: Annotated[bool, flag("--all", "Set all methods to legacy.")] = False,
+    undo: Annotated[bool, flag("--undo", "Restore the modes that were set before. Rollouts stay ended.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Set every method to legacy at once and end all rollouts. A method that a person has set to off stays off.
@@ -248,68 +235,34 @@ def rollback(
     if everything == undo:
         fail("expected --all or --undo; for one method use `xcp-gateway mode set METHOD legacy`", UNUSABLE)
     changed = ask(socket, "POST", f"/v1/rollback{'/undo' * undo}", {"why": why})
-    notes = _unwatched(socket) if undo and not as_json else ()
+    notes = []
+    if undo and not as_json:  # of a restored mode whose rollout has ended no limit brings it back
+        ended = {each["name"] for each in ask(socket, "GET", "/v1/rollouts") if each["state"] == "aborted"}
+        notes = [
+            f"the rollout of {each['pattern']} stays ended, and nothing watches its mode {each['mode']}: "
+            f"`xcp-gateway mode clear {each['pattern']}`, then `rollout start`, begins it again"
+            for each in ask(socket, "GET", "/v1/modes")
+            if each["pattern"] in ended and each["who"].startswith("rollout ")
+        ]
     _show_changed(changed, as_json=as_json, everything=True, notes=notes)
 
 
-def _unwatched(socket: Path) -> list[str]:
-    """The restored modes whose rollout has ended: no limit brings them back."""
-    ended = {each["name"] for each in ask(socket, "GET", "/v1/rollouts") if each["state"] == "aborted"}
-    return [
-        f"the rollout of {each['pattern']} stays ended, and nothing watches its mode {each['mode']}: "
-        f"`xcp-gateway mode clear {each['pattern']}`, then `rollout start`, begins it again"
-        for each in ask(socket, "GET", "/v1/modes")
-        if each["pattern"] in ended and each["who"].startswith("rollout ")
-    ]
-
-
-def _reset(socket: Path, method: str | None, *, as_json: bool) -> None:
-    if method is None:
-        fail("--reset: METHOD is missing", UNUSABLE)
-    methods = ask(socket, "POST", "/v1/statistics/reset", {"pattern": method})
-    if as_json:
-        print_json(methods)
-        return
-    out.print(f"deleted mismatches and call statistics of {count(len(methods), 'method')}")
-
-
-def _show_modes(modes: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print_json(modes)
-        return
+def _show_modes(modes: Sequence[Mapping[str, Any]]) -> None:
     if not modes:
         out.print("no modes are set at run time; every method has the mode of its mapping")
         return
     with table("PATTERN", "MODE", "WHO", "SINCE", "UNTIL", "WHY") as rows:
         for each in modes:
-            cells = (
-                each["pattern"],
-                f"{each['mode']}{' guarded' if each['guarded'] else ''}",
-                each["who"],
-                moment(each["when"]),
-                moment(each["until"]),
-                each["why"],
-            )
-            rows.add_row(*map(Text, cells))
+            mode = f"{each['mode']}{' guarded' if each['guarded'] else ''}"
+            times = (moment(each["when"]), moment(each["until"]))
+            rows.add_row(*map(Text, (each["pattern"], mode, each["who"], *times, each["why"])))
 
 
-def _show_methods(methods: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print_json(methods)
-        return
+def _show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
     with table("METHOD", "MODE", "SOURCE", "GROUP", "KEY", "EFFECT", "ASSESSMENT") as rows:
         for each in methods:
-            name = f"{each['service']}/{each['method']}"
-            cells = (
-                name,
-                each["mode"],
-                each["source"],
-                each["group"],
-                each["key"] or "",
-                each["effect"],
-                each["verdict"],
-            )
-            rows.add_row(*map(Text, cells))
+            others = (each[name] or "" for name in ("mode", "source", "group", "key", "effect", "verdict"))
+            rows.add_row(*map(Text, (f"{each['service']}/{each['method']}", *others)))
 
 
 def _show_changed(
@@ -324,7 +277,7 @@ def _show_changed(
         print_json(changed)
         raise typer.Exit(status)
     stays = [each for each in changed["methods"] if each["stays"]]
-    same = len(changed["methods"]) - len(moved) - len([each for each in stays if each not in moved])
+    same = len(changed["methods"]) - len(moved) - sum(each not in moved for each in stays)
     for line in moved_lines(moved):
         out.print(line)
     for each in stays:
@@ -349,10 +302,7 @@ def moved_lines(methods: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for each changed method, or counts if there are very many."""
     if len(methods) <= MAX_LINES:
         return [f"{each['service']}/{each['method']}: {_change(each)}" for each in methods]
-    numbers: dict[tuple[str, str], int] = {}
-    for each in methods:
-        kind = each["service"], _change(each)
-        numbers[kind] = numbers.get(kind, 0) + 1
+    numbers = Counter((each["service"], _change(each)) for each in methods)
     return [f"{service}: {count(n, 'method')} {change}" for (service, change), n in numbers.items()]
 
 
@@ -369,43 +319,34 @@ def _change(method: Mapping[str, Any]) -> str:
 _SERVED_BY = {"legacy": "served by legacy", "dbus": "served by D-Bus", "nobody": "rejected"}
 
 
-_NAMES = {"legacy": "legacy", "dbus": "D-Bus"}
-
-
 def _show_explanation(explained: Mapping[str, Any]) -> None:
-    out.print(
-        Text.assemble(
-            (f"{explained['service']}/{explained['method']}", "bold"), f": {_SERVED_BY[explained['answers']]}"
-        )
-    )
-    for name, text in _facts(explained):
-        out.print(Text.assemble((f"  {name:9}", "dim"), text))
+    name = f"{explained['service']}/{explained['method']}"
+    out.print(Text.assemble((name, "bold"), f": {_SERVED_BY[explained['answers']]}"))
+    for fact, text in _facts(explained):
+        out.print(Text.assemble((f"  {fact:9}", "dim"), text))
 
 
-def _facts(explained: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [
-        ("why", explained["why"]),
-        ("mode", f"{explained['mode']}: {explained['source']}"),
-        ("mapping", explained["mapping"]),
-    ]
-    if explained["key"] is not None:
-        facts.append(
-            ("key", f"{explained['key']}: {'this call has none' if explained['value'] is None else explained['value']}")
-        )
+def _facts(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "why", explained["why"]
+    yield "mode", f"{explained['mode']}: {explained['source']}"
+    yield "mapping", explained["mapping"]
+    key = explained["key"]
+    if key is not None:
+        yield "key", f"{key}: {'this call has none' if explained['value'] is None else explained['value']}"
     if explained["bucket"] is not None:
-        facts.append(
-            ("bucket", f"{explained['bucket']} of {explained['of']}; D-Bus serves those below {explained['buckets']}")
-        )
+        served = f"D-Bus serves those below {explained['buckets']}"
+        yield "bucket", f"{explained['bucket']} of {explained['of']}; {served}"
     if explained["list"]:
-        facts.append(("list", f"{explained['list']}: the mapping lists this {explained['key']}"))
+        yield "list", f"{explained['list']}: the mapping lists this {key}"
     if explained["group"]:
-        facts.append(("group", f"{explained['group']}: its methods migrate together"))
+        yield "group", f"{explained['group']}: its methods migrate together"
     if explained["observed"]:
         part = "the call" if explained["sampling"] == "100%" else f"a sample of the calls ({explained['sampling']})"
-        facts.append(("observe", f"{_NAMES[explained['observed']]} runs {part} too, and the outcomes are compared"))
+        side = "D-Bus" if explained["observed"] == "dbus" else "legacy"
+        yield "observe", f"{side} runs {part} too, and the outcomes are compared"
     if explained["fallback"]:
-        facts.append(("fallback", "legacy serves a call that D-Bus certainly did not execute"))
+        yield "fallback", "legacy serves a call that D-Bus certainly did not execute"
     if explained["client_errors"]:
         codes = ", ".join(explained["client_errors"])
-        facts.append(("client", f"faults with these codes are the client's, and count for neither side: {codes}"))
-    return [*facts, ("upstream", explained["upstream"] or "none: D-Bus is the only side")]
+        yield "client", f"faults with these codes are the client's, and count for neither side: {codes}"
+    yield "upstream", explained["upstream"] or "none: D-Bus is the only side"

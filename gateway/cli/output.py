@@ -37,17 +37,13 @@ class _Terminal(Console):
         super().print(*map(shown, objects), **how)
 
 
-def shown(what: Any) -> Any:
-    """Escape control characters in a text, but for line ends."""
-    if isinstance(what, Text) and not _is_plain(what.plain):
-        return Text("\n".join(map(printable, what.plain.split("\n"))), what.style)
-    if isinstance(what, str) and not _is_plain(what):
-        return "\n".join(map(printable, what.split("\n")))
-    return what
-
-
-def _is_plain(text: str) -> bool:
-    return text.replace("\n", "").isprintable()
+def shown(what: Any, *, is_cell: bool = False) -> Any:
+    """Escape control characters in a text; line ends only in a cell."""
+    text = what.plain if isinstance(what, Text) else what
+    if not isinstance(text, str) or (text if is_cell else text.replace("\n", "")).isprintable():
+        return what
+    escaped = printable(text) if is_cell else "\n".join(map(printable, text.split("\n")))
+    return Text(escaped, what.style) if isinstance(what, Text) else escaped
 
 
 class _Rows(Table):
@@ -55,13 +51,7 @@ class _Rows(Table):
 
     def add_row(self, *cells: Any, **how: Any) -> None:
         """Add a row of escaped cells."""
-        super().add_row(*map(_cell, cells), **how)
-
-
-def _cell(what: Any) -> Any:
-    if isinstance(what, Text) and not what.plain.isprintable():
-        return Text(printable(what.plain), what.style)
-    return printable(what) if isinstance(what, str) else what
+        super().add_row(*(shown(cell, is_cell=True) for cell in cells), **how)
 
 
 out = _Terminal()
@@ -149,15 +139,11 @@ def numbers(values: Mapping[str, Any]) -> str:
 def _short(name: str, value: Any) -> str:
     if name == "until":
         return moment(value)
-    if value is True:
-        return "yes"
     if isinstance(value, Mapping):
         return str(value.get("mode", value))
     if isinstance(value, list):
         return " ".join(map(str, value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "yes" if value is True else str(value)
 
 
 PROBLEMS = {"config": 2, "schema": 3, "idl": 4, "live": 5}  # level of a problem -> exit status of `check`

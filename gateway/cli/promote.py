@@ -20,7 +20,18 @@ from msgspec import Struct
 from rich.text import Text
 
 from gateway.cli import completion
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, Commands, JsonOption, SocketOption, WhyOption, ask, fail
+from gateway.cli.app import (
+    DEFAULT_SOCKET,
+    FAILED,
+    Commands,
+    JsonOption,
+    SocketOption,
+    WhyOption,
+    ask,
+    fail,
+    flag,
+    positional,
+)
 from gateway.cli.output import count, err, out, print_json
 
 commands = Commands()
@@ -38,17 +49,12 @@ class _EditedFile(Struct, frozen=True):
 @commands.command()
 def promote(
     pattern: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATTERN",
-            help="Only these methods: VM.start, 'VM.*', group:NAME.",
-            autocompletion=completion.patterns,
-        ),
+        str, positional("PATTERN", "Only these methods: VM.start, 'VM.*', group:NAME.", completion.patterns)
     ] = "*",
     socket: SocketOption = DEFAULT_SOCKET,
     why: WhyOption = "",
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the changes without making them.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Show the changes without making them.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write modes that were set at run time into the mapping files.
@@ -63,11 +69,20 @@ def promote(
     plan = ask(socket, "GET", f"/v1/promotion?{urlencode({'pattern': pattern})}")
     edited = [_edited(file) for file in plan["files"]]
     if not as_json:
-        _show_plan(plan, edited)
+        for each in plan["stays"]:
+            name = f"{each['service']}/{each['method']}"
+            err.print(f"{name} stays {each['mode']} at run time: {each['why']}", style="yellow")
+        for file in edited:
+            _show(file)
     cleared: Sequence[str] = ()
     if edited and not dry_run:
         _write(edited)
-        _reload(socket, edited)
+        answer = ask(socket, "POST", "/v1/reload")
+        if answer.get("problems"):
+            for problem in answer["problems"]:
+                err.print(problem)
+            _restore(edited)
+            fail("the gateway refuses to load the files; they were restored", FAILED)
         cleared = ask(socket, "POST", "/v1/promoted", {"pattern": pattern, "why": why})
     if as_json:
         print_json({**plan, "written": bool(edited) and not dry_run, "cleared": cleared})
@@ -80,17 +95,9 @@ def promote(
     raise typer.Exit(0 if edited else FAILED)
 
 
-def _show_plan(plan: Mapping[str, Any], edited: Sequence[_EditedFile]) -> None:
-    for each in plan["stays"]:
-        name = f"{each['service']}/{each['method']}"
-        err.print(f"{name} stays {each['mode']} at run time: {each['why']}", style="yellow")
-    for file in edited:
-        _show(file)
-
-
 def _edited(file: Mapping[str, Any]) -> _EditedFile:
     """Make the new text and check that it changes the wanted modes and nothing else."""
-    from gateway.mapping.rewrite import RewriteError, rewrite
+    from gateway.mapping.rewrite import RewriteError, WantedMode, rewrite
 
     path = Path(file["file"])
     try:
@@ -100,19 +107,17 @@ def _edited(file: Mapping[str, Any]) -> _EditedFile:
     if hashlib.sha256(before).hexdigest() != file["sha256"]:
         fail(f"{path} has changed since the gateway loaded it: run `xcp-gateway reload`, then promote again", FAILED)
     try:
-        text = rewrite(before.decode("utf-8-sig"), {each["method"]: _wanted(each) for each in file["methods"]})
+        wanted = {
+            each["method"]: WantedMode(_setting(each["now"]), _setting(each["setting"]), each["has_key"])
+            for each in file["methods"]
+        }
+        text = rewrite(before.decode("utf-8-sig"), wanted)
     except RewriteError as error:
         fail(f"{path}: {error}", FAILED)
     mark = b"\xef\xbb\xbf" if before.startswith(b"\xef\xbb\xbf") else b""
     edited = _EditedFile(path, before, mark + text.encode(), len(file["methods"]))
     _verify(edited, file["methods"])
     return edited
-
-
-def _wanted(method: Mapping[str, Any]) -> Any:
-    from gateway.mapping.rewrite import WantedMode
-
-    return WantedMode(_setting(method["now"]), _setting(method["setting"]), method["has_key"])
 
 
 def _setting(written: Mapping[str, Any]) -> Any:
@@ -126,12 +131,9 @@ def _verify(edited: _EditedFile, methods: Sequence[Mapping[str, Any]]) -> None:
     before, after = (dict(_compiled(edited.path, content)) for content in (edited.before, edited.after))
     wanted = {each["method"]: _setting(each["setting"]) for each in methods}
     for name, settings in before.items():
-        expected = (wanted.get(name, settings[0]), *settings[1:])
-        if after.get(name) != expected:
-            fail(
-                f"{edited.path}: the mode of {name} cannot be written without other changes: edit the file by hand",
-                FAILED,
-            )
+        if after.get(name) != (wanted.get(name, settings[0]), *settings[1:]):
+            why = "cannot be written without other changes: edit the file by hand"
+            fail(f"{edited.path}: the mode of {name} {why}", FAILED)
 
 
 def _compiled(path: Path, content: bytes) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -181,12 +183,3 @@ def _replace(path: Path, content: bytes) -> None:
 def _restore(edited: Sequence[_EditedFile]) -> None:
     for each in edited:
         _replace(each.path, each.before)
-
-
-def _reload(socket: Path, edited: Sequence[_EditedFile]) -> None:
-    answer = ask(socket, "POST", "/v1/reload")
-    if answer.get("problems"):
-        for problem in answer["problems"]:
-            err.print(problem)
-        _restore(edited)
-        fail("the gateway refuses to load the files; they were restored", FAILED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,9 +14,11 @@ from gateway.cli.app import (
     Commands,
     ConfigOption,
     JsonOption,
+    PathsArgument,
     check_exists,
     error_text,
     fail,
+    option,
 )
 from gateway.cli.output import out, print_json, report_problems
 
@@ -25,18 +27,13 @@ commands = Commands()
 
 @commands.command()
 def docs(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Mapping files or directories; default: those of the config."),
-    ] = None,
+    paths: PathsArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    directory: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Write the pages there.")] = Path(),
+    directory: Annotated[Path, option("DIR", "Write the pages there.", "--output", "-o")] = Path(),
     form: Annotated[
         Literal["markdown", "html"], typer.Option("--format", help="The format of the pages.")
     ] = "markdown",
-    url: Annotated[
-        str, typer.Option(metavar="URL", help="Where clients reach the listeners; default: from the config.")
-    ] = "",
+    url: Annotated[str, option("URL", "Where clients reach the listeners; default: from the config.")] = "",
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,7 +50,11 @@ def docs(
     try:
         checked = check.check(paths or [], config, live=False)
         listeners = {} if paths else base_urls(load(config))
-        urls = {key: _url(key, url, listeners) for key in checked.table.endpoints}
+        base = url.rstrip("/")
+        urls = {
+            key: f"{base or listeners.get(key.listener, 'http://localhost:8080')}{key.path}"
+            for key in checked.table.endpoints
+        }
     except (ConfigError, OSError) as error:
         fail(error_text(error), UNUSABLE)
     if checked.problems:
@@ -67,12 +68,6 @@ def docs(
         return
     for path in files:
         out.print(str(path))
-
-
-def _url(key: Any, base: str, listeners: dict[str, str]) -> str:
-    """The URL of an endpoint."""
-    start = base.rstrip("/") or listeners.get(key.listener, "http://localhost:8080")
-    return f"{start}{key.path}"
 
 
 def _write(files: dict[Path, str]) -> None:

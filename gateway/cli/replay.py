@@ -13,7 +13,19 @@ import typer
 from msgspec import Struct, field
 from rich.text import Text
 
-from gateway.cli.app import DEFAULT_SOCKET, FAILED, UNUSABLE, Commands, JsonOption, SocketOption, ask, fail
+from gateway.cli.app import (
+    DEFAULT_SOCKET,
+    FAILED,
+    UNUSABLE,
+    Commands,
+    JsonOption,
+    SocketOption,
+    ask,
+    fail,
+    flag,
+    option,
+    positional,
+)
 from gateway.cli.output import count, err, number, out, pair, print_fitted, print_json, table
 from gateway.cli.output import seconds as in_words
 
@@ -34,25 +46,21 @@ Document: TypeAlias = Mapping[str, Any]
 
 @commands.command()
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
+    file: Annotated[Path, positional("FILE", "A recording of `xcp-gateway record`.")],
     socket: SocketOption = DEFAULT_SOCKET,
     values: Annotated[
-        list[str] | None,
-        typer.Option("--value", metavar="PLACE=VALUE", help="A redacted value: session=OpaqueRef:1; repeatable."),
+        list[str] | None, option("PLACE=VALUE", "A redacted value: session=OpaqueRef:1; repeatable.", "--value")
     ] = None,
     rate: Annotated[float, typer.Option(help="The greatest number of calls a second.", min=0.001, max=100_000)] = 50.0,
     max_diffs: Annotated[int, typer.Option(help="The number of mismatches shown of each method.", min=0)] = MAX_DIFFS,
     *,
-    writes: Annotated[
-        bool, typer.Option("--writes", help="Replay calls that write too. EACH OF THEM RUNS TWICE.")
-    ] = False,
+    writes: Annotated[bool, flag("--writes", "Replay calls that write too. EACH OF THEM RUNS TWICE.")] = False,
     noise: Annotated[
-        bool,
-        typer.Option("--noise", help="Run legacy twice; ignore fields that differ between its two responses."),
+        bool, flag("--noise", "Run legacy twice; ignore fields that differ between its two responses.")
     ] = False,
     as_json: JsonOption = False,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print one JSON document for each call, and one for the whole.")
+        bool, flag("--json-lines", "Print one JSON document for each call, and one for the whole.")
     ] = False,
 ) -> None:
     """Send recorded calls to the legacy service and to D-Bus, compare the outcomes, and show the mismatches.
@@ -65,7 +73,12 @@ def replay(
     Examples: `xcp-gateway replay calls.jsonl --value session=OpaqueRef:1234`,
     `xcp-gateway replay calls.jsonl --value 'SR.create:config.password=secret' --rate 5 --noise`
     """
-    given = _given(values or [])
+    given: dict[str, str] = {}
+    for text in values or ():
+        place, equals, value = text.partition("=")
+        if not equals or not place:
+            fail(f"--value: expected PLACE=VALUE, such as session=OpaqueRef:1, got '{text}'", UNUSABLE)
+        given[place] = value
     recording = _read(file)
     _warn(recording, socket, writes=writes)
     outcome = ReplayTally()
@@ -79,7 +92,7 @@ def replay(
             elif not as_json and result["pair"] is not None:
                 _show_mismatch(result, shown, max_diffs)
     except KeyboardInterrupt:
-        err.print(f"stopped after {outcome.total} of {count(len(recording.calls), 'call')}", style="red")
+        err.print(f"stopped after {outcome.count()} of {count(len(recording.calls), 'call')}", style="red")
         outcome.stopped = True
     damaged = [{"line": line, "why": why} for line, why in recording.damaged]
     if json_lines or as_json:
@@ -132,21 +145,10 @@ def _read(file: Path) -> RecordingFile:
     for line, why in recording.damaged[:DAMAGED]:
         err.print(f"{file}:{line}: {why}", style="red")
     if len(recording.damaged) > DAMAGED:
-        more = f"{file}: and {len(recording.damaged) - DAMAGED} more damaged lines"
-        err.print(more, style="red")
+        err.print(f"{file}: and {len(recording.damaged) - DAMAGED} more damaged lines", style="red")
     if not recording.calls:
         fail(f"{file}: the recording contains no calls", UNUSABLE)
     return recording
-
-
-def _given(values: Sequence[str]) -> dict[str, str]:
-    given: dict[str, str] = {}
-    for text in values:
-        place, equals, value = text.partition("=")
-        if not equals or not place:
-            fail(f"--value: expected PLACE=VALUE, such as session=OpaqueRef:1, got '{text}'", UNUSABLE)
-        given[place] = value
-    return given
 
 
 def _warn(recording: RecordingFile, socket: Path, *, writes: bool) -> None:
@@ -155,18 +157,16 @@ def _warn(recording: RecordingFile, socket: Path, *, writes: bool) -> None:
     if header is None:
         err.print(f"note: {recording.file} has no header line")
     elif header.get("revision") != live:
-        text = f"note: recorded with revision {header.get('revision')} of the mapping; revision {live} is live"
-        err.print(text)
+        err.print(f"note: recorded with revision {header.get('revision')} of the mapping; revision {live} is live")
     if not recording.is_whole:
-        note = f"note: {recording.file} has no end line: the recording was interrupted"
-        err.print(note)
+        err.print(f"note: {recording.file} has no end line: the recording was interrupted")
     if writes:
         changing = Counter(
             f"{call['service']}/{call['method']}" for _, call in recording.calls if call.get("effect") != "read"
         )
         named = ", ".join(f"{name} ({times})" for name, times in sorted(changing.items())) or "none known"
-        text = f"WARNING: --writes: calls that write RUN TWICE, once on each side: {named}"
-        err.print(text, style="bold reverse red")
+        warning = f"WARNING: --writes: calls that write RUN TWICE, once on each side: {named}"
+        err.print(warning, style="bold reverse red")
 
 
 def _results(
@@ -205,16 +205,12 @@ class MethodTally(Struct):
     """Counts and latencies of one method."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
-    legacy: list[float] = field(default_factory=list)  # seconds
-    dbus: list[float] = field(default_factory=list)
+    took: dict[str, list[float]] = field(default_factory=lambda: {"legacy": [], "dbus": []})  # seconds
 
     def row(self) -> dict[str, Any]:
         """As JSON."""
-        times = {side: {f"p{part}": quantile(took, part) for part in (50, 99)} for side, took in self._sides()}
+        times = {side: {f"p{part}": quantile(took, part) for part in (50, 99)} for side, took in self.took.items()}
         return {"calls": self.verdicts.total(), **{name: self.verdicts[name] for name in COUNTED}, **times}
-
-    def _sides(self) -> tuple[tuple[str, list[float]], ...]:
-        return ("legacy", self.legacy), ("dbus", self.dbus)
 
 
 class ReplayTally:
@@ -230,9 +226,9 @@ class ReplayTally:
         """Count one result."""
         method = self.methods.setdefault((result["service"], result["method"]), MethodTally())
         method.verdicts[result["verdict"]] += 1
-        for took, seconds in ((method.legacy, result["legacy"]), (method.dbus, result["dbus"])):
-            if seconds is not None:
-                took.append(seconds)
+        for side, took in method.took.items():
+            if result[side] is not None:
+                took.append(result[side])
         if result["why"]:
             methods = self.reasons.setdefault((result["verdict"], result["why"]), Counter())
             methods[f"{result['service']}/{result['method']}"] += 1
@@ -244,19 +240,14 @@ class ReplayTally:
         return [{"service": service, "method": method, **each.row()} for (service, method), each in named]
 
     def count(self, *verdicts: str) -> int:
-        """The number of calls with one of these verdicts."""
-        return sum(method.verdicts[verdict] for method in self.methods.values() for verdict in verdicts)
-
-    @property
-    def total(self) -> int:
-        """The number of calls."""
-        return self.count(*COUNTED)
+        """The number of calls with one of these verdicts; of all without any."""
+        return sum(each.verdicts[name] for each in self.methods.values() for name in verdicts or COUNTED)
 
     @property
     def is_proof(self) -> bool:
         """Whether something was compared and everything agrees."""
-        agreed, not_so = self.count("equal", "ignored"), self.total - self.count("equal", "ignored", "skipped")
-        return agreed > 0 and not not_so and not self.stopped
+        agreed, skipped = self.count("equal", "ignored"), self.count("skipped")
+        return agreed > 0 and self.count() == agreed + skipped and not self.stopped
 
 
 def quantile(took: Sequence[float], part: int) -> float | None:
@@ -301,39 +292,26 @@ def _show(outcome: ReplayTally, recording: RecordingFile) -> None:
     timed = any(row["legacy"]["p50"] is not None for row in rows)
     with table("METHOD", *heads.values(), *(("P50", "P99") if timed else ())) as shown:
         for row in rows:
-            cells = [Text(f"{row['service']}/{row['method']}"), *(_cell(name, row[name]) for name in heads)]
+            counts = (Text(number(row[name]), _STYLES.get(name, "") if row[name] else "dim") for name in heads)
+            cells = [Text(f"{row['service']}/{row['method']}"), *counts]
             times = (pair(*(in_words(row[side][part]) for side in ("legacy", "dbus"))) for part in ("p50", "p99"))
             shown.add_row(*cells, *(map(Text, times) if timed else ()))
     for (verdict, why), methods in sorted(outcome.reasons.items()):
-        text = f"{number(methods.total())} {verdict}: {why}: {_named(methods)}"
-        out.print(text, style="yellow")
+        more = f" and {len(methods) - NAMED} more" if len(methods) > NAMED else ""
+        names = ", ".join(sorted(methods)[:NAMED]) + more
+        out.print(f"{number(methods.total())} {verdict}: {why}: {names}", style="yellow")
     if outcome.missing:
         wanted = " ".join(f"--value {place}=VALUE" for place in sorted(outcome.missing))
         out.print(f"give redacted values with: {wanted}")
-    text, style = _summary(outcome, len(recording.damaged))
-    out.print(text, style=style)
-
-
-def _named(methods: Counter[str]) -> str:
-    first = ", ".join(sorted(methods)[:NAMED])
-    return first if len(methods) <= NAMED else f"{first} and {len(methods) - NAMED} more"
-
-
-_STYLES = {"different": "yellow", "error_different": "red", "too_large": "red", "unanswered": "red"}
-
-
-def _cell(name: str, times: int) -> Text:
-    return Text(number(times), _STYLES.get(name, "") if times else "dim")
-
-
-def _summary(outcome: ReplayTally, damaged: int) -> tuple[str, str]:
-    agreed, differ = outcome.count("equal", "ignored"), outcome.count("different", "error_different")
-    parts = [f"{number(agreed + differ)} of {count(outcome.total, 'call')} compared"]
+    damaged, differ = len(recording.damaged), outcome.count("different", "error_different")
+    agreed, unanswered = outcome.count("equal", "ignored"), outcome.count("unanswered")
+    parts = [f"{number(agreed + differ)} of {count(outcome.count(), 'call')} compared"]
     parts.append(
         f"{number(differ)} differ{'s' * (differ == 1)}" if differ else "nothing differs" if agreed else "no result"
     )
-    if outcome.count("unanswered"):
-        parts.append(f"{number(outcome.count('unanswered'))} not answered")
-    if damaged:
-        parts.append(f"{count(damaged, 'damaged line')} left out")
-    return ", ".join(parts), "bold" if outcome.is_proof and not damaged else "bold red"
+    parts += [f"{number(unanswered)} not answered"] if unanswered else []
+    parts += [f"{count(damaged, 'damaged line')} left out"] if damaged else []
+    out.print(", ".join(parts), style="bold" if outcome.is_proof and not damaged else "bold red")
+
+
+_STYLES = {"different": "yellow", "error_different": "red", "too_large": "red", "unanswered": "red"}

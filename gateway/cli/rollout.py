@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.text import Text
 
 from gateway.cli import completion
-from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, WhyOption, ask
+from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, WhyOption, ask, positional
 from gateway.cli.output import moment, numbers, out, print_json, table
 
 rollout = Commands()
@@ -26,67 +24,54 @@ def _rollout() -> None:
     """
 
 
-NameArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="METHOD", help="A method, service/method, or group:NAME.", autocompletion=completion.rollouts
-    ),
-]
+NameArgument = Annotated[str, positional("METHOD", "A method, service/method, or group:NAME.", completion.rollouts)]
 
 
-@rollout.command()
-def start(
-    name: NameArgument, socket: SocketOption = DEFAULT_SOCKET, why: WhyOption = "", *, as_json: JsonOption = False
-) -> None:
-    """Start the first step of the plan in the mapping.
+def _command(verb: str, about: str) -> None:
+    """Add a command that changes one rollout, and shows it then."""
+
+    def run(
+        name: NameArgument, socket: SocketOption = DEFAULT_SOCKET, why: WhyOption = "", *, as_json: JsonOption = False
+    ) -> None:
+        view: Mapping[str, Any] = ask(socket, "POST", f"/v1/rollouts/{verb}", {"name": name, "why": why})
+        if as_json:
+            print_json(view)
+            return
+        step = f"step {view['number']} of {len(view['steps'])}, {view['step']}"
+        out.print(f"{view['name']}: {view['state']} at {step} (plan {view['plan']})")
+        if view["why"]:
+            out.print(f"  {view['why']}", style="dim")
+        counted = {name: value for name, value in view["numbers"].items() if name != "step_seconds"}
+        if any(counted.values()):  # not of a step that has just begun
+            out.print(f"  {numbers(view['numbers'])}", style="dim")
+
+    rollout.command(verb, help=about)(run)
+
+
+COMMANDS = {
+    "start": """Start the first step of the plan in the mapping.
 
     Example: `xcp-gateway rollout start group:vm-lifecycle --why "shadow was equal for a week"`
-    """
-    _command(socket, "start", name, why, as_json=as_json)
-
-
-@rollout.command()
-def pause(
-    name: NameArgument, socket: SocketOption = DEFAULT_SOCKET, why: WhyOption = "", *, as_json: JsonOption = False
-) -> None:
-    """Hold the current step. A breach is still acted on.
+    """,
+    "pause": """Hold the current step. A breach is still acted on.
 
     Example: `xcp-gateway rollout pause VM.get_record --why "backup is running"`
-    """
-    _command(socket, "pause", name, why, as_json=as_json)
-
-
-@rollout.command()
-def resume(
-    name: NameArgument, socket: SocketOption = DEFAULT_SOCKET, why: WhyOption = "", *, as_json: JsonOption = False
-) -> None:
-    """Continue after a pause, a step down, a freeze, or after a mode set by a person was cleared.
+    """,
+    "resume": """Continue after a pause, a step down, a freeze, or after a mode set by a person was cleared.
 
     Example: `xcp-gateway rollout resume VM.get_record`
-    """
-    _command(socket, "resume", name, why, as_json=as_json)
-
-
-@rollout.command()
-def approve(
-    name: NameArgument, socket: SocketOption = DEFAULT_SOCKET, why: WhyOption = "", *, as_json: JsonOption = False
-) -> None:
-    """Pass the gate at which the rollout waits for approval.
+    """,
+    "approve": """Pass the gate at which the rollout waits for approval.
 
     Example: `xcp-gateway rollout approve VM.start --why "looked at the diffs"`
-    """
-    _command(socket, "approve", name, why, as_json=as_json)
-
-
-@rollout.command()
-def abort(
-    name: NameArgument, socket: SocketOption = DEFAULT_SOCKET, why: WhyOption = "", *, as_json: JsonOption = False
-) -> None:
-    """End the rollout and set its methods to legacy.
+    """,
+    "abort": """End the rollout and set its methods to legacy.
 
     Example: `xcp-gateway rollout abort VM.start --why "wrong week"`
-    """
-    _command(socket, "abort", name, why, as_json=as_json)
+    """,
+}
+for _verb, _about in COMMANDS.items():
+    _command(_verb, _about)
 
 
 @rollout.command("list")
@@ -111,17 +96,3 @@ def list_(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False)
 
 
 _STYLES = {"running": "green", "done": "green", "rolled back": "red", "frozen": "red", "waiting": "yellow"}
-
-
-def _command(socket: Path, verb: str, name: str, why: str, *, as_json: bool) -> None:
-    view: Mapping[str, Any] = ask(socket, "POST", f"/v1/rollouts/{verb}", {"name": name, "why": why})
-    if as_json:
-        print_json(view)
-        return
-    step = f"step {view['number']} of {len(view['steps'])}, {view['step']}"
-    out.print(f"{view['name']}: {view['state']} at {step} (plan {view['plan']})")
-    if view["why"]:
-        out.print(f"  {view['why']}", style="dim")
-    counted = {name: value for name, value in view["numbers"].items() if name != "step_seconds"}
-    if any(counted.values()):  # not of a step that has just begun
-        out.print(f"  {numbers(view['numbers'])}", style="dim")

@@ -49,7 +49,7 @@ def run(
             from gateway.workers import supervisor
 
             gc.enable()
-            raise typer.Exit(asyncio.run(supervisor.run(config, text, settings)))
+            raise typer.Exit(asyncio.run(supervisor.Supervisor(config, text, settings).run()))
         uvloop.run(application.run(config))
     except (ConfigError, application.MappingError) as error:
         from gateway.cli.output import report_problems

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from msgspec import Struct
 
-from gateway.cli.app import DEFAULT_CONFIG, FAILED, UNUSABLE, Commands, ConfigOption, JsonOption, error_text, fail
+from gateway.cli.app import (
+    DEFAULT_CONFIG,
+    FAILED,
+    UNUSABLE,
+    Commands,
+    ConfigOption,
+    JsonOption,
+    error_text,
+    fail,
+    flag,
+    option,
+    parsed,
+    positional,
+)
 from gateway.cli.output import count, err, out, print_json
 
 OF_SERVICE = "."  # an upstream with the name of the service
@@ -28,20 +44,28 @@ def _scaffold() -> None:
     """
 
 
+@contextmanager
+def _refusing(status: int, place: str = "") -> Iterator[None]:
+    """End the command where the source of an API cannot be used."""
+    from gateway.scaffold import SourceError
+
+    try:
+        yield
+    except (SourceError, OSError) as error:
+        fail(f"{place}{error_text(error)}", status)
+
+
 @scaffold.command()
 def xenapi(
     file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="The datamodel: the JSON that xapi ships (xenapi.json), or a subset of it."
-        ),
+        Path, positional("FILE", "The datamodel: the JSON that xapi ships (xenapi.json), or a subset of it.")
     ],
-    directory: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Write the files there.")] = Path(),
+    directory: Annotated[Path, option("DIR", "Write the files there.", "--output", "-o")] = Path(),
     bus_name: Annotated[
-        str, typer.Option(metavar="NAME", help="The bus name of the service; the interfaces begin with it.")
+        str, option("NAME", "The bus name of the service; the interfaces begin with it.")
     ] = "org.xen.xcp.xapi",
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    force: Annotated[bool, flag("--force", "Replace files that exist.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write IDL and a mapping file for the classes of a XenAPI datamodel.
@@ -55,75 +79,68 @@ def xenapi(
     from gateway.scaffold import datamodel, files
     from gateway.scaffold import xenapi as of_xenapi
 
-    try:
-        path = "/" + names.bus_name(bus_name).replace(".", "/")
-    except ValueError as error:
-        fail(f"--bus-name: {error}", UNUSABLE)
-    try:
-        classes = datamodel.read(file.read_bytes())
-    except datamodel.DatamodelError as error:
-        fail(f"{file}: {error}", UNUSABLE)
-    except OSError as error:
-        fail(error_text(error), UNUSABLE)
-    idl = Path("idl") / f"{bus_name}.classes.xml"
-    made = of_xenapi.make(classes, of_xenapi.Names(bus_name, path, str(idl)))
+    path = "/" + parsed(names.bus_name, bus_name, "--bus-name: ").replace(".", "/")
+    with _refusing(UNUSABLE):
+        content = file.read_bytes()
+    with _refusing(UNUSABLE, f"{file}: "):
+        idl = Path("idl") / f"{bus_name}.classes.xml"
+        made = of_xenapi.make(datamodel.read(content), of_xenapi.Names(bus_name, path, str(idl)))
     _write(files.Plan({directory / idl: made.idl, directory / "xapi.yaml": made.mapping}), force=force, as_json=as_json)
 
 
-class _Choice(Struct, frozen=True):
-    """Options that several commands have."""
+class Choice(Struct, frozen=True):
+    """The options that all sources of a service have, as their commands show them."""
 
-    directory: Path
-    service: str
-    listener: str
-    dry_run: bool
-    update: bool
-    force: bool
-    as_json: bool
-    by_name: bool = False
-    upstream: str = ""
-
-
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The directory of the mapping file.")]
-ServiceName = Annotated[
-    str, typer.Option("--service", metavar="NAME", help="Name of the service and its file; default: from the bus name.")
-]
-Listener = Annotated[str, typer.Option(metavar="NAME", help="The listener of the config where clients call.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Write nothing; show what would change, as a diff.")]
-Update = Annotated[
-    bool, typer.Option("--update", help="Change files that exist, and keep what is written in them by hand.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; what is written in them is lost.")]
+    directory: Annotated[Path, option("DIR", "The directory of the mapping file.", "--output", "-o")] = Path()
+    service: Annotated[
+        str, option("NAME", "Name of the service and its file; default: from the bus name.", "--service")
+    ] = ""
+    listener: Annotated[str, option("NAME", "The listener of the config where clients call.")] = "rpc"
+    dry_run: Annotated[bool, flag("--dry-run", "Write nothing; show what would change, as a diff.")] = False
+    update: Annotated[bool, flag("--update", "Change files that exist, and keep what is written in them by hand.")] = (
+        False
+    )
+    force: Annotated[bool, flag("--force", "Replace files that exist; what is written in them is lost.")] = False
+    as_json: JsonOption = False
 
 
-@scaffold.command()
+def _source(make: Callable[..., None]) -> None:
+    """Add a command with the options of `Choice`: the flags last, the others in place of its parameter `choice`."""
+    hints = get_type_hints(Choice, include_extras=True)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+        for name, default in zip(Choice.__struct_fields__, Choice.__struct_defaults__, strict=True)
+    ]
+    own = inspect.signature(make, eval_str=True).parameters
+    parameters, at = list(own.values()), list(own).index("choice")
+    flags = [each for each in options if each.default is False]
+    parameters[at : at + 1] = [each for each in options if each not in flags]
+
+    def run(**given: Any) -> None:
+        make(choice=Choice(**{name: given.pop(name) for name in Choice.__struct_fields__}), **given)
+
+    run.__signature__ = inspect.Signature([*parameters, *flags])  # type: ignore[attr-defined]
+    run.__doc__ = make.__doc__
+    scaffold.command(make.__name__)(run)
+
+
+@_source
 def bus(
-    name: Annotated[str, typer.Argument(metavar="BUS_NAME", help="The bus name of the running service.")],
+    *,
+    name: Annotated[str, positional("BUS_NAME", "The bus name of the running service.")],
     address: Annotated[
         str, typer.Option("--address", "-a", help="The address of the bus; default: that of the config.")
     ] = "",
     config: ConfigOption = DEFAULT_CONFIG,
-    directory: Output = Path(),
-    service: ServiceName = "",
-    listener: Listener = "rpc",
+    choice: Choice,
     objects: Annotated[
-        list[str] | None, typer.Option("--object", metavar="PATH", help="Look at this object too; may be repeated.")
+        list[str] | None, option("PATH", "Look at this object too; may be repeated.", "--object")
     ] = None,
-    max_objects: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Look at no more objects.")] = 1000,
-    *,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Call methods that read by their names and return objects.")
-    ] = False,
+    max_objects: Annotated[int, option("COUNT", "Look at no more objects.", min=1)] = 1000,
+    follow: Annotated[bool, flag("--follow", "Call methods that read by their names and return objects.")] = False,
     by_name: Annotated[
-        bool,
-        typer.Option(
-            "--by-name", help="Clients name an object by a property, where it makes the paths of all objects."
-        ),
+        bool, flag("--by-name", "Clients name an object by a property, where it makes the paths of all objects.")
     ] = False,
-    dry_run: DryRun = False,
-    update: Update = False,
-    force: Force = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Write IDL and a mapping file for a running D-Bus service.
 
@@ -136,42 +153,25 @@ def bus(
     from gateway.core.dbus import names
     from gateway.scaffold import bus as of_bus
 
-    try:
-        names.bus_name(name)
-        paths = [names.object_path(path) for path in objects or ()]
-    except ValueError as error:
-        fail(str(error), UNUSABLE)
+    parsed(names.bus_name, name)
+    paths = [parsed(names.object_path, path) for path in objects or ()]
     where = of_bus.Where(address or _address(config, name), name, paths, follow=follow, max_objects=max_objects)
-    try:
-        with err.status(f"looking at {name}") as status:
-            found = asyncio.run(
-                of_bus.look(where, lambda objects, interfaces: status.update(_progress(name, objects, interfaces)))
-            )
-    except of_bus.ServiceError as error:
-        fail(str(error), FAILED)
-    choice = _Choice(
-        directory, service, listener, dry_run=dry_run, update=update, force=force, as_json=as_json, by_name=by_name
-    )
-    _finish(found, choice, f"xcp-gateway scaffold bus {name}", complete=False)
+    with _refusing(FAILED), err.status(f"looking at {name}") as status:
+
+        def progress(objects: int, interfaces: int) -> None:
+            status.update(f"looking at {name}: {count(objects, 'object')}, {count(interfaces, 'interface')}")
+
+        found = asyncio.run(of_bus.look(where, progress))
+    _finish(choice, found, f"xcp-gateway scaffold bus {name}", by_name=by_name, complete=False)
 
 
-@scaffold.command()
+@_source
 def introspection(
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Introspection XML.")],
-    bus_name: Annotated[
-        str, typer.Option(metavar="NAME", help="The bus name of the service; default: from the interfaces.")
-    ] = "",
-    object_path: Annotated[
-        str, typer.Option(metavar="PATH", help="The object of interfaces for which the files name none.")
-    ] = "",
-    directory: Output = Path(),
-    service: ServiceName = "",
-    listener: Listener = "rpc",
     *,
-    dry_run: DryRun = False,
-    update: Update = False,
-    force: Force = False,
-    as_json: JsonOption = False,
+    sources: Annotated[list[Path], positional("FILE...", "Introspection XML.")],
+    bus_name: Annotated[str, option("NAME", "The bus name of the service; default: from the interfaces.")] = "",
+    object_path: Annotated[str, option("PATH", "The object of interfaces for which the files name none.")] = "",
+    choice: Choice,
 ) -> None:
     """Write IDL and a mapping file for the interfaces in introspection XML.
 
@@ -180,76 +180,48 @@ def introspection(
     from gateway.core.dbus import names
     from gateway.scaffold import description
 
-    try:
-        found = description.from_files(sources, names.bus_name(bus_name) if bus_name else "")
-        object_path = names.object_path(object_path) if object_path else ""
-    except (ValueError, OSError) as error:
-        fail(error_text(error), UNUSABLE)
-    except description.FileError as error:
-        fail(str(error), UNUSABLE)
+    with _refusing(UNUSABLE):
+        found = description.from_files(sources, parsed(names.bus_name, bus_name) if bus_name else "")
+    object_path = parsed(names.object_path, object_path) if object_path else ""
     command = f"xcp-gateway scaffold introspection {' '.join(each.name for each in sources)}"
-    choice = _Choice(directory, service, listener, dry_run=dry_run, update=update, force=force, as_json=as_json)
-    _finish(found, choice, command, object_path, complete=True)
+    _finish(choice, found, command, object_path=object_path)
 
 
-BusName = Annotated[str, typer.Option(metavar="NAME", help="The bus name that the service shall have.")]
+BusName = Annotated[str, option("NAME", "The bus name that the service shall have.")]
 UpstreamName = Annotated[
-    str, typer.Option("--upstream", metavar="NAME", help="The [upstream.NAME] of the config with the legacy service.")
+    str, option("NAME", "The [upstream.NAME] of the config with the legacy service.", "--upstream")
 ]
 
 
-@scaffold.command()
+@_source
 def openrpc(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An OpenRPC document, or the answer to `rpc.discover`.")],
-    bus_name: BusName,
-    directory: Output = Path(),
-    service: ServiceName = "",
-    listener: Listener = "rpc",
-    upstream: UpstreamName = "",
     *,
-    dry_run: DryRun = False,
-    update: Update = False,
-    force: Force = False,
-    as_json: JsonOption = False,
+    file: Annotated[Path, positional("FILE", "An OpenRPC document, or the answer to `rpc.discover`.")],
+    bus_name: BusName,
+    choice: Choice,
+    upstream: UpstreamName = "",
 ) -> None:
     """Write IDL and a mapping file for a D-Bus service with the methods of an OpenRPC document.
 
     Example: `xcp-gateway scaffold openrpc openrpc.json --bus-name org.example.Shop --output mappings`
     """
-    from gateway.scaffold import legacy
     from gateway.scaffold import openrpc as of_openrpc
 
-    try:
+    with _refusing(UNUSABLE, f"{file}: "):
         methods = of_openrpc.read(file.read_bytes())
-    except (legacy.LegacyError, OSError) as error:
-        fail(f"{file}: {error_text(error)}", UNUSABLE)
-    choice = _Choice(
-        directory, service, listener, dry_run=dry_run, update=update, force=force, as_json=as_json, upstream=upstream
-    )
-    _finish_legacy(methods, bus_name, choice, f"xcp-gateway scaffold openrpc {file.name}", (), complete=True)
+    _finish_legacy(choice, methods, bus_name, f"xcp-gateway scaffold openrpc {file.name}", upstream=upstream)
 
 
-@scaffold.command()
+@_source
 def methods(
+    *,
     url: Annotated[
-        str,
-        typer.Argument(
-            metavar="URL", help="The legacy service: http://, https:// or http+unix://%2Frun%2Fsocket/path."
-        ),
+        str, positional("URL", "The legacy service: http://, https:// or http+unix://%2Frun%2Fsocket/path.")
     ],
     bus_name: BusName,
-    codec: Annotated[
-        str, typer.Option(metavar="CODEC", help="The protocol of the server: xmlrpc or jsonrpc.")
-    ] = "xmlrpc",
-    directory: Output = Path(),
-    service: ServiceName = "",
-    listener: Listener = "rpc",
+    codec: Annotated[str, option("CODEC", "The protocol of the server: xmlrpc or jsonrpc.")] = "xmlrpc",
+    choice: Choice,
     upstream: UpstreamName = "",
-    *,
-    dry_run: DryRun = False,
-    update: Update = False,
-    force: Force = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Write IDL and a mapping file for a D-Bus service with the methods that a legacy service lists.
 
@@ -261,98 +233,53 @@ def methods(
     import asyncio
     from urllib.parse import urlsplit
 
-    from gateway.scaffold import legacy, legacy_service
+    from gateway.scaffold import legacy_service
 
     if codec not in ("xmlrpc", "jsonrpc"):
         fail(f"--codec: expected xmlrpc or jsonrpc, got '{codec}'", UNUSABLE)
-    try:
-        with err.status(f"asking {url}") as status:
-            found = asyncio.run(
-                legacy_service.ask(
-                    url, codec, lambda asked, of: status.update(f"asking {url}: {asked} of {of} methods")
-                )
-            )
-    except legacy.LegacyError as error:
-        fail(str(error), FAILED)
-    choice = _Choice(
-        directory,
-        service,
-        listener,
-        dry_run=dry_run,
-        update=update,
-        force=force,
-        as_json=as_json,
-        upstream=upstream or OF_SERVICE,
-    )
-    endpoints = ((urlsplit(url).path or "/", codec),)
-    _finish_legacy(found, bus_name, choice, f"xcp-gateway scaffold methods {url}", endpoints, complete=True)
+    with _refusing(FAILED), err.status(f"asking {url}") as status:
+
+        def progress(asked: int, of: int) -> None:
+            status.update(f"asking {url}: {asked} of {of} methods")
+
+        found = asyncio.run(legacy_service.ask(url, codec, progress))
+    command, endpoints = f"xcp-gateway scaffold methods {url}", ((urlsplit(url).path or "/", codec),)
+    _finish_legacy(choice, found, bus_name, command, upstream=upstream or OF_SERVICE, endpoints=endpoints)
 
 
-@scaffold.command()
+@_source
 def recording(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recording of `xcp-gateway record`.")],
-    bus_name: BusName,
-    directory: Output = Path(),
-    service: ServiceName = "",
-    listener: Listener = "rpc",
-    upstream: UpstreamName = "",
     *,
-    dry_run: DryRun = False,
-    update: Update = False,
-    force: Force = False,
-    as_json: JsonOption = False,
+    file: Annotated[Path, positional("FILE", "A recording of `xcp-gateway record`.")],
+    bus_name: BusName,
+    choice: Choice,
+    upstream: UpstreamName = "",
 ) -> None:
     """Write IDL and a mapping file for a D-Bus service with the methods of a recording.
 
     Example: `xcp-gateway scaffold recording calls.jsonl --bus-name org.example.Shop --output mappings`
     """
-    from gateway.scaffold import legacy
     from gateway.scaffold import recording as of_recording
 
-    try:
-        with file.open("rb") as lines:
-            found = of_recording.read(lines)
-    except (legacy.LegacyError, OSError) as error:
-        fail(f"{file}: {error_text(error)}", UNUSABLE)
-    choice = _Choice(
-        directory,
-        service,
-        listener,
-        dry_run=dry_run,
-        update=update,
-        force=force,
-        as_json=as_json,
-        upstream=upstream or OF_SERVICE,
-    )
-    _finish_legacy(
-        found.methods, bus_name, choice, f"xcp-gateway scaffold recording {file.name}", found.endpoints, complete=False
-    )
+    with _refusing(UNUSABLE, f"{file}: "), file.open("rb") as lines:
+        found = of_recording.read(lines)
+    more = {"upstream": upstream or OF_SERVICE, "endpoints": found.endpoints, "complete": False}
+    _finish_legacy(choice, found.methods, bus_name, f"xcp-gateway scaffold recording {file.name}", **more)
 
 
-def _finish_legacy(
-    methods: Any,
-    bus_name: str,
-    choice: _Choice,
-    command: str,
-    endpoints: tuple[tuple[str, str], ...],
-    *,
-    complete: bool,
-) -> None:
+def _finish_legacy(choice: Choice, methods: Any, bus_name: str, command: str, **more: Any) -> None:
     """Write the files for methods of a legacy service."""
     from gateway.core.dbus import names
     from gateway.scaffold import legacy
 
-    try:
-        names.bus_name(bus_name)
-    except ValueError as error:
-        fail(f"--bus-name: {error}", UNUSABLE)
+    parsed(names.bus_name, bus_name, "--bus-name: ")
     described = legacy.describe(bus_name, _service(bus_name, choice), methods)
     if not described.interfaces:
         fail("there is no method but those that the gateway answers itself (system.*, rpc.*)", UNUSABLE)
-    _finish(described, choice, command, endpoints=endpoints, complete=complete)
+    _finish(choice, described, command, **more)
 
 
-def _service(bus_name: str, choice: _Choice) -> str:
+def _service(bus_name: str, choice: Choice) -> str:
     """The name of the service: as chosen, or the last word of the bus name."""
     from gateway.scaffold.guesses import snake
 
@@ -361,10 +288,6 @@ def _service(bus_name: str, choice: _Choice) -> str:
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", service) is None:
         fail(f"--service: expected a name of letters, digits, _ . and -, got {service!a}", UNUSABLE)
     return service
-
-
-def _progress(name: str, objects: int, interfaces: int) -> str:
-    return f"looking at {name}: {count(objects, 'object')}, {count(interfaces, 'interface')}"
 
 
 def _address(config: Path, name: str) -> str:
@@ -389,13 +312,15 @@ def _address(config: Path, name: str) -> str:
 
 
 def _finish(
+    choice: Choice,
     found: Any,
-    choice: _Choice,
     command: str,
-    object_path: str = "",
     *,
+    object_path: str = "",
+    by_name: bool = False,
+    upstream: str = "",
     endpoints: tuple[tuple[str, str], ...] = (),
-    complete: bool,
+    complete: bool = True,
 ) -> None:
     """Write the files of a described service, or show what would change.
 
@@ -405,13 +330,13 @@ def _finish(
 
     from gateway.core.dbus.introspection_xml import IdlError
     from gateway.mapping.rewrite import RewriteError
-    from gateway.scaffold import files
+    from gateway.scaffold import SourceError, files
     from gateway.scaffold.mapping import Settings
 
     service = _service(found.bus_name, choice)
-    upstream = service if choice.upstream == OF_SERVICE else choice.upstream
+    upstream = service if upstream == OF_SERVICE else upstream
     where = f"idl/{found.bus_name}.xml"
-    settings = Settings(service, where, command, choice.listener, object_path, choice.by_name, upstream, endpoints)
+    settings = Settings(service, where, command, choice.listener, object_path, by_name, upstream, endpoints)
     idl, mapping = files.paths(settings, choice.directory)
     try:
         if choice.force:
@@ -420,24 +345,35 @@ def _finish(
             plan = files.updated_files(found, settings, choice.directory, complete=complete)
     except IdlError as error:
         fail(f"{idl}:{error.line}:{error.column}: {error}; --force replaces it", FAILED)
-    except files.NothingMappedError as error:
+    except SourceError as error:
         fail(str(error), FAILED)
     except RewriteError as error:
         fail(f"{mapping} cannot be updated: {error}; --force replaces it", FAILED)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         fail(f"{mapping}: {error_text(error)}", FAILED)
-    force = choice.force or choice.update
-    _write(plan, force=force, as_json=choice.as_json, dry_run=choice.dry_run)
+    _write(plan, force=choice.force or choice.update, as_json=choice.as_json, dry_run=choice.dry_run)
 
 
 def _write(plan: Any, *, force: bool, as_json: bool, dry_run: bool = False) -> None:
-    """Write the files of a plan, or show what would change."""
+    """Write the files of a plan, or show what would change. At a terminal a person is asked about those that exist."""
+    changed: dict[Path, str] = plan.changed
     if not as_json:
         for note in plan.notes:
             err.print(f"note: {note}")
-    changed = plan.changed
-    if not dry_run:
-        _write_files(changed, force=force or (not as_json and _confirmed(plan)))
+        there = [str(path) for path in changed if path in plan.before]
+        if there and not force and not dry_run and sys.stdin.isatty():
+            force = typer.confirm(f"Update {' and '.join(there)}?")
+    existing = next((path for path in changed if path.exists()), None)
+    if existing is not None and not force and not dry_run:
+        fail(
+            f"{existing} exists: --dry-run shows what would change, --update changes it and keeps what is written "
+            "by hand, --force replaces it, --output names another directory",
+            FAILED,
+        )
+    with _refusing(FAILED):
+        for path, text in () if dry_run else changed.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
     if as_json:
         diff = "\n".join(plan.diff()) if dry_run else ""
         print_json({"files": list(map(str, changed)), "written": not dry_run, "notes": plan.notes, "diff": diff})
@@ -446,26 +382,3 @@ def _write(plan: Any, *, force: bool, as_json: bool, dry_run: bool = False) -> N
             out.print(line)
     else:
         err.print("nothing to change")
-
-
-def _confirmed(plan: Any) -> bool:
-    """Ask a person at a terminal whether files that exist may be updated."""
-    existing = [str(path) for path in plan.changed if path in plan.before]
-    return bool(existing) and sys.stdin.isatty() and typer.confirm(f"Update {' and '.join(existing)}?")
-
-
-def _write_files(files: dict[Path, str], *, force: bool) -> None:
-    """Write files; end the command when one exists, unless `force`, or cannot be written."""
-    for path in files:
-        if path.exists() and not force:
-            fail(
-                f"{path} exists: --dry-run shows what would change, --update changes it and keeps what is written "
-                "by hand, --force replaces it, --output names another directory",
-                FAILED,
-            )
-    try:
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode())
-    except OSError as error:
-        fail(error_text(error), FAILED)

@@ -17,18 +17,20 @@ from gateway.cli import client, completion
 from gateway.cli.app import (
     DEFAULT_SOCKET,
     FAILED,
-    UNREACHABLE,
     UNUSABLE,
     Commands,
     JsonOption,
     SocketOption,
     ask,
     fail,
-    refusal_status,
-    seconds,
-    size,
+    failing,
+    flag,
+    option,
+    parsed,
+    positional,
 )
 from gateway.cli.output import NOTHING, count, err, moment, number, out, print_json, table
+from gateway.core.rpc import units
 
 commands = Commands()
 
@@ -39,19 +41,13 @@ WIDE = 100  # columns of a terminal that shows FIRST too
 @commands.command()
 def clients(
     method: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="METHOD",
-            help="A method or a pattern: VM.start, 'VM.*'; default: all.",
-            autocompletion=completion.patterns,
-        ),
+        str | None, positional("METHOD", "A method or a pattern: VM.start, 'VM.*'; default: all.", completion.patterns)
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     service: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only methods of this service.", autocompletion=completion.services),
+        str | None, option("NAME", "Only methods of this service.", autocompletion=completion.services)
     ] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only callers of the last: 90s, 10m, 24h.")] = None,
+    since: Annotated[str | None, option("TIME", "Only callers of the last: 90s, 10m, 24h.")] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,7 +60,7 @@ def clients(
     """
     from gateway.core.admin.records import IDENTITIES, OTHERS
 
-    earliest = 0.0 if since is None else time.time() - seconds(since)
+    earliest = 0.0 if since is None else time.time() - parsed(units.seconds, since)
     given = {"method": method, "service": service, "since": earliest, "limit": 10_000}
     query = {name: value for name, value in given.items() if value is not None}
     rows = ask(socket, "GET", f"/v1/clients?{urlencode(query)}")
@@ -83,23 +79,17 @@ def clients(
 def record(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="PATTERN",
-            help="Methods: VM.get_record, 'VM.*', group:NAME; default: all.",
-            autocompletion=completion.patterns,
-        ),
+        positional("PATTERN", "Methods: VM.get_record, 'VM.*', group:NAME; default: all.", completion.patterns),
     ] = None,
     socket: SocketOption = DEFAULT_SOCKET,
     out_file: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The file; - is standard output.", show_default=False)
+        Path, option("FILE", "The file; - is standard output.", "--out", "-o", show_default=False)
     ] = ...,  # type: ignore[assignment]  # typer: a required option
     calls: Annotated[int, typer.Option(help="The number of calls after which it ends.", min=1, max=1_000_000)] = 1_000,
-    duration: Annotated[str, typer.Option(metavar="TIME", help="The time after which it ends: 90s, 10m, 2h.")] = "10m",
-    max_size: Annotated[
-        str, typer.Option("--size", metavar="SIZE", help="The size after which it ends: 512KiB, 64MiB.")
-    ] = "64MiB",
+    duration: Annotated[str, option("TIME", "The time after which it ends: 90s, 10m, 2h.")] = "10m",
+    max_size: Annotated[str, option("SIZE", "The size after which it ends: 512KiB, 64MiB.", "--size")] = "64MiB",
     *,
-    writes: Annotated[bool, typer.Option("--writes", help="Record calls that write too; default: only reads.")] = False,
+    writes: Annotated[bool, flag("--writes", "Record calls that write too; default: only reads.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Record calls of clients as JSON lines for `replay`. No client waits for it.
@@ -110,22 +100,20 @@ def record(
     Examples: `xcp-gateway record --out calls.jsonl`,
     `xcp-gateway record 'VM.get_*' --out vm.jsonl --calls 200 --duration 5m`
     """
-    request = {"patterns": patterns or [], "calls": calls, "seconds": seconds(duration), "size": size(max_size)}
+    request = {"patterns": patterns or [], "calls": calls, "seconds": parsed(units.seconds, duration)}
+    request["size"] = parsed(units.size, max_size)
     if as_json and out_file == STDOUT:
         fail("--json: the recording is on standard output, expected another --out", UNUSABLE)
     writer = _RecordingWriter(out_file, as_json=as_json)
     try:
-        client.stream(socket, "POST", "/v1/record", {**request, "writes": writes}, writer.line)
-    except client.UnreachableError as error:
-        writer.close()
-        fail(str(error), UNREACHABLE)
-    except client.RefusedError as error:
-        fail(str(error), refusal_status(error))
+        with failing():
+            client.stream(socket, "POST", "/v1/record", {**request, "writes": writes}, writer.line)
     except OSError as error:
         fail(f"{out_file}: {error.strerror or error}", UNUSABLE)
     except KeyboardInterrupt:
         writer.ended = writer.ended or {"end": "stopped"}
-    writer.close()
+    finally:
+        writer.close()
     writer.report()
 
 
@@ -144,14 +132,17 @@ class _RecordingWriter:
         """Write one line at once."""
         from gateway.core.routing.call_record import parse
 
+        document = parse(line)
         if self._file is None:
-            self._file = self._open()
+            is_stdout = self._path == STDOUT
+            opened = -1 if is_stdout else os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._file = sys.stdout.buffer if is_stdout else os.fdopen(opened, "wb")
             if not self._as_json:
-                err.print(_header(parse(line)))
+                kind = "calls" if document["writes"] else "reads"
+                err.print(f"recording {kind} of {count(len(document['methods']), 'method')}; stop with Ctrl-C")
         self._file.write(line + b"\n")
         self._file.flush()
         self._bytes += len(line) + 1
-        document = parse(line)
         if "end" in document:
             self.ended = document
         elif "recording" not in document:
@@ -172,27 +163,15 @@ class _RecordingWriter:
             print_json({**trouble, **counted, "end": ended["end"], **lost})
             raise typer.Exit(0 if self.ended else FAILED)
         place = "" if self._path == STDOUT else f" in {self._path}"
-        err.print(
-            f"{count(self._calls, 'call')}, {number(self._bytes)} bytes{place}: {ended['end']}",
-        )
+        err.print(f"{count(self._calls, 'call')}, {number(self._bytes)} bytes{place}: {ended['end']}")
         for name, why in _LOST.items():
             if ended.get(name):
                 err.print(f"  not recorded: {count(ended[name], 'call')} {why}", style="yellow")
         raise typer.Exit(0 if self.ended else FAILED)
 
-    def _open(self) -> BinaryIO:
-        if self._path == STDOUT:
-            return sys.stdout.buffer
-        return os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-
 
 _CUT = "the gateway has closed the connection"
 _LOST = {"no_room": "too fast to be written", "too_large": "larger than 64 KiB"}
-
-
-def _header(header: Mapping[str, Any]) -> str:
-    kind = "calls" if header["writes"] else "reads"
-    return f"recording {kind} of {count(len(header['methods']), 'method')}; stop with Ctrl-C"
 
 
 def _show_clients(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -206,22 +185,11 @@ def _show_clients(rows: Sequence[Mapping[str, Any]]) -> None:
             name = row["method"] if row["method"] == row["service"] else f"{row['service']}/{row['method']}"
             cells = (name, *(row[key] for key in ("protocol", "peer", *known)), number(row["count"]))
             cells += tuple(number(row[each]) if row["method"] == row["service"] else NOTHING for each in counted)
-            shown.add_row(*map(Text, map(_printable, (*cells, *(moment(row[each]) for each in moments)))))
+            shown.add_row(*map(Text, (*cells, *(moment(row[each]) for each in moments))))
     out.print()
     for protocol in sorted({row["protocol"] for row in rows}):
-        out.print(_summary(protocol, [row for row in rows if row["protocol"] == protocol]))
-
-
-def _summary(protocol: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The number of callers and methods of a protocol, in one line."""
-    peers = len({(row["peer"], row["agent"], row["user"], row["domid"]) for row in rows})
-    methods = len({(row["service"], row["method"]) for row in rows})
-    last = moment(max(row["last"] for row in rows))
-    return f"{protocol}: {count(peers, 'caller')}, {count(methods, 'method')}, last {last}"
-
-
-def _printable(text: str) -> str:
-    """Escape control characters in the text of a client."""
-    from gateway.mapping.problem import printable
-
-    return printable(text)
+        those = [row for row in rows if row["protocol"] == protocol]
+        peers = len({(row["peer"], row["agent"], row["user"], row["domid"]) for row in those})
+        methods = len({(row["service"], row["method"]) for row in those})
+        last = moment(max(row["last"] for row in those))
+        out.print(f"{protocol}: {count(peers, 'caller')}, {count(methods, 'method')}, last {last}")

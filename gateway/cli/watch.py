@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
-import typer
 from rich.text import Text
 
 from gateway.cli import client
-from gateway.cli.app import DEFAULT_SOCKET, UNREACHABLE, Commands, JsonOption, SocketOption, fail, refusal_status
+from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, failing, flag, positional
 from gateway.cli.output import count, err, out
 
 commands = Commands()
@@ -24,12 +24,10 @@ _NOTHING = object()  # the value of a field that is not there
 
 @commands.command()
 def watch(
-    what: Annotated[
-        str, typer.Argument(metavar="[CLASS|OBJECT]", help="VM, or VM/OpaqueRef:...; default: every class.")
-    ] = "*",
+    what: Annotated[str, positional("[CLASS|OBJECT]", "VM, or VM/OpaqueRef:...; default: every class.")] = "*",
     socket: SocketOption = DEFAULT_SOCKET,
     *,
-    first: Annotated[bool, typer.Option("--all", help="Show what there is too, and not only changes.")] = False,
+    first: Annotated[bool, flag("--all", "Show what there is too, and not only changes.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show objects as they change, each field with its old and new value, until Ctrl-C.
@@ -39,14 +37,8 @@ def watch(
     Examples: `xcp-gateway watch VM`, `xcp-gateway watch --json | jq .changes`
     """
     watcher = Watcher(first=first, as_json=as_json)
-    try:
+    with suppress(KeyboardInterrupt, BrokenPipeError), failing():
         client.stream(socket, "POST", "/v1/watch", {"what": what}, watcher.line)
-    except client.UnreachableError as error:
-        fail(str(error), UNREACHABLE)
-    except client.RefusedError as error:
-        fail(str(error), refusal_status(error))
-    except (KeyboardInterrupt, BrokenPipeError):
-        return
 
 
 class Watcher:

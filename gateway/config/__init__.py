@@ -31,7 +31,7 @@ from gateway.config.toml import TomlDocument
 from gateway.config.toml import parse as parse_toml
 from gateway.core.rpc import units
 from gateway.mapping.problem import Path as Steps
-from gateway.mapping.problem import Positioned, Problem, format_place, unknown
+from gateway.mapping.problem import Positioned, Problem, unknown
 from gateway.mapping.schema import errors, explain
 from gateway.ops.process import cores
 
@@ -68,38 +68,25 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-class _Data:
-    """A document without text: its problems are at its beginning."""
-
-    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
-        self.path = path
-        self.data = dict(data)
-
-    def problem(self, path: Steps, message: str, *, key: bool = False) -> Problem:
-        """A problem with the value at `path`."""
-        del key
-        return Problem(str(self.path), 1, 1, format_place(path), message, "config")
-
-
 def load(path: Path, *checks: Check, text: str | None = None) -> Config:
     """Read and check a config file; raises ConfigError with all of its problems, those of `checks` included.
 
     `text` replaces the content of the file.
     """
-    return _checked(_read(path) if text is None else _parsed(path, text), checks)
+    return _checked(_read(path, text), checks)
 
 
 def parse(data: Mapping[str, Any], path: Path, *checks: Check) -> Config:
     """Check a document. `path` is the file that messages name and that relative paths start from."""
-    return _checked(_Data(path, data), checks)
+    return _checked(TomlDocument(path, "", dict(data), {}, {}), checks)
 
 
 def document(settings: Config) -> Positioned:
     """The document of a config that was loaded, for the places of problems that are found later."""
     try:
         return _read(Path(settings.file))
-    except ConfigError:  # it has changed since
-        return _Data(Path(settings.file), {})
+    except ConfigError:  # it has changed since: problems are at its beginning
+        return TomlDocument(Path(settings.file), "", {}, {}, {})
 
 
 def notes(settings: Config) -> list[str]:
@@ -121,33 +108,30 @@ def read_text(path: Path) -> str:
         raise ConfigError([Problem(str(path), *mark, "", "invalid UTF-8", "config")]) from error
 
 
-def _read(path: Path) -> TomlDocument:
-    return _parsed(path, read_text(path))
-
-
-def _parsed(path: Path, text: str) -> TomlDocument:
-    document = parse_toml(path, text)
+def _read(path: Path, text: str | None = None) -> TomlDocument:
+    document = parse_toml(path, read_text(path) if text is None else text)
     if isinstance(document, Problem):
         raise ConfigError([document])
     return document
 
 
-def _checked(document: TomlDocument | _Data, checks: Iterable[Check]) -> Config:
+def _checked(document: TomlDocument, checks: Iterable[Check]) -> Config:
     found: dict[Problem, None] = {}
     wrong: list[Steps] = []
     for error in errors(document.data, schema(), validator()):
-        problems = list(explain(document, error))
-        found.update(dict.fromkeys(problems))
+        found.update(dict.fromkeys(explain(document, error)))
         wrong += _wrong_nodes(error)
-    settings = _convert(document, wrong)
-    if isinstance(settings, Problem):
-        if not found:
-            found[settings] = None
-    else:
-        broken = {() if path[0] in ("bus", "upstream") and len(path) == 1 else path[:2] for path in wrong if path}
-        for check in (*_CHECKS, *checks):
-            found |= {document.problem(*each): None for each in check(settings) if each[0][:2] not in broken}
-    if found or isinstance(settings, Problem):
+    data = deepcopy(document.data)  # without its wrong nodes, so that the rest can be checked
+    for path in sorted(wrong, key=len, reverse=True):
+        _leave_out(data, path)
+    try:
+        settings = msgspec.convert({**data, "file": str(document.path)}, Config, dec_hook=_with_unit)
+    except msgspec.ValidationError as error:
+        raise ConfigError(sorted(found or [document.problem((), str(error))])) from error
+    broken = {() if path[0] in ("bus", "upstream") and len(path) == 1 else path[:2] for path in wrong if path}
+    for check in (*_CHECKS, *checks):
+        found |= {document.problem(*each): None for each in check(settings) if each[0][:2] not in broken}
+    if found:
         raise ConfigError(sorted(found))
     return settings
 
@@ -160,17 +144,6 @@ def _wrong_nodes(error: Any) -> list[Steps]:
     if error.validator == "required":
         return [(*path, key) for key in error.validator_value if key not in error.instance]
     return [(*path, error.instance)] if "propertyNames" in error.absolute_schema_path else [path]
-
-
-def _convert(document: TomlDocument | _Data, wrong: Iterable[Steps]) -> Config | Problem:
-    """The config without its wrong nodes, so that the rest can be checked."""
-    data = deepcopy(document.data)
-    for path in sorted(wrong, key=len, reverse=True):
-        _leave_out(data, path)
-    try:
-        return msgspec.convert({**data, "file": str(document.path)}, Config, dec_hook=_with_unit)
-    except msgspec.ValidationError as error:
-        return document.problem((), str(error))
 
 
 def _leave_out(data: Any, path: Steps) -> None:
@@ -233,21 +206,15 @@ def _listeners(settings: Config) -> Iterator[Finding]:
             yield (*place, "bind"), "a xenstore needs a listener of its own"
 
 
-def _admin_bus(settings: Config) -> Iterator[Finding]:
-    name = settings.admin.bus
+def _operators(settings: Config) -> Iterator[Finding]:
+    name, web = settings.admin.bus, settings.admin.web
     if name is not None and name not in settings.bus:
         yield ("admin", "bus"), unknown("bus", name, settings.bus)
     elif name is not None and settings.bus[name].address.startswith("unixexec:"):
-        yield (
-            ("admin", "bus"),
-            f"the bus '{name}' is reached through a program (unixexec), over which no operator can call",
-        )
-
-
-def _web_page(settings: Config) -> Iterator[Finding]:
-    address = settings.admin.web
-    if address is not None and reached_by_others(address, "") is not None:
-        yield ("admin", "web"), f"expected a loopback address such as tcp:127.0.0.1:8081, got {address}"
+        through = f"the bus '{name}' is reached through a program (unixexec)"
+        yield ("admin", "bus"), f"{through}, over which no operator can call"
+    if web is not None and reached_by_others(web, "") is not None:
+        yield ("admin", "web"), f"expected a loopback address such as tcp:127.0.0.1:8081, got {web}"
 
 
 def _workers(settings: Config) -> Iterator[Finding]:
@@ -258,7 +225,7 @@ def _workers(settings: Config) -> Iterator[Finding]:
         yield ("workers",), f"{text} `file` in [state], or workers = 1"
 
 
-_CHECKS: tuple[Check, ...] = (_services, _listeners, _admin_bus, _web_page, _workers)
+_CHECKS: tuple[Check, ...] = (_services, _listeners, _operators, _workers)
 
 
 def base_url(address: str) -> str:

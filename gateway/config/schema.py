@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -57,7 +57,7 @@ def _struct(kind: Any) -> dict[str, Any]:
     fields = [field for field in kind.fields if (kind.cls, field.name) != INTERNAL]
     return {
         "type": "object",
-        "description": _text(kind.cls.__doc__),
+        "description": " ".join((kind.cls.__doc__ or "").split()),
         "additionalProperties": False,
         "required": [field.name for field in fields if field.required],
         "properties": {field.name: {**_schema(field.type), **_default(field)} for field in fields},
@@ -85,10 +85,6 @@ def _limits(kind: Any, **names: str) -> dict[str, Any]:
     return {key: value for name, key in names.items() if (value := getattr(kind, name)) is not None}
 
 
-def _text(lines: str | None) -> str:
-    return " ".join((lines or "").split())
-
-
 def _dictionary(kind: Any) -> dict[str, Any]:
     names = _schema(kind.key_type)
     named = {"propertyNames": names} if "pattern" in names else {}
@@ -98,10 +94,6 @@ def _dictionary(kind: Any) -> dict[str, Any]:
         "additionalProperties": _schema(kind.value_type),
         **_limits(kind, min_length="minProperties"),
     }
-
-
-def _literal(values: Iterable[object]) -> dict[str, Any]:
-    return {"enum": list(values)}
 
 
 _KINDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
@@ -114,7 +106,7 @@ _KINDS: Mapping[type, Callable[[Any], dict[str, Any]]] = {
         "items": _schema(kind.item_type),
         **_limits(kind, min_length="minItems"),
     },
-    inspect.LiteralType: lambda kind: _literal(kind.values),
+    inspect.LiteralType: lambda kind: {"enum": list(kind.values)},
     inspect.StrType: lambda kind: {"type": "string", **_limits(kind, pattern="pattern", min_length="minLength")},
     inspect.IntType: lambda kind: {"type": "integer", **_limits(kind, ge="minimum")},
     inspect.BoolType: lambda _kind: {"type": "boolean"},

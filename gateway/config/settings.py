@@ -13,6 +13,11 @@ import msgspec
 from msgspec import Meta
 
 
+def about(description: str) -> Meta:
+    """The meaning of a key."""
+    return Meta(description=description)
+
+
 class Seconds(float):
     """A duration in seconds, written with its unit: "30s"."""
 
@@ -26,6 +31,7 @@ class WorkerCount(int):
 
 
 Count = Annotated[int, Meta(ge=1, title="a whole number, at least 1")]
+Number = Annotated[int, Meta(ge=0, title="a whole number, at least 0")]
 BusAddress = Annotated[
     str,
     Meta(
@@ -79,7 +85,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class BusConfig(_Section, frozen=True):
     """A message bus and the services on it. No other file says where a service is."""
 
-    address: Annotated[BusAddress, Meta(description="Where the bus is.")]
+    address: Annotated[BusAddress, about("Where the bus is.")]
     services: Annotated[
         tuple[Text, ...],
         Meta(
@@ -87,34 +93,20 @@ class BusConfig(_Section, frozen=True):
             description="Bus names on this bus, or patterns such as org.xen.xcp.*; the most specific one wins.",
         ),
     ]
-    connections: Annotated[Count, Meta(description="Connections to the bus.")] = 4
-    in_flight: Annotated[
-        Count, Meta(description="Calls per connection; a broker allows 128 pending replies by default.")
-    ] = 100
+    connections: Annotated[Count, about("Connections to the bus.")] = 4
+    in_flight: Annotated[Count, about("Calls per connection; a broker allows 128 pending replies by default.")] = 100
     per_destination: Annotated[
-        Count, Meta(description="Calls per service, so that a service that hangs does not starve the others.")
+        Count, about("Calls per service, so that a service that hangs does not starve the others.")
     ] = 64
-    waiting: Annotated[
-        int,
-        Meta(
-            ge=0,
-            title="a whole number, at least 0",
-            description="Calls per service that wait, up to half a second, until it has capacity.",
-        ),
-    ] = 128
+    waiting: Annotated[Number, about("Calls per service that wait, up to half a second, until it has capacity.")] = 128
     max_message: Annotated[
-        Size, Meta(description="The broker's limit for a message; it closes the connection over a larger one.")
+        Size, about("The broker's limit for a message; it closes the connection over a larger one.")
     ] = Size(32 * 1024**2)
     breaker_failures: Annotated[
-        int,
-        Meta(
-            ge=0,
-            title="a whole number, at least 0",
-            description="Failures in a row that open the circuit breaker of a service; 0: off.",
-        ),
+        Number, about("Failures in a row that open the circuit breaker of a service; 0: off.")
     ] = 5
     breaker_pause: Annotated[
-        Seconds, Meta(description="Time until an open circuit breaker probes; doubled each time, up to 30 s.")
+        Seconds, about("Time until an open circuit breaker probes; doubled each time, up to 30 s.")
     ] = Seconds(1)
 
 
@@ -134,86 +126,72 @@ class ListenerConfig(_Section, frozen=True):
     ] = "0660"
     trust_root: Annotated[
         bool,
-        Meta(
-            description="On a Unix socket: root logs in without a password, where the mapping has `root_login`. "
+        about(
+            "On a Unix socket: root logs in without a password, where the mapping has `root_login`. "
             "It has no effect on TCP."
         ),
     ] = False
     malformed_response: Annotated[
         Literal["dialect", "protocol", "http500"],
-        Meta(
-            description="The answer to a broken message: a fault of the protocol, or HTTP 500 as xapi; "
+        about(
+            "The answer to a broken message: a fault of the protocol, or HTTP 500 as xapi; "
             "`dialect`: HTTP 500 for the dialect `xenapi`. With `http500` a request without Content-Length or with "
             "Expect is broken too."
         ),
     ] = "dialect"
-    headers: Annotated[dict[str, str], Meta(description="Header fields that are added to every answer.")] = {}
-    batch: Annotated[
-        Literal["sequential", "concurrent"], Meta(description="How the entries of a batch are served.")
-    ] = "sequential"
-    concurrency: Annotated[Count, Meta(description='Entries of one batch at a time, with `batch = "concurrent"`.')] = 8
-    long_integers: Annotated[
-        Literal["number", "text"], Meta(description="How JSON integers beyond 2^53 are written.")
-    ] = "number"
-    max_body: Annotated[Size, Meta(description="The size of a request that a mapping reads, also inflated.")] = Size(
-        300 * 1024
+    headers: Annotated[dict[str, str], about("Header fields that are added to every answer.")] = {}
+    batch: Annotated[Literal["sequential", "concurrent"], about("How the entries of a batch are served.")] = (
+        "sequential"
     )
-    max_depth: Annotated[Count, Meta(description="The depth of nested values in a request.")] = 64
-    max_elements: Annotated[Count, Meta(description="The number of values in a request.")] = 100_000
-    max_batch: Annotated[Count, Meta(description="The entries of a batch or multicall.")] = 100
-    max_calls: Annotated[Count, Meta(description="Requests in flight.")] = 512
-    max_calls_per_domain: Annotated[
-        Count, Meta(description="In a xenstore: outstanding requests of each domain but 0.")
-    ] = 16
-    max_body_per_domain: Annotated[
-        Size, Meta(description="In a xenstore: bytes of all requests of such a domain together.")
-    ] = Size(64 * 1024)
-    max_connections: Annotated[Count, Meta(description="Open connections of clients.")] = 1024
+    concurrency: Annotated[Count, about('Entries of one batch at a time, with `batch = "concurrent"`.')] = 8
+    long_integers: Annotated[Literal["number", "text"], about("How JSON integers beyond 2^53 are written.")] = "number"
+    max_body: Annotated[Size, about("The size of a request that a mapping reads, also inflated.")] = Size(300 * 1024)
+    max_depth: Annotated[Count, about("The depth of nested values in a request.")] = 64
+    max_elements: Annotated[Count, about("The number of values in a request.")] = 100_000
+    max_batch: Annotated[Count, about("The entries of a batch or multicall.")] = 100
+    max_calls: Annotated[Count, about("Requests in flight.")] = 512
+    max_calls_per_domain: Annotated[Count, about("In a xenstore: outstanding requests of each domain but 0.")] = 16
+    max_body_per_domain: Annotated[Size, about("In a xenstore: bytes of all requests of such a domain together.")] = (
+        Size(64 * 1024)
+    )
+    max_connections: Annotated[Count, about("Open connections of clients.")] = 1024
     max_calls_per_peer: Annotated[
         Count | None,
-        Meta(description="Requests in flight of one user, address or IPv6 network. Default: half of `max_calls`."),
+        about("Requests in flight of one user, address or IPv6 network. Default: half of `max_calls`."),
     ] = None
     max_connections_per_peer: Annotated[
-        Count | None, Meta(description="The same for connections. Default: half of `max_connections`.")
+        Count | None, about("The same for connections. Default: half of `max_connections`.")
     ] = None
-    header_timeout: Annotated[Seconds, Meta(description="Time for the head of a request.")] = Seconds(10)
+    header_timeout: Annotated[Seconds, about("Time for the head of a request.")] = Seconds(10)
     body_timeout: Annotated[
-        Seconds, Meta(description="Time for a body that is read whole; of a streamed one, without any byte.")
+        Seconds, about("Time for a body that is read whole; of a streamed one, without any byte.")
     ] = Seconds(60)
-    write_timeout: Annotated[Seconds, Meta(description="Time in which a client takes nothing of a response.")] = (
-        Seconds(60)
-    )
-    keepalive_timeout: Annotated[Seconds, Meta(description="Time until an idle connection is closed.")] = Seconds(75)
+    write_timeout: Annotated[Seconds, about("Time in which a client takes nothing of a response.")] = Seconds(60)
+    keepalive_timeout: Annotated[Seconds, about("Time until an idle connection is closed.")] = Seconds(75)
     override_header: Annotated[
-        str, Meta(description="A header by which a client names the side that serves one call: legacy or dbus.")
+        str, about("A header by which a client names the side that serves one call: legacy or dbus.")
     ] = ""
-    override_parameter: Annotated[
-        str, Meta(description="A named parameter that does the same, and is taken out of the call.")
-    ] = ""
-    origins: Annotated[
-        tuple[Origin, ...], Meta(description="Origins of web pages that may call; `*`: any. Default: none.")
-    ] = ()
-    hosts: Annotated[
-        tuple[Text, ...], Meta(description="Host names (or name:port) that requests may use. Default: any.")
-    ] = ()
-    missing_host: Annotated[
-        Literal["refuse", "accept"], Meta(description="What happens to HTTP/1.1 without a Host header.")
-    ] = "refuse"
+    override_parameter: Annotated[str, about("A named parameter that does the same, and is taken out of the call.")] = (
+        ""
+    )
+    origins: Annotated[tuple[Origin, ...], about("Origins of web pages that may call; `*`: any. Default: none.")] = ()
+    hosts: Annotated[tuple[Text, ...], about("Host names (or name:port) that requests may use. Default: any.")] = ()
+    missing_host: Annotated[Literal["refuse", "accept"], about("What happens to HTTP/1.1 without a Host header.")] = (
+        "refuse"
+    )
     unmapped: Annotated[
         Literal["reject", "passthrough"],
-        Meta(description="What happens to requests that no endpoint takes: other paths and verbs."),
+        about("What happens to requests that no endpoint takes: other paths and verbs."),
     ] = "reject"
-    upstream: Annotated[str | None, Meta(description="The [upstream.NAME] that receives these requests.")] = None
+    upstream: Annotated[str | None, about("The [upstream.NAME] that receives these requests.")] = None
     tunnels: Annotated[
-        tuple[TunnelPath, ...], Meta(description="Paths at which CONNECT and Upgrade open a tunnel to `upstream`.")
+        tuple[TunnelPath, ...], about("Paths at which CONNECT and Upgrade open a tunnel to `upstream`.")
     ] = ()
-    max_tunnels: Annotated[Count, Meta(description="Open tunnels.")] = 64
-    websocket: Annotated[bool, Meta(description="JSON-RPC endpoints take WebSockets at their path.")] = False
-    server_sent_events: Annotated[bool, Meta(description="JSON-RPC endpoints answer GET at PATH/events.")] = False
-    max_waiting: Annotated[Count, Meta(description="Calls that wait for events; they are none of `max_calls`.")] = 4096
-    tunnel_grace: Annotated[
-        Seconds | None, Meta(description="Time for tunnels at stop. Default: the whole `grace`.")
-    ] = None
+    max_tunnels: Annotated[Count, about("Open tunnels.")] = 64
+    websocket: Annotated[bool, about("JSON-RPC endpoints take WebSockets at their path.")] = False
+    server_sent_events: Annotated[bool, about("JSON-RPC endpoints answer GET at PATH/events.")] = False
+    max_waiting: Annotated[Count, about("Calls that wait for events; they are none of `max_calls`.")] = 4096
+    tunnel_grace: Annotated[Seconds | None, about("Time for tunnels at stop. Default: the whole `grace`.")] = None
 
     @property
     def is_store(self) -> bool:
@@ -224,48 +202,42 @@ class ListenerConfig(_Section, frozen=True):
 class UpstreamConfig(_Section, frozen=True):
     """A legacy service."""
 
-    url: Annotated[UpstreamUrl, Meta(description="Where it is. A path in it is used for all requests.")]
-    codec: Annotated[
-        str, Meta(description="How calls are written: xmlrpc, jsonrpc, jsonrpc1 (JSON-RPC 1.0) or xenstore.")
-    ] = "xmlrpc"
-    dialect: Annotated[str, Meta(description="The convention on top: plain, xenapi or xapi_idl.")] = "plain"
+    url: Annotated[UpstreamUrl, about("Where it is. A path in it is used for all requests.")]
+    codec: Annotated[str, about("How calls are written: xmlrpc, jsonrpc, jsonrpc1 (JSON-RPC 1.0) or xenstore.")] = (
+        "xmlrpc"
+    )
+    dialect: Annotated[str, about("The convention on top: plain, xenapi or xapi_idl.")] = "plain"
     speaks: Annotated[
-        tuple[str, ...], Meta(description="Further codecs that it understands, at the paths where clients send them.")
+        tuple[str, ...], about("Further codecs that it understands, at the paths where clients send them.")
     ] = ()
     arguments: Annotated[
-        Literal["sent", "named", "positional"], Meta(description="How arguments are sent; `sent`: as the client does.")
+        Literal["sent", "named", "positional"], about("How arguments are sent; `sent`: as the client does.")
     ] = "sent"
-    names: Annotated[
-        Literal["same", "dashes"], Meta(description="`dashes`: reserve_memory is reserve-memory there.")
-    ] = "same"
-    host: Annotated[str, Meta(description="Replaces the Host header of the client.")] = ""
-    connections: Annotated[Count, Meta(description="Calls in flight.")] = 64
-    waiting: Annotated[
-        Count, Meta(description="Calls that wait for a connection; a further one is BUSY and not executed.")
-    ] = 128
+    names: Annotated[Literal["same", "dashes"], about("`dashes`: reserve_memory is reserve-memory there.")] = "same"
+    host: Annotated[str, about("Replaces the Host header of the client.")] = ""
+    connections: Annotated[Count, about("Calls in flight.")] = 64
+    waiting: Annotated[Count, about("Calls that wait for a connection; a further one is BUSY and not executed.")] = 128
     keepalive: Annotated[
         bool | None,
-        Meta(
-            description="Whether connections are reused. Default: once the service has sent "
+        about(
+            "Whether connections are reused. Default: once the service has sent "
             "`Connection: keep-alive` or left one open for 1 s, until it closes one."
         ),
     ] = None
-    idle: Annotated[Seconds, Meta(description="Time until an unused connection is closed.")] = Seconds(4)
-    connect_timeout: Annotated[Seconds, Meta(description="Time to connect.")] = Seconds(5)
-    timeout: Annotated[Seconds, Meta(description="Time for a response; a client may wait that long for an event.")] = (
-        Seconds(86_400)
+    idle: Annotated[Seconds, about("Time until an unused connection is closed.")] = Seconds(4)
+    connect_timeout: Annotated[Seconds, about("Time to connect.")] = Seconds(5)
+    timeout: Annotated[Seconds, about("Time for a response; a client may wait that long for an event.")] = Seconds(
+        86_400
     )
     max_answer: Annotated[
-        Size, Meta(description="The size of a response, also inflated; a larger one is a fault after the call.")
+        Size, about("The size of a response, also inflated; a larger one is a fault after the call.")
     ] = Size(32 * 1024**2)
-    ca_file: Annotated[
-        str | None, Meta(description="https: trusted authorities, in place of the system's. A PEM file.")
-    ] = None
-    verify: Annotated[bool, Meta(description="https: `false` disables certificate verification.")] = True
-    store: Annotated[str | None, Meta(description="xenstore: its socket. Default: as libxenstore finds it.")] = None
-    pid: Annotated[
-        bool, Meta(description="xenstore: whether the process that the service names must be alive on this host.")
-    ] = True
+    ca_file: Annotated[str | None, about("https: trusted authorities, in place of the system's. A PEM file.")] = None
+    verify: Annotated[bool, about("https: `false` disables certificate verification.")] = True
+    store: Annotated[str | None, about("xenstore: its socket. Default: as libxenstore finds it.")] = None
+    pid: Annotated[bool, about("xenstore: whether the process that the service names must be alive on this host.")] = (
+        True
+    )
 
 
 class MappingsConfig(_Section, frozen=True):
@@ -279,42 +251,38 @@ class MappingsConfig(_Section, frozen=True):
 class AdminConfig(_Section, frozen=True):
     """The operator's socket, which `xcp-gateway reload` and the other commands use."""
 
-    socket: Annotated[str, Meta(description="The path of the socket.")] = "/run/xcp-gateway/admin"
-    read: Annotated[tuple[Who, ...], Meta(description="Who may ask, beside root and the gateway's own user.")] = ()
-    change: Annotated[tuple[Who, ...], Meta(description="Who may change modes, reload and call, too.")] = ()
+    socket: Annotated[str, about("The path of the socket.")] = "/run/xcp-gateway/admin"
+    read: Annotated[tuple[Who, ...], about("Who may ask, beside root and the gateway's own user.")] = ()
+    change: Annotated[tuple[Who, ...], about("Who may change modes, reload and call, too.")] = ()
     group: Annotated[
-        Group | None, Meta(description="The group that can open the socket, once `read` or `change` name others.")
+        Group | None, about("The group that can open the socket, once `read` or `change` name others.")
     ] = None
-    bus: Annotated[
-        str | None, Meta(description="The [bus.NAME] on which operators are served too, as org.xen.xcp.gateway.")
-    ] = None
+    bus: Annotated[str | None, about("The [bus.NAME] on which operators are served too, as org.xen.xcp.gateway.")] = (
+        None
+    )
     web: Annotated[
-        MetricsAddress | None, Meta(description="The web page, on a loopback address; `xcp-gateway web` lets you in.")
+        MetricsAddress | None, about("The web page, on a loopback address; `xcp-gateway web` lets you in.")
     ] = None
-    metrics: Annotated[MetricsAddress | None, Meta(description="/metrics, /healthz and /readyz over TCP too.")] = None
+    metrics: Annotated[MetricsAddress | None, about("/metrics, /healthz and /readyz over TCP too.")] = None
 
 
 class LimitsConfig(_Section, frozen=True):
     """Limits of all listeners together. A request over a limit is refused at once, and nothing is executed."""
 
-    max_calls: Annotated[Count, Meta(description="Calls in flight.")] = 1024
-    max_buffered: Annotated[Size, Meta(description="Bytes of request bodies and answers in memory.")] = Size(
-        256 * 1024**2
-    )
+    max_calls: Annotated[Count, about("Calls in flight.")] = 1024
+    max_buffered: Annotated[Size, about("Bytes of request bodies and answers in memory.")] = Size(256 * 1024**2)
     max_buffered_per_peer: Annotated[
-        Size | None, Meta(description="The same of one user, address or IPv6 network. Default: half of the whole.")
+        Size | None, about("The same of one user, address or IPv6 network. Default: half of the whole.")
     ] = None
     max_observed: Annotated[
-        Count, Meta(description="Calls at one time that the other side runs to be compared; further ones are not.")
+        Count, about("Calls at one time that the other side runs to be compared; further ones are not.")
     ] = 64
 
 
 class StateConfig(_Section, frozen=True):
     """What outlives the process: modes set at run time, rollouts, their audit and call statistics."""
 
-    file: Annotated[
-        Text | None, Meta(description="The state file, relative to the config file. Default: in memory only.")
-    ] = None
+    file: Annotated[Text | None, about("The state file, relative to the config file. Default: in memory only.")] = None
 
 
 class LogConfig(_Section, frozen=True):
@@ -322,10 +290,10 @@ class LogConfig(_Section, frozen=True):
 
     format: Annotated[
         Literal["auto", "console", "json"],
-        Meta(description="console for people, json for machines; auto: console on a terminal."),
+        about("console for people, json for machines; auto: console on a terminal."),
     ] = "auto"
     level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="The least level; below info no line per call.")
+        Literal["debug", "info", "warning", "error"], about("The least level; below info no line per call.")
     ] = "info"
 
 
@@ -333,11 +301,9 @@ class TracesConfig(_Section, frozen=True):
     """Spans of calls for OpenTelemetry. A call whose client sends a sampled `traceparent` is traced."""
 
     url: Annotated[
-        CollectorUrl | None, Meta(description="Where a collector takes OTLP over HTTP. Default: nothing is traced.")
+        CollectorUrl | None, about("Where a collector takes OTLP over HTTP. Default: nothing is traced.")
     ] = None
-    share: Annotated[
-        Share, Meta(description="The share of the calls that are traced though their client names no trace.")
-    ] = "0%"
+    share: Annotated[Share, about("The share of the calls that are traced though their client names no trace.")] = "0%"
 
 
 class Config(_Section, frozen=True):
@@ -352,13 +318,11 @@ class Config(_Section, frozen=True):
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
     traces: TracesConfig = TracesConfig()
-    user: Annotated[
-        Text | None, Meta(description="Started as root: the user to change to once the sockets are bound.")
-    ] = None
-    grace: Annotated[Seconds, Meta(description="Time for calls in flight at stop.")] = Seconds(10)
+    user: Annotated[Text | None, about("Started as root: the user to change to once the sockets are bound.")] = None
+    grace: Annotated[Seconds, about("Time for calls in flight at stop.")] = Seconds(10)
     workers: Annotated[
         WorkerCount,
-        Meta(description="Processes that serve; they share the sockets and need a state file. `auto`: one a core."),
+        about("Processes that serve; they share the sockets and need a state file. `auto`: one a core."),
     ] = WorkerCount(1)
     file: str = ""  # where this was read; not a key of the file
 

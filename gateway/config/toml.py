@@ -85,69 +85,52 @@ class _Positions:
                 self._pair(table)
 
     def _header(self) -> Steps:
-        many = self.text.startswith("[[", self._at)
-        self._at += 2 if many else 1
-        *around, (name, at) = self._key()
-        self._at += 2 if many else 1
-        path: Steps = ()
-        for step, place in around:
-            path = self._inside((*path, step), place)
-        path = (*path, name)
+        brackets = 2 if self.text.startswith("[[", self._at) else 1
+        self._at += brackets
+        path, at = self._key(())
+        self._at += brackets
         self.keys.setdefault(path, at)
         self.values.setdefault(path, at)
-        if not many:
+        if brackets == 1:
             return path
         self._tables[path] = self._tables.get(path, -1) + 1
         path = (*path, self._tables[path])
         self.values[path] = at
         return path
 
-    def _inside(self, path: Steps, at: int) -> Steps:
-        """The table that a part of a dotted key leads into."""
-        self.keys.setdefault(path, at)
-        self.values.setdefault(path, at)
-        return (*path, self._tables[path]) if path in self._tables else path
-
     def _pair(self, table: Steps) -> None:
-        *around, (name, at) = self._key()
-        path = table
-        for step, place in around:
-            path = self._inside((*path, step), place)
-        path = (*path, name)
+        path, at = self._key(table)
         self.keys[path] = at
         self._at += 1  # =
         self._skip(_SPACE)
         self._value(path)
 
-    def _key(self) -> list[tuple[str, int]]:
-        """The parts of a dotted key, and where each begins."""
-        parts: list[tuple[str, int]] = []
+    def _key(self, path: Steps) -> tuple[Steps, int]:
+        """Where a dotted key leads from a table, through the tables of its parts; and where its last part begins."""
         while True:
             at = self._skip(_SPACE)
-            quoted = self.text[at] in "\"'"
-            word = self._take(_STRING if quoted else _BARE_KEY)
-            parts.append((next(iter(tomllib.loads(f"{word} = 0"))), at))
+            word = self._take(_STRING if self.text[at] in "\"'" else _BARE_KEY)
+            path = (*path, next(iter(tomllib.loads(f"{word} = 0"))))
             if self.text[self._skip(_SPACE)] != ".":
-                return parts
+                return path, at
             self._at += 1
+            self.keys.setdefault(path, at)
+            self.values.setdefault(path, at)
+            path = (*path, self._tables[path]) if path in self._tables else path
 
     def _value(self, path: Steps) -> None:
         self.values[path] = self._at
         first = self.text[self._at]
-        if first in "\"'":
-            self._take(_STRING)
-        elif first == "[":
-            self._members("]", lambda index: self._value((*path, index)))
-        elif first == "{":
-            self._members("}", lambda _index: self._pair(path))
-        else:
-            self._take(_SCALAR)
-
-    def _members(self, end: str, read: Any) -> None:
+        if first not in "[{":
+            self._take(_STRING if first in "\"'" else _SCALAR)
+            return
         self._at += 1
         index = 0
-        while self.text[self._skip(_BLANK)] != end:
-            read(index)
+        while self.text[self._skip(_BLANK)] not in "]}":
+            if first == "[":
+                self._value((*path, index))
+            else:
+                self._pair(path)
             index += 1
             if self.text[self._skip(_BLANK)] == ",":
                 self._at += 1

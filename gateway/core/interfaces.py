@@ -3,6 +3,8 @@
 Adapters subclass these protocols explicitly, and tests/conformance checks every adapter of a kind against its contract.
 """
 
+# ruff: noqa: ARG002 - what a protocol does by default uses not all that its adapters get
+
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -53,13 +55,8 @@ class Codec(Protocol):
     `charset` is that of the Content-Type, for protocols that leave the encoding open; empty if there is none.
     """
 
-    @property
-    def name(self) -> str:
-        """Its name in mapping files: "xmlrpc"."""
-
-    @property
-    def content_type(self) -> str:
-        """The exact Content-Type of its answers."""
+    name: str  # in mapping files: "xmlrpc"
+    content_type: str  # the exact Content-Type of its answers
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
         """Read one message. Unreadable bytes give an envelope with one Fault, which `encode` can answer."""
@@ -76,12 +73,7 @@ class Codec(Protocol):
     def decode_outcome(self, body: bytes, charset: str = "") -> Outcome:
         """Read an answer as a client. Unreadable bytes give a Fault (PARSE_ERROR)."""
 
-    def decode_answers(
-        self,
-        body: bytes,
-        envelope: Envelope,  # noqa: ARG002 - for batches
-        charset: str = "",
-    ) -> Sequence[Outcome]:
+    def decode_answers(self, body: bytes, envelope: Envelope, charset: str = "") -> Sequence[Outcome]:
         """Read the answer to this message as its client does: one outcome for each entry.
 
         An entry that wants no answer has Reply(None). This implementation is for codecs without batches.
@@ -99,14 +91,8 @@ class Dialect(Protocol):
     malformed_as_page: bool = False
     has_notifications: bool = True
     echo: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its name in mapping files: "xenapi"."""
-
-    @property
-    def spelling(self) -> MethodSpelling:
-        """The forms in which its servers accept the name of a method."""
+    name: str  # in mapping files: "xenapi"
+    spelling: MethodSpelling  # the forms in which its servers accept the name of a method
 
     def unwrap_call(self, call: Call) -> Call:
         """The call as the client sent it -> as the mapping reads it."""
@@ -149,10 +135,7 @@ class PassedMessage(Protocol):
 
 
 class Endpoint(Protocol):
-    """The receiver of a transport's messages for one path: bytes in, bytes out.
-
-    An endpoint that reads its messages (`pipeline.endpoint.RpcEndpoint`) also takes decoded ones, in its `handle`.
-    """
+    """The receiver of a transport's messages for one path: bytes in, bytes out; see `pipeline.endpoint.RpcEndpoint`."""
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         """Answer one message; raises nothing but the cancellation of its task.
@@ -162,7 +145,7 @@ class Endpoint(Protocol):
         capacity is free, and it is counted and logged as unknown. The CancelledError is passed on at once.
         """
 
-    def receive(self, body: bytes, peer: Peer, carried: RequestMetadata, client: AnswerTaker) -> AnswerLater | None:  # noqa: ARG002
+    def receive(self, body: bytes, peer: Peer, carried: RequestMetadata, client: AnswerTaker) -> AnswerLater | None:
         """Take one message: returns what answers it in a task, or None where `client` waits for it without one."""
         return partial(self.answer, body, peer, carried)
 
@@ -354,17 +337,12 @@ class UpstreamConnection(Protocol):
         """
 
     def send_at_once(
-        self,
-        body: bytes,  # noqa: ARG002
-        carried: RequestMetadata,  # noqa: ARG002
-        receiver: AnswerReceiver,  # noqa: ARG002
-        *,
-        repeatable: bool,  # noqa: ARG002
+        self, body: bytes, carried: RequestMetadata, receiver: AnswerReceiver, *, repeatable: bool
     ) -> SentMessage | None:
         """Send one message without a task. None: that is not possible now, and nothing was sent; see `send`."""
         return None
 
-    async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:  # noqa: ARG002
+    async def relay(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
         """Stream one exchange; `idle_timeout`: seconds during which no byte passes in either direction.
 
         Returns the head of the response that the client has been sent to the end. A Fault says why there is none, or,
@@ -417,13 +395,7 @@ class UpstreamBackend(Backend, Protocol):
         """
 
     def send_at_once(
-        self,
-        upstream: str,  # noqa: ARG002
-        body: bytes,  # noqa: ARG002
-        carried: RequestMetadata,  # noqa: ARG002
-        receiver: AnswerReceiver,  # noqa: ARG002
-        *,
-        repeatable: bool,  # noqa: ARG002
+        self, upstream: str, body: bytes, carried: RequestMetadata, receiver: AnswerReceiver, *, repeatable: bool
     ) -> tuple[SentMessage, float] | None:
         """Pass a message through without a task, and return the timeout too; see UpstreamConnection."""
         return None

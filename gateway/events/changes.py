@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -148,7 +148,7 @@ class Wanted(NamedTuple):
         """Whether a change of this object is wanted."""
         return self.everything or object_id[0] in self.classes or object_id in self.objects
 
-    def concerned(self, names: Collection[str]) -> list[str]:
+    def concerned(self, names: Iterable[str]) -> list[str]:
         """The classes of which any object is wanted."""
         wanted = self.classes | {name for name, _ in self.objects}
         return [name for name in names if self.everything or name in wanted]
@@ -170,6 +170,7 @@ class Wanted(NamedTuple):
 
 
 NOTHING = Wanted()
+EVERYTHING = Wanted(everything=True)
 
 
 class ChangeLog:
@@ -273,38 +274,23 @@ class ChangeLog:
         return token.epoch == self.epoch and self.forgotten <= token.generation <= self.generation
 
     def since(self, generation: int, wanted: Wanted) -> list[ObjectState]:
-        """The wanted objects that have changed since, the oldest change first.
+        """The wanted objects that have changed since, the oldest change first: since 0 all that exist.
 
         A deleted one that the client does not have is left out.
         """
+        changed = self.changed_since(generation, wanted)
+        return [each for each in changed if not each.is_deleted or each.was_there(generation)]
+
+    def changed_since(self, generation: int, wanted: Wanted) -> list[ObjectState]:
+        """The same with every deleted object."""
         found: list[ObjectState] = []
         for state in self._candidates(wanted):
             if state.modified <= generation:
                 break
-            if wanted.has(state.id) and (not state.is_deleted or state.was_there(generation)):
+            if wanted.has(state.id):
                 found.append(state)
         found.reverse()
         return found
-
-    def changed_since(self, generation: int) -> list[ObjectState]:
-        """Every object that has changed since, deleted ones too, the oldest change first."""
-        found: list[ObjectState] = []
-        for state in reversed(self._objects.values()):
-            if state.modified <= generation:
-                break
-            found.append(state)
-        found.reverse()
-        return found
-
-    def existing(self, wanted: Wanted) -> list[ObjectState]:
-        """The wanted objects that exist, the oldest change first."""
-        found = [each for each in self._candidates(wanted) if not each.is_deleted and wanted.has(each.id)]
-        found.reverse()
-        return found
-
-    def counts(self, names: Collection[str]) -> dict[str, int]:
-        """The number of objects of each class."""
-        return {name: self._counts[name] for name in names}
 
     def _candidates(self, wanted: Wanted) -> Iterable[ObjectState]:
         """Objects among which all wanted ones are, the one that changed last first."""
@@ -316,7 +302,13 @@ class ChangeLog:
 
 def event_records(changes: Iterable[ObjectChange]) -> Value:
     """The events of a batch as XenAPI has them: new objects, messages first; then changed ones, then those gone."""
-    return [event_record(change) for change in sorted(changes, key=_order)]
+    order = {"add": 1, "mod": 2, "del": 3}
+
+    def place(change: ObjectChange) -> int:
+        is_new_message = change.operation == "add" and change.state.id[0] == MESSAGE
+        return 0 if is_new_message else order[change.operation]
+
+    return [event_record(change) for change in sorted(changes, key=place)]
 
 
 def event_record(change: ObjectChange) -> Value:
@@ -331,11 +323,3 @@ def event_record(change: ObjectChange) -> Value:
         "ref": ref,
     }
     return event if operation == "del" else {**event, "snapshot": state.record}
-
-
-def _order(change: ObjectChange) -> int:
-    if change.operation == "del":
-        return 3
-    if change.operation == "mod":
-        return 2
-    return 0 if change.state.id[0] == MESSAGE else 1

@@ -18,11 +18,10 @@ from time import time
 from typing import Protocol, Self
 
 from gateway.core.routing.object_class import ObjectClass
-from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Outcome, Value
-from gateway.events.changes import ChangeLog, ObjectId, Token, Wanted
+from gateway.core.rpc.model import Value
+from gateway.events.changes import ChangeLog, ObjectId, Wanted
 from gateway.events.objects import ObjectSource, ServiceObjects
-from gateway.events.saved import LogSaver, Missed, RecalledLogs
+from gateway.events.saved import LogSaver, RecalledLogs
 from gateway.mapping.table import Table
 from gateway.state.event_logs import LARGEST
 from gateway.state.store import StateStore
@@ -137,19 +136,19 @@ class ServiceEvents:
     def __init__(self, service: str, source: ObjectSource, state: StateStore | None = None) -> None:
         self.service = service
         self.classes: Mapping[str, ObjectClass] = {}  # by name in lower case
-        self._source = source
+        self.source = source
         self.log = ChangeLog(int(time() * 1e6), self._changed, epoch=1 + randbelow(LARGEST))
         self._saver: LogSaver | None = None
-        self._recalled: RecalledLogs | None = None
+        self.recalled: RecalledLogs | None = None  # logs of other processes
         if state is not None and state.path is not None:
             self._saver = LogSaver(service, self.log, state, lambda: self.is_read)
-            self._recalled = RecalledLogs(service, self.log, state)
+            self.recalled = RecalledLogs(service, self.log, state)
         self._objects: dict[str, tuple[ServiceObjects, asyncio.Task[None]]] = {}  # by bus name
         self._fingerprint = ""
-        self._own: Collection[OwnObjects] = ()
+        self.own: Collection[OwnObjects] = ()
         self._ending: list[asyncio.Task[None]] = []
         self._is_started = False
-        self._is_released = False  # nobody waits any more
+        self.is_released = False  # the gateway stops, so that no client may wait
         self._waiters: dict[Waiter, None] = {}
         # By what they want: EVERYTHING, classes, objects. Most objects are wanted by one, which needs no dict.
         self._by_key: dict[str | ObjectId, Waiter | dict[Waiter, None]] = {}
@@ -169,7 +168,7 @@ class ServiceEvents:
         """Use these classes from now on. If they differ, everything is read again."""
         fingerprint = "\n".join(each.fingerprint for each in classes)
         self.classes = {each.name.lower(): each for each in classes}
-        self._own = own
+        self.own = own
         if fingerprint != self._fingerprint:
             self._fingerprint = fingerprint
             if self._is_started:
@@ -183,7 +182,7 @@ class ServiceEvents:
             self._beat()
             if self._saver is not None:
                 self._saver.start()
-            for own in self._own:
+            for own in self.own:
                 self._add_own(own)
 
     def _follow(self) -> None:
@@ -195,7 +194,7 @@ class ServiceEvents:
             objects = ServiceObjects(bus_name, classes, self.log, self._on_read)
             if bus_name in before:
                 objects.adopt(before[bus_name][0])
-            task = asyncio.get_running_loop().create_task(objects.run(self._source))
+            task = asyncio.get_running_loop().create_task(objects.run(self.source))
             self._objects[bus_name] = objects, task
         for bus_name, (objects, task) in before.items():
             task.cancel()
@@ -214,8 +213,8 @@ class ServiceEvents:
 
     def _beat(self) -> None:
         """Have clients that wait for everything, or for the pool, see that the gateway is alive."""
-        if self._recalled is not None:
-            self._recalled.forget_unused()
+        if self.recalled is not None:
+            self.recalled.forget_unused()
         if not self._by_key.keys().isdisjoint((EVERYTHING, BEATS)):
             for object_id in self.log.of_class(BEATS):
                 self.log.touch(object_id)
@@ -233,19 +232,9 @@ class ServiceEvents:
         own.subscribe(tell)
 
     @property
-    def own_classes(self) -> list[str]:
-        """The classes of the gateway's own objects, in lower case."""
-        return [own.name for own in self._own]
-
-    @property
     def is_read(self) -> bool:
         """Whether the state of every object was read once, so that there is something to tell."""
         return self._is_started and all(objects.was_read for objects, _ in self._objects.values())
-
-    @property
-    def is_current(self) -> bool:
-        """Whether everything that the services have sent is known."""
-        return self._is_started and all(objects.is_current for objects, _ in self._objects.values())
 
     async def stop(self) -> None:
         """Follow the services no more."""
@@ -262,10 +251,6 @@ class ServiceEvents:
             await self._saver.stop()
 
     # Waiting
-
-    def waiting(self, wanted: Wanted, session: str) -> Waiter:
-        """A client that waits while the returned waiter is entered."""
-        return Waiter(self, wanted, session)
 
     def add(self, waiter: Waiter) -> None:
         """A client begins to wait."""
@@ -287,14 +272,9 @@ class ServiceEvents:
             if not isinstance(found, dict) or not found:
                 del self._by_key[key]
 
-    @property
-    def is_released(self) -> bool:
-        """Whether the gateway stops, so that no client may wait."""
-        return self._is_released
-
     def release(self) -> None:
         """Have every client go on with what it has: the gateway stops."""
-        self._is_released = True
+        self.is_released = True
         self._wake_all()
 
     def end_session(self, session: str) -> None:
@@ -303,19 +283,6 @@ class ServiceEvents:
             if waiter.session == session:
                 waiter.is_ended = True
                 waiter.wake()
-
-    async def ask(self, route: Route, call: Call) -> Outcome:
-        """Make a call; once it is answered, every signal that was sent before its reply is in the change log."""
-        return await self._source.ask(route, call)
-
-    @property
-    def token(self) -> Token:
-        """The token of now."""
-        return self.log.token
-
-    async def missed_since(self, token: Token, wanted: Wanted) -> Missed | None:
-        """What a client has missed since a token of another process; None: it is not certain."""
-        return None if self._recalled is None else await self._recalled.missed_since(token, wanted)
 
     def _changed(self, object_id: ObjectId) -> None:
         self._note_change()
@@ -365,7 +332,7 @@ class EventHub:
         self._own = own
         self._state = state
         self._services: dict[str, ServiceEvents] = {}
-        self._on_release: dict[Callable[[], object], None] = {}
+        self.on_release: dict[Callable[[], object], None] = {}  # called if the gateway stops
 
     async def follow(self, table: Table) -> None:
         """Use the classes of a mapping from now on. Clients go on waiting."""
@@ -383,19 +350,6 @@ class EventHub:
         """The events of a mapping file; None: it has no classes."""
         return self._services.get(service)
 
-    def when_released(self, tell: Callable[[], object]) -> None:
-        """Call `tell` if the gateway stops, until `not_when_released`."""
-        self._on_release[tell] = None
-
-    def not_when_released(self, tell: Callable[[], object]) -> None:
-        """Do not call `tell` any more."""
-        self._on_release.pop(tell, None)
-
-    @property
-    def waiting(self) -> int:
-        """How many clients wait."""
-        return sum(map(len, self._services.values()))
-
     def end_session(self, session: str) -> None:
         """Wake the clients of a session that has ended."""
         for each in self._services.values():
@@ -403,7 +357,7 @@ class EventHub:
 
     def release(self) -> None:
         """Have every client go on with what it has: the gateway stops."""
-        told, self._on_release = self._on_release, {}
+        told, self.on_release = self.on_release, {}
         for tell in told:
             tell()
         for each in self._services.values():

@@ -87,13 +87,10 @@ class ServiceObjects(EventFeed):
         self._log = log
         self._on_read = on_read
         self._managers: dict[str, _Manager] = {}
-        self._manager_of: dict[ObjectClass, _Manager] = {}
         self._by_interface: dict[str, list[ObjectClass]] = {}
         self._objects: dict[ObjectClass, dict[str, _Object]] = {each: {} for each in classes}  # by class and path
         for each in classes:
-            manager = self._managers.setdefault(each.manager, _Manager(each.manager))
-            manager.classes.append(each)
-            self._manager_of[each] = manager
+            self._managers.setdefault(each.manager, _Manager(each.manager)).classes.append(each)
             self._by_interface.setdefault(each.interface, []).append(each)
         self._due: dict[tuple[str, str], None] = {}  # path and interface of objects to be read
         self._epoch = 0  # grows whenever events may be lost: the reply to an older read is out of date
@@ -106,11 +103,6 @@ class ServiceObjects(EventFeed):
     def was_read(self) -> bool:
         """Whether every object has been read once."""
         return all(manager.was_read for manager in self._managers.values())
-
-    @property
-    def is_current(self) -> bool:
-        """Whether everything that the service has sent is known."""
-        return bool(self._owner) and not self._due and all(each.is_read for each in self._managers.values())
 
     async def run(self, source: ObjectSource) -> None:
         """Follow the service until cancelled."""
@@ -158,12 +150,11 @@ class ServiceObjects(EventFeed):
 
     def _current(self, path: str, interface: str) -> list[ObjectClass]:
         """The classes of an object whose signals can be applied. Where one is being read, the object is read later."""
-        classes = [each for each in self._by_interface.get(interface, ()) if each.has(path)]
-        managers = [self._manager_of[each] for each in classes]
-        if any(manager.is_reading for manager in managers):
+        if self._is_reading(path, interface):
             self._read_object(path, interface)
             return []
-        return classes if all(manager.is_read for manager in managers) else []
+        classes = [each for each in self._by_interface.get(interface, ()) if each.has(path)]
+        return classes if all(self._managers[each.manager].is_read for each in classes) else []
 
     def _on_properties(self, path: str, interface: str, changed: Any, invalidated: Any) -> None:
         for each in self._current(path, interface):
@@ -178,14 +169,14 @@ class ServiceObjects(EventFeed):
             self._update(each, path, properties)
 
     def _on_removed(self, path: str, interface: str) -> None:
+        if not self._is_reading(path, interface):
+            self._due.pop((path, interface), None)
         for each in self._current(path, interface):
             self._remove(each, path)
-        self._due.pop((path, interface), None) if not self._is_reading(path, interface) else None
 
     def _is_reading(self, path: str, interface: str) -> bool:
-        return any(
-            self._manager_of[each].is_reading for each in self._by_interface.get(interface, ()) if each.has(path)
-        )
+        found = self._by_interface.get(interface, ())
+        return any(self._managers[each.manager].is_reading for each in found if each.has(path))
 
     def _read_object(self, path: str, interface: str) -> None:
         self._due[path, interface] = None
@@ -241,74 +232,63 @@ class ServiceObjects(EventFeed):
         single = [*self._due] if not unread else []
         async with asyncio.TaskGroup() as tasks:
             for manager in unread:
-                tasks.create_task(self._read_manager(source, manager, slots))
+                call = MethodCall(self.bus_name, manager.path, MANAGER, "GetManagedObjects", "")
+                take_all = partial(self._take_all, manager)
+                tasks.create_task(self._read(source, slots, call, MANAGED, take_all, manager))
             for path, interface in single:
-                tasks.create_task(self._read_one(source, path, interface, slots))
+                call = MethodCall(self.bus_name, path, PROPERTIES, "GetAll", "s", [interface])
+                take_one = partial(self._take_one, path, interface)
+                tasks.create_task(self._read(source, slots, call, "a{sv}", take_one, _Manager(path)))  # of itself alone
         if unread and not any(not manager.is_read for manager in unread):
             self._pause = FIRST_PAUSE
             if self._due:
                 self._more.set()
 
-    async def _read_manager(self, source: ObjectSource, manager: _Manager, slots: asyncio.Semaphore) -> None:
+    async def _read(
+        self,
+        source: ObjectSource,
+        slots: asyncio.Semaphore,
+        call: MethodCall,
+        expected: str,
+        take: Callable[[Any], None],
+        manager: _Manager,
+    ) -> None:
+        """Read a manager or one object: `take` gets the first value of the reply, or None where there is no object."""
         epoch = self._epoch
 
-        def take(answer: Sequence[Any] | Fault) -> None:
+        def took(answer: Sequence[Any] | Fault) -> None:
             if epoch != self._epoch:
                 return
             manager.is_reading = False
-            if not isinstance(answer, Fault):
-                self._guarded(lambda: self._take_all(manager, answer[0]))
-            elif answer.code in GONE:
-                self._take_all(manager, {})
-            else:
-                self._later(f"{manager.path}: {answer.message}")
+            if isinstance(answer, Fault) and answer.code not in GONE:
+                self._later(f"{call.object_path}: {answer.message}")
+                return
+            try:
+                take(None if isinstance(answer, Fault) else answer[0])
+            except Exception:  # noqa: BLE001 - it is called by the connection, which must go on
+                _log.exception("a bug while taking over the state of a service", bus_name=self.bus_name)
+                self._later("a bug")
 
         async with slots:
-            if epoch == self._epoch:
-                manager.is_reading = True
-                call = MethodCall(self.bus_name, manager.path, MANAGER, "GetManagedObjects", "")
-                try:
-                    await self._query(source, call, MANAGED, take)
-                finally:
-                    manager.is_reading = False
-
-    async def _read_one(self, source: ObjectSource, path: str, interface: str, slots: asyncio.Semaphore) -> None:
-        epoch = self._epoch
-
-        def take(answer: Sequence[Any] | Fault) -> None:
             if epoch != self._epoch:
                 return
-            if isinstance(answer, Fault) and answer.code not in GONE:
-                self._later(f"{path}: {answer.message}")
-                return
-            self._due.pop((path, interface), None)
-            if not self._due:
-                self._pause = FIRST_PAUSE
-            if isinstance(answer, Fault):
-                self._on_removed(path, interface)
-            else:
-                self._guarded(lambda: self._on_added(path, interface, answer[0]))
+            manager.is_reading = True
+            try:
+                async with asyncio.timeout(READ_TIMEOUT):
+                    fault = await source.query(call, expected, took)
+            except TimeoutError:
+                fault = Fault(FaultCode.TIMEOUT, f"no answer within {READ_TIMEOUT:g} s")
+            finally:
+                manager.is_reading = False
+            if fault is not None and epoch == self._epoch:
+                self._later(f"{call.object_path}: {fault.message}")
 
-        async with slots:
-            call = MethodCall(self.bus_name, path, PROPERTIES, "GetAll", "s", [interface])
-            await self._query(source, call, "a{sv}", take)
-
-    async def _query(self, source: ObjectSource, call: MethodCall, expected: str, take: Take) -> None:
-        epoch = self._epoch
-        try:
-            async with asyncio.timeout(READ_TIMEOUT):
-                fault = await source.query(call, expected, take)
-        except TimeoutError:
-            fault = Fault(FaultCode.TIMEOUT, f"no answer within {READ_TIMEOUT:g} s")
-        if fault is not None and epoch == self._epoch:
-            self._later(f"{call.object_path}: {fault.message}")
-
-    def _take_all(self, manager: _Manager, objects: Mapping[str, Mapping[str, Properties]]) -> None:
+    def _take_all(self, manager: _Manager, objects: Mapping[str, Mapping[str, Properties]] | None) -> None:
         """Take over the objects of a manager; those that it does not have any more are gone."""
         for each in manager.classes:
             found = {
                 path: interfaces[each.interface]
-                for path, interfaces in objects.items()
+                for path, interfaces in (objects or {}).items()
                 if each.interface in interfaces and each.has(path)
             }
             for path in [path for path in self._objects[each] if path not in found]:
@@ -318,12 +298,14 @@ class ServiceObjects(EventFeed):
         manager.is_read = manager.was_read = True
         self._on_read()
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception:  # noqa: BLE001 - it is called by the connection, which must go on
-            _log.exception("a bug while taking over the state of a service", bus_name=self.bus_name)
-            self._later("a bug")
+    def _take_one(self, path: str, interface: str, properties: Properties | None) -> None:
+        self._due.pop((path, interface), None)
+        if not self._due:
+            self._pause = FIRST_PAUSE
+        if properties is None:
+            self._on_removed(path, interface)
+        else:
+            self._on_added(path, interface, properties)
 
     def _later(self, why: str) -> None:
         """Read again after a pause. Of several failures in one pause the first is logged."""

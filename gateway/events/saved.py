@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from gateway.core.admin.records import SavedLog, SavedObject, StateRefused
 from gateway.core.logger import Logger
-from gateway.events.changes import ChangeLog, ObjectChange, ObjectId, ObjectState, Token, Wanted
+from gateway.events.changes import EVERYTHING, ChangeLog, ObjectChange, ObjectId, ObjectState, Token, Wanted
 from gateway.state.event_logs import MOST_LOGS, MOST_OBJECTS
 from gateway.state.store import StateStore
 
@@ -28,8 +28,6 @@ WHOLE = 60.0  # seconds at least between two times that it is written whole whil
 SHARE = 20  # the pause is at least so many times as long as the writing took
 SLICE = 0.002  # seconds of work before the event loop serves others
 MOST_RECALLED = MOST_LOGS  # logs of other epochs in memory, of each service: all that the file has
-
-EVERYTHING = Wanted(everything=True)
 
 _log = Logger()
 
@@ -108,7 +106,7 @@ class LogSaver:
         saved = log.generation
         if saved == after or len(log) > MOST_OBJECTS:
             return True
-        listed = [(state, state.modified) for state in log.changed_since(0 if after is None else after)]
+        listed = [(state, state.modified) for state in log.changed_since(0 if after is None else after, EVERYTHING)]
         await make_digests((state for state, modified in listed if state.modified == modified), pause)
         objects = tuple(_saved(state, modified) for state, modified in listed)
         part = SavedLog(self._service, log.epoch, saved, log.forgotten, objects)
@@ -152,7 +150,7 @@ class RecalledLogs:
         if written is None:
             return None
         if not written.is_compared:
-            await make_digests(self._changes.existing(EVERYTHING))
+            await make_digests(self._changes.since(0, EVERYTHING))
         return Missed(written.missed_since(token.generation, wanted), self._changes.token)
 
     def forget_unused(self) -> None:
@@ -166,8 +164,10 @@ class RecalledLogs:
         async with self._reading:
             known = self._known.get(epoch)
             if known is None or not known.saved.has(token.generation):
-                found = None if self._state.trouble else await self._find(token)
-                if found is None:  # a generation that nobody has written costs no log that is known
+                found = None
+                if not self._state.trouble:
+                    found = await self._state.event_log(self._service, epoch, token.generation)
+                if not isinstance(found, SavedLog):  # a generation that nobody has written costs no log that is known
                     return None
                 known = WrittenLog(found, self._changes)
             self._known.pop(epoch, None)
@@ -176,10 +176,6 @@ class RecalledLogs:
             for oldest in [*self._known][:-MOST_RECALLED]:
                 del self._known[oldest]
             return known
-
-    async def _find(self, token: Token) -> SavedLog | None:
-        found = await self._state.event_log(self._service, token.epoch, token.generation)
-        return found if isinstance(found, SavedLog) else None
 
 
 def _order(change: ObjectChange) -> tuple[bool, int, ObjectId]:
@@ -219,9 +215,9 @@ class WrittenLog:
         log, compared = self._log, self._compared
         self._compared = log.generation
         if compared is not None and log.forgotten <= compared:
-            self._differing.update(state.id for state in log.changed_since(compared))
+            self._differing.update(state.id for state in log.changed_since(compared, EVERYTHING))
             return
-        here = {state.id: state for state in log.existing(EVERYTHING)}
+        here = {state.id: state for state in log.since(0, EVERYTHING)}
         self._differing.update(each for each in self._objects if each not in here)
         for object_id, state in here.items():
             found = self._objects.get(object_id)

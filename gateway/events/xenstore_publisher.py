@@ -14,9 +14,9 @@ from typing import Protocol
 
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.target import Subscription
-from gateway.core.interfaces import NodePublisher
+from gateway.core.interfaces import EventFeed, NodePublisher
 from gateway.core.logger import Logger
-from gateway.core.routing.publication import Publication
+from gateway.core.routing.publication import Publication, WatchTrigger
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Value
 from gateway.mapping.table import Table
@@ -28,16 +28,10 @@ GONE = frozenset({FaultCode.NOT_FOUND, FaultCode.UNKNOWN_METHOD})  # faults of a
 _log = Logger()
 
 
-class EventQueue(Protocol):
-    """The events of a subscription, in their order."""
+class EventQueue(EventFeed, Protocol):
+    """The events of a subscription, in their order; a feed to which events can be added as if the service sent them."""
 
     def __aiter__(self) -> AsyncIterator[Event | EventsLost]: ...
-
-    def put(self, event: Event) -> bool:
-        """Add an event as if the service had sent it."""
-
-    def miss(self, missed: EventsLost) -> None:
-        """Add a gap: events may have been missed."""
 
 
 class Source(Protocol):
@@ -90,19 +84,13 @@ class PublicationFeed:
             if isinstance(event, EventsLost):
                 await self._resync(event)
             elif self._publication.read is None:
-                self._on_signal(event)
+                key = self._publication.key(event.object_path)
+                if key is not None:
+                    self._show(key, dict(zip(self._publication.arguments, event.body, strict=True)), by_node=True)
             else:
                 await self._on_properties(event)
         except Exception:  # noqa: BLE001 - a bug must cost only this event
             _log.exception("a bug prevented an event from being published", source=self._publication.source)
-
-    # Signals
-
-    def _on_signal(self, event: Event) -> None:
-        key = self._publication.key(event.object_path)
-        if key is not None:
-            values = dict(zip(self._publication.arguments, event.body, strict=True))
-            self._show(key, values, by_node=True)
 
     # Properties
 
@@ -122,29 +110,21 @@ class PublicationFeed:
                 self._update(key, properties)
 
     async def _on_properties(self, event: Event) -> None:
-        if event.interface != self._publication.subscriptions[0].interface:
-            await self._on_objects(event)
-            return
-        key = self._publication.key(event.object_path)
-        if key is None:
-            return
-        if key not in self._known or event.invalidated:
-            await self._read(key)
-        else:
-            self._update(key, {**self._known[key], **event.properties})
-
-    async def _on_objects(self, event: Event) -> None:
-        """Handle InterfacesAdded or InterfacesRemoved: an object path, and interfaces."""
-        object_path, interfaces = event.body
-        assert isinstance(object_path, str)
+        """Handle a change of properties; or InterfacesAdded or InterfacesRemoved: an object path, and interfaces."""
+        interface = self._publication.subscriptions[0].interface
+        is_change = event.interface == interface
+        path, interfaces = (event.object_path, [interface]) if is_change else event.body
+        assert isinstance(path, str)
         assert isinstance(interfaces, dict | list)
-        key = self._publication.key(object_path)
-        if key is None or self._publication.subscriptions[0].interface not in interfaces:
+        key = self._publication.key(path)
+        if key is None or interface not in interfaces:
             return
-        if event.member == "InterfacesAdded":
-            await self._read(key)
-        else:
+        if event.member == "InterfacesRemoved":
             self._drop(key)
+        elif is_change and key in self._known and not event.invalidated:
+            self._update(key, {**self._known[key], **event.properties})
+        else:
+            await self._read(key)
 
     async def _read(self, key: str) -> None:
         """Read the properties of one object."""
@@ -169,16 +149,13 @@ class PublicationFeed:
             return outcome.value
         if outcome.code not in GONE:
             _log.warning("properties to publish cannot be read; tried again", source=route.source, why=outcome.message)
-            self._read_later(route)
+            if self._timer is not None:
+                self._timer.cancel()
+            missed = EventsLost(route.bus_target.bus_name, "?", "it could not be read")
+            assert self._queue is not None
+            self._timer = asyncio.get_running_loop().call_later(self._pause, self._queue.miss, missed)
+            self._pause = min(2 * self._pause, LAST_PAUSE)
         return outcome
-
-    def _read_later(self, route: Route) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        missed = EventsLost(route.bus_target.bus_name, "?", "it could not be read")
-        assert self._queue is not None
-        self._timer = asyncio.get_running_loop().call_later(self._pause, self._queue.miss, missed)
-        self._pause = min(2 * self._pause, LAST_PAUSE)
 
     def _update(self, key: str, properties: Value) -> None:
         assert isinstance(properties, dict)
@@ -220,24 +197,22 @@ class PublicationHub:
         self._source = source
         self._publishers = publishers
         self._feeds: dict[str, tuple[PublicationFeed, asyncio.Task[None]]] = {}
-        self._table: Table | None = None
+        self._triggers: dict[str, WatchTrigger] = {}  # by fingerprint
 
     async def follow(self, table: Table) -> None:
         """Replace the mapping. Publications and triggers that are the same in both go on undisturbed."""
-        before, self._table = self._table, table
         wanted = {each.fingerprint: each for each in table.publications if each.listener in self._publishers}
         await self._end([key for key in self._feeds if key not in wanted])
         for fingerprint, publication in wanted.items():
             if fingerprint not in self._feeds:
-                self._begin(publication)
-        self._update_triggers(before, table)
-
-    def _update_triggers(self, before: Table | None, after: Table) -> None:
-        old = {each.fingerprint: each for each in before.triggers} if before is not None else {}
-        new = {each.fingerprint: each for each in after.triggers}
-        for trigger in [each for key, each in old.items() if key not in new and each.listener in self._publishers]:
+                feed = PublicationFeed(publication, self._source, self._publishers[publication.listener])
+                self._feeds[fingerprint] = feed, asyncio.get_running_loop().create_task(feed.run())
+        old = self._triggers
+        new = {each.fingerprint: each for each in table.triggers if each.listener in self._publishers}
+        self._triggers = new
+        for trigger in [each for key, each in old.items() if key not in new]:
             self._publishers[trigger.listener].unregister(trigger)
-        for trigger in [each for key, each in new.items() if key not in old and each.listener in self._publishers]:
+        for trigger in [each for key, each in new.items() if key not in old]:
             self._publishers[trigger.listener].register(trigger)
 
     async def stop(self) -> None:
@@ -250,11 +225,6 @@ class PublicationHub:
         feed = self._feeds.get(fingerprint)
         if feed is not None:
             feed[0].read_again(key)
-
-    def _begin(self, publication: Publication) -> None:
-        feed = PublicationFeed(publication, self._source, self._publishers[publication.listener])
-        task = asyncio.get_running_loop().create_task(feed.run())
-        self._feeds[publication.fingerprint] = (feed, task)
 
     async def _end(self, fingerprints: list[str]) -> None:
         tasks = [self._feeds.pop(fingerprint)[1] for fingerprint in fingerprints]

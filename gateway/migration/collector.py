@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import astuple
 
 from gateway.core.admin import counters
 from gateway.core.admin.records import (
@@ -144,7 +145,12 @@ class StatisticsCollector:
         return CountsBatch(
             {MethodId(*method): gathered.counts() for method, gathered in methods.items()},
             [pair for gathered in methods.values() for pair in gathered.pairs],
-            {_client(key): times.record() for key, times in clients.items()},
+            {
+                ClientKey(
+                    MethodId(service, method), str(protocol or ""), who, str(agent or ""), str(user or ""), domid
+                ): ClientRecord(*astuple(times))
+                for (service, method, protocol, who, agent, user, domid), times in clients.items()
+            },
         )
 
     def _gathered(self, method: tuple[str, str]) -> _Gathered:
@@ -191,11 +197,6 @@ class StatisticsCollector:
 _Client: TypeAlias = tuple[str, str, object, str, object, object, int | None]
 
 
-def _client(key: _Client) -> ClientKey:
-    service, method, protocol, who, agent, user, domid = key
-    return ClientKey(MethodId(service, method), str(protocol or ""), who, str(agent or ""), str(user or ""), domid)
-
-
 class _Times(Struct):
     """How often a client has called, and when; see ClientRecord."""
 
@@ -205,10 +206,6 @@ class _Times(Struct):
     received: int = 0
     sent: int = 0
     redirects: int = 0
-
-    def record(self) -> ClientRecord:
-        """The same as a record."""
-        return ClientRecord(self.count, self.first, self.last, self.received, self.sent, self.redirects)
 
 
 class _Known(msgspec.Struct, eq=False):

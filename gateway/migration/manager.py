@@ -47,19 +47,18 @@ class MigrationManager:
     def readings(self) -> Mapping[str, Samples]:
         """What a scrape reads."""
         seen = {method: counts.counters for method, counts in self.here.total.items()}
+        series = {"comparisons": counting.COMPARED, "not_compared": counting.NOT_COMPARED}
+        counted: dict[str, Samples] = {
+            f"xcp_gateway_{name}_total": [
+                ((*method, word), counters[word])
+                for method, counters in seen.items()
+                for word in words
+                if word in counters
+            ]
+            for name, words in series.items()
+        }
         return {
-            "xcp_gateway_comparisons_total": [
-                ((*method, name), counters[name])
-                for method, counters in seen.items()
-                for name in counting.COMPARED
-                if name in counters
-            ],
-            "xcp_gateway_not_compared_total": [
-                ((*method, reason), counters[reason])
-                for method, counters in seen.items()
-                for reason in counting.NOT_COMPARED
-                if reason in counters
-            ],
+            **counted,
             "xcp_gateway_state_trouble": [((), bool(self.state.trouble))],
             "xcp_gateway_rollouts_breached": [((), len(self.rollouts.breached()))],
         }

@@ -11,8 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from gateway.core.admin import views
-from gateway.core.admin.records import AuditEntry, Change, MethodId, Rejected, StateRefused
-from gateway.core.migration.modes import Setting
+from gateway.core.admin.records import AuditEntry, Change, Rejected, StateRefused
 from gateway.core.migration.rollout_plan import OVER
 from gateway.core.migration.rollout_plan import RolloutState as Stage
 from gateway.core.routing import selection
@@ -85,19 +84,28 @@ class PromotionPlanner:
         means = selection.select(self._routes(), pattern)
         if not means and pattern != "*":
             return Rejected(selection.no_match(self._routes(), pattern))
-        moved = {id(route): self._toggles.effective(route) for route in means}
-        set_elsewhere = [route for route in means if moved[id(route)].setting != route.migration.setting]
-        stays = {id(route): why for route in set_elsewhere if (why := self._stays(moved[id(route)]))}
         by_file: dict[str, list[Promoted]] = {}
-        for route in set_elsewhere:
-            if id(route) not in stays:
-                file = route.source.rpartition(":")[0]
-                by_file.setdefault(file, []).append(_promoted(route, moved[id(route)].setting))
+        staying: list[KeptOverride] = []
+        for route in means:
+            effective, before = self._toggles.effective(route), route.migration.setting
+            setting, why = effective.setting, self._stays(effective)
+            if setting == before:
+                continue
+            if why:
+                staying.append(KeptOverride(route.service, route.method, str(setting), why))
+                continue
+            promoted = Promoted(
+                route.service,
+                route.method,
+                str(before),
+                str(setting),
+                views.setting_view(setting),
+                views.setting_view(before),
+                route.migration.key is not None,
+            )
+            by_file.setdefault(route.source.rpartition(":")[0], []).append(promoted)
         digests = self._digests()
-        files = (
-            MappingFileModes(str(Path(file).resolve()), digests[file], tuple(each)) for file, each in by_file.items()
-        )
-        staying = (_staying(r, moved[id(r)].setting, stays[id(r)]) for r in set_elsewhere if id(r) in stays)
+        files = (MappingFileModes(str(Path(file).resolve()), digests[file], tuple(m)) for file, m in by_file.items())
         return Promotion(tuple(files), tuple(staying))
 
     async def settle(self, pattern: str, who: str, why: str = "") -> Sequence[str] | StateRefused:
@@ -121,13 +129,10 @@ class PromotionPlanner:
             return f"the rollout of {override.pattern} is {self._rollouts()[override.pattern]}"
         return ""
 
-    def _may_go(self, override: Override) -> bool:
-        return not self._stays(EffectiveSetting(override.setting, override))
-
     def _needless(self, overrides: Sequence[Override]) -> Sequence[Override]:
         """Those without which, together, every method has the setting that it has; no more than that takes."""
         now = self._holding(overrides)
-        going = [override for override in overrides if self._may_go(override)]
+        going = [each for each in overrides if not self._stays(EffectiveSetting(each.setting, each))]
         while needed := self._needed(overrides, going, now):
             going = [override for override in going if override not in needed]
         for override in [each for each in going if each not in [effective.override for effective in now]]:
@@ -148,20 +153,3 @@ class PromotionPlanner:
         toggles = ActiveOverrides(self._toggles.now)
         toggles.replace(overrides)
         return [toggles.effective(route) for route in self._routes()]
-
-
-def _promoted(route: Route, setting: Setting) -> Promoted:
-    before = route.migration.setting
-    identity: MethodId = MethodId.of(route)
-    return Promoted(
-        *identity,
-        str(before),
-        str(setting),
-        views.setting_view(setting),
-        views.setting_view(before),
-        route.migration.key is not None,
-    )
-
-
-def _staying(route: Route, setting: Setting, why: str) -> KeptOverride:
-    return KeptOverride(route.service, route.method, str(setting), why)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from time import time
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.admin import counters
-from gateway.core.admin.records import Json, PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.admin.records import PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.admin.views import SettingView, setting_view
 from gateway.core.migration.limits import BothSides, LimitRow, limit_rows
-from gateway.core.migration.modes import Setting
 from gateway.core.migration.rollout_plan import (
     GUARDED,
     Command,
@@ -28,12 +29,12 @@ from gateway.migration import rollout_storage
 from gateway.migration.rollout_controller import WindowCounts, together
 from gateway.migration.rollout_storage import (
     RolloutDocument,
-    RolloutSubject,
     find,
     in_words,
     members,
     set_by_persons,
     str_of,
+    subject_of,
     unmovable,
 )
 from gateway.state import clock
@@ -41,22 +42,25 @@ from gateway.state.store import StateStore as Store
 
 
 class RolloutView(Struct, frozen=True):
-    """A rollout as people see it."""
+    """One rollout. `number`: of the step, from 1; `since`: its beginning; `why`: what it waits for or was ended by.
+
+    `numbers`: what was measured in this step; `limits`: the same beside the limits of the plan, in words.
+    """
 
     name: str
     plan: str
     state: str
     step: str  # "canary 10%"
-    number: int  # of the step, from 1
+    number: int
     steps: tuple[str, ...]
-    setting: Setting | None
+    setting: SettingView | None
     who: str
     began: float  # seconds since 1970
-    since: float  # when this step began
-    why: str  # what it does or waits for, or what ended it
+    since: float
+    why: str
     methods: tuple[str, ...]
-    numbers: Mapping[str, Json]
-    limits: tuple[LimitRow, ...]  # of the plan, and where this step stands
+    numbers: Mapping[str, Any]
+    limits: tuple[LimitRow, ...]
 
 
 class RolloutCommands(Struct, frozen=True):
@@ -69,17 +73,18 @@ class RolloutCommands(Struct, frozen=True):
 
     async def start(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Begin with the first step of the plan that the mapping says."""
-        subject = find(name, self.routes())
-        if isinstance(subject, str):
-            return Rejected(subject)
-        version, before = self._known(subject.name)
-        wrong = self._under_way(subject.name, before) or unmovable(subject) or self._set_by_a_person(subject)
+        moving = find(name, self.routes())
+        if isinstance(moving, str):
+            return Rejected(moving)
+        name, plan = subject_of(moving[0]), moving[0].rollout  # the plan is the same for all members
+        version, before = self._known(name)
+        wrong = self._under_way(name, before) or unmovable(moving) or self._set_by_a_person(moving)
         if wrong:
             return Rejected(wrong)
         now = self.now()
-        begun = RolloutDocument(subject.plan, Progress(since=self._moment(), why=why or f"started by {who}"), who, now)
-        refused = await self.state.decide(rollout_storage.moved(subject.name, version, None, begun, who=who, when=now))
-        return refused or self._view(subject.name, begun, {})
+        begun = RolloutDocument(plan, Progress(since=self._moment(), why=why or f"started by {who}"), who, now)
+        refused = await self.state.decide(rollout_storage.moved(name, version, None, begun, who=who, when=now))
+        return refused or self._view(name, begun, {})
 
     async def pause(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Hold the step; a breach still acts."""
@@ -99,26 +104,35 @@ class RolloutCommands(Struct, frozen=True):
 
     async def rollback_all(self, who: str, why: str = "") -> StateRefused | PendingDecision | None:
         """Everything to the legacy services at once; works without a bus, and with a state file in trouble."""
-        ended = tuple(self._ended(name, who) for name in self.state.rollouts)
-        return await self.state.rollback_all(who, why, tuple(put for put in ended if put is not None))
+        ended = []
+        for name in self.state.rollouts:
+            _, before = self._known(name)
+            if not isinstance(before, RolloutDocument):
+                ended.append(PutRollout(name, None))
+            elif not before.over:
+                why_ended = f"everything was rolled back by {who}"
+                progress = apply_command(before.progress, Command.ABORT, why_ended)
+                ended.append(PutRollout(name, rollout_storage.write(before.at(progress))))
+        return await self.state.rollback_all(who, why, tuple(ended))
 
     async def list(self) -> Sequence[RolloutView] | StateRefused:
         """Every rollout, those that are over too."""
         counts = await self._counts()
-        views = (self._listed(name, counts) for name in self.state.rollouts)
-        return [view for view in views if view is not None]
+        known = ((name, self._known(name)[1]) for name in self.state.rollouts)
+        return [self._view(name, each, counts) for name, each in known if isinstance(each, RolloutDocument)]
 
     def unguarded(self, pattern: str) -> Sequence[str]:
         """In words why no rollout guards a mode of this pattern; nothing when one does."""
         found = find(pattern, self.routes())
         if isinstance(found, str):
             return (f"guarded: expected one method or group that a rollout moves: {found}",)
-        _, known = self._known(found.name)
+        name = subject_of(found[0])
+        _, known = self._known(name)
         if isinstance(known, RolloutDocument) and known.progress.state in GUARDED:
             return ()
         state = known.progress.state.value if isinstance(known, RolloutDocument) else "not started"
-        start = f"start it with `xcp-gateway rollout start {found.name}`"
-        return (f"guarded: expected a rollout of {found.name} under way; it is {state}: {start}",)
+        start = f"start it with `xcp-gateway rollout start {name}`"
+        return (f"guarded: expected a rollout of {name} under way; it is {state}: {start}",)
 
     def states(self) -> Mapping[str, str]:
         """The state of every rollout, by its name."""
@@ -129,23 +143,17 @@ class RolloutCommands(Struct, frozen=True):
 
     async def _obey(self, name: str, command: Command, who: str, why: str) -> RolloutView | StateRefused:
         found = find(name, self.routes())
-        name = name if name in self.state.rollouts or isinstance(found, str) else found.name
+        name = name if name in self.state.rollouts or isinstance(found, str) else subject_of(found[0])
         version, before = self._known(name)
         if isinstance(before, str):
             return Rejected(f"the rollout of {name} {before}")
         if before is None:
             return Rejected(found if isinstance(found, str) else f"there is no rollout of {name}: {_LISTED}")
-        wrong = self._set_by_a_person(found) if command is Command.RESUME and isinstance(found, RolloutSubject) else ""
+        wrong = self._set_by_a_person(found) if command is Command.RESUME and not isinstance(found, str) else ""
         if command is Command.APPROVE and (changed := before.remapped(members(name, self.routes()))):
             wrong = f"the mapping of {', '.join(changed)} has changed, its counts begin anew: wait for the gate"
         if wrong:
             return Rejected(wrong)
-        return await self._change(name, version, before, command, who, why)
-
-    async def _change(
-        self, name: str, version: int, before: RolloutDocument, command: Command, who: str, why: str
-    ) -> RolloutView | StateRefused:
-        now = self.now()
         try:
             progress = apply_command(before.progress, command, why)
         except ValueError as error:
@@ -153,9 +161,9 @@ class RolloutCommands(Struct, frozen=True):
         if begins_anew(before.progress.state, command):
             progress = replace(progress, since=self._moment())
         after = before.at(progress)
-        change = rollout_storage.moved(name, version, before, after, who=who, when=now)
-        anyway = command is Command.ABORT
-        refused = await (self.state.decide_anyway(change) if anyway else self.state.decide(change))
+        change = rollout_storage.moved(name, version, before, after, who=who, when=self.now())
+        decide_it = self.state.decide_anyway if command is Command.ABORT else self.state.decide
+        refused = await decide_it(change)
         return refused if isinstance(refused, StateRefused) else self._view(name, after, await self._counts())
 
     async def _counts(self) -> WindowCounts:
@@ -186,30 +194,18 @@ class RolloutCommands(Struct, frozen=True):
             )
         return ""
 
-    def _set_by_a_person(self, subject: RolloutSubject) -> str:
-        theirs = set_by_persons(subject.members, self.state.overrides, self._moment())
+    def _set_by_a_person(self, moving: Sequence[Route]) -> str:
+        theirs = set_by_persons(moving, self.state.overrides, self._moment())
         if not theirs:
             return ""
         clear = f"`xcp-gateway mode clear {shlex.quote(theirs[0].pattern)}`"
         return f"{in_words(theirs[0])}, which has precedence over a rollout: clear that mode first, with {clear}"
 
-    def _ended(self, name: str, who: str) -> PutRollout | None:
-        _, before = self._known(name)
-        if not isinstance(before, RolloutDocument):
-            return PutRollout(name, None)
-        if before.over:
-            return None
-        progress = apply_command(before.progress, Command.ABORT, f"everything was rolled back by {who}")
-        return PutRollout(name, rollout_storage.write(before.at(progress)))
-
-    def _listed(self, name: str, counts: WindowCounts) -> RolloutView | None:
-        _, known = self._known(name)
-        return self._view(name, known, counts) if isinstance(known, RolloutDocument) else None
-
     def _view(self, name: str, known: RolloutDocument, seen: WindowCounts) -> RolloutView:
         progress, plan = known.progress, known.plan
         counts = together({method: seen.get(method, BothSides()) for method in known.start or ()}, known.start or {})
         decision = decide(plan, progress, counts, self._moment())
+        wanted = setting(plan, progress)
         waits = progress.state in (RolloutState.RUNNING, RolloutState.WAITING)
         return RolloutView(
             name,
@@ -218,7 +214,7 @@ class RolloutCommands(Struct, frozen=True):
             str(known.step),
             progress.step + 1,
             tuple(map(str, plan.steps)),
-            setting(plan, progress),
+            None if wanted is None else setting_view(wanted),
             known.who,
             known.began,
             clock.wall(progress.since),

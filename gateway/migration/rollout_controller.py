@@ -141,9 +141,7 @@ class RolloutController(Struct):
     steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
     driving: bool = False
     _tracks: dict[str, _Tracks] = field(default_factory=dict)
-    _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(
-        default_factory=dict
-    )  # as long as they stay the same
+    _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(default_factory=dict)  # while they stay the same
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -156,16 +154,22 @@ class RolloutController(Struct):
 
     async def look(self) -> None:
         """One look at everything that time and counts may have changed."""
-        active = self._active()
-        expired = [override for override in self.state.overrides if override.expired(self.moment())]
+        active, state = self._active(), self.state
+        expired = [override for override in state.overrides if override.expired(self.moment())]
         self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in active}
         if not active and not expired:
             return
-        await self._ask_for_lease()
-        if self.driving:
-            await self._drop(expired)
-        everywhere = await self._everywhere() if self.driving and active else None
-        if everywhere is None and not self.state.trouble:
+        driving = await state.hold_lease("rollouts", self.holder, LEASE)
+        if driving != self.driving:
+            _log.info("this process drives the rollouts" if driving else "this process no longer drives the rollouts")
+        self.driving = driving
+        if driving and expired:
+            now = self.now()
+            ended = (AuditEntry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
+            await state.decide(Change(tuple(ended), expired_by=self.moment()))
+        counted = await state.evidence() if driving and active else None
+        everywhere = None if isinstance(counted, StateRefused) else counted
+        if everywhere is None and not state.trouble:
             return
         routes = [route for route in self.routes() if route.migration.upstream is not None]
         for name, (version, each) in active.items():
@@ -177,54 +181,32 @@ class RolloutController(Struct):
         return {name: progress.why for name, progress in active.items() if progress.state is RolloutState.BREACHED}
 
     def _active(self) -> dict[str, tuple[int, RolloutDocument]]:
-        kept = self.state.rollouts
-        self._read = {name: self._reading(name, rollout) for name, rollout in kept.items()}
-        known = ((name, rollout.version, each) for name, (rollout, each) in self._read.items())
-        return {
-            name: (number, each) for name, number, each in known if isinstance(each, RolloutDocument) and not each.over
-        }
-
-    def _reading(self, name: str, rollout: Rollout) -> tuple[Rollout, RolloutDocument | str]:
-        known = self._read.get(name)
-        if known is not None and known[0] is rollout:
-            return known
-        each = rollout_storage.read(rollout.document)
-        if isinstance(each, str):
-            _log.error(f"a rollout {each}", rollout=name)
-        return rollout, each
-
-    async def _ask_for_lease(self) -> None:
-        driving = await self.state.hold_lease("rollouts", self.holder, LEASE)
-        if driving != self.driving:
-            _log.info("this process drives the rollouts" if driving else "this process no longer drives the rollouts")
-        self.driving = driving
-
-    async def _drop(self, expired: Sequence[Override]) -> None:
-        """Overrides that have ended are removed; the audit says when."""
-        if expired:
-            now = self.now()
-            ended = (AuditEntry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
-            await self.state.decide(Change(tuple(ended), expired_by=self.moment()))
+        """The rollouts that are not over, with their versions."""
+        before, self._read = self._read, {}
+        active = {}
+        for name, rollout in self.state.rollouts.items():
+            known = before.get(name)
+            if known is None or known[0] is not rollout:
+                known = rollout, rollout_storage.read(rollout.document)
+                if isinstance(known[1], str):
+                    _log.error(f"a rollout {known[1]}", rollout=name)
+            self._read[name] = known
+            document = known[1]
+            if isinstance(document, RolloutDocument) and not document.over:
+                active[name] = rollout.version, document
+        return active
 
     def moment(self) -> float:
         """Now, by the clock of rollouts and of modes that end: setting the wall clock changes nothing."""
         return (self.steady or self.now)()
 
-    async def _everywhere(self) -> Mapping[MethodId, Counts] | None:
-        counted = await self.state.evidence()
-        return None if isinstance(counted, StateRefused) else counted
-
     def tracks(self, name: str, each: RolloutDocument, everywhere: WindowCounts, here: WindowCounts) -> _Tracks:
         """What is remembered of this step; forgotten when another one begins."""
         known = self._tracks.get(name)
-        if known is None or (known.since, known.start) != (each.progress.since, each.start):
-            window, since = each.plan.limits.window, each.progress.since
-            known = _Tracks(
-                since,
-                each.start,
-                CountsWindow(each.start or everywhere, since, window),
-                CountsWindow(here, since, window),
-            )
+        since, window = each.progress.since, each.plan.limits.window
+        if known is None or (known.since, known.start) != (since, each.start):
+            everywhere_since = CountsWindow(each.start or everywhere, since, window)
+            known = _Tracks(since, each.start, everywhere_since, CountsWindow(here, since, window))
             self._tracks[name] = known
         return known
 
@@ -249,9 +231,12 @@ class _Look(Struct):
         if not self.members:
             await self._command(Command.END, "its methods are mapped no more, or have no legacy service")
             return
-        self.theirs = set_by_persons(self.members, self.engine.state.overrides, self.engine.moment())
-        taken = "" if self._holds() else "what it had set was taken away"
-        stopped, progress = in_words(self.theirs[0]) if self.theirs else taken, self.document.progress
+        overrides, progress = self.engine.state.overrides, self.document.progress
+        self.theirs = set_by_persons(self.members, overrides, self.engine.moment())
+        wanted = setting(self.document.plan, progress)
+        ours = [each for each in overrides if (each.pattern, each.by) == (self.name, "rollout")]
+        taken = "" if any(each.setting == wanted for each in ours) else "what it had set was taken away"
+        stopped = in_words(self.theirs[0]) if self.theirs else taken
         if progress.state is RolloutState.BREACHED:
             if not self.theirs and self.everywhere is not None:
                 after = breach_acts(self.document.plan, progress, self.now, f"{progress.why} no more")
@@ -264,18 +249,14 @@ class _Look(Struct):
         elif not taken and self.now - self.document.progress.since >= SETTLE:
             await self._judge()
 
-    def _holds(self) -> bool:
-        """Whether what it has set is still set, be it below what a person has."""
-        wanted = setting(self.document.plan, self.document.progress)
-        ours = (each for each in self.engine.state.overrides if (each.pattern, each.by) == (self.name, "rollout"))
-        return any(each.setting == wanted for each in ours)
-
     async def _judge(self) -> None:
         methods = {str_of(route): MethodId.of(route) for route in self.members}
         here = {name: counters.sides(self.engine.here(each)) for name, each in methods.items()}
         counted = self.everywhere
-        if counted is None:
-            await self._guard(self.engine.tracks(self.name, self.document, {}, here), here)
+        if counted is None:  # only back: to promote, all processes must have been seen
+            tracks = self.engine.tracks(self.name, self.document, {}, here)
+            parts = tracks.here.parts(here, self.now, ALPHA / 2)
+            await self._decide(tracks.here.since_start(here), parts, frozenset({Action.BREACH}))
             return
         everywhere = {name: counters.sides(counted.get(each, Counts())) for name, each in methods.items()}
         start = self.document.start
@@ -290,14 +271,6 @@ class _Look(Struct):
         if tracks.last == judged and self.now - tracks.judged < QUIET:
             return
         tracks.last, tracks.judged = judged, self.now
-        await self._drive(tracks, everywhere, here)
-
-    async def _guard(self, tracks: _Tracks, here: WindowCounts) -> None:
-        """Only back: to promote, all processes must have been seen."""
-        parts = tracks.here.parts(here, self.now, ALPHA / 2)
-        await self._decide(tracks.here.since_start(here), parts, frozenset({Action.BREACH}))
-
-    async def _drive(self, tracks: _Tracks, everywhere: WindowCounts, here: WindowCounts) -> None:
         parts = {
             **tracks.everywhere.parts(everywhere, self.now, ALPHA / 2),
             "in one process": Part(tracks.here.since_start(here), ALPHA / 16),
@@ -326,26 +299,20 @@ class _Look(Struct):
 
     async def _become(self, progress: Progress, decision: Decision, ended: Sequence[Override] = ()) -> None:
         after = self.document.at(progress)
-        who = f"rollout {after.plan.name}"
         change = rollout_storage.moved(
             self.name,
             self.version,
             self.document,
             after,
-            who=who,
+            who=f"rollout {after.plan.name}",
             when=self.engine.now(),
             numbers=decision.numbers,
             ended=ended,
         )
         if await self._write(change, anyway=decision.action is Action.BREACH):
             tell = _log.warning if decision.action is Action.BREACH else _log.info
-            tell(
-                progress.why,
-                rollout=self.name,
-                state=progress.state.value,
-                step=str(after.step),
-                **decision.numbers,
-            )
+            state, step = progress.state.value, str(after.step)
+            tell(progress.why, rollout=self.name, state=state, step=step, **decision.numbers)
 
     async def _write(self, change: Change, *, anyway: bool = False) -> bool:
         store = self.engine.state

@@ -13,22 +13,10 @@ from gateway.core.migration.limits import BothSides
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import OVER, Progress, RolloutPlan, RolloutState, RolloutStep, setting
 from gateway.core.routing import selection
-from gateway.core.routing.overrides import GROUP, Override, matches
+from gateway.core.routing.overrides import GROUP, By, Override
 from gateway.core.routing.route import Route
 from gateway.mapping.problem import did_you_mean
 from gateway.state.clock import ClockReading
-
-
-class RolloutSubject(Struct, frozen=True):
-    """`name` is the pattern of its override: "xenopsd/VM.start", "group:vm-lifecycle"."""
-
-    name: str
-    members: tuple[Route, ...]
-
-    @property
-    def plan(self) -> RolloutPlan:
-        """What the mapping says; the same for all members."""
-        return self.members[0].rollout
 
 
 def str_of(route: Route) -> str:
@@ -38,7 +26,7 @@ def str_of(route: Route) -> str:
 
 def subject_of(route: Route) -> str:
     """What a method moves with."""
-    return f"{GROUP}{route.migration.group}" if route.migration.group else f"{route.service}/{route.method}"
+    return f"{GROUP}{route.migration.group}" if route.migration.group else str_of(route)
 
 
 def members(name: str, routes: Iterable[Route]) -> tuple[Route, ...]:
@@ -46,11 +34,14 @@ def members(name: str, routes: Iterable[Route]) -> tuple[Route, ...]:
     return tuple(route for route in routes if subject_of(route) == name)
 
 
-def find(name: str, routes: Sequence[Route]) -> RolloutSubject | str:
-    """What a person means: "VM.start", "xenopsd/VM.start", "group:NAME"; or in words why that is nothing to move."""
+def find(name: str, routes: Sequence[Route]) -> tuple[Route, ...] | str:
+    """The methods that move with what a person means: "VM.start", "xenopsd/VM.start", "group:NAME".
+
+    In words why that is nothing to move.
+    """
     exact = members(name, routes)
     if exact:
-        return RolloutSubject(name, exact)
+        return exact
     meant = selection.routes_named(routes, name)
     if not meant:
         known = [*{subject_of(route) for route in routes}, *{route.method for route in routes}]
@@ -60,18 +51,18 @@ def find(name: str, routes: Sequence[Route]) -> RolloutSubject | str:
     subjects = sorted({subject_of(route) for route in meant})
     if len(subjects) > 1:
         return f"{name} is a method of several services: say {' or '.join(subjects)}"
-    return RolloutSubject(subjects[0], members(subjects[0], routes))
+    return members(subjects[0], routes)
 
 
-def unmovable(subject: RolloutSubject) -> str:
-    """In words why these methods cannot begin to move; nothing when they can."""
-    for route in subject.members:
+def unmovable(routes: Sequence[Route]) -> str:
+    """In words why these methods, which move together, cannot begin to; nothing when they can."""
+    for route in routes:
         moving = route.migration
         if moving.upstream is None:
             return f"no legacy service answers {route.method}: there is nothing to move it from"
         if moving.setting.mode is Mode.OFF:
             return f"{route.method} is switched off ({route.source})"
-        if moving.key is None and any(step.setting.mode is Mode.CANARY for step in subject.plan.steps):
+        if moving.key is None and any(step.setting.mode is Mode.CANARY for step in routes[0].rollout.steps):
             return f"a canary of {route.method} has no key to divide by: the mapping must say `key:` ({route.source})"
     return ""
 
@@ -87,11 +78,6 @@ def in_words(override: Override) -> str:
     """What a person has set, for messages."""
     guarded = " (guarded)" if override.guarded else ""
     return f"{override.who} has set {override.pattern} to {override.setting}{guarded}"
-
-
-def names(pattern: str, routes: Iterable[Route]) -> list[str]:
-    """Everything that a pattern ("VM.*", "*") names and that can move by itself."""
-    return sorted({subject_of(route) for route in routes if matches(pattern, route) and route.migration.upstream})
 
 
 # The document: all that another gateway needs to continue.
@@ -115,7 +101,7 @@ class RolloutDocument(Struct, frozen=True):
     start: Mapping[str, BothSides] | None = None
     format: int = FORMAT
     mapping: Mapping[str, str] = field(default_factory=dict)  # of each member: the fingerprint that was counted
-    clock: str = ""  # a ClockReading; empty: of an older version, which wrote seconds since 1970
+    clock: str = ""  # a ClockReading, in the file
 
     @property
     def step(self) -> RolloutStep:
@@ -149,9 +135,8 @@ def read(json: Json) -> RolloutDocument | str:
     """The same backwards, or in words why it cannot be read: another version of the gateway wrote it."""
     try:
         document = msgspec.convert(json, RolloutDocument)
-        if document.clock:
-            since = ClockReading.read(document.clock).translated(document.progress.since)
-            document = replace(document, progress=replace(document.progress, since=since), clock="")
+        since = ClockReading.read(document.clock).translated(document.progress.since)
+        document = replace(document, progress=replace(document.progress, since=since), clock="")
     except ValueError as error:  # a msgspec.ValidationError is one
         return f"{UNREADABLE}: {str(error)[:LONGEST]}"
     step, count = document.progress.step, len(document.plan.steps)
@@ -178,29 +163,22 @@ def moved(
     """
     progress = after.progress
     wanted = setting(after.plan, progress)
-    same = before is not None and setting(before.plan, before.progress) == wanted and not _put_again(before, progress)
-    override = (
-        Override(name, wanted, f"rollout {after.plan.name}", when, progress.why, by="rollout") if wanted else None
-    )
-    what = _AUDITED.get(progress.state, "rollout")
+    put: tuple[Override, ...] = ()
+    drop: list[tuple[str, By]] = [(each.pattern, each.by) for each in ended]
+    if wanted is None:
+        drop.insert(0, (name, "rollout"))
+    else:
+        # A person may have removed what an overridden rollout had set; a resume sets it again.
+        was = None if before is None else before.progress.state
+        again = was in (RolloutState.OVERRIDDEN, RolloutState.BREACHED) and progress.state is RolloutState.RUNNING
+        if before is None or again or setting(before.plan, before.progress) != wanted:
+            put = (Override(name, wanted, f"rollout {after.plan.name}", when, progress.why, by="rollout"),)
     said = {"state": progress.state.value, "step": str(after.step), **(numbers or {})}
-    return Change(
-        (AuditEntry(when, who, what, name, progress.why, said),),
-        put=() if override is None or same else (override,),
-        drop=(*(((name, "rollout"),) if override is None else ()), *((each.pattern, each.by) for each in ended)),
-        rollouts=(PutRollout(name, write(after), version),),
-    )
+    entry = AuditEntry(when, who, _AUDITED.get(progress.state, "rollout"), name, progress.why, said)
+    return Change((entry,), put=put, drop=tuple(drop), rollouts=(PutRollout(name, write(after), version),))
 
 
 _AUDITED = {RolloutState.ROLLED_BACK: "rollback", RolloutState.BREACHED: "breach"}
-
-
-def _put_again(before: RolloutDocument, progress: Progress) -> bool:
-    """A person may have removed what an overridden rollout had set; a resume sets it again."""
-    return (
-        before.progress.state in (RolloutState.OVERRIDDEN, RolloutState.BREACHED)
-        and progress.state is RolloutState.RUNNING
-    )
 
 
 def counted(name: str, version: int, after: RolloutDocument) -> Change:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from gateway.ops.metrics import BUCKETS, SERIES, ProcessSamples, Series, Snapshot, Spread
+from gateway.ops.metrics import BUCKETS, SERIES, ProcessSamples, Snapshot
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -40,28 +40,18 @@ class _Scrape(Collector):
         """Yield every family, empty ones too."""
         for name, series in SERIES.items():
             if series.kind == "histogram":
-                yield _histogram(name, series, self._taken.seconds)
-            else:
-                yield _family(name, series, self._taken.samples.get(name, {}))
+                spread = HistogramMetricFamily(name, series.help, labels=series.labels)
+                for labels, (buckets, total) in self._taken.seconds.items():
+                    cumulative = zip((*map(str, BUCKETS), "+Inf"), accumulate(buckets), strict=True)
+                    spread.add_metric(labels, list(cumulative), total)
+                yield spread
+                continue
+            family = _KINDS[series.kind](name, series.help, labels=series.labels)
+            for labels, value in self._taken.samples.get(name, {}).items():
+                family.add_metric(labels, value)
+            yield family
         for name, (kind, text, value) in self._taken.process.items():
-            yield (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, value=value)
+            yield _KINDS.get(kind, GaugeMetricFamily)(name, text, value=value)
 
 
-def _family(name: str, series: Series, samples: Mapping[tuple[str, ...], float]) -> Metric:
-    kind = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
-    family = kind(name, series.help, labels=series.labels)
-    for labels, value in samples.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(name: str, series: Series, samples: Mapping[tuple[str, ...], Spread]) -> Metric:
-    family = HistogramMetricFamily(name, series.help, labels=series.labels)
-    for labels, (buckets, total) in samples.items():
-        family.add_metric(labels, _cumulative(buckets), total)
-    return family
-
-
-def _cumulative(buckets: Sequence[int]) -> list[tuple[str, float]]:
-    names = (*map(str, BUCKETS), "+Inf")
-    return list(zip(names, accumulate(buckets), strict=True))
+_KINDS = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}

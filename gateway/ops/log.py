@@ -23,7 +23,7 @@ from gateway.core.dbus.names import printable
 from gateway.core.logger import FIELDS, Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, CallListener, Route
-from gateway.core.rpc.model import Fault, Outcome, Peer, Reply, ended, is_shared
+from gateway.core.rpc.model import Fault, Peer, Reply, ended, is_shared
 
 MOST_KNOWN = 4096  # lines whose fixed parts are kept
 
@@ -311,14 +311,9 @@ def _line(finished: CallFinished) -> CallLine:
         known("user", ""),  # type: ignore[arg-type]
         str(known("agent", ""))[:LONGEST],
         str(known("request_id", ""))[:LONGEST],
-        "" if isinstance(outcome, Reply) else _error(outcome),
+        outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else "",  # if it is a name
         _worker,
     )
-
-
-def _error(outcome: Outcome) -> str:
-    """The error name of a fault, unless it contains other characters than a name."""
-    return outcome.name if isinstance(outcome, Fault) and _NAME.fullmatch(outcome.name) else ""
 
 
 _encode = msgspec.json.Encoder().encode

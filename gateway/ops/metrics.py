@@ -171,16 +171,9 @@ class Calls:
         """Count a message that was rejected before a call was read."""
         self._refused[fault.code] += 1
 
-    def ended(self, service: str, method: str) -> tuple[int, int]:
-        """Return the number of finished calls of a method, and of those with a fault."""
-        tallies = [tally for key, tally in list(self._tallies.items()) if key[:2] == (service, method)]
-        faults = sum(sum(tally.faults.values()) for tally in tallies)
-        others = sum(tally.ok + sum(tally.left.values()) for tally in tallies)
-        return others + faults, faults
-
-    def totals(self) -> tuple[int, int]:
-        """Return the number of finished calls of all methods, and of those with a fault."""
-        tallies = list(self._tallies.values())
+    def ended(self, *method: str) -> tuple[int, int]:
+        """Return the number of finished calls of a method (service and name) or of all, and of those with a fault."""
+        tallies = [tally for key, tally in list(self._tallies.items()) if key[: len(method)] == method]
         faults = sum(sum(tally.faults.values()) for tally in tallies)
         return faults + sum(tally.ok + sum(tally.left.values()) for tally in tallies), faults
 

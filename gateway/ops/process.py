@@ -46,26 +46,23 @@ class ServiceManager:
 
     def ready(self, status: str) -> None:
         """Notify that start or reload has finished."""
-        self._notify("READY=1", f"STATUS={status}")
+        self.notify("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """Notify that a reload begins; `ready` ends it."""
-        self._notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def alive(self, status: str) -> None:
         """Notify the watchdog."""
-        self._notify("WATCHDOG=1", f"STATUS={status}")
+        self.notify("WATCHDOG=1", f"STATUS={status}")
 
     def stopping(self) -> None:
         """Notify that the process stops; later notifications are discarded."""
-        self._notify("STOPPING=1", "STATUS=finishing the calls in flight")
+        self.notify("STOPPING=1", "STATUS=finishing the calls in flight")
         self._stopping = True
 
-    def relay(self, *lines: str) -> None:
-        """Pass on what another process of the gateway notifies."""
-        self._notify(*lines)
-
-    def _notify(self, *lines: str) -> None:
+    def notify(self, *lines: str) -> None:
+        """Send these lines; those of a worker are passed on so too."""
         if not self._address or self._stopping:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
@@ -80,17 +77,12 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ServiceMana
     address = environment.get("NOTIFY_SOCKET", "")
     if address and address[0] not in "/@":
         raise OSError(f"NOTIFY_SOCKET: expected /PATH or @NAME, got {address!r}")
-    return ServiceManager(address, _watchdog(environment))
-
-
-def _watchdog(environment: Mapping[str, str]) -> float | None:
-    """The watchdog interval in seconds, as sd_watchdog_enabled(3)."""
-    written = environment.get("WATCHDOG_USEC", "")
-    if not written or environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
-    if not (written.isascii() and written.isdigit() and int(written)):
-        raise OSError(f"WATCHDOG_USEC: expected a number above 0, got {written!r}")
-    return int(written) / 1_000_000
+    watchdog, written = None, environment.get("WATCHDOG_USEC", "")
+    if written and environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):  # as sd_watchdog_enabled(3)
+        if not (written.isascii() and written.isdigit() and int(written)):
+            raise OSError(f"WATCHDOG_USEC: expected a number above 0, got {written!r}")
+        watchdog = int(written) / 1_000_000
+    return ServiceManager(address, watchdog)
 
 
 def cores() -> int:
@@ -108,7 +100,10 @@ def become(name: str, files: Sequence[Path]) -> None:
 
     A file of another group than the process's keeps its group.
     """
-    account = _account(name)
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:
+        raise PermissionError(f"user = '{name}': the user does not exist") from None
     if os.geteuid() == account.pw_uid != 0:
         return
     if os.geteuid() != 0:
@@ -125,13 +120,6 @@ def become(name: str, files: Sequence[Path]) -> None:
         raise PermissionError(f"user = '{name}': cannot change to it: {error.strerror or error}") from error
     assert os.getresuid() == (account.pw_uid,) * 3  # no id of root is left
     assert os.getresgid() == (account.pw_gid,) * 3
-
-
-def _account(name: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise PermissionError(f"user = '{name}': the user does not exist") from None
 
 
 def _check_folders(account: pwd.struct_passwd, sockets: Sequence[Path]) -> None:

@@ -26,7 +26,6 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.core.logger import Logger
-from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import Call, Fault, Reply, RequestMetadata, caller, ended
 from gateway.core.rpc.trace_context import KEY, SAMPLED, TraceContext, begun, new_span, observed, received
@@ -85,17 +84,18 @@ class Tracer:
         clock = time_ns() - int(perf_counter() * 1e9)
         started = done.started or perf_counter() - done.seconds
         first, last = clock + int(started * 1e9), clock + int((started + done.seconds) * 1e9)
-        side = None if done.side is None else _side_span(context, done, done.side, first, last)
-        if context.beside[0]:
-            self._keep(side)
-            return
-        arrived = clock + int(context.arrived * 1e9) if context.arrived else first
-        self._keep(_span(context, context.span, context.parent, done.route.method, _SERVER, arrived, last, done))
-        self._keep(_span(context, new_span(), context.span, "decode", _INTERNAL, arrived, first, None))
-        self._keep(side)
-
-    def _keep(self, span: Span | None) -> None:
-        if span is not None:
+        trace, observed_span = context.beside
+        method, side = done.route.method, done.side
+        spans = []
+        if not trace:
+            arrived = clock + int(context.arrived * 1e9) if context.arrived else first
+            spans.append(_span(context, (context.span, context.parent), method, _SERVER, (arrived, last), done))
+            spans.append(_span(context, (new_span(), context.span), "decode", _INTERNAL, (arrived, first), None))
+        if side is not None:
+            numbers = context.below, "" if trace else context.span
+            made = _span(context, numbers, f"{side.value} {method}", _CLIENT, (first, last), done)
+            spans.append({**made, "links": [{"traceId": trace, "spanId": observed_span}]} if trace else made)
+        for span in spans:
             self.lost += len(self._waiting) == MOST_WAITING
             self._waiting.append(span)
 
@@ -103,7 +103,16 @@ class Tracer:
 
     async def start(self) -> None:
         """Send from now on."""
-        self._sending = asyncio.get_running_loop().create_task(self._send_on())  # `stop` waits for it
+
+        async def send_on() -> None:
+            timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                while True:
+                    await asyncio.sleep(PAUSE)
+                    while self._waiting and await self._send(session):
+                        pass
+
+        self._sending = asyncio.get_running_loop().create_task(send_on())  # `stop` waits for it
 
     async def stop(self) -> None:
         """Send what is left, for a short time."""
@@ -117,14 +126,6 @@ class Tracer:
                     pass
         self.lost += len(self._waiting)
         self._waiting.clear()
-
-    async def _send_on(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            while True:
-                await asyncio.sleep(PAUSE)
-                while self._waiting and await self._send(session):
-                    pass
 
     async def _send(self, session: aiohttp.ClientSession) -> bool:
         """Send the oldest spans; they are lost if the collector does not take them."""
@@ -158,26 +159,19 @@ class Tracer:
         return msgspec.json.encode({"resourceSpans": [{"resource": {"attributes": about}, "scopeSpans": [scope]}]})
 
 
-def _side_span(context: TraceContext, done: CallFinished, side: Side, first: int, last: int) -> Span:
-    parent = "" if context.beside[0] else context.span
-    made = _span(context, context.below, parent, f"{side.value} {done.route.method}", _CLIENT, first, last, done)
-    if context.beside[0]:
-        trace, span = context.beside
-        return {**made, "links": [{"traceId": trace, "spanId": span}]}
-    return made
-
-
 def _span(
     context: TraceContext,
-    number: str,
-    parent: str,
+    numbers: tuple[str, str],
     name: str,
     kind: int,
-    first: int,
-    last: int,
+    times: tuple[int, int],
     done: CallFinished | None,
 ) -> Span:
-    """A span; times in nanoseconds since 1970. With `done` it has the attributes and the status of the call."""
+    """A span; `numbers`: its own and its parent's; `times`: in nanoseconds since 1970.
+
+    With `done` it has the attributes and the status of the call.
+    """
+    (number, parent), (first, last) = numbers, times
     made: dict[str, Any] = {
         "traceId": context.trace,
         "spanId": number,

@@ -97,7 +97,7 @@ class Dispatcher:
         self,
         backend: Backend,
         *listeners: CallListener,
-        upstreams: UpstreamBackend | None = None,
+        upstreams: UpstreamBackend,
         observing: Backend | None = None,
         observing_upstreams: UpstreamBackend | None = None,
         toggles: ActiveOverrides | None = None,
@@ -109,15 +109,15 @@ class Dispatcher:
         self._observing = observing or backend
         self._observing_upstreams = observing_upstreams or upstreams
         # Whether a legacy service understands messages of a codec and dialect as the client wrote them.
-        self.speaks: Callable[[str, str, str], bool] = _speaks_nothing if upstreams is None else upstreams.speaks
+        self.speaks: Callable[[str, str, str], bool] = upstreams.speaks
         self._deadlines = Deadlines()
         self._on_fallback = on_fallback
         self._tracer = tracer
         self._listeners = listeners
         self.toggles = toggles or ActiveOverrides()
-        self.toggles.subscribe(self._review)
+        self.toggles.subscribe(upstreams.review)  # a call that waits for its legacy service may go elsewhere
         self.in_flight = 0
-        self.events: EventAnswer | None = None  # answers what the gateway tells of the objects of services
+        self.events: EventAnswer | None = None  # answers routes with `events`
 
     def wait(self, change: int) -> None:
         """A call begins to wait for events (1), or goes on (-1): while it waits it is not in flight."""
@@ -202,13 +202,13 @@ class Dispatcher:
                 outcome = await self._answer_without_side(route, call, plan)
             else:
                 unmoved = always if side is _DBUS else lambda: self._stays(planned)
-                outcome = await self._ask(side, route, call, self._backend, self._upstreams, unmoved)
+                outcome = await self._ask(side, route, call, unmoved)
             if isinstance(outcome, Fault) and outcome.code in NOT_EXECUTED and side is not None:
                 side, found = self._instead(planned, side, outcome, started)
                 if found is not None:
                     outcome = found
                 elif side is not None:
-                    outcome = await self._ask(side, route, call, self._backend, self._upstreams)
+                    outcome = await self._ask(side, route, call)
         except asyncio.CancelledError as error:
             self.abandon([(route, call)], error, perf_counter() - started, side)
             raise
@@ -245,16 +245,15 @@ class Dispatcher:
 
     async def check_session(self, check: Route, call: Call) -> Fault | None:
         """Make a session check for a call; the fault is why its session is not valid."""
-        asked = replace(call, oneway=False)
-        outcome = await self._ask(Side.DBUS, check, asked, self._backend, None)
+        outcome = await self._ask(Side.DBUS, check, replace(call, oneway=False))
         return outcome if isinstance(outcome, Fault) else None
 
     async def observe(self, side: Side, route: Route, call: Call) -> Outcome:
         """Ask a side whose outcome no client sees. Of the listeners only a tracer hears of it."""
         if self._tracer is None or KEY not in call.extensions:
-            return await self._ask(side, route, call, self._observing, self._observing_upstreams, observed=True)
+            return await self._ask(side, route, call, observed=True)
         call, started = self._tracer.beside(call), perf_counter()
-        outcome = await self._ask(side, route, call, self._observing, self._observing_upstreams, observed=True)
+        outcome = await self._ask(side, route, call, observed=True)
         self._tracer.finished(CallFinished(route, call, outcome, side, perf_counter() - started, started=started))
         return outcome
 
@@ -279,28 +278,21 @@ class Dispatcher:
         return Fault(FaultCode.UNAVAILABLE, f"{route.method} {why}")
 
     async def _ask(
-        self,
-        side: Side,
-        route: Route,
-        call: Call,
-        bus: Backend,
-        upstreams: UpstreamBackend | None,
-        wanted: Wanted = always,
-        *,
-        observed: bool = False,
+        self, side: Side, route: Route, call: Call, wanted: Wanted = always, *, observed: bool = False
     ) -> Outcome:
         """Ask one side, within its deadline.
 
         A legacy service has its own timeout, which is long by default because its clients never set one. When it is
         only observed it has the timeout of the route.
         """
-        seconds = route.timeout if side is Side.DBUS or observed else self._upstream_timeout(route)
+        bus = self._observing if observed else self._backend
+        upstream = route.migration.upstream if side is Side.LEGACY and not observed else None
+        seconds = route.timeout if upstream is None else self._upstreams.timeout(upstream)
         deadline = self._deadlines.start(seconds)
         asked = route
         try:
             if side is Side.LEGACY:
-                if upstreams is None:
-                    return _no_upstream(route.migration.upstream)
+                upstreams = self._observing_upstreams if observed else self._upstreams
                 return await upstreams.call(route, call, wanted)
             if route.session_check is not None and not route.events:
                 asked = route.session_check
@@ -313,7 +305,8 @@ class Dispatcher:
                 return await self._follow(bus, route, call, route.follows, outcome.value)
             return outcome
         except asyncio.CancelledError as error:
-            if asked is not route and NOT_SENT not in error.args:
+            executes_nothing = asked is not route or (route.events and side is Side.DBUS)
+            if executes_nothing and NOT_SENT not in error.args:
                 error.args = (*error.args, NOT_SENT)
             if deadline.was_the_reason():
                 return _timed_out(side, route, asked, seconds, sent=NOT_SENT not in error.args)
@@ -325,20 +318,11 @@ class Dispatcher:
 
     async def _wait_for(self, bus: Backend, route: Route, call: Call) -> Outcome:
         """Make a call that waits for something to happen: at its service, or for events of the gateway."""
-        if route.events:
-            return await self._ask_for_events(route, call)
+        if route.events:  # the event hub checks the session itself
+            assert self.events is not None, "it is set before the first call"
+            return await self.events(route, call)
         with slot_freed(call, self.wait) as is_free:
             return await bus.call(route, call) if is_free else TOO_MANY
-
-    async def _ask_for_events(self, route: Route, call: Call) -> Outcome:
-        """Answer from the event hub, which checks the session itself. A client that leaves has lost nothing."""
-        if self.events is None:
-            return Fault(FaultCode.UNAVAILABLE, f"{route.method}: this gateway follows no events")
-        try:
-            return await self.events(route, call)
-        except asyncio.CancelledError as error:
-            error.args = (*error.args, NOT_SENT)
-            raise
 
     async def _follow(self, bus: Backend, route: Route, call: Call, follows: TaskObject, path: Value) -> Outcome:
         """Wait for the end of an operation that a D-Bus object stands for."""
@@ -379,8 +363,6 @@ class Dispatcher:
 
         `repeatable`: no call of it does harm when it runs twice. `wanted`: see interfaces.Wanted.
         """
-        if self._upstreams is None:
-            return _no_upstream(upstream)
         deadline = self._deadlines.start(self._upstreams.timeout(upstream))
         self.in_flight += 1
         try:
@@ -399,8 +381,6 @@ class Dispatcher:
 
         None: that is not possible now, and nothing was sent. The caller ends the message by `end_passed`.
         """
-        if self._upstreams is None:
-            return None
         begun = self._upstreams.send_at_once(upstream, body, metadata, passed, repeatable=repeatable)
         if begun is None:
             return None
@@ -432,22 +412,11 @@ class Dispatcher:
 
     async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
         """Stream one exchange to an upstream; see UpstreamBackend. The caller reports it."""
-        if self._upstreams is None:
-            return _no_upstream(upstream)
         self.in_flight += 1
         try:
             return await self._upstreams.relay(upstream, exchange)
         finally:
             self.in_flight -= 1
-
-    def _review(self) -> None:
-        """Modes may have changed: a call that waits for a connection to its legacy service may go elsewhere."""
-        if self._upstreams is not None:
-            self._upstreams.review()
-
-    def _upstream_timeout(self, route: Route) -> float:
-        upstream = route.migration.upstream
-        return route.timeout if self._upstreams is None or upstream is None else self._upstreams.timeout(upstream)
 
 
 def too_late(upstream: str, deadline: Deadline, *, sent: bool = True) -> Fault:
@@ -455,10 +424,6 @@ def too_late(upstream: str, deadline: Deadline, *, sent: bool = True) -> Fault:
     known = "it may have been executed" if sent else "it was not sent"
     text = f"no answer from the legacy service '{upstream}' within {deadline.seconds:g} s; {known}"
     return Fault(FaultCode.TIMEOUT, text)
-
-
-def _speaks_nothing(_upstream: str, _codec: str, _dialect: str) -> bool:
-    return False
 
 
 def withdrawn_or_abandoned(error: asyncio.CancelledError) -> Fault:
@@ -483,10 +448,6 @@ def _internal_error(route: Route) -> Fault:
     """Log the exception that is being handled; its text never reaches a client."""
     _log.exception("a bug answered this call", method=route.method, source=route.source)
     return Fault(FaultCode.INTERNAL, "internal error")
-
-
-def _no_upstream(upstream: str | None) -> Fault:
-    return Fault(FaultCode.UNAVAILABLE, f"no legacy service '{upstream or ''}' is configured; the call was not sent")
 
 
 def _timed_out(side: Side, route: Route, asked: Route, seconds: float, *, sent: bool) -> Fault:

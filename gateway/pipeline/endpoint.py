@@ -1,8 +1,8 @@
 """The path of a message: bytes -> codec -> dialect -> dispatcher -> dialect -> codec -> bytes.
 
-`RpcEndpoint.handle` is the heart: a decoded message in, an outcome for each of its entries out. `answer` adds the codec
-on both sides. One kind of message bypasses `handle`: when one legacy service answers every call of a message and
-understands it as the client wrote it, its bytes are passed through (`passthrough.py`).
+Each entry of a message is planned, then answered: `RpcEndpoint.answer`, and `receive` for transports that can wait for
+an answer without a task. When one legacy service answers every call of a message and understands it as the client wrote
+it, its bytes are passed through (`passthrough.py`).
 
 An entry of a message is one of three:
 
@@ -21,7 +21,6 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from msgspec import structs
 from msgspec.structs import replace
 
 from gateway.core.dbus.names import quoted
@@ -49,14 +48,13 @@ from gateway.core.rpc.trace_context import KEY
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher, Entry, PlannedCall, View
-from gateway.pipeline.introspection import UnknownMethods, introspection_routes
-from gateway.pipeline.openrpc import Described, nothing_described
+from gateway.pipeline.introspection import answer_unknown, introspection_routes
 from gateway.pipeline.origins import Origins
-from gateway.pipeline.passthrough import PASSED_THROUGH, MessagePassthrough, WholeMessage, unmapped_route
+from gateway.pipeline.passthrough import PASSED_THROUGH, WholeMessage, passes_to, unmapped_route
 from gateway.pipeline.sessions import Sessions, session_over
 from gateway.pipeline.side_override import SideOverride
 from gateway.pipeline.task_methods import TaskMethods, with_own
-from gateway.pipeline.tasks import Tasks, TaskWatch
+from gateway.pipeline.tasks import Cancel, Tasks
 from gateway.pipeline.waiting import AfterAnswers
 
 if TYPE_CHECKING:  # imported where the config has a collector
@@ -77,13 +75,13 @@ class RpcEndpoint(Endpoint):
     `tasks` runs the calls that ask for a task; None: each of them is refused. `trusts_root`: root logs in without a
     password.
 
-    `on_logout` gets the session of each logout. `further`: methods that the gateway itself answers here.
-    `notifications`: those that it sends, for the OpenRPC document.
+    `on_logout` gets the session of each logout. `further`: methods that the gateway itself answers here. `discover`
+    makes the OpenRPC document; None: it has what the routes tell.
 
     `concurrency`: entries of a batch that run at one time; with 1 they run in their order. `client` reads the answers
     of legacy services, which may be longer than a request may be; None: `codec` reads them. `on_refused` gets the fault
-    of each message that holds no call or was not read. `shadow` observes calls; None: no call is observed. `describe`
-    and `servers` complete the OpenRPC document. `tracer`: None: no call is traced.
+    of each message that holds no call or was not read. `shadow` observes calls; None: no call is observed. `tracer`:
+    None: no call is traced.
     """
 
     def __init__(
@@ -102,10 +100,8 @@ class RpcEndpoint(Endpoint):
         tasks: Tasks | None = None,
         trusts_root: bool = False,
         on_logout: Callable[[str], object] | None = None,
-        describe: Callable[[], Awaitable[Described]] = nothing_described,
-        servers: Callable[[], Sequence[str]] = tuple,
+        discover: Callable[[], Awaitable[Value]] | None = None,
         further: Mapping[str, Route] = MappingProxyType({}),
-        notifications: Sequence[Value] = (),
         tracer: Tracer | None = None,
         read_at_once: int = READ_AT_ONCE,
         read_most: int = READ_MOST,
@@ -121,25 +117,21 @@ class RpcEndpoint(Endpoint):
         self._logout = next((route for route in table.routes.values() if route.closes is not None), None)
         self._tasks = tasks if table.spelling.task_prefixes else None
         self._task_methods = TaskMethods(self._tasks, table, self._check_session)
+        others = {**self._task_methods.routes, **further}
+        setting = dispatcher.toggles.setting
         introspection = introspection_routes(
-            table,
-            codec.name,
-            {**self._task_methods.routes, **further},
-            self._is_answered,
-            describe=describe,
-            servers=servers,
-            notifications=notifications,
+            table, codec.name, others, lambda route: setting(route).mode is not Mode.OFF, discover
         )
         self.local_routes = {**introspection, **further}
         self._concurrency = concurrency
         self._on_refused = on_refused
-        self._shadow = shadow
+        self.shadow = shadow
         # A message comes or goes: observations wait until the gateway is idle.
         self.touch: Callable[[], object] = tuple if shadow is None else shadow.touch
-        self._override = override
+        self.override = override
         self._is_simple = tracer is None and override is None
-        self._sessions = Sessions() if sessions is None else sessions  # an empty one is false
-        self._read_at_once = read_at_once
+        self.sessions = Sessions() if sessions is None else sessions  # an empty one is false
+        self.read_at_once, self.read_most = read_at_once, read_most
         # What a call carries of its way here. `listener` marks the call of a client, which may be recorded.
         self.origin: Mapping[str, object] = {
             "protocol": codec.name,
@@ -148,60 +140,58 @@ class RpcEndpoint(Endpoint):
             "agent": "",
         }
         self._origins = Origins({**self.origin, "listener": table.key.listener})
-        unknown = UnknownMethods(table, dialect, dispatcher.toggles, self._check_session)
-        self._unmapped = unmapped_route(table.passthrough_to, unknown.answer)
-        self._after = AfterAnswers(str(table.key))
-        unread = Call(UNMAPPED, extensions=self._origins.client)
-        self._passthrough = MessagePassthrough(
-            self,
-            self._after,
-            PlannedCall(unread, self._unmapped, PASSED_THROUGH),
-            override,
-            self._sessions,
-            shadow,
-            read_at_once=read_at_once,
-            read_most=read_most,
-        )
+        unknown = partial(answer_unknown, table, dialect, dispatcher.toggles, self._check_session)
+        self._unmapped = unmapped_route(table.passthrough_to, unknown)
+        self.after = AfterAnswers(str(table.key))
+        # In place of an entry that could not be read.
+        self.unread = PlannedCall(Call(UNMAPPED, extensions=self._origins.client), self._unmapped, PASSED_THROUGH)
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         """Answer one message; raises nothing but the cancellation of its task."""
         self.touch()
         arrived = perf_counter() if self._tracer is not None else 0.0
         try:
-            if len(body) > self._read_at_once:
+            if len(body) > self.read_at_once:
                 envelope = await asyncio.to_thread(self._decode, body, peer, carried)
             else:
                 envelope = self._decode(body, peer, carried)
             if self._task_methods.is_shared:
                 await self._task_methods.look_up(envelope.entries, self.dialect)
-            entries = self._plan_entries(envelope, peer, carried, arrived)
-            upstream = self._passthrough.upstream(entries)
+            later = self._begin(body, envelope, peer, carried, arrived)
         except Exception:  # noqa: BLE001 - a codec that raises is a bug; the client still gets a fault of its protocol
             return self.internal_error()
-        if upstream is not None:
-            return await self._guarded(
-                WholeMessage(self._passthrough, upstream, body, carried, envelope, entries, perf_counter()).answer
-            )
-        return await self._guarded(partial(self.answer_each, envelope, entries))
+        assert later is not None, "no client waits without a task"
+        return await later()
 
     def receive(self, body: bytes, peer: Peer, carried: RequestMetadata, client: AnswerTaker) -> AnswerLater | None:
         """See Endpoint: a message that a legacy service answers is passed through at once where that is possible."""
-        if len(body) > self._read_at_once or self._task_methods.is_shared:
+        if len(body) > self.read_at_once or self._task_methods.is_shared:
             return partial(self.answer, body, peer, carried)
         self.touch()
         arrived = perf_counter() if self._tracer is not None else 0.0
         try:
-            envelope = self._decode(body, peer, carried)
-            entries = self._plan_entries(envelope, peer, carried, arrived)
-            only = entries[0] if len(entries) == 1 else None
-            is_migrated = isinstance(only, PlannedCall) and only.plan.answer is _DBUS  # the usual case
-            upstream = None if is_migrated else self._passthrough.upstream(entries)
-            if upstream is None:
-                return partial(self._guarded, partial(self.answer_each, envelope, entries))
-            message = WholeMessage(self._passthrough, upstream, body, carried, envelope, entries, perf_counter())
-            return None if message.send(client) else partial(self._guarded, message.answer)
+            return self._begin(body, self._decode(body, peer, carried), peer, carried, arrived, client)
         except Exception:  # noqa: BLE001 - see above
             return partial(_already, self.internal_error())
+
+    def _begin(
+        self,
+        body: bytes,
+        envelope: Envelope,
+        peer: Peer,
+        carried: RequestMetadata,
+        arrived: float,
+        client: AnswerTaker | None = None,
+    ) -> AnswerLater | None:
+        """Plan a message that was read; returns what answers it in a task, or None where `client` waits without one."""
+        entries = self._plan_entries(envelope, peer, carried, arrived)
+        only = entries[0] if len(entries) == 1 else None
+        is_migrated = isinstance(only, PlannedCall) and only.plan.answer is _DBUS  # the usual case
+        upstream = None if is_migrated else passes_to(self, entries)
+        if upstream is None:
+            return partial(self._guarded, partial(self.answer_each, envelope, entries))
+        message = WholeMessage(self, upstream, body, carried, envelope, entries, perf_counter())
+        return None if client is not None and message.send(client) else partial(self._guarded, message.answer)
 
     async def _guarded(self, answer: AnswerLater) -> Answer:
         """Answer a message that was read."""
@@ -221,14 +211,6 @@ class RpcEndpoint(Endpoint):
         envelope = self.codec.decode(body, "" if body.isascii() else carried.charset)
         return envelope if self.dialect.has_notifications else _without_notification(envelope, peer)
 
-    async def handle(
-        self, envelope: Envelope, peer: Peer, metadata: RequestMetadata = NO_METADATA
-    ) -> Sequence[Outcome]:
-        """Answer a decoded message: an outcome for each entry, in the client's dialect, for its codec to encode."""
-        if self._task_methods.is_shared:
-            await self._task_methods.look_up(envelope.entries, self.dialect)
-        return await self._answer_entries(envelope, self._plan_entries(envelope, peer, metadata))
-
     def refuse(self, fault: Fault) -> Answer:
         """Encode the reason why a message was not read."""
         return self._encode(Envelope((fault,)), (fault,))
@@ -241,7 +223,8 @@ class RpcEndpoint(Endpoint):
         return self._encode(envelope, outcomes)
 
     def _encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> Answer:
-        fault = _message_fault(envelope)
+        entry = envelope.entries[0] if len(envelope.entries) == 1 and not envelope.batch else None
+        fault = entry if isinstance(entry, Fault) else None  # of a message that holds no call at all
         if fault is not None and self._on_refused is not None:
             self._on_refused(fault)
         answer = self.codec.encode(envelope, outcomes)
@@ -270,9 +253,9 @@ class RpcEndpoint(Endpoint):
             trace = self._tracer.begin(read, metadata, arrived)
             origin = origin if trace is None else {**origin, KEY: trace}
         call = Call(read.method, read.params, read.named, read.oneway, peer, origin)
-        if self._override is None:
+        if self.override is None:
             return self.plan(call)
-        forced, call = self._override.extract(call, metadata)
+        forced, call = self.override.extract(call, metadata)
         return self.plan(call, forced)
 
     def plan(self, call: Call, forced: Side | None = None) -> _Readable:
@@ -293,11 +276,11 @@ class RpcEndpoint(Endpoint):
         if route.root_login is not None and self._trusts_root and call.peer.uid == 0:
             route = route.root_login
         if route.session is not None or route.login is not None:
-            user = self._sessions.user(route, call)
+            user = self.sessions.user(route, call)
             if user:
                 call = self._origins.with_user(call, user, is_login=route.login is not None)
         plan = self.dispatcher.plan(route, call, forced)
-        if plan.answer is Side.DBUS and route.session_check is not None and self._sessions.is_over(route, call):
+        if plan.answer is Side.DBUS and route.session_check is not None and self.sessions.is_over(route, call):
             return RefusedCall(call, self.dispatcher.refuse(call, session_over(route, call), route))
         return (
             PlannedCall(call, route, plan, forced)
@@ -326,14 +309,14 @@ class RpcEndpoint(Endpoint):
         refused = await self.dispatcher.admit(route, call)
         if refused is not None:
             return self.dispatcher.refuse(call, refused, entry.route)
-        alone = structs.replace(entry, call=structs.replace(call, oneway=False))
+        alone = replace(entry, call=replace(call, oneway=False))
 
-        async def run(watch: TaskWatch) -> Outcome:
+        async def run(notify: Callable[[float, Cancel | None], None]) -> Outcome:
             follows = alone.route.follows
             if follows is None:
                 return (await self.dispatcher.run(alone)).outcome
-            watched = replace(alone.route, follows=replace(follows, notify=watch.notify))
-            return (await self.dispatcher.run(structs.replace(alone, route=watched))).outcome
+            watched = replace(alone.route, follows=replace(follows, notify=notify))
+            return (await self.dispatcher.run(replace(alone, route=watched))).outcome
 
         owner = (route.session(call) if route.session is not None else None) or ""
         task = await self._tasks.begin(entry.route.method, owner, call, run)
@@ -342,9 +325,6 @@ class RpcEndpoint(Endpoint):
     async def _check_session(self, call: Call) -> Fault | None:
         check = self.table.session_check
         return None if check is None else await self.dispatcher.check_session(check, call)
-
-    def _is_answered(self, route: Route) -> bool:
-        return self.dispatcher.toggles.setting(route).mode is not Mode.OFF
 
     def _may_call(self, domid: int, route: Route, call: Call) -> bool:
         """Whether the mapping allows a domain this call, for the method or for the whole endpoint."""
@@ -361,9 +341,10 @@ class RpcEndpoint(Endpoint):
         if isinstance(only, PlannedCall) and only.plan.answer is _DBUS and only.route.task_of is None:
             view = partial(self.view, envelope, 0, only.call)  # the usual case: as in `_answer_entry`
             outcome = self._ended(only, await self.dispatcher.run(only, view), view)
-            if isinstance(outcome, Reply) and is_large(outcome.value):
-                return await asyncio.to_thread(self._wrap_and_encode, envelope, outcome, only.call)
-            return self._wrap_and_encode(envelope, outcome, only.call)
+            if not isinstance(outcome, Reply) or not is_large(outcome.value):
+                return self._encode(envelope, (self.dialect.wrap_outcome(outcome, only.call),))
+            wrapped = await asyncio.to_thread(self.dialect.wrap_outcome, outcome, only.call)
+            return await asyncio.to_thread(self._encode, envelope, (wrapped,))
         return await self._encode_answer(envelope, await self._answer_entries(envelope, entries))
 
     async def _answer_entries(self, envelope: Envelope, entries: Sequence[Entry]) -> Sequence[Outcome]:
@@ -397,47 +378,38 @@ class RpcEndpoint(Endpoint):
             return await asyncio.to_thread(self.dialect.wrap_outcome, outcome, entry.call)
         return self.dialect.wrap_outcome(outcome, entry.call)
 
-    def _wrap_and_encode(self, envelope: Envelope, outcome: Outcome, call: Call) -> Answer:
-        return self._encode(envelope, (self.dialect.wrap_outcome(outcome, call),))
-
     def _ended(self, entry: PlannedCall, finished: CallFinished, view: View) -> Outcome:
         """The outcome of a call that has ended, before the client's dialect."""
-        if entry.route.login is not None or entry.route.closes is not None:
-            self._learn(finished)
+        route = entry.route
+        if route.login is not None or route.closes is not None:
+            self.sessions.learn(finished, self._logout)
+            session = route.closes(entry.call) if route.closes is not None else None
+            if session and isinstance(finished.outcome, Reply) and self._on_logout is not None:
+                self._on_logout(session)
         if entry.plan.candidate is not None and finished.side is entry.plan.answer:  # not where the call fell back
-            self._after.do(self.observe, entry, finished, view, code_of(finished.outcome))
+            self.after.do(self.observe, entry, finished, view, code_of(finished.outcome))
         outcome = finished.outcome
         if self._tasks is not None and finished.side is Side.DBUS:
-            outcome = with_own(self._tasks, entry.route.method, outcome)
+            outcome = with_own(self._tasks, route.method, outcome)
         return outcome
 
-    def as_client_reads(self, single: Envelope, call: Call, outcome: Outcome) -> Outcome:
-        """An outcome as the client of this call reads it in its own protocol. `single`: the call's message alone."""
-        body = self.codec.encode(single, (self.dialect.wrap_outcome(outcome, call),))
-        return self.dialect.unwrap_outcome(self.client.decode_answers(body or b"", single)[0], call)
-
     def view(self, envelope: Envelope, at: int, call: Call, outcome: Outcome) -> Outcome:
-        """The outcome of one call of a message as its client reads it."""
-        return self.as_client_reads(_single(envelope, at), call, outcome)
-
-    # Calls that have ended
-
-    def _learn(self, finished: CallFinished) -> None:
-        """A login or logout has ended."""
-        self._sessions.learn(finished, self._logout)
-        closes = finished.route.closes
-        if closes is not None and isinstance(finished.outcome, Reply) and self._on_logout is not None:
-            self._on_logout(closes(finished.call) or "")
+        """The outcome of one call of a message as its client reads it in its own protocol."""
+        if envelope.batch:  # else it is alone
+            tags = envelope.tags[at : at + 1] if isinstance(envelope.tags, tuple) else envelope.tags
+            envelope = Envelope(envelope.entries[at : at + 1], tags)
+        body = self.codec.encode(envelope, (self.dialect.wrap_outcome(outcome, call),))
+        return self.dialect.unwrap_outcome(self.client.decode_answers(body or b"", envelope)[0], call)
 
     def observe(self, planned: PlannedCall, finished: CallFinished, view: View, code: FaultCode | None) -> None:
         """Have the other side run the call too. `code`: the kind of fault of this side's outcome, if it is one."""
-        if self._shadow is None or finished.side is None or planned.call.oneway:
+        if self.shadow is None or finished.side is None or planned.call.oneway:
             return
-        if not self._shadow.wants(planned.route, planned.call):
+        if not self.shadow.wants(planned.route, planned.call):
             return
         answered = Observation(finished.side, finished.outcome, finished.seconds, code, finished.started)
         raw = finished.view is not None
-        self._shadow.observe(Job(planned.route, planned.call, answered, view, planned.plan.noise, raw))
+        self.shadow.observe(Job(planned.route, planned.call, answered, view, planned.plan.noise, raw))
 
 
 class Endpoints:
@@ -470,12 +442,6 @@ async def _already(answer: Answer) -> Answer:
     return answer
 
 
-def _message_fault(envelope: Envelope) -> Fault | None:
-    """The fault of a message that holds no call at all."""
-    entry = envelope.entries[0] if len(envelope.entries) == 1 and not envelope.batch else None
-    return entry if isinstance(entry, Fault) else None
-
-
 def _without_notification(envelope: Envelope, peer: Peer) -> Envelope:
     """The message; a notification alone is refused, before a side executes it.
 
@@ -487,11 +453,3 @@ def _without_notification(envelope: Envelope, peer: Peer) -> Envelope:
         return envelope
     found = "expected text or an integer, got none or null: a call without an answer is not taken here"
     return Envelope((Fault(FaultCode.INVALID_REQUEST, f"$.id: {found}"),))
-
-
-def _single(envelope: Envelope, at: int) -> Envelope:
-    """The message that one entry of a batch would be alone."""
-    if not envelope.batch:
-        return envelope
-    tags = envelope.tags[at : at + 1] if isinstance(envelope.tags, tuple) else envelope.tags
-    return Envelope(envelope.entries[at : at + 1], tags)

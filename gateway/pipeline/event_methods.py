@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from math import isnan
 from typing import TypeAlias
 
@@ -35,7 +35,7 @@ from gateway.events.changes import (
     event_records,
     parse_token,
 )
-from gateway.events.hub import EventHub, ServiceEvents
+from gateway.events.hub import EventHub, ServiceEvents, Waiter
 from gateway.events.saved import Missed
 from gateway.pipeline.sessions import session_over
 from gateway.pipeline.waiting import TOO_MANY, slot_freed
@@ -91,19 +91,6 @@ class Batch(msgspec.Struct, frozen=True):
     is_snapshot: bool = False
 
 
-class _Listed(msgspec.Struct, frozen=True):
-    """Changes that such a client is sent next, and the token of now.
-
-    `meanwhile`: its token until it has all of them; None: each change has its own.
-    """
-
-    changes: list[ObjectChange]
-    newest: Token
-    is_snapshot: bool = False
-    has_more: bool = False  # there are changes beyond these
-    meanwhile: Token | None = None
-
-
 _Answer: TypeAlias = Callable[["_Request", _Arguments], Awaitable[Outcome]]
 
 
@@ -122,7 +109,7 @@ class EventMethods:
         is_over: Callable[[Route, Call], bool] = lambda _route, _call: False,
         on_wait: Callable[[int], object] = lambda _change: None,
     ) -> None:
-        self._hub = hub
+        self.hub = hub
         self._is_allowed = is_allowed
         self._is_over = is_over
         self._on_wait = on_wait
@@ -138,55 +125,50 @@ class EventMethods:
 
     async def answer(self, route: Route, call: Call) -> Outcome:
         """Answer one call."""
-        service = self._hub.find(route.service)
-        if service is None:
-            return Fault(FaultCode.UNAVAILABLE, f"{route.source}: the file has no classes, so there are no events")
+        request = self._request(route, call)
+        if isinstance(request, Fault):
+            return request
         encoded = encode_arguments(route, call)
         if not isinstance(encoded, MethodCall):
             return encoded
-        session = (route.session(call) if route.session is not None else None) or ""
-        request = _Request(service, route, call, session)
         with slot_freed(call, self._on_wait) as is_free:
             if not is_free:
                 return TOO_MANY
             refused = await self._check(request)
             if refused is not None:
                 return refused
-            service.start()  # for nobody without a session
+            request.service.start()  # for nobody without a session
             return await self._answers[route.events](request, list(encoded.body))  # type: ignore[arg-type]
 
     def end_session(self, session: str) -> None:
         """A session has ended: wake its calls, and forget what it has registered for."""
-        self._hub.end_session(session)
+        self.hub.end_session(session)
         for service, other in [key for key in self._registered if key[1] == session]:
             del self._registered[service, other]
 
+    def _request(self, route: Route, call: Call) -> _Request | Fault:
+        service = self.hub.find(route.service)
+        if service is None:
+            return Fault(FaultCode.UNAVAILABLE, f"{route.source}: the file has no classes, so there are no events")
+        return _Request(service, route, call, (route.session(call) if route.session is not None else None) or "")
+
     # Clients that are sent changes
-
-    def when_stopped(self, tell: Callable[[], object]) -> None:
-        """Call `tell` if the gateway stops, until `not_when_stopped`."""
-        self._hub.when_released(tell)
-
-    def not_when_stopped(self, tell: Callable[[], object]) -> None:
-        """Do not call `tell` any more."""
-        self._hub.not_when_released(tell)
 
     async def begin(self, route: Route, call: Call, classes: Value, token: str) -> Following | Fault:
         """A client that is to be sent changes; `route` is that of `event.from`, and `call` has the session."""
-        service = self._hub.find(route.service)
-        if service is None:
-            return Fault(FaultCode.UNAVAILABLE, f"{route.source}: the file has no classes, so there are no events")
+        request = self._request(route, call)
+        if isinstance(request, Fault):
+            return request
         known = parse_token(token)
         if known is None:
             return _fault("EVENT_FROM_TOKEN_PARSE_FAILURE", token)
-        request = _Request(service, route, call, (route.session(call) if route.session is not None else None) or "")
         wanted = self._subscription(request, classes)
         if isinstance(wanted, Fault):
             return wanted
         refused = await self._check(request)
         if refused is not None:
             return refused
-        service.start()
+        request.service.start()
         return Following(request, wanted, known)
 
     async def follow(self, following: Following, heartbeat: float) -> AsyncGenerator[Batch | Fault | None]:
@@ -199,11 +181,10 @@ class EventMethods:
         request, service, loop = following.request, following.request.service, asyncio.get_running_loop()
         token, checked, is_fresh = following.token, loop.time(), True
         base = token  # what the client had before the changes of this batch
-        with service.waiting(following.wanted, request.session) as waiter:
+        with Waiter(service, following.wanted, request.session) as waiter:
             while not service.is_released:
                 if waiter.is_ended or (not is_fresh and loop.time() - checked >= FRESH):
-                    refused = session_over(request.route, request.call) if waiter.is_ended else None
-                    refused = refused or await self._check(request)
+                    refused = await self._check(request, is_over=waiter.is_ended)
                     if refused is not None and refused.code in UNCHECKED:
                         await waiter.wait(min(RETRY, heartbeat))
                         yield None
@@ -212,47 +193,47 @@ class EventMethods:
                         yield refused
                         return
                     checked, is_fresh = loop.time(), True
-                listed = await self._list(service, token, following.wanted, base)
+                batches, newest = await self._next_batches(service, token, following.wanted, base)
                 if waiter.is_ended:
                     continue
-                if listed.is_snapshot:
-                    token = base = BEGINNING
-                for batch in _batches(listed):
-                    token = batch.token
-                    base = token if token == listed.newest else base
-                    is_fresh = False
+                is_told = False
+                for batch in batches:
+                    is_told, is_fresh, token = True, False, batch.token
+                    base = token if token == newest else BEGINNING if batch.is_snapshot else base
                     yield batch
                     del batch  # while a client waits, nothing is held for it
-                if not listed.changes and not listed.is_snapshot:
-                    token = base = listed.newest
-                    is_fresh = False
-                    del listed
+                if not is_told:
+                    token, base, is_fresh = newest, newest, False
+                    del batches
                     before = service.log.generation
                     await waiter.wait(heartbeat)
                     if service.log.generation == before and not waiter.is_ended and not service.is_released:
                         yield None
 
-    async def _list(self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token) -> _Listed:
-        """The next changes since a token, for a client that has what there was at `base`."""
+    async def _next_batches(
+        self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token
+    ) -> tuple[Iterable[Batch], Token]:
+        """The next changes since a token, for a client that has what there was at `base`; and the token of now."""
         if not service.is_read:
-            return _Listed([], token)
+            return (), token
         missed = await self._missed_since(service, token, wanted)
         if missed is not None and len(missed.changes) < MOST_TOLD:
-            return _Listed(missed.changes, missed.newest, meanwhile=token)
+            return _batches(missed.changes, missed.newest, meanwhile=token), missed.newest
         is_snapshot = token == BEGINNING or not service.log.can_continue(token)
         changes = self._told(service, *((BEGINNING, wanted) if is_snapshot else (token, wanted, base)))
-        return _Listed(changes[:MOST_TOLD], service.token, is_snapshot, len(changes) >= MOST_TOLD)
+        newest, has_more = service.log.token, len(changes) >= MOST_TOLD
+        return _batches(changes[:MOST_TOLD], newest, is_snapshot=is_snapshot, has_more=has_more), newest
 
-    async def _check(self, request: _Request) -> Fault | None:
+    async def _check(self, request: _Request, *, is_over: bool = False) -> Fault | None:
         """Why the session is not valid. Once it is, everything that the service has sent before is known."""
         check = request.route.session_check
+        if is_over or (check is not None and self._is_over(request.route, request.call)):
+            return session_over(request.route, request.call)
         if check is None:
             return None
-        if self._is_over(request.route, request.call):
-            return session_over(request.route, request.call)
         try:
             async with asyncio.timeout(check.timeout):
-                outcome = await request.service.ask(check, request.call)
+                outcome = await request.service.source.ask(check, request.call)
         except TimeoutError:
             text = f"no answer from {check.bus_target.bus_name} within {check.timeout:g} s"
             return Fault(FaultCode.TIMEOUT, f"{text}; {request.route.method} was not called")
@@ -274,8 +255,10 @@ class EventMethods:
             return found
         changes, newest = found
         log = request.service.log
-        names = [name for name in _concerned(request.service, wanted) if self._serves(request.service, name)]
-        counts: dict[str, Value] = {**log.counts(names)}
+        names = dict.fromkeys((*request.service.classes, *(own.name for own in request.service.own)))
+        counts: dict[str, Value] = {
+            name: log.count(name) for name in wanted.concerned(names) if self._serves(request.service, name)
+        }
         return Reply({"events": event_records(changes), "valid_ref_counts": counts, "token": str(newest)})
 
     async def _wait_for_changes(
@@ -286,12 +269,12 @@ class EventMethods:
         checked = loop.time()
         end, is_fresh = checked + seconds, True  # the session was checked in this step
         continued: Token | None = None  # in place of a token of another process since which nothing has changed
-        with service.waiting(wanted, request.session) as waiter:
+        with Waiter(service, wanted, request.session) as waiter:
             while True:
                 token, now = continued or since(), loop.time()
                 changes: list[ObjectChange] = []
                 if service.is_read and service.log.can_continue(token):
-                    changes, newest = self._told(service, token, wanted), service.token
+                    changes, newest = self._told(service, token, wanted), service.log.token
                 elif service.is_read:
                     missed = await self._missed_since(service, token, wanted)
                     if missed is None:
@@ -302,8 +285,7 @@ class EventMethods:
                     newest = token
                 is_last = bool(changes) or now >= end or service.is_released
                 if waiter.is_ended or (not is_fresh and now - checked >= (FRESH if is_last else CHECK)):
-                    refused = session_over(request.route, request.call) if waiter.is_ended else None
-                    refused = refused or await self._check(request)
+                    refused = await self._check(request, is_over=waiter.is_ended)
                     if refused is not None and refused.code in UNCHECKED and now < end and not service.is_released:
                         await waiter.wait(min(RETRY, end - now))
                         continue
@@ -325,9 +307,9 @@ class EventMethods:
 
     async def _missed_since(self, service: ServiceEvents, token: Token, wanted: Wanted) -> Missed | None:
         """The same for a token of another process. None: it is of this one, or it is not certain what is missed."""
-        if service.log.can_continue(token):
+        if service.recalled is None or service.log.can_continue(token):
             return None
-        missed = await service.missed_since(token, wanted)
+        missed = await service.recalled.missed_since(token, wanted)
         return missed and missed._replace(changes=self._served(service, missed.changes))
 
     def _served(self, service: ServiceEvents, changes: list[ObjectChange]) -> list[ObjectChange]:
@@ -352,19 +334,17 @@ class EventMethods:
         return Reply(str(token))
 
     async def _current_id(self, request: _Request, _arguments: _Arguments) -> Outcome:
-        return await self._until_read(request) or Reply(request.service.token.generation)
+        return await self._until_read(request) or Reply(request.service.log.token.generation)
 
     async def _until_read(self, request: _Request) -> Fault | None:
         """Wait until the state of the service was read once."""
         loop = asyncio.get_running_loop()
         end = loop.time() + FIRST_READ
-        with request.service.waiting(NOTHING, request.session) as waiter:
+        with Waiter(request.service, NOTHING, request.session) as waiter:
             while not request.service.is_read:
                 if loop.time() >= end or request.service.is_released:
-                    text = (
-                        f"the objects of {request.route.service} are not read yet; {request.route.method} did nothing"
-                    )
-                    return Fault(FaultCode.UNAVAILABLE, text)
+                    text = f"the objects of {request.route.service} are not read yet"
+                    return Fault(FaultCode.UNAVAILABLE, f"{text}; {request.route.method} did nothing")
                 await waiter.wait(end - loop.time())
         return None
 
@@ -383,7 +363,7 @@ class EventMethods:
         if too_much is not None:
             return too_much
         if known is None:
-            self._registered[key] = Registration(wanted, request.service.token)
+            self._registered[key] = Registration(wanted, request.service.log.token)
             if len(self._registered) > MOST_REGISTERED:
                 self._registered.popitem(last=False)
         else:
@@ -407,7 +387,7 @@ class EventMethods:
             found = await self._wait_for_changes(request, known.wanted, lambda: known.token, DAY)
             if isinstance(found, Fault):
                 if found.name == "EVENTS_LOST":
-                    known.token = request.service.token
+                    known.token = request.service.log.token
                 return found
             changes, known.token = found
             if changes or request.service.is_released:
@@ -441,11 +421,6 @@ class EventMethods:
         return each is None or all(map(self._is_allowed, each.routes))
 
 
-def _concerned(service: ServiceEvents, wanted: Wanted) -> Collection[str]:
-    """The classes with events that a client wants, in lower case."""
-    return wanted.concerned([*dict.fromkeys((*service.classes, *service.own_classes))])
-
-
 def too_large(*held: Wanted) -> Fault | None:
     """Why a session or a connection may not have these subscriptions, which are held until they end."""
     size = sum(each.size for each in held)
@@ -461,18 +436,25 @@ def seconds_of(timeout: Value) -> float:
     return DAY if isnan(seconds) or seconds < 0 or seconds > LONGEST else seconds
 
 
-def _batches(listed: _Listed) -> Iterator[Batch]:
+def _batches(
+    listed: list[ObjectChange],
+    newest: Token,
+    *,
+    is_snapshot: bool = False,
+    has_more: bool = False,
+    meanwhile: Token | None = None,
+) -> Iterator[Batch]:
     """Batches of changes in their order. The token of each is the generation of its last change.
 
-    An object that has changed since it was listed is left out: it comes again, with its newest record.
+    An object that has changed since it was listed is left out: it comes again, with its newest record. `has_more`:
+    there are changes beyond these. `meanwhile`: the token of the client until it has all of them.
     """
-    is_snapshot, newest = listed.is_snapshot, listed.newest
-    changes = [(change, change.state.modified) for change in listed.changes]
+    changes = [(change, change.state.modified) for change in listed]
     for at in range(0, len(changes), IN_BATCH):
         part = changes[at : at + IN_BATCH]
         events = [event_record(change) for change, modified in part if change.state.modified == modified]
-        is_last = at + IN_BATCH >= len(changes) and not listed.has_more
-        token = newest if is_last else listed.meanwhile or Token(part[-1][1], newest.epoch)
+        is_last = at + IN_BATCH >= len(changes) and not has_more
+        token = newest if is_last else meanwhile or Token(part[-1][1], newest.epoch)
         if events or is_last:
             yield Batch(events, token, is_snapshot=is_snapshot)
             is_snapshot = False

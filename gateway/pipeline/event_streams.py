@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -23,22 +23,13 @@ from gateway.core.interfaces import Codec, HttpExchange, MessageChannel, OpenCha
 from gateway.core.logger import Logger
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Effect, Route, local_route
-from gateway.core.rpc.model import (
-    Answer,
-    Call,
-    Envelope,
-    Fault,
-    FaultCode,
-    Outcome,
-    Peer,
-    Reply,
-    RequestMetadata,
-    Value,
-)
+from gateway.core.rpc.model import Answer, Call, Envelope, Fault, FaultCode, Outcome, Peer, Reply, Value
 from gateway.events.changes import Wanted
 from gateway.mapping.table import EndpointTable
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.event_methods import Batch, EventMethods, Following, too_large
+from gateway.pipeline.passthrough import in_plain_words
+from gateway.pipeline.waiting import WaitingSlot
 
 SUBSCRIBE, UNSUBSCRIBE = "events.subscribe", "events.unsubscribe"
 CHANGED: Final = "events.changed"  # the notification with changes
@@ -49,7 +40,6 @@ MOST_AHEAD = 16  # messages of one connection that wait for the call before them
 BYTES_AHEAD = 64 * 1024  # of these; past it nothing is read
 PROBE_INTERVAL = 2.0  # seconds between two pings to a client that has ended its direction while its call runs
 HEARTBEAT = 15.0  # seconds between two comments of a stream without a change
-TEXT = "text/plain"
 STREAM_HEADERS = ((b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store"))
 BUSY = Fault(FaultCode.BUSY, "too many calls at once, try again")
 GONE = Fault(FaultCode.UNAVAILABLE, "no mapping file serves this path any more; nothing was executed")
@@ -58,6 +48,18 @@ STATUSES: Mapping[str, tuple[int, str]] = {
     "EVENT_FROM_TOKEN_PARSE_FAILURE": (400, "Bad Request"),
     "EVENT_SUBSCRIPTION_PARSE_FAILURE": (400, "Bad Request"),
 }
+
+_log = Logger()
+
+
+def _notification(name: str, summary: str, **params: Value) -> Value:
+    return {
+        "name": name,
+        "summary": summary,
+        "paramStructure": "by-name",
+        "params": [{"name": each, "required": each != "snapshot", "schema": schema} for each, schema in params.items()],
+    }
+
 
 _TEXT: Value = {"type": "string"}
 _EVENT: Value = {
@@ -72,16 +74,6 @@ _EVENT: Value = {
     },
 }
 
-
-def _notification(name: str, summary: str, **params: Value) -> Value:
-    return {
-        "name": name,
-        "summary": summary,
-        "paramStructure": "by-name",
-        "params": [{"name": each, "required": each != "snapshot", "schema": schema} for each, schema in params.items()],
-    }
-
-
 # The notifications as OpenRPC describes methods.
 NOTIFICATIONS: Final[tuple[Value, ...]] = (
     _notification(
@@ -94,8 +86,6 @@ NOTIFICATIONS: Final[tuple[Value, ...]] = (
     ),
     _notification(ENDED, "A subscription has ended.", subscription=_TEXT, error={"type": "object"}),
 )
-
-_log = Logger()
 
 
 def has_events(table: EndpointTable) -> bool:
@@ -121,38 +111,34 @@ class EventStreams(StreamingEndpoint):
         *,
         codec: Codec,
         max_message: int,
-        heartbeat: float = HEARTBEAT,
     ) -> None:
         self._current = current
-        self._methods = methods
+        self.methods = methods
         self._open_channel = open_channel
         self._codec = codec
         self._max_message = max_message
-        self._heartbeat = heartbeat
 
     async def stream(self, exchange: HttpExchange) -> Answer | None:
         """Serve one connection to its end."""
-        slot = _Slot(exchange.peer)
+        slot = WaitingSlot(exchange.peer.connection)
         try:
-            if not slot.is_free:
+            if not slot.free():
                 return self.refuse(Fault(FaultCode.BUSY, "too many clients wait for events (limit max_waiting)"))
-            if exchange.is_tunnel:
-                channel = await self._open_channel(exchange, self._max_message)
-                if isinstance(channel, Answer):
-                    return channel
-                await self._serve_channel(channel, exchange.peer, exchange.metadata, slot)
-                return None
-            return await self._serve_events(exchange)
+            if not exchange.is_tunnel:
+                return await self._serve_events(exchange)
+            channel = await self._open_channel(exchange, self._max_message)
+            if isinstance(channel, Answer):
+                return channel
+            await self._serve_channel(channel, exchange, slot)
+            return None
         finally:
             slot.end()
 
     def refuse(self, fault: Fault) -> Answer:
         """Plain text and a status that fits."""
         other = (503, "Service Unavailable") if fault.code is not FaultCode.INVALID_PARAMS else (400, "Bad Request")
-        status, reason = STATUSES.get(fault.name, other)
         name = f"{fault.name}: " if fault.name else ""
-        headers = ((b"Content-Type", TEXT.encode()),)
-        return Answer(f"{name}{fault.message}\n".encode(), TEXT, fault, status, reason, headers)
+        return in_plain_words(fault, name + fault.message, STATUSES.get(fault.name, other))
 
     async def begin(self, session: str, peer: Peer, classes: Value, token: str) -> Following | Fault:
         """A new subscription of a client with this session."""
@@ -163,12 +149,19 @@ class EventStreams(StreamingEndpoint):
         if route is None or endpoint.dispatcher.toggles.setting(route).mode is not Mode.DBUS:
             return Fault(FaultCode.UNAVAILABLE, "there are no events: event.from is not answered from D-Bus here")
         call = Call(route.method, (session, classes, token, 0.0), peer=peer, extensions=endpoint.origin)
-        return await self._methods.begin(route, call, classes, token)
+        return await self.methods.begin(route, call, classes, token)
 
-    def notification(self, subscription: str, batch: Batch) -> bytes | None:
-        """A notification with changes; None, with a line in the log, when the protocol cannot carry one of them."""
-        params: dict[str, Value] = {"subscription": subscription, "events": batch.events, "token": str(batch.token)}
-        if batch.is_snapshot:
+    def notification(self, subscription: str, news: Batch | Fault) -> bytes | None:
+        """Write that there are changes, or why a subscription has ended.
+
+        None, with a line in the log, when the protocol cannot carry one of the changes.
+        """
+        if isinstance(news, Fault):
+            data: list[Value] = [*news.data] if isinstance(news.data, list) else []
+            why: Value = {"message": news.name or news.message, "data": data}
+            return self._codec.encode_call(Call(ENDED, (), {"subscription": subscription, "error": why}, oneway=True))
+        params: dict[str, Value] = {"subscription": subscription, "events": news.events, "token": str(news.token)}
+        if news.is_snapshot:
             params["snapshot"] = True
         try:
             return self._codec.encode_call(Call(CHANGED, (), params, oneway=True))
@@ -176,46 +169,32 @@ class EventStreams(StreamingEndpoint):
             _log.warning("events are left out: they cannot be written", why=str(error))
             return None
 
-    def end_of(self, subscription: str, fault: Fault) -> bytes:
-        """The notification that a subscription has ended."""
-        data: list[Value] = [*fault.data] if isinstance(fault.data, list) else []
-        error: Value = {"message": fault.name or fault.message, "data": data}
-        return self._codec.encode_call(Call(ENDED, (), {"subscription": subscription, "error": error}, oneway=True))
-
-    def changes(self, following: Following) -> AsyncGenerator[Batch | Fault | None]:
-        """The changes of a subscription, to be closed by the caller."""
-        return self._methods.follow(following, self._heartbeat)
-
     # WebSocket
 
-    async def _serve_channel(self, channel: MessageChannel, peer: Peer, metadata: RequestMetadata, slot: _Slot) -> None:
-        assert peer.connection is not None, "a connection that can be upgraded"
+    async def _serve_channel(self, channel: MessageChannel, exchange: HttpExchange, slot: WaitingSlot) -> None:
+        connection, hub = exchange.peer.connection, self.methods.hub
+        assert connection is not None, "a connection that can be upgraded"
         try:
             async with asyncio.TaskGroup() as tasks:
-                peer.connection.subscriber = subscriber = Subscriber(self, channel, peer, tasks)
-
-                async def answer(message: bytes) -> bytes | None:
-                    return await self._answer(message, peer, metadata, slot)
-
-                conversation = _Conversation(channel, subscriber, answer, tasks)
-                self._methods.when_stopped(conversation.stop)
+                connection.subscriber = subscriber = Subscriber(self, channel, exchange, slot, tasks)
+                hub.on_release[subscriber.stop] = None
                 try:
-                    await conversation.run()
+                    await subscriber.run()
                 finally:
-                    self._methods.not_when_stopped(conversation.stop)
-                subscriber.end_all()
+                    hub.on_release.pop(subscriber.stop, None)
                 await channel.close()
         finally:
-            peer.connection.subscriber = None
+            connection.subscriber = None
 
-    async def _answer(self, message: bytes, peer: Peer, metadata: RequestMetadata, slot: _Slot) -> bytes | None:
+    async def answer(self, message: bytes, exchange: HttpExchange, slot: WaitingSlot) -> bytes | None:
+        """Answer a call of a WebSocket, which takes a slot while it runs."""
         endpoint = self._current()
         if endpoint is None:
             return self._codec.encode(Envelope((GONE,)), (GONE,))
         if not slot.take():
             return endpoint.refuse(BUSY).body
         try:
-            return (await endpoint.answer(message, peer, metadata)).body
+            return (await endpoint.answer(message, exchange.peer, exchange.metadata)).body
         finally:
             slot.free()
 
@@ -230,41 +209,43 @@ class EventStreams(StreamingEndpoint):
         if isinstance(following, Fault):
             return self.refuse(following)
         await exchange.respond(Answer(None, "", None, 200, "OK", STREAM_HEADERS))
-        async with aclosing(self.changes(following)) as changes:
-            async for batch in changes:
-                if batch is None:
+        async with aclosing(self.methods.follow(following, HEARTBEAT)) as changes:
+            async for news in changes:
+                data = b"" if news is None else self.notification("", news)
+                if news is None:
                     await exchange.write(b": heartbeat\n\n")
-                elif isinstance(batch, Fault):
-                    await exchange.write(b"data: " + self.end_of("", batch) + b"\n\n")
-                else:
-                    data = self.notification("", batch)
-                    if data is not None:
-                        await exchange.write(f"id: {batch.token}\n".encode() + b"data: " + data + b"\n\n")
+                elif data is not None:
+                    name = f"id: {news.token}\n".encode() if isinstance(news, Batch) else b""
+                    await exchange.write(name + b"data: " + data + b"\n\n")
         await exchange.finish()
         return None
 
 
-class _Conversation:
-    """The calls of one WebSocket: its task reads them, and another one answers while there are any.
+class Subscriber:
+    """One WebSocket: its calls, and its subscriptions.
 
-    Most of the time a client waits, so little is held for it then: a task and what belongs to it take 1 KB.
+    Its task reads calls, and another one answers while there are any. Most of the time a client waits, so little is
+    held for it then: a task and what belongs to it take 1 KB. A new subscription begins to send when the answer to its
+    call has left.
     """
 
     __slots__ = (
-        "_answer", "_answerer", "_calling", "_channel", "_is_stopped", "_messages", "_reader", "_subscriber", "_tasks",
-        "_unanswered", "_writer",
+        "_answerer", "_calling", "_channel", "_exchange", "_is_stopped", "_last", "_messages", "_new", "_reader",
+        "_running", "_slot", "_streams", "_tasks", "_turn", "_unanswered", "_wanted", "_writer",
     )  # fmt: skip
 
     def __init__(
         self,
+        streams: EventStreams,
         channel: MessageChannel,
-        subscriber: Subscriber,
-        answer: Callable[[bytes], Awaitable[bytes | None]],
+        exchange: HttpExchange,
+        slot: WaitingSlot,
         tasks: asyncio.TaskGroup,
     ) -> None:
+        self._streams = streams
         self._channel = channel
-        self._subscriber = subscriber
-        self._answer = answer
+        self._exchange = exchange
+        self._slot = slot
         self._tasks = tasks
         self._messages: deque[bytes] | None = None  # those that wait
         self._unanswered = 0  # messages that wait, and the one that is being answered
@@ -273,6 +254,13 @@ class _Conversation:
         self._reader: asyncio.Task[None] | None = None  # while messages are read
         self._writer: asyncio.Future[None] | None = None  # of the reader, until one more is answered
         self._is_stopped = False
+        self._new: dict[str, Following] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._last = 0
+        self._turn = asyncio.Lock()  # one message is made at a time
+
+    # Calls
 
     async def run(self) -> None:
         """Read and answer until the client sends no more, and every call is answered, or the gateway stops."""
@@ -287,6 +275,8 @@ class _Conversation:
         while self._answerer is not None:  # the client sends no more, and may still read
             await self._channel.probe()
             await asyncio.wait([self._answerer], timeout=PROBE_INTERVAL)
+        for task in self._running.values():
+            task.cancel()
 
     async def _read(self) -> None:
         """Read ahead while a call runs, so that pings are answered meanwhile."""
@@ -306,10 +296,12 @@ class _Conversation:
             while self._messages:
                 message = self._messages.popleft()
                 async with self._calling:
-                    answer = await self._answer(message)
+                    answer = await self._streams.answer(message, self._exchange, self._slot)
                 if answer is not None:
                     await self._channel.send(answer)  # first in line, also when the gateway stops
-                self._subscriber.begin_new()
+                new, self._new = self._new, {}
+                for name, following in new.items():
+                    self._running[name] = self._tasks.create_task(self._send(name, following))
                 self._channel.release(len(message))
                 self._unanswered -= 1
                 if self._writer is not None and not self._writer.done():
@@ -329,28 +321,15 @@ class _Conversation:
                 if task is not None:
                     task.cancel()
 
+    # Subscriptions
 
-class Subscriber:
-    """The subscriptions of one WebSocket. A new one begins to send when the answer to its call has left."""
-
-    __slots__ = ("_channel", "_last", "_new", "_running", "_streams", "_tasks", "_turn", "_wanted", "peer")
-
-    def __init__(self, streams: EventStreams, channel: MessageChannel, peer: Peer, tasks: asyncio.TaskGroup) -> None:
-        self._streams = streams
-        self._channel = channel
-        self.peer = peer
-        self._tasks = tasks
-        self._new: dict[str, Following] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._wanted: dict[str, Wanted] = {}
-        self._last = 0
-        self._turn = asyncio.Lock()  # one message is made at a time
-
-    async def subscribe(self, session: str, classes: Value, token: str) -> Outcome:
+    async def subscribe(self, session: Value, classes: Value, token: Value) -> Outcome:
         """Begin a subscription."""
+        if not isinstance(session, str) or not isinstance(classes, list) or not isinstance(token, str):
+            return Fault(FaultCode.INVALID_PARAMS, "$.params: expected a session, a list of classes, and a token")
         if len(self._running) + len(self._new) >= MOST_SUBSCRIPTIONS:
             return Fault(FaultCode.BUSY, f"this connection has {MOST_SUBSCRIPTIONS} subscriptions; end one of them")
-        following = await self._streams.begin(session, self.peer, classes, token)
+        following = await self._streams.begin(session, self._exchange.peer, classes, token)
         if isinstance(following, Fault):
             return following
         too_much = too_large(*self._wanted.values(), following.wanted)
@@ -361,8 +340,9 @@ class Subscriber:
         self._wanted[str(self._last)] = following.wanted
         return Reply({"subscription": str(self._last)})
 
-    def unsubscribe(self, subscription: str) -> Outcome:
+    async def unsubscribe(self, name: Value) -> Outcome:
         """End a subscription."""
+        subscription = str(name)
         task = self._running.pop(subscription, None)
         self._wanted.pop(subscription, None)
         if self._new.pop(subscription, None) is None and task is None:
@@ -371,60 +351,31 @@ class Subscriber:
             task.cancel()
         return Reply(None)
 
-    def begin_new(self) -> None:
-        """Have the new subscriptions send."""
-        new, self._new = self._new, {}
-        for name, following in new.items():
-            self._running[name] = self._tasks.create_task(self._run(name, following))
-
-    def end_all(self) -> None:
-        """End every subscription."""
-        for task in self._running.values():
-            task.cancel()
-
-    async def _run(self, name: str, following: Following) -> None:
-        changes = self._streams.changes(following)
+    async def _send(self, name: str, following: Following) -> None:
+        changes = self._streams.methods.follow(following, HEARTBEAT)
         try:
-            async for batch in changes:
-                if batch is not None:
-                    await self._send(name, batch)
-                del batch  # while a client waits, nothing is held for it
+            async for news in changes:
+                if news is not None:
+                    async with self._turn:
+                        message = self._streams.notification(name, news)
+                        if message is not None:
+                            await self._channel.send(message)
+                        del message
+                del news  # while a client waits, nothing is held for it
         finally:
             self._running.pop(name, None)
             self._wanted.pop(name, None)
             await changes.aclose()
-
-    async def _send(self, name: str, batch: Batch | Fault) -> None:
-        async with self._turn:
-            if isinstance(batch, Fault):
-                message: bytes | None = self._streams.end_of(name, batch)
-            else:
-                message = self._streams.notification(name, batch)
-            if message is not None:
-                await self._channel.send(message)
 
 
 def subscription_routes() -> Mapping[str, Route]:
     """The methods by which a client of a WebSocket subscribes."""
 
     async def subscribe(call: Call) -> Outcome:
-        subscriber = _subscriber(call)
-        if isinstance(subscriber, Fault):
-            return subscriber
-        values = _values(call, ("session", "classes", "token"), {"token": ""})
-        if isinstance(values, Fault):
-            return values
-        session, classes, token = values
-        if not isinstance(session, str) or not isinstance(classes, list) or not isinstance(token, str):
-            return Fault(FaultCode.INVALID_PARAMS, "$.params: expected a session, a list of classes, and a token")
-        return await subscriber.subscribe(session, classes, token)
+        return await _subscribed(call, Subscriber.subscribe, ("session", "classes", "token"), {"token": ""})
 
     async def unsubscribe(call: Call) -> Outcome:
-        subscriber = _subscriber(call)
-        if isinstance(subscriber, Fault):
-            return subscriber
-        values = _values(call, ("subscription",), {})
-        return values if isinstance(values, Fault) else subscriber.unsubscribe(str(values[0]))
+        return await _subscribed(call, Subscriber.unsubscribe, ("subscription",), {})
 
     text, texts = parse_one("s"), parse_one("as")
     return {
@@ -450,20 +401,21 @@ def subscription_routes() -> Mapping[str, Route]:
     }
 
 
-def _subscriber(call: Call) -> Subscriber | Fault:
-    found = call.peer.connection.subscriber if call.peer.connection is not None else None
-    if isinstance(found, Subscriber):
-        return found
-    return Fault(FaultCode.INVALID_REQUEST, f"{call.method} is for a WebSocket; over HTTP use event.from")
-
-
-def _values(call: Call, names: tuple[str, ...], defaults: Mapping[str, Value]) -> list[Value] | Fault:
-    given: dict[str, Value] = {**dict(zip(names, call.params, strict=False)), **call.named}
-    missing = [name for name in names if name not in given and name not in defaults]
-    if missing or len(call.params) > len(names) or not given.keys() <= set(names):
+async def _subscribed(
+    call: Call,
+    answer: Callable[..., Awaitable[Outcome]],
+    names: tuple[str, ...],
+    defaults: Mapping[str, Value],
+) -> Outcome:
+    """Have the subscriber of a WebSocket answer a call with these parameters, by position or by name."""
+    subscriber = call.peer.connection.subscriber if call.peer.connection is not None else None
+    if not isinstance(subscriber, Subscriber):
+        return Fault(FaultCode.INVALID_REQUEST, f"{call.method} is for a WebSocket; over HTTP use event.from")
+    given: dict[str, Value] = {**defaults, **dict(zip(names, call.params, strict=False)), **call.named}
+    if given.keys() != set(names) or len(call.params) > len(names):
         data: Value = {"expected": len(names) - len(defaults), "received": len(call.params) + len(call.named)}
         return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected {', '.join(names)}", data=data)
-    return [given.get(name, defaults.get(name)) for name in names]
+    return await answer(subscriber, *(given[name] for name in names))
 
 
 def session_of(headers: Mapping[bytes, str], query: Mapping[str, list[str]]) -> str:
@@ -479,38 +431,3 @@ def session_of(headers: Mapping[bytes, str], query: Mapping[str, list[str]]) -> 
         if name == "session_id":
             return value.strip('"')
     return query.get("session_id", [""])[-1]
-
-
-class _Slot:
-    """The slot of a connection that waits most of the time, and makes a call now and then."""
-
-    __slots__ = ("_peer", "_resume", "is_free")
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self._resume: Callable[[], object] | None = None
-        self.is_free = self.free()
-
-    def free(self) -> bool:
-        """Give the slot back; false if too many wait, and then it stays taken."""
-        connection = self._peer.connection
-        if connection is None or connection.on_wait is None:
-            return True
-        self._resume = connection.on_wait()
-        return self._resume is not None
-
-    def take(self) -> bool:
-        """Take a slot for a call; false if there is none."""
-        connection = self._peer.connection
-        if self._resume is None:
-            return True
-        if connection is not None and connection.has_capacity is not None and not connection.has_capacity():
-            return False
-        self.end()
-        return True
-
-    def end(self) -> None:
-        """Take the slot, whatever else runs: the transport gives it back."""
-        resume, self._resume = self._resume, None
-        if resume is not None:
-            resume()

@@ -6,6 +6,7 @@ They are local routes, answered from the mapping and the IDL without any call.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from gateway.core.dbus.names import quoted
@@ -15,9 +16,9 @@ from gateway.core.interfaces import Dialect
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import LocalTarget, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.mapping.table import NOT_MAPPED, EndpointTable
+from gateway.mapping.table import EndpointTable
 from gateway.migration.active_overrides import ActiveOverrides
-from gateway.pipeline.openrpc import Described, nothing_described, openrpc
+from gateway.pipeline.openrpc import NOTHING, openrpc
 
 # The names of XML-RPC's introspection convention (system.methodSignature) for D-Bus types.
 XMLRPC_TYPES: Mapping[str, str] = {
@@ -52,14 +53,17 @@ CAPABILITIES: Mapping[str, Mapping[str, tuple[str, int]]] = {
 }
 
 
+_NOT_LISTED = Fault(
+    FaultCode.INVALID_PARAMS, "$.params[0]: expected the name of a method that system.listMethods lists"
+)
+
+
 def introspection_routes(
     table: EndpointTable,
     codec: str,
     others: Mapping[str, Route] = MappingProxyType({}),
     answers: Callable[[Route], bool] = lambda _route: True,
-    describe: Callable[[], Awaitable[Described]] = nothing_described,
-    servers: Callable[[], Sequence[str]] = tuple,
-    notifications: Sequence[Value] = (),
+    discover: Callable[[], Awaitable[Value]] | None = None,
 ) -> Mapping[str, Route]:
     """The built-in methods of one endpoint, each answered by the gateway itself. A mapped method of that name wins.
 
@@ -67,18 +71,37 @@ def introspection_routes(
     gateway still takes `system.multicall` apart, because a mode may govern a call inside, and answers `rpc.discover`.
 
     `others`: further methods that the gateway answers. `answers`: whether a mapped method is answered now.
-    `describe` and `servers` complete the OpenRPC document: fields and errors, and the URLs of the endpoint.
-    `notifications`: what the endpoint sends without being asked, as OpenRPC describes a method.
+    `discover`: makes the OpenRPC document; None: it has what the routes tell.
     """
     routes: dict[str, Route] = {}
+
+    async def capabilities(_values: Sequence[Value]) -> Value:
+        found = CAPABILITIES[codec].items()
+        return {name: {"specUrl": url, "specVersion": version} for name, (url, version) in found}
+
+    async def names(_values: Sequence[Value]) -> Value:
+        mapped = (name for name, route in table.routes.items() if answers(route))
+        return [*sorted({*others, *mapped}), *routes]
+
+    async def document(_values: Sequence[Value]) -> Value:
+        return openrpc(table, NOTHING, ()) if discover is None else await discover()
+
+    async def nested(call: Call) -> Outcome:
+        return Fault(FaultCode.INVALID_REQUEST, f"{call.method} cannot be called inside another {call.method}")
+
     if table.passthrough_to is None:
-        _add_system_methods(routes, table, codec, others, answers)
+        text = "The specifications that this endpoint follows."
+        routes["system.getCapabilities"] = _built_in("system.getCapabilities", "a{sv}", text, capabilities)
+        routes["system.listMethods"] = _built_in("system.listMethods", "as", "The names of all methods.", names)
+        for method, result, text, describe in _ABOUT_METHODS:
+            answer = partial(_describe, describe, table, others, routes)
+            routes[method] = _built_in(method, result, text, answer, (Parameter("method", parse_one("s")),))
     if codec == "jsonrpc":
-        routes[DISCOVER] = _discover(table, describe, servers, notifications)
+        routes[DISCOVER] = _built_in(DISCOVER, "a{sv}", "The OpenRPC document of this endpoint.", document)
     if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
         routes[MULTICALL] = local_route(
             MULTICALL,
-            _nested,
+            nested,
             parameters=(Parameter("calls", parse_one("aa{sv}")),),
             result=parse_one("av"),
             documentation="Make several calls in one message.",
@@ -86,91 +109,44 @@ def introspection_routes(
     return dict(sorted(routes.items()))
 
 
-def _add_system_methods(
-    routes: dict[str, Route],
-    table: EndpointTable,
-    codec: str,
-    others: Mapping[str, Route],
-    answers: Callable[[Route], bool],
-) -> None:
-    """Add the methods of XML-RPC's introspection convention; they describe what is in `routes` when they are called."""
-
-    def find(name: Value) -> Route | Fault:
-        route, task_prefix = table.find(name) if isinstance(name, str) else NOT_MAPPED
-        if route is not None and not task_prefix:
-            return route
-        own = {**others, **routes}
-        return own.get(name, _NOT_LISTED) if isinstance(name, str) else _NOT_LISTED
-
-    def add(method: str, result: str, documentation: str, answer: Callable[[], Value]) -> None:
-        async def answer_call(call: Call) -> Outcome:
-            return _arity(call, 0) or Reply(answer())
-
-        routes[method] = local_route(method, answer_call, result=parse_one(result), documentation=documentation)
-
-    def add_about(method: str, result: str, documentation: str, describe: Callable[[Route], Value]) -> None:
-        async def answer_call(call: Call) -> Outcome:
-            wrong = _arity(call, 1)
-            if wrong is not None:
-                return wrong
-            found = find(call.params[0] if call.params else next(iter(call.named.values())))
-            return found if isinstance(found, Fault) else Reply(describe(found))
-
-        parameters = (Parameter("method", parse_one("s")),)
-        routes[method] = local_route(
-            method, answer_call, parameters=parameters, result=parse_one(result), documentation=documentation
-        )
-
-    add(
-        "system.getCapabilities",
-        "a{sv}",
-        "The specifications that this endpoint follows.",
-        lambda: _capabilities(codec),
-    )
-    add(
-        "system.listMethods",
-        "as",
-        "The names of all methods.",
-        lambda: [*sorted({*others, *(name for name, route in table.routes.items() if answers(route))}), *routes],
-    )
-    add_about("system.methodHelp", "s", "Describe a method and its parameters.", _help)
-    add_about("system.methodSignature", "aas", "One signature for each number of parameters.", _signatures)
-
-
-def _discover(
-    table: EndpointTable,
-    describe: Callable[[], Awaitable[Described]],
-    servers: Callable[[], Sequence[str]],
-    notifications: Sequence[Value],
+def _built_in(
+    method: str,
+    result: str,
+    documentation: str,
+    answer: Callable[[Sequence[Value]], Awaitable[Value | Fault]],
+    parameters: tuple[Parameter, ...] = (),
 ) -> Route:
+    """A route whose parameters are counted before it is answered."""
+
     async def answer_call(call: Call) -> Outcome:
-        return _arity(call, 0) or Reply(openrpc(table, await describe(), servers(), notifications))
+        expected, received = len(parameters), len(call.params) + len(call.named)
+        # XenAPI clients may put the session in front of a method without parameters; it is not counted.
+        if received != expected and (received, expected) != (1, 0):
+            data: Value = {"expected": expected, "received": received}
+            message = f"{call.method}: expected {expected} parameters, got {received}"
+            return Fault(FaultCode.PARAMETER_COUNT, message, data=data)
+        found = await answer([*call.params, *call.named.values()])
+        return found if isinstance(found, Fault) else Reply(found)
 
-    documentation = "The OpenRPC document of this endpoint."
-    return local_route(DISCOVER, answer_call, result=parse_one("a{sv}"), documentation=documentation)
-
-
-async def _nested(call: Call) -> Outcome:
-    return Fault(FaultCode.INVALID_REQUEST, f"{call.method} cannot be called inside another {call.method}")
-
-
-def _capabilities(codec: str) -> Value:
-    return {name: {"specUrl": url, "specVersion": version} for name, (url, version) in CAPABILITIES[codec].items()}
-
-
-_NOT_LISTED = Fault(
-    FaultCode.INVALID_PARAMS, "$.params[0]: expected the name of a method that system.listMethods lists"
-)
+    return local_route(
+        method, answer_call, parameters=parameters, result=parse_one(result), documentation=documentation
+    )
 
 
-def _arity(call: Call, expected: int) -> Fault | None:
-    """XenAPI clients may put the session in front of a method without parameters; it is not counted."""
-    received = len(call.params) + len(call.named)
-    if received == expected or (received == expected + 1 and expected == 0):
-        return None
-    data: Value = {"expected": expected, "received": received}
-    message = f"{call.method}: expected {expected} parameters, got {received}"
-    return Fault(FaultCode.PARAMETER_COUNT, message, data=data)
+async def _describe(
+    describe: Callable[[Route], Value],
+    table: EndpointTable,
+    others: Mapping[str, Route],
+    own: Mapping[str, Route],
+    values: Sequence[Value],
+) -> Value | Fault:
+    """Describe the method of this name, in any spelling, but not the form of one that returns a task."""
+    name = values[0]
+    if not isinstance(name, str):
+        return _NOT_LISTED
+    route, task_prefix = table.find(name)
+    found = route if route is not None and not task_prefix else own.get(name, others.get(name))
+    return _NOT_LISTED if found is None else describe(found)
 
 
 def _xmlrpc_type(kind: Type | None) -> str:
@@ -199,43 +175,34 @@ def _help(route: Route) -> Value:
     return "\n".join([*lines, target])
 
 
-class UnknownMethods:
-    """Answers the calls of methods that are not mapped, where no legacy service does.
+# What describes a method: its result, a line of help, and what it answers.
+_ABOUT_METHODS: Sequence[tuple[str, str, str, Callable[[Route], Value]]] = (
+    ("system.methodHelp", "s", "Describe a method and its parameters.", _help),
+    ("system.methodSignature", "aas", "One signature for each number of parameters.", _signatures),
+)
 
-    The first parameter of such a call is a session, which is checked first by `check`.
+
+async def answer_unknown(
+    table: EndpointTable,
+    dialect: Dialect,
+    toggles: ActiveOverrides,
+    check: Callable[[Call], Awaitable[Fault | None]],
+    call: Call,
+) -> Outcome:
+    """Refuse a call of a method that is not mapped, or answer an echo of the dialect, which needs no session.
+
+    Where sessions are those of the D-Bus side, the first parameter of such a call is one, which is checked first.
     """
-
-    def __init__(
-        self,
-        table: EndpointTable,
-        dialect: Dialect,
-        toggles: ActiveOverrides,
-        check: Callable[[Call], Awaitable[Fault | None]],
-    ) -> None:
-        self._table = table
-        self._dialect = dialect
-        self._toggles = toggles
-        self._check = check
-
-    async def answer(self, call: Call) -> Outcome:
-        """Refuse a call, or answer an echo of the dialect, which needs no session."""
-        if self._dialect.echo and call.method.startswith(self._dialect.echo):
-            return _echo(call)
-        invalid = await self._check(call) if call.params and self._opens_sessions() else None
-        if invalid is None and self._table.is_removed(call.method):
-            return Fault(
-                FaultCode.APPLICATION, f"removed method {quoted(call.method)}", name="MESSAGE_REMOVED", data=[]
-            )
-        return invalid or Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")
-
-    def _opens_sessions(self) -> bool:
-        """Whether sessions are those of the D-Bus side."""
-        logins = (route for route in self._table.routes.values() if route.login is not None)
-        return any(self._toggles.setting(route).mode is Mode.DBUS for route in logins)
-
-
-def _echo(call: Call) -> Outcome:
-    if call.params:
-        return Reply(call.params[0])
-    data: Value = {"expected": 1, "received": 0}
-    return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected a parameter, got none", data=data)
+    if dialect.echo and call.method.startswith(dialect.echo):
+        if call.params:
+            return Reply(call.params[0])
+        data: Value = {"expected": 1, "received": 0}
+        return Fault(FaultCode.PARAMETER_COUNT, f"{call.method}: expected a parameter, got none", data=data)
+    logins = (route for route in table.routes.values() if route.login is not None)
+    if call.params and any(toggles.setting(route).mode is Mode.DBUS for route in logins):
+        invalid = await check(call)
+        if invalid is not None:
+            return invalid
+    if table.is_removed(call.method):
+        return Fault(FaultCode.APPLICATION, f"removed method {quoted(call.method)}", name="MESSAGE_REMOVED", data=[])
+    return Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")

@@ -7,7 +7,7 @@ client first asks, in a thread: it takes a second for some thousand methods.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from threading import Lock
 from types import MappingProxyType
@@ -44,11 +44,6 @@ NOTHING = Described()
 Schema: TypeAlias = "dict[str, Value]"
 
 
-async def nothing_described() -> Described:
-    """A description without anything."""
-    return NOTHING
-
-
 class Describer:
     """Describes the methods of a table, once, in a thread."""
 
@@ -57,10 +52,14 @@ class Describer:
         self._lock = Lock()
         self._described: Described | None = None
 
-    async def describe(self) -> Described:
-        """The description; the event loop goes on meanwhile."""
-        found = self._described
-        return await asyncio.to_thread(self._describe) if found is None else found
+    async def document(
+        self, endpoint: EndpointTable, servers: Callable[[], Sequence[str]], notifications: Sequence[Value] = ()
+    ) -> Value:
+        """The OpenRPC document of an endpoint of the table; while it is described first, the event loop goes on."""
+        described = self._described
+        if described is None:
+            described = await asyncio.to_thread(self._describe)
+        return openrpc(endpoint, described, servers(), notifications)
 
     def _describe(self) -> Described:
         with self._lock:
@@ -111,18 +110,14 @@ def openrpc(
     `notifications`: what the endpoint sends unasked. OpenRPC has no word for them: they are in an extension.
     """
     title = f"xcp-gateway, {table.key.listener} {table.key.path}"
-    methods = [
-        (name, route, described.methods.get((route.service, route.method))) for name, route in table.routes.items()
-    ]
     document: dict[str, Value] = {"openrpc": "1.3.2", "info": {"title": title, "version": __version__}}
     if servers:
         document["servers"] = [{"name": table.key.listener, "url": url} for url in servers]
-    document["methods"] = [
-        _method(name, route, about) for name, route, about in sorted(methods, key=lambda each: each[0])
-    ]
+    methods = {name: described.methods.get((each.service, each.method)) for name, each in table.routes.items()}
+    document["methods"] = [_method(name, table.routes[name], about) for name, about in sorted(methods.items())]
     if notifications:
         document["x-notification"] = [*notifications]
-    used = {name for _, _, about in methods if about is not None for name in about.errors}
+    used = {name for about in methods.values() if about is not None for name in about.errors}
     if used:
         document["components"] = {"errors": {_key(name): described.errors[name] for name in sorted(used)}}
     return document
@@ -187,20 +182,15 @@ def json_schema(kind: Type) -> dict[str, Value]:
     if kind.code in INTEGER_RANGES:
         low, high = INTEGER_RANGES[kind.code]
         return {"type": "integer", "minimum": low, "maximum": high}
+    if kind.is_dict:
+        return {"type": "object", "additionalProperties": json_schema(kind.children[0].children[1])}
+    if kind.code == "a" and kind.children[0].code == "y":
+        return {"type": "string", "contentEncoding": "base64"}
     if kind.code == "a":
-        return _array_schema(kind)
+        return {"type": "array", "items": json_schema(kind.children[0])}
     if kind.code == "(":
         count = len(kind.children)
         fields: list[Value] = [json_schema(child) for child in kind.children]
         return {"type": "array", "items": fields, "minItems": count, "maxItems": count}
     scalar: dict[str, dict[str, Value]] = {"b": {"type": "boolean"}, "d": {"type": "number"}, "v": {}}
     return scalar.get(kind.code, {"type": "string"})
-
-
-def _array_schema(kind: Type) -> dict[str, Value]:
-    element = kind.children[0]
-    if kind.is_dict:
-        return {"type": "object", "additionalProperties": json_schema(element.children[1])}
-    if element.code == "y":
-        return {"type": "string", "contentEncoding": "base64"}
-    return {"type": "array", "items": json_schema(element)}

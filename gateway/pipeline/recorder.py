@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -89,11 +89,8 @@ class Recorder:
         recorded = RecordedCall(
             str(listener), str(path), str(codec), finished.route, call, outcome, side, finished.seconds, finished.view
         )
-        asyncio.get_running_loop().call_soon(self._offer, recorded)
-
-    def _offer(self, recorded: RecordedCall) -> None:
-        for recording in tuple(self._recordings):
-            recording.offer(recorded)
+        for recording in self._recordings:
+            asyncio.get_running_loop().call_soon(recording.offer, recorded)
 
     def stop(self) -> None:
         """End every recording, because the gateway stops."""
@@ -148,7 +145,7 @@ class RecordingSession(Struct, eq=False):
     def offer(self, recorded: RecordedCall) -> None:
         """Queue a call to be written, if there is capacity for it."""
         route = recorded.route
-        if MethodId.of(route) not in self.methods or recorded.call.oneway:
+        if self.why or MethodId.of(route) not in self.methods or recorded.call.oneway:
             return
         if not self.limits.writes and not is_harmless(route):
             return
@@ -182,7 +179,8 @@ class RecordingSession(Struct, eq=False):
         began = self.now()
         clock = asyncio.get_running_loop().time
         until = clock() + self.limits.seconds
-        yield self._written(header(version, revision, began, _names(self.methods), writes=self.limits.writes))
+        names = sorted(f"{service}/{method}" for service, method in self.methods)
+        yield self._written(header(version, revision, began, names, writes=self.limits.writes))
         while self._waiting or not self.why:
             if clock() >= until:
                 self.close(f"{self.limits.seconds:g} s")
@@ -206,34 +204,28 @@ class RecordingSession(Struct, eq=False):
             return False
 
     def _next(self) -> bytes:
+        """The line of the call that has waited longest; empty where it does not fit, or a bug has lost it."""
         when, recorded, weight = self._waiting.popleft()
         self.counts.waiting -= weight
-        text = recorded if isinstance(recorded, bytes) else _line(recorded, when)
+        if isinstance(recorded, bytes):
+            text = recorded
+        else:
+            try:
+                text = line(recorded, when)
+            except Exception:  # noqa: BLE001 - a bug costs this line
+                _log.exception("a bug lost a recorded call", method=recorded.route.method)
+                text = b""
         if text and self.counts.written + len(text) <= self.limits.size:
             return self._written(text)
         self.counts.calls -= 1
         if text:
-            self._full()
+            why = f"{self.limits.size} bytes"
+            self.close(why)
+            self.why = why
+            self.counts.calls -= len(self._waiting)
+            self._waiting.clear()
         return b""
-
-    def _full(self) -> None:
-        self.close(f"{self.limits.size} bytes")
-        self.why = f"{self.limits.size} bytes"
-        self.counts.calls -= len(self._waiting)
-        self._waiting.clear()
 
     def _written(self, text: bytes) -> bytes:
         self.counts.written += len(text)
         return text
-
-
-def _line(recorded: RecordedCall, when: float) -> bytes:
-    try:
-        return line(recorded, when)
-    except Exception:  # noqa: BLE001 - a bug costs this line
-        _log.exception("a bug lost a recorded call", method=recorded.route.method)
-        return b""
-
-
-def _names(methods: frozenset[MethodId]) -> Sequence[str]:
-    return sorted(f"{service}/{method}" for service, method in methods)

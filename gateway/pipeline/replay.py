@@ -18,11 +18,11 @@ from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import ReadRecord, is_harmless, substitute_secrets
 from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer
+from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Peer
 from gateway.mapping.table import EndpointKey
-from gateway.migration.shadow import CallSide, ComparedCall, Observation, ObservedCall, View, run_call
+from gateway.migration.shadow import CallSide, ComparedCall, ObservedCall, View, run_call
 from gateway.migration.worker import Worker
-from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
+from gateway.pipeline.endpoint import Endpoints
 
 REPLAYED = Peer("replay")
 
@@ -93,23 +93,24 @@ class Replayer:
             legacy=observed.control.seconds,
             dbus=observed.candidate.seconds,
         )
-        silent = _no_answer(observed.control, observed.candidate)
-        if silent:
-            return result(UNANSWERED, silent)
+        # A side without an answer. Where D-Bus is away while the legacy side answers, they differ.
+        if not observed.control.is_answer:
+            return result(UNANSWERED, f"legacy: {_text(observed.control.outcome)}")
+        if observed.candidate.code is FaultCode.BUSY:
+            return result(UNANSWERED, f"dbus: {_text(observed.candidate.outcome)}")
         compared = await self._worker.run(observed.cost, partial(self._compare, observed))
         verdict = compared.comparison.verdict
         why = TOO_LARGE if verdict is Verdict.TOO_LARGE else ""
         return result(verdict.value, why, pair=compared.document)
 
     async def _observed(self, ready: _Replayable, *, noise: bool) -> ObservedCall:
-        control, candidate = [await self._run(side, ready) for side in (Side.LEGACY, Side.DBUS)]
-        again = await self._run(Side.LEGACY, ready) if noise and control.is_answer else None
+        run = partial(run_call, self._call_side)
+        asked = ready.route, ready.call, ready.view, self._worker
+        control, candidate = await run(Side.LEGACY, *asked), await run(Side.DBUS, *asked)
+        again = await run(Side.LEGACY, *asked) if noise and control.is_answer else None
         if again is not None and not again.is_answer:
             control, again = again, None
         return ObservedCall(ready.route, ready.call, control, candidate, again.outcome if again is not None else None)
-
-    async def _run(self, side: Side, ready: _Replayable) -> Observation:
-        return await run_call(self._call_side, side, ready.route, ready.call, ready.view, self._worker)
 
     def _prepare(self, recorded: ReadRecord, request: ReplayRequest) -> _Replayable | ReplayResult:
         """The call, or the reason why it is skipped."""
@@ -128,29 +129,17 @@ class Replayer:
         call, missing = substitute_secrets(recorded, route.migration.redact.parameters, request.given)
         if missing:
             return skipped(f"redacted, and not given: {', '.join(missing)}", missing)
-        return _as_client_sends(endpoint, route, call) or skipped(f"{endpoint.codec.name} cannot carry this call")
-
-
-def _as_client_sends(endpoint: RpcEndpoint, route: Route, call: Call) -> _Replayable | None:
-    """The call as a client of this endpoint sends it; None if the protocol cannot carry it."""
-    codec, dialect = endpoint.codec, endpoint.dialect
-    try:
-        envelope = codec.decode(codec.encode_call(dialect.wrap_call(call)))
-    except ValueError:
-        return None
-    entry = envelope.entries[0]
-    if isinstance(entry, Fault):
-        return None
-    sent = dialect.unwrap_call(entry)
-    made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=endpoint.origin)
-    return _Replayable(route, made, partial(endpoint.as_client_reads, envelope, made))
-
-
-def _no_answer(control: Observation, candidate: Observation) -> str:
-    """The side without an answer, and why. A D-Bus side that is away while the legacy side answers does differ."""
-    if not control.is_answer:
-        return f"legacy: {_text(control.outcome)}"
-    return f"dbus: {_text(candidate.outcome)}" if candidate.code is FaultCode.BUSY else ""
+        codec, dialect = endpoint.codec, endpoint.dialect
+        try:
+            envelope = codec.decode(codec.encode_call(dialect.wrap_call(call)))
+        except ValueError:
+            envelope = Envelope(())
+        entry = envelope.entries[0] if envelope.entries else None
+        if not isinstance(entry, Call):
+            return skipped(f"{codec.name} cannot carry this call")
+        sent = dialect.unwrap_call(entry)
+        made = Call(sent.method, sent.params, sent.named, peer=REPLAYED, extensions=endpoint.origin)
+        return _Replayable(route, made, partial(endpoint.view, envelope, 0, made))
 
 
 def _text(outcome: Outcome) -> str:

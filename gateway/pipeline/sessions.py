@@ -89,36 +89,29 @@ class Sessions:
         if news.over:
             self._end(news.over, is_news=True)
 
-    async def save(self) -> None:
-        """Write down what has changed."""
-        await self._save()
-
     async def read(self) -> None:
-        """Read the sessions that other workers have written down."""
+        """Read the sessions that were written down by other workers, or before the start."""
         documents = await self._state.sessions() if self._state is not None else {}
-        for key, document in () if isinstance(documents, StateRefused) else documents.items():
-            if key not in self._open:
-                self._add(key, msgspec.json.decode(document, type=OpenSession))
+        if not isinstance(documents, StateRefused):
+            known = {key: msgspec.json.decode(document, type=OpenSession) for key, document in documents.items()}
+            for key, found in sorted(known.items(), key=lambda item: item[1].last_active):
+                if key not in self._open:
+                    self._add(key, found)
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def start(self, call: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
         """Read what the state file has; `call` closes sessions at their service."""
-        if self._state is not None:
-            documents = await self._state.sessions()
-            if not isinstance(documents, StateRefused):
-                known = {key: msgspec.json.decode(document, type=OpenSession) for key, document in documents.items()}
-                for key, found in sorted(known.items(), key=lambda item: item[1].last_active):
-                    self._add(key, found)
-        self._saving = asyncio.get_running_loop().create_task(self._save_for_ever(call))
+        await self.read()
+        self._saving = asyncio.get_running_loop().create_task(self._look_for_ever(call))
 
     async def stop(self) -> None:
         """Write down what has changed."""
         if self._saving is not None:
             self._saving.cancel()
             await asyncio.wait([self._saving])
-        await self._save()
+        await self.save()
 
     def learn(self, finished: CallFinished, logout: Route | None = None) -> None:
         """Remember the session that a login has returned, or forget the one that a logout has closed.
@@ -221,7 +214,7 @@ class Sessions:
                 del self._of[found.user, found.originator]
         self._texts.pop(key, None)
 
-    async def _save_for_ever(self, call: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
+    async def _look_for_ever(self, call: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
         while True:
             await asyncio.sleep(SAVE)
             try:
@@ -239,9 +232,10 @@ class Sessions:
         closing, self._closing = self._closing[:PAGE], self._closing[PAGE:]
         for logout, session in closing:
             await call(logout, Call(logout.method, (session,)))
-        await self._save()
+        await self.save()
 
-    async def _save(self) -> None:
+    async def save(self) -> None:
+        """Write down what has changed."""
         changed, self._changed = self._changed, set()
         if not changed or self._state is None:
             return

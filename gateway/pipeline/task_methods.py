@@ -22,9 +22,13 @@ from gateway.state.task_records import RUNNING, STATUSES, Task
 NULL = "OpaqueRef:NULL"
 CLASS = "task"
 Check: TypeAlias = Callable[[Call], Awaitable[Fault | None]]  # whether the session of a call is valid
-_Answer: TypeAlias = Callable[[Tasks, Task, Sequence[Value]], Awaitable[Outcome]]
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(int(seconds), UTC) if seconds else _EPOCH
+
 
 # The fields of a record, as XenAPI has them.
 FIELDS: Mapping[str, tuple[str, Callable[[Task], Value]]] = {
@@ -48,13 +52,176 @@ FIELDS: Mapping[str, tuple[str, Callable[[Task], Value]]] = {
 }
 
 
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(int(seconds), UTC) if seconds else _EPOCH
-
-
 def record(task: Task) -> Value:
     """All fields of a task."""
     return {name: read(task) for name, (_, read) in FIELDS.items()}
+
+
+def _is_number(value: Value) -> bool:
+    try:
+        return not isinstance(value, bool) and 0 <= float(value) <= 1  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_texts(value: Value) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+# The fields that clients set: what fits, what is expected, a line of help.
+_SETTABLE: Mapping[str, tuple[Callable[[Value], bool], str, str]] = {
+    "progress": (_is_number, "a number from 0 to 1", "Set how far it is."),
+    "status": (
+        lambda value: value in STATUSES,
+        f"one of {', '.join(STATUSES)}",
+        "Set its status; one that ends it sets the time too.",
+    ),
+    "result": (lambda value: isinstance(value, str), "text", "Set its result."),
+    "error_info": (_is_texts, "an array of texts", "Set its error."),
+    "other_config": (
+        lambda value: isinstance(value, dict) and _is_texts([*value.values()]),
+        "a struct of texts",
+        "Replace its further entries.",
+    ),
+}
+
+# The methods about one task: the parameters after the session, the type of the result, a line of help.
+_OF_ONE: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    **{f"get_{name}": (("self",), kind, f"The field {name} of a task.") for name, (kind, _) in FIELDS.items()},
+    "get_record": (("self",), "a{sv}", "All fields of a task."),
+    **{f"set_{name}": (("self", "value"), "", text) for name, (_, _, text) in _SETTABLE.items()},
+    "add_to_other_config": (("self", "key", "value"), "", "Add an entry, which must be new."),
+    "remove_from_other_config": (("self", "key"), "", "Remove an entry, if it is there."),
+    "cancel": (("task",), "", "Ask for its end. A D-Bus call that was sent goes on, unless its service can cancel it."),
+    "destroy": (("self",), "", "Forget it. A call that still runs goes on."),
+}
+
+# The other methods.
+_OF_ALL: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    "get_all": ((), "as", "The references of all tasks."),
+    "get_all_records": ((), "a{sv}", "The records of all tasks."),
+    "get_by_uuid": (("uuid",), "s", "The task with this UUID."),
+    "get_by_name_label": (("label",), "as", "The tasks with this name."),
+    "create": (("label", "description"), "s", "Make a task that the client ends."),
+}
+
+
+def task_routes(tasks: Tasks, check: Check) -> Mapping[str, Route]:
+    """The methods of the class by name; `check` comes before each answer."""
+
+    def route(member: str, names: tuple[str, ...], kind: str, text: str) -> Route:
+        async def answer(call: Call) -> Outcome:
+            values = _values(call, ("session", *names))
+            if isinstance(values, Fault):
+                return values
+            return await check(call) or await (_about_one if member in _OF_ONE else _about_all)(tasks, member, values)
+
+        writes = Effect.IDEMPOTENT if member.startswith("set_") else Effect.WRITE
+        return local_route(
+            f"{CLASS}.{member}",
+            answer,
+            parameters=tuple(Parameter(each, parse_one("s")) for each in ("session", *names)),
+            result=parse_one(kind) if kind else None,
+            documentation=text,
+            effect=Effect.READ if member.startswith("get_") else writes,
+        )
+
+    return {f"{CLASS}.{member}": route(member, *each) for member, each in {**_OF_ONE, **_OF_ALL}.items()}
+
+
+def _values(call: Call, names: Sequence[str]) -> Sequence[Value] | Fault:
+    """The parameters in their order, by position or by name."""
+    received = len(call.params) + len(call.named)
+    if received != len(names) or not call.named.keys() <= set(names):
+        data: Value = {"expected": len(names) - 1, "received": received - 1}
+        text = f"{call.method}: expected {len(names)} parameters ({', '.join(names)}), got {received}"
+        return Fault(FaultCode.PARAMETER_COUNT, text, data=data)
+    rest = iter(call.params)
+    return [call.named[name] if name in call.named else next(rest) for name in names]
+
+
+async def _about_one(tasks: Tasks, member: str, values: Sequence[Value]) -> Outcome:
+    """Answer a call about one task; `values`: the session, the reference, and the rest."""
+    ref = values[1]
+    elsewhere = await tasks.others.answer(ref, f"{CLASS}.{member}", values)
+    if elsewhere is not None:
+        return elsewhere
+    task = await tasks.find(ref) if isinstance(ref, str) else None
+    if task is None:
+        data: Value = [CLASS, ref if isinstance(ref, str) else type(ref).__name__]
+        return Fault(FaultCode.APPLICATION, "no such task", name="HANDLE_INVALID", data=data)
+    return task if isinstance(task, Fault) else await _answer(tasks, task, member, values[2:])
+
+
+async def answer_worker(tasks: Tasks, method: str, values: Sequence[Value]) -> Outcome | None:
+    """Answer a call that another worker has received, and whose session it has checked; None: there is no such task."""
+    ref = values[1]
+    task = await tasks.find(ref) if isinstance(ref, str) and tasks.is_own(ref) else None
+    return await _answer(tasks, task, method.removeprefix(f"{CLASS}."), values[2:]) if isinstance(task, Task) else None
+
+
+async def _answer(tasks: Tasks, task: Task, member: str, values: Sequence[Value]) -> Outcome:
+    """Answer a call about a task that was found; `values` come after its reference."""
+    action, _, field = member.partition("_")
+    if action == "get":
+        return Reply(record(task) if field == "record" else FIELDS[field][1](task))
+    refused: Fault | None = None
+    match action:
+        case "set":
+            fits, expected, _ = _SETTABLE[field]
+            value = values[0]
+            if not fits(value):
+                return Fault(FaultCode.INVALID_PARAMS, f"$.params[2]: expected {expected}, got {value!r:.100}")
+            refused = await tasks.change(task, field, float(value) if field == "progress" else value)  # type: ignore[arg-type]
+        case "add":
+            key, value = values
+            if not isinstance(key, str) or not isinstance(value, str):
+                return Fault(FaultCode.INVALID_PARAMS, "$.params[2]: expected a key and a value that are text")
+            if key in task.other_config:
+                data: Value = [CLASS, "other_config", task.ref, key]
+                return Fault(FaultCode.APPLICATION, f"the key '{key}' is there", name="MAP_DUPLICATE_KEY", data=data)
+            refused = await tasks.change(task, "other_config", {**task.other_config, key: value})
+        case "remove":
+            rest: Value = {key: value for key, value in task.other_config.items() if key != values[0]}
+            refused = await tasks.change(task, "other_config", rest)
+        case "cancel":
+            refused = await tasks.cancel(task)
+        case _:
+            refused = await tasks.destroy(task)
+    return refused or Reply(None)
+
+
+async def _about_all(tasks: Tasks, member: str, values: Sequence[Value]) -> Outcome:
+    match member:
+        case "get_all":
+            return Reply([task.ref for task in await tasks.every()])
+        case "get_all_records":
+            return Reply({task.ref: record(task) for task in await tasks.every()})
+        case "get_by_name_label":
+            return Reply([task.ref for task in await tasks.every() if task.name_label == values[1]])
+        case "get_by_uuid":
+            uuid = str(values[1])
+            task = await tasks.find(f"OpaqueRef:{uuid}")
+            if task is None:
+                return Fault(FaultCode.APPLICATION, "no such task", name="UUID_INVALID", data=[CLASS, uuid])
+        case _:
+            owner, label, description = (value if isinstance(value, str) else "" for value in values)
+            task = await tasks.create(label, owner, description)
+    return task if isinstance(task, Fault) else Reply(task.ref)
+
+
+def with_own(tasks: Tasks, method: str, outcome: Outcome) -> Outcome:
+    """What a service tells of all tasks, with those of the gateway: clients know both by the same events."""
+    found = outcome.value if isinstance(outcome, Reply) else None
+    if method == f"{CLASS}.get_all" and isinstance(found, list):
+        return Reply([*found, *(task.ref for task in _all(tasks) if task.ref not in found)])
+    if method == f"{CLASS}.get_all_records" and isinstance(found, dict):
+        return Reply({**found, **{task.ref: record(task) for task in _all(tasks)}})
+    return outcome
+
+
+def _all(tasks: Tasks) -> list[Task]:
+    return [*tasks.others.known(), *tasks.own()]
 
 
 class TaskObjects(OwnObjects):
@@ -73,10 +240,6 @@ class TaskObjects(OwnObjects):
         """See OwnObjects."""
         for source in (self._tasks, self._tasks.others):
             source.subscribe(lambda task, is_gone: tell(task.ref, None if is_gone else partial(record, task)))
-
-
-def _all(tasks: Tasks) -> list[Task]:
-    return [*tasks.others.known(), *tasks.own()]
 
 
 class TaskMethods:
@@ -109,7 +272,7 @@ class TaskMethods:
         name = prefix + route.method
         task = self._forms.get(name)
         if task is None or task.task_of is not route:
-            task = replace(
+            task = self._forms[name] = replace(
                 route,
                 method=name,
                 effect=Effect.WRITE,
@@ -119,7 +282,6 @@ class TaskMethods:
                 task_of=route,
                 session_check=None,  # made before the task
             )
-            self._forms[name] = task
         return task
 
     async def look_up(self, entries: Iterable[Call | Fault], dialect: Dialect) -> None:
@@ -135,229 +297,3 @@ class TaskMethods:
 def _about(call: Call) -> Value:
     """The task that a call is about."""
     return call.params[1] if len(call.params) > 1 else call.named.get("self", call.named.get("task"))
-
-
-def with_own(tasks: Tasks, method: str, outcome: Outcome) -> Outcome:
-    """What a service tells of all tasks, with those of the gateway: clients know both by the same events."""
-    add = _WITH_OWN.get(method) if isinstance(outcome, Reply) else None
-    return outcome if add is None or not isinstance(outcome, Reply) else Reply(add(tasks, outcome.value))
-
-
-def _add_refs(tasks: Tasks, found: Value) -> Value:
-    return [*found, *(task.ref for task in _all(tasks) if task.ref not in found)] if isinstance(found, list) else found
-
-
-def _add_records(tasks: Tasks, found: Value) -> Value:
-    return {**found, **{task.ref: record(task) for task in _all(tasks)}} if isinstance(found, dict) else found
-
-
-_WITH_OWN: Mapping[str, Callable[[Tasks, Value], Value]] = {
-    f"{CLASS}.get_all": _add_refs,
-    f"{CLASS}.get_all_records": _add_records,
-}
-
-
-def task_routes(tasks: Tasks, check: Check) -> Mapping[str, Route]:
-    """The methods of the class by name; `check` comes before each answer."""
-    of_one = {
-        name: _route(name, ("session", *names), partial(_about_one, tasks, name, answer), kind, text, check)
-        for name, (names, answer, kind, text) in _about_tasks().items()
-    }
-    of_all = {
-        f"{CLASS}.{name}": _route(f"{CLASS}.{name}", ("session", *names), partial(answer, tasks), kind, text, check)
-        for name, (names, answer, kind, text) in _OF_ALL.items()
-    }
-    return {**of_one, **of_all}
-
-
-def _about_tasks() -> Mapping[str, tuple[tuple[str, ...], _Answer, str, str]]:
-    """The methods about one task: the parameters after the session, the answer, its type, a line of help."""
-    made: dict[str, tuple[tuple[str, ...], _Answer, str, str]] = {
-        f"{CLASS}.get_{name}": (("self",), partial(_get, read), kind, f"The field {name} of a task.")
-        for name, (kind, read) in FIELDS.items()
-    }
-    made[f"{CLASS}.get_record"] = (("self",), partial(_get, record), "a{sv}", "All fields of a task.")
-    made.update({f"{CLASS}.{name}": (names, answer, "", text) for name, (names, answer, text) in _CHANGES.items()})
-    return made
-
-
-async def answer_worker(tasks: Tasks, method: str, values: Sequence[Value]) -> Outcome | None:
-    """Answer a call that another worker has received, and whose session it has checked; None: there is no such task."""
-    ref = values[1]
-    task = await tasks.find(ref) if isinstance(ref, str) and tasks.is_own(ref) else None
-    return await _about_tasks()[method][1](tasks, task, values[2:]) if isinstance(task, Task) else None
-
-
-def _route(
-    name: str,
-    names: Sequence[str],
-    answer: Callable[[Sequence[Value]], Awaitable[Outcome]],
-    kind: str,
-    documentation: str,
-    check: Check,
-) -> Route:
-    async def answer_call(call: Call) -> Outcome:
-        values = _values(call, names)
-        return values if isinstance(values, Fault) else await check(call) or await answer(values)
-
-    member = name.partition(".")[2]
-    writes = Effect.IDEMPOTENT if member.startswith("set_") else Effect.WRITE
-    return local_route(
-        name,
-        answer_call,
-        parameters=tuple(Parameter(each, parse_one("s")) for each in names),
-        result=parse_one(kind) if kind else None,
-        documentation=documentation,
-        effect=Effect.READ if member.startswith("get_") else writes,
-    )
-
-
-def _values(call: Call, names: Sequence[str]) -> Sequence[Value] | Fault:
-    """The parameters in their order, by position or by name."""
-    received = len(call.params) + len(call.named)
-    if received != len(names) or not call.named.keys() <= set(names):
-        data: Value = {"expected": len(names) - 1, "received": received - 1}
-        text = f"{call.method}: expected {len(names)} parameters ({', '.join(names)}), got {received}"
-        return Fault(FaultCode.PARAMETER_COUNT, text, data=data)
-    rest = iter(call.params)
-    return [call.named[name] if name in call.named else next(rest) for name in names]
-
-
-async def _get(read: Callable[[Task], Value], _tasks: Tasks, task: Task, _values: Sequence[Value]) -> Outcome:
-    return Reply(read(task))
-
-
-async def _set(
-    field: str, fits: Callable[[Value], bool], expected: str, tasks: Tasks, task: Task, values: Sequence[Value]
-) -> Outcome:
-    value = values[0]
-    if not fits(value):
-        return Fault(FaultCode.INVALID_PARAMS, f"$.params[2]: expected {expected}, got {value!r:.100}")
-    kept = float(value) if field == "progress" else value  # type: ignore[arg-type]
-    return await tasks.change(task, field, kept) or Reply(None)
-
-
-async def _cancel(tasks: Tasks, task: Task, _values: Sequence[Value]) -> Outcome:
-    return await tasks.cancel(task) or Reply(None)
-
-
-async def _destroy(tasks: Tasks, task: Task, _values: Sequence[Value]) -> Outcome:
-    return await tasks.destroy(task) or Reply(None)
-
-
-async def _add_to_other_config(tasks: Tasks, task: Task, values: Sequence[Value]) -> Outcome:
-    key, value = values
-    if not isinstance(key, str) or not isinstance(value, str):
-        return Fault(FaultCode.INVALID_PARAMS, "$.params[2]: expected a key and a value that are text")
-    if key in task.other_config:
-        data: Value = [CLASS, "other_config", task.ref, key]
-        return Fault(FaultCode.APPLICATION, f"the key '{key}' is there", name="MAP_DUPLICATE_KEY", data=data)
-    return await tasks.change(task, "other_config", {**task.other_config, key: value}) or Reply(None)
-
-
-async def _remove_from_other_config(tasks: Tasks, task: Task, values: Sequence[Value]) -> Outcome:
-    rest: Value = {key: value for key, value in task.other_config.items() if key != values[0]}
-    return await tasks.change(task, "other_config", rest) or Reply(None)
-
-
-def _is_number(value: Value) -> bool:
-    try:
-        return not isinstance(value, bool) and 0 <= float(value) <= 1  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_texts(value: Value) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _is_text_map(value: Value) -> bool:
-    return isinstance(value, dict) and _is_texts([*value.values()])
-
-
-# What changes a task: the parameters after the session, the answer, a line of help.
-_CHANGES: Mapping[str, tuple[tuple[str, ...], _Answer, str]] = {
-    "set_progress": (
-        ("self", "value"),
-        partial(_set, "progress", _is_number, "a number from 0 to 1"),
-        "Set how far it is.",
-    ),
-    "set_status": (
-        ("self", "value"),
-        partial(_set, "status", lambda value: value in STATUSES, f"one of {', '.join(STATUSES)}"),
-        "Set its status; one that ends it sets the time too.",
-    ),
-    "set_result": (
-        ("self", "value"),
-        partial(_set, "result", lambda value: isinstance(value, str), "text"),
-        "Set its result.",
-    ),
-    "set_error_info": (
-        ("self", "value"),
-        partial(_set, "error_info", _is_texts, "an array of texts"),
-        "Set its error.",
-    ),
-    "set_other_config": (
-        ("self", "value"),
-        partial(_set, "other_config", _is_text_map, "a struct of texts"),
-        "Replace its further entries.",
-    ),
-    "add_to_other_config": (("self", "key", "value"), _add_to_other_config, "Add an entry, which must be new."),
-    "remove_from_other_config": (("self", "key"), _remove_from_other_config, "Remove an entry, if it is there."),
-    "cancel": (
-        ("task",),
-        _cancel,
-        "Ask for its end. A D-Bus call that was sent goes on, unless its service can cancel it.",
-    ),
-    "destroy": (("self",), _destroy, "Forget it. A call that still runs goes on."),
-}
-
-
-async def _about_one(tasks: Tasks, method: str, answer: _Answer, values: Sequence[Value]) -> Outcome:
-    ref = values[1]
-    elsewhere = await tasks.others.answer(ref, method, values)
-    if elsewhere is not None:
-        return elsewhere
-    task = await tasks.find(ref) if isinstance(ref, str) else None
-    if task is None:
-        data: Value = [CLASS, ref if isinstance(ref, str) else type(ref).__name__]
-        return Fault(FaultCode.APPLICATION, "no such task", name="HANDLE_INVALID", data=data)
-    if isinstance(task, Fault):
-        return task
-    return await answer(tasks, task, values[2:])
-
-
-async def _get_all(tasks: Tasks, _values: Sequence[Value]) -> Outcome:
-    return Reply([task.ref for task in await tasks.every()])
-
-
-async def _get_all_records(tasks: Tasks, _values: Sequence[Value]) -> Outcome:
-    return Reply({task.ref: record(task) for task in await tasks.every()})
-
-
-async def _get_by_uuid(tasks: Tasks, values: Sequence[Value]) -> Outcome:
-    uuid = str(values[1])
-    task = await tasks.find(f"OpaqueRef:{uuid}")
-    if task is None:
-        return Fault(FaultCode.APPLICATION, "no such task", name="UUID_INVALID", data=[CLASS, uuid])
-    return task if isinstance(task, Fault) else Reply(task.ref)
-
-
-async def _get_by_name_label(tasks: Tasks, values: Sequence[Value]) -> Outcome:
-    return Reply([task.ref for task in await tasks.every() if task.name_label == values[1]])
-
-
-async def _create(tasks: Tasks, values: Sequence[Value]) -> Outcome:
-    owner, label, description = (value if isinstance(value, str) else "" for value in values)
-    task = await tasks.create(label, owner, description)
-    return task if isinstance(task, Fault) else Reply(task.ref)
-
-
-# The methods that are not about one task: the parameters after the session, the answer, its type, a line of help.
-_OF_ALL: Mapping[str, tuple[tuple[str, ...], Callable[[Tasks, Sequence[Value]], Awaitable[Outcome]], str, str]] = {
-    "get_all": ((), _get_all, "as", "The references of all tasks."),
-    "get_all_records": ((), _get_all_records, "a{sv}", "The records of all tasks."),
-    "get_by_uuid": (("uuid",), _get_by_uuid, "s", "The task with this UUID."),
-    "get_by_name_label": (("label",), _get_by_name_label, "as", "The tasks with this name."),
-    "create": (("label", "description"), _create, "s", "Make a task that the client ends."),
-}

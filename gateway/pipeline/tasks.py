@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 from time import time
 from typing import NamedTuple, TypeAlias
 from uuid import uuid4
@@ -36,9 +35,7 @@ from gateway.state.task_records import (
 PER_OWNER = 500  # tasks of one session, pending and finished; the finished ones make room for new ones
 TOTAL = 10_000
 STORED_BYTES = 64 * 1024**2  # texts and results of all tasks together; the oldest finished ones are forgotten
-CLIENT_BYTES = (
-    64 * 1024
-)  # texts that clients give one task, without its result; a result that they give is bounded alike
+CLIENT_BYTES = 64 * 1024  # texts that clients give one task; a result that they give may have as many by itself
 KEPT = 86_400.0  # seconds that a finished task is kept
 LEASE = 10.0  # seconds after which the tasks of a gateway that has died are ended
 RENEW = 2.0  # seconds
@@ -54,30 +51,24 @@ class TaskEnding(NamedTuple):
 
 
 Describe: TypeAlias = Callable[[Outcome, Call], TaskEnding]
+Cancel: TypeAlias = Callable[[], Awaitable[Outcome]]  # asks a call to end
 
-
-class TaskWatch:
-    """What a running call tells of its progress; `cancel` asks it to end, where it can. `on_progress` gets the task."""
-
-    def __init__(self, task: Task, on_progress: Callable[[Task], object] = lambda _task: None) -> None:
-        self._task = task
-        self._on_progress = on_progress
-        self.cancel: Callable[[], Awaitable[Outcome]] | None = None
-
-    def notify(self, progress: float, cancel: Callable[[], Awaitable[Outcome]] | None) -> None:
-        """Take over how far it is."""
-        before, self._task.progress = self._task.progress, min(max(progress, 0.0), 1.0)
-        self.cancel = cancel
-        if self._task.progress != before:
-            self._on_progress(self._task)
-
-
-Run: TypeAlias = Callable[[TaskWatch], Awaitable[Outcome]]
+# Makes a call for a task. It tells how far the call is, and how to cancel it, where that is possible.
+Run: TypeAlias = Callable[[Callable[[float, Cancel | None], None]], Awaitable[Outcome]]
 
 
 def outcome_unknown(method: str) -> list[str]:
     """The error of a task whose gateway has ended before the call did."""
     return ["INTERNAL_ERROR", f"outcome unknown: the gateway ended before {method} did; it may have been executed"]
+
+
+class _Own(msgspec.Struct):
+    """What a process knows of a task of its own."""
+
+    task: Task
+    size: int  # bytes
+    is_written: bool = True  # the state file has it as it is
+    is_seen: bool = False  # a client has asked for it since it has ended
 
 
 class Tasks:
@@ -99,15 +90,12 @@ class Tasks:
         self._per_owner, self._total, self._stored_bytes, self._lease = per_owner, total, stored_bytes, lease
         self._now = now
         self._instance = uuid4().hex
-        self._own: dict[str, Task] = {}  # of this process, the oldest first
-        self._sizes: dict[str, int] = {}  # bytes of each of them
+        self._own: dict[str, _Own] = {}  # of this process, the oldest first
         self.others = TasksOfOthers(state)
         self._listeners: list[TaskListener] = []
         self._others: set[str] = set()  # references in the state file
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._watches: dict[str, TaskWatch] = {}
-        self._unwritten: set[str] = set()  # of this process, not in the state file as they are
-        self._seen: set[str] = set()  # of this process, asked for since they have ended
+        self._cancels: dict[str, Cancel | None] = {}  # of running ones
         self._renewing: asyncio.Task[None] | None = None
         self._forgetting: set[asyncio.Task[object]] = set()  # what clients will never know
 
@@ -116,7 +104,7 @@ class Tasks:
 
     def own(self) -> list[Task]:
         """The tasks that this process knows, the oldest first."""
-        return [*self._own.values()]
+        return [each.task for each in self._own.values()]
 
     def is_own(self, ref: Value) -> bool:
         """Whether this process has begun this task."""
@@ -153,21 +141,16 @@ class Tasks:
 
     async def begin(self, name: str, owner: str, call: Call, run: Run) -> Task | Fault:
         """Make a task and run its call; returns as soon as the task is written down."""
-        task = await self._create(name, owner, "", self._instance)
+        task = await self.create(name, owner, holder=self._instance)
         if isinstance(task, Task):
-            watch = self._watches[task.ref] = TaskWatch(task, self._tell)
-            running = asyncio.get_running_loop().create_task(self._run(task, call, partial(run, watch)))
-            self._running[task.ref] = running
-            running.add_done_callback(lambda _: (self._running.pop(task.ref), self._watches.pop(task.ref)))
+            running = self._running[task.ref] = asyncio.get_running_loop().create_task(self._run(task, call, run))
+            running.add_done_callback(lambda _: (self._running.pop(task.ref), self._cancels.pop(task.ref, None)))
         return task
 
-    async def create(self, name: str, owner: str, description: str = "") -> Task | Fault:
-        """Make a task that a client brings to its end."""
-        return await self._create(name, owner, description, "")
-
-    async def _create(self, name: str, owner: str, description: str, holder: str) -> Task | Fault:
+    async def create(self, name: str, owner: str, description: str = "", holder: str = "") -> Task | Fault:
+        """Make a task. Without the instance that holds it, a client brings it to its end."""
         await self._make_room(owner)
-        full = len(self._own) >= self._total or sum(self._sizes.values()) > self._stored_bytes
+        full = len(self._own) >= self._total or self._size() > self._stored_bytes
         if full or self._count(owner) >= self._per_owner:
             most = f"there are {len(self._own)}" if full else f"this session has {self._per_owner}"
             text = f"too many tasks: {most}; destroy those that have ended"
@@ -175,8 +158,7 @@ class Tasks:
         task = Task(f"OpaqueRef:{uuid4()}", name, owner, description, created=self._now())
         if task.client_size > CLIENT_BYTES:
             return _too_long(task.client_size)
-        self._own[task.ref] = task
-        self._sizes[task.ref] = task.client_size
+        self._own[task.ref] = _Own(task, task.client_size)
         try:
             refused = await self._state.keep_task(task.ref, holder, _document(task))
         except asyncio.CancelledError:  # no client gets this task, and its call is not made
@@ -201,41 +183,50 @@ class Tasks:
             return None
         task.status = CANCELLING
         refused = await self.changed(task)
-        watch = self._watches.get(task.ref)
-        if watch is not None and watch.cancel is not None:
-            await watch.cancel()
+        cancel = self._cancels.get(task.ref)
+        if cancel is not None:
+            await cancel()
         return refused
 
-    async def _run(self, task: Task, call: Call, run: Callable[[], Awaitable[Outcome]]) -> None:
+    async def _run(self, task: Task, call: Call, run: Run) -> None:
+        def notify(progress: float, cancel: Cancel | None) -> None:
+            before, task.progress = task.progress, min(max(progress, 0.0), 1.0)
+            self._cancels[task.ref] = cancel
+            if task.progress != before and task.ref in self._own:  # else it was destroyed meanwhile
+                self._tell(task)
+
         try:
-            outcome = await run()
-            ending = self._describe(outcome, call)
+            ending = self._describe(await run(notify), call)
         except asyncio.CancelledError:
             task.end(FAILURE, self._now(), error=outcome_unknown(task.name_label))
-            self._tell(task)
             await self._keep(task)
             raise
         except Exception:  # noqa: BLE001 - the task must end, whatever went wrong
             _log.exception("a bug ended this task", method=task.name_label)
             ending = TaskEnding(error=("INTERNAL_ERROR", "internal error"))
-        watch = self._watches.get(task.ref)
-        if ending.error and task.status == CANCELLING and watch is not None and watch.cancel is not None:
+        if ending.error and task.status == CANCELLING and self._cancels.get(task.ref) is not None:
             task.end(CANCELLED, self._now(), error=("TASK_CANCELLED", task.ref))
         elif ending.error:
             task.end(FAILURE, self._now(), error=ending.error)
         else:
             task.end(SUCCESS, self._now(), result=ending.result)
-        if self._own.get(task.ref) is task:
-            self._tell(task)
         await self._keep(task)
 
-    async def _keep(self, task: Task) -> None:
-        """Write a task down, unless it was destroyed meanwhile; what cannot be written now is written later."""
-        if self._own.get(task.ref) is task:
-            self._sizes[task.ref] = task.client_size + len(task.result)
-            holder = self._instance if task.status in RUNNING and task.ref in self._running else ""
-            refused = await self._state.keep_task(task.ref, holder, _document(task))
-            (self._unwritten.discard if refused is None else self._unwritten.add)(task.ref)
+    async def _keep(self, task: Task) -> bool:
+        """Tell of a task of this process that has changed, and write it down, unless it was destroyed meanwhile."""
+        own = self._own.get(task.ref)
+        if own is None or own.task is not task:
+            return False
+        self._tell(task)
+        await self._write(own)
+        return True
+
+    async def _write(self, own: _Own) -> None:
+        """What cannot be written now is written later."""
+        task = own.task
+        own.size = task.client_size + len(task.result)
+        holder = self._instance if task.status in RUNNING and task.ref in self._running else ""
+        own.is_written = await self._state.keep_task(task.ref, holder, _document(task)) is None
 
     # Records
 
@@ -253,11 +244,10 @@ class Tasks:
 
         The fault: the state file cannot be read now, so it is unknown whether there is such a task.
         """
-        task = self._own.get(ref)
-        if task is not None:
-            if task.status not in RUNNING:
-                self._seen.add(ref)
-            return task
+        own = self._own.get(ref)
+        if own is not None:
+            own.is_seen = own.is_seen or own.task.status not in RUNNING
+            return own.task
         document = await self._state.read_task(ref)
         if isinstance(document, StateRefused):
             return Fault(FaultCode.UNAVAILABLE, f"tasks cannot be looked up now, try again: {document.why}")
@@ -267,7 +257,7 @@ class Tasks:
         """All tasks, the oldest first."""
         documents = await self._state.tasks()
         others = [] if isinstance(documents, StateRefused) else [_task(document) for document in documents]
-        found = {**{task.ref: task for task in others}, **self._own}
+        found = {task.ref: task for task in (*others, *self.own())}
         return sorted(found.values(), key=lambda task: task.created)
 
     async def change(self, task: Task, field: str, value: Value) -> Fault | None:
@@ -278,7 +268,7 @@ class Tasks:
         if size > max(old, CLIENT_BYTES):
             return _too_long(size)
         grown = size - old
-        if grown > 0 and sum(self._sizes.values()) + grown > self._stored_bytes:
+        if grown > 0 and self._size() + grown > self._stored_bytes:
             return Fault(
                 FaultCode.BUSY, f"the tasks have {self._stored_bytes} bytes already; destroy those that have ended"
             )
@@ -289,9 +279,7 @@ class Tasks:
         """A client has changed a task: write it down. The fault: one of another gateway cannot be changed now."""
         if task.status not in RUNNING and not task.finished:
             task.finished = self._now()
-        if task.ref in self._own:
-            self._tell(task)
-            await self._keep(task)
+        if await self._keep(task):
             return None
         return _not_written(await self._state.change_task(task.ref, _document(task)))
 
@@ -305,15 +293,15 @@ class Tasks:
         return refused
 
     def _count(self, owner: str) -> int:
-        return sum(task.owner == owner for task in self._own.values())
+        return sum(each.task.owner == owner for each in self._own.values())
+
+    def _size(self) -> int:
+        return sum(each.size for each in self._own.values())
 
     def _drop(self, ref: str) -> None:
-        task = self._own.pop(ref, None)
-        self._sizes.pop(ref, None)
-        self._seen.discard(ref)
-        self._unwritten.discard(ref)
-        if task is not None:
-            self._tell(task, is_gone=True)
+        own = self._own.pop(ref, None)
+        if own is not None:
+            self._tell(own.task, is_gone=True)
 
     async def _make_room(self, owner: str) -> None:
         """Forget tasks that are too old, and finished ones where there are too many or too large ones.
@@ -322,26 +310,28 @@ class Tasks:
         a client should end counts as finished once it is too old.
         """
         oldest = self._now() - KEPT
-        ended = [task for task in self._own.values() if self._is_over(task, oldest)]
-        ended.sort(key=lambda task: (task.finished > oldest, task.ref not in self._seen, task.finished))
-        size = sum(self._sizes.values())
+        ended = [
+            each
+            for ref, each in self._own.items()
+            if each.task.status not in RUNNING or (ref not in self._running and each.task.created < oldest)
+        ]
+        ended.sort(key=lambda each: (each.task.finished > oldest, not each.is_seen, each.task.finished))
+        size = self._size()
         excess = len(self._own) - self._total + 1
         of_owner = self._count(owner) - self._per_owner + 1
         gone = []
-        for task in ended:
+        for each in ended:
+            task = each.task
             is_needed = excess > 0 or size > self._stored_bytes or (of_owner > 0 and task.owner == owner)
             if task.finished > oldest and not is_needed:
                 continue
-            size -= self._sizes[task.ref]
+            size -= each.size
             excess -= 1
             of_owner -= task.owner == owner
             gone.append(task.ref)
             self._drop(task.ref)
         if gone:
             await self._state.forget_tasks(gone)
-
-    def _is_over(self, task: Task, oldest: float) -> bool:
-        return task.status not in RUNNING or (task.ref not in self._running and task.created < oldest)
 
     # Tasks of gateways that have died
 
@@ -351,8 +341,9 @@ class Tasks:
         if not isinstance(refs, StateRefused):
             self._others = set(refs)
             await self.others.look(refs)
-        for ref in [*self._unwritten]:
-            await self._keep(self._own[ref])
+        for own in [each for each in self._own.values() if not each.is_written]:
+            if own.task.ref in self._own:  # it may be destroyed meanwhile
+                await self._write(own)
 
     async def _renew_for_ever(self) -> None:
         while True:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dbus.target import MethodCall
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import Route
-from gateway.core.rpc.model import Call, Envelope, Fault, Outcome, Peer, RefusedCall, Value
+from gateway.core.rpc.model import Call, Fault, Outcome, Peer, RefusedCall, Value
 from gateway.mapping.problem import did_you_mean, one_of
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.dispatcher import UNMAPPED
@@ -50,14 +50,12 @@ def select_endpoint(
     if len({key.listener for key in found}) == 1 and len(services) == 1:
         return next(iter(found.values()))
     known = {name for each in allowed.values() for name in each.table.routes}
-    what = "several endpoints take this call" if mapping else _unmapped(method, known)
+    what = "several endpoints take this call"
+    if not mapping:
+        what = f"no mapped method is named '{method}'{did_you_mean(method, known)}, so any endpoint may answer it"
     example = next(iter(found))
     choose = f"choose one with --listener and --path, for example --listener {example.listener} --path {example.path}"
     raise LookupError(f"{what}: {one_of(map(str, found))}; {choose}")
-
-
-def _unmapped(method: str, known: Iterable[str]) -> str:
-    return f"no mapped method is named '{method}'{did_you_mean(method, known)}, so any endpoint may answer it"
 
 
 def _routes(table: EndpointTable, method: str) -> Iterable[Route]:
@@ -79,11 +77,13 @@ async def explain(
     steps.append(Step("decoded", _show(entry)))
     if isinstance(entry, Fault):
         return entry, steps
-    call = structs.replace(dialect.unwrap_call(entry), peer=peer, extensions={**endpoint.origin, "agent": AGENT})
+    call = replace(dialect.unwrap_call(entry), peer=peer, extensions={**endpoint.origin, "agent": AGENT})
     steps.append(Step(f"without the dialect ({dialect.name})", _show(call)))
     outcome = await _answer(endpoint, call, steps)
     steps.append(Step("outcome", _show(outcome)))
-    return _encode_back(endpoint, envelope, call, outcome, steps), steps
+    answer = codec.encode(envelope, (dialect.wrap_outcome(outcome, call),)) or b""
+    steps.append(Step("the client gets", _text(answer)))
+    return dialect.unwrap_outcome(endpoint.client.decode_outcome(answer), call), steps
 
 
 async def _answer(endpoint: RpcEndpoint, call: Call, steps: list[Step]) -> Outcome:
@@ -98,7 +98,7 @@ async def _answer(endpoint: RpcEndpoint, call: Call, steps: list[Step]) -> Outco
         steps.append(Step("answered by", f"{plan.answer.value if plan.answer else 'neither side'}: {plan.why}"))
     if route.task_of is not None and plan.answer is Side.DBUS:
         return await endpoint.begin_task(planned)
-    traced = structs.replace(planned, route=_traced(route, steps))
+    traced = replace(planned, route=_traced(route, steps))
     return (await endpoint.dispatcher.run(traced)).outcome
 
 
@@ -126,13 +126,6 @@ def _traced(route: Route, steps: list[Step]) -> Route:
         map_error=map_error,
         session_check=session_check,
     )
-
-
-def _encode_back(endpoint: RpcEndpoint, envelope: Envelope, call: Call, outcome: Outcome, steps: list[Step]) -> Outcome:
-    wrapped = endpoint.dialect.wrap_outcome(outcome, call)
-    answer = endpoint.codec.encode(envelope, (wrapped,)) or b""
-    steps.append(Step("the client gets", _text(answer)))
-    return endpoint.dialect.unwrap_outcome(endpoint.client.decode_outcome(answer), call)
 
 
 def show_method_call(bound: MethodCall) -> str:

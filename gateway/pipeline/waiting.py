@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.core.interfaces import DEADLINE_PASSED, PassedMessage
 from gateway.core.logger import Logger
-from gateway.core.rpc.model import Call, Fault, FaultCode
+from gateway.core.rpc.model import Call, Fault, FaultCode, PeerConnection
 
 BATCHED = "batched"  # an extension of calls that share their message, and so their slot, with others
 
@@ -19,35 +19,59 @@ _log = Logger()
 TOO_MANY = Fault(FaultCode.BUSY, "too many calls wait (limit max_waiting of the listener); nothing was executed")
 
 
-class slot_freed:  # noqa: N801 - it is used like a function; a generator would hold three times the memory
+class WaitingSlot:
+    """The slot that a call takes of its transport. It is given back while the caller waits, and taken for its calls."""
+
+    __slots__ = ("_connection", "_resume")
+
+    def __init__(self, connection: PeerConnection | None) -> None:
+        self._connection = connection
+        self._resume: Callable[[], object] | None = None
+
+    def free(self) -> bool:
+        """Give the slot back; false if too many wait, and then it stays taken."""
+        if self._connection is None or self._connection.on_wait is None:
+            return True
+        self._resume = self._connection.on_wait()
+        return self._resume is not None
+
+    def take(self) -> bool:
+        """Take a slot for a call; false if there is none."""
+        has_capacity = self._connection.has_capacity if self._connection is not None else None
+        if self._resume is not None and has_capacity is not None and not has_capacity():
+            return False
+        self.end()
+        return True
+
+    def end(self) -> None:
+        """Take the slot, whatever else runs: the transport gives it back."""
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            resume()
+
+
+class slot_freed(WaitingSlot):  # noqa: N801 - it is used like a function; a generator would hold three times the memory
     """Give back the slot of a call while the block runs; false: too many calls wait, and it has its slot.
 
     `on_wait` gets 1 when the call begins to wait, and -1 when it goes on. In a batch a call keeps its slot.
     """
 
-    __slots__ = ("_call", "_is_waiting", "_on_wait", "_resume")
+    __slots__ = ("_is_waiting", "_on_wait")
 
     def __init__(self, call: Call, on_wait: Callable[[int], object]) -> None:
-        self._call = call
+        super().__init__(None if call.extensions.get(BATCHED) else call.peer.connection)
         self._on_wait = on_wait
-        self._is_waiting = False
-        self._resume: Callable[[], object] | None = None
 
     def __enter__(self) -> bool:
-        connection = self._call.peer.connection
-        if connection is not None and connection.on_wait is not None and not self._call.extensions.get(BATCHED):
-            self._resume = connection.on_wait()
-            if self._resume is None:
-                return False
-        self._is_waiting = True
-        self._on_wait(1)
-        return True
+        self._is_waiting = self.free()
+        if self._is_waiting:
+            self._on_wait(1)
+        return self._is_waiting
 
     def __exit__(self, *_: object) -> None:
         if self._is_waiting:
             self._on_wait(-1)
-        if self._resume is not None:
-            self._resume()
+        self.end()
 
 
 # Deadlines

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xmlrpc.client import dumps
@@ -46,7 +47,8 @@ def value_of(parameter: ParameterSurface) -> Any:
     if parameter.legacy is not None:
         return _of_legacy(parameter.legacy, parameter.definitions)
     if parameter.members is not None:
-        made = {name: _of_text(member.type) for name, member in parameter.members.items() if member.required}
+        needed = {name: member.type for name, member in parameter.members.items() if member.required}
+        made = {name: sample(parse_one(kind)) if kind else TEXT for name, kind in needed.items()}
         return _in_containers(parameter.type, made)
     if parameter.subtrees:
         path = f"{parameter.subtrees[0].rstrip('/')}/x"
@@ -65,11 +67,6 @@ def _in_containers(kind: Type | None, struct: dict[str, Any]) -> Any:
     return [_in_containers(kind.children[0], struct)]
 
 
-def _of_text(text: str) -> Any:
-    """A value for the D-Bus type of a member; text where it has none."""
-    return sample(parse_one(text)) if text else TEXT
-
-
 def _of_legacy(kind: LegacyType, definitions: Mapping[str, Any], depth: int = 0) -> Any:
     """A value of a legacy type: the least that is complete. A type may contain itself in lists."""
     basic = {"string": TEXT, "bool": True, "int": 1, "float": 1.5, "any": TEXT, "option": []}
@@ -84,18 +81,15 @@ def _of_legacy(kind: LegacyType, definitions: Mapping[str, Any], depth: int = 0)
     if isinstance(definition, str):
         return _of_legacy(parse_type(definition), definitions, depth + 1)
     if "record" in definition:
-        needed = {name: data for name, data in definition["record"].items() if _is_needed(data)}
-        return {name: _of_legacy(parse_type(_type_of(data)), definitions, depth + 1) for name, data in needed.items()}
+        record = {}
+        for name, data in definition["record"].items():
+            has_default = isinstance(data, dict) and "default" in data
+            text = str(data["type"] if isinstance(data, dict) else data)
+            if not has_default and not text.startswith("option("):
+                record[name] = _of_legacy(parse_type(text), definitions, depth + 1)
+        return record
     tag, payload = next(iter(definition["variant"].items()))
     return tag if payload is None else [tag, _of_legacy(parse_type(payload), definitions, depth + 1)]
-
-
-def _type_of(data: Any) -> str:
-    return str(data["type"] if isinstance(data, dict) else data)
-
-
-def _is_needed(data: Any) -> bool:
-    return not _type_of(data).startswith("option(") and not (isinstance(data, dict) and "default" in data)
 
 
 def arguments(method: MethodSurface) -> dict[str, Any]:
@@ -111,7 +105,8 @@ def for_xmlrpc_client(method: MethodSurface, endpoint: EndpointTable, url: str) 
     name = method.route.method
     is_attribute = all(part.isidentifier() for part in name.split("."))
     function = f"server.{name}" if is_attribute else f"getattr(server, {name!r})"
-    given = ", ".join(map(_python, _positional(method, endpoint)))
+    values = _positional(method, endpoint)
+    given = ", ".join(f"Binary({each!r})" if isinstance(each, bytes) else repr(each) for each in values)
     needs = "Binary, ServerProxy" if "Binary(" in given else "ServerProxy"
     return f"from xmlrpc.client import {needs}\n\nwith ServerProxy({url!r}) as server:\n    print({function}({given}))"
 
@@ -122,15 +117,20 @@ def for_curl(method: MethodSurface, endpoint: EndpointTable, url: str) -> str:
     if endpoint.codec == "xmlrpc":
         body = dumps(tuple(_positional(method, endpoint)), name).partition("?>")[2].replace("\n", "")
         return f"curl -s -H 'Content-Type: text/xml' -d {shlex.quote(body)} {shlex.quote(url)}"
-    params: Any = _positional(method, endpoint)
-    message = {"jsonrpc": "2.0", "id": 1, "method": name, "params": params}
-    return f"curl -s -d {shlex.quote(json.dumps(message, default=_base64, ensure_ascii=False))} {shlex.quote(url)}"
+    message = {"jsonrpc": "2.0", "id": 1, "method": name, "params": _positional(method, endpoint)}
+    body = json.dumps(message, default=lambda data: b64encode(data).decode(), ensure_ascii=False)
+    return f"curl -s -d {shlex.quote(body)} {shlex.quote(url)}"
 
 
 def for_busctl(method: MethodSurface) -> str:
     """The D-Bus call that follows, by busctl."""
     target = method.route.bus_target
-    where = [target.bus_name, _object_path(method)]
+    path = target.object_path
+    for name in placeholders(path):
+        found = method.parameter(name)
+        value = str(value_of(found)) if found is not None and found.subtrees else "x"
+        path = path.replace("{" + name + "}", value)
+    where = [target.bus_name, path]
     if isinstance(target, PropertyTarget):
         known = [*where, target.owner, target.name]
         if target.member == "Get":
@@ -149,28 +149,10 @@ def _command(verb: str, words: Sequence[str]) -> str:
     return f"busctl {verb} {' '.join(map(shlex.quote, words))}"
 
 
-def _object_path(method: MethodSurface) -> str:
-    path = method.route.bus_target.object_path
-    for name in placeholders(path):
-        found = method.parameter(name)
-        value = str(value_of(found)) if found is not None and found.subtrees else "x"
-        path = path.replace("{" + name + "}", value)
-    return path
-
-
 def _positional(method: MethodSurface, endpoint: EndpointTable) -> list[Any]:
     """The parameters as the dialect has them: by position, or in a leading struct."""
     named = arguments(method)
     return [named] if endpoint.dialect == "xapi_idl" and named else [*named.values()]
-
-
-def _python(value: Any) -> str:
-    return f"Binary({value!r})" if isinstance(value, bytes) else repr(value)
-
-
-def _base64(value: Any) -> str:
-    assert isinstance(value, bytes)
-    return "ZGF0YQ=="
 
 
 def _words(kind: Type) -> Iterator[str]:

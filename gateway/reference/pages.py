@@ -53,15 +53,15 @@ def to_html(markdown: str) -> str:
     """A page as HTML. Text of the IDL cannot contain HTML."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     title = html.escape(markdown.partition("\n")[0].removeprefix("# "))
-    anchored = re.sub(r"<h3><code>(.*?)</code></h3>", lambda found: _anchored(found[1]), body)
+
+    def anchored(found: re.Match[str]) -> str:
+        return f'<h3 id="{anchor(html.unescape(found[1]))}"><code>{found[1]}</code></h3>'
+
+    body = re.sub(r"<h3><code>(.*?)</code></h3>", anchored, body)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>\n{_STYLE}</style></head>\n<body>\n{anchored}</body></html>\n"
+        f"<style>\n{_STYLE}</style></head>\n<body>\n{body}</body></html>\n"
     )
-
-
-def _anchored(name: str) -> str:
-    return f'<h3 id="{anchor(html.unescape(name))}"><code>{name}</code></h3>'
 
 
 def anchor(name: str) -> str:
@@ -100,22 +100,14 @@ def code(value: object) -> str:
 
 
 def _index(surface: Surface, made: Mapping[str, EndpointKey], urls: Mapping[EndpointKey, str]) -> Iterator[str]:
-    yield "# Endpoints"
-    yield ""
-    yield f"{MARK} from mapping revision {surface.table.revision}."
-    yield ""
-    yield from _table(
-        ("endpoint", "protocol", "methods", "services"),
-        (
-            (
-                f"[{text(urls.get(key) or key)}]({name})",
-                _protocol(surface.endpoints[key]),
-                str(len(_methods(surface, surface.endpoints[key]))),
-                text(", ".join(sorted({each.route.service for each in _methods(surface, surface.endpoints[key])}))),
-            )
-            for name, key in made.items()
-        ),
-    )
+    yield from ("# Endpoints", "", f"{MARK} from mapping revision {surface.table.revision}.", "")
+    rows = []
+    for name, key in made.items():
+        methods = _methods(surface, surface.endpoints[key])
+        services = ", ".join(sorted({each.route.service for each in methods}))
+        link = f"[{text(urls.get(key) or key)}]({name})"
+        rows.append((link, _protocol(surface.endpoints[key]), str(len(methods)), text(services)))
+    yield from _table(("endpoint", "protocol", "methods", "services"), rows)
 
 
 def _protocol(endpoint: EndpointTable) -> str:
@@ -133,27 +125,22 @@ def _methods(surface: Surface, endpoint: EndpointTable) -> list[MethodSurface]:
 
 def _page(surface: Surface, endpoint: EndpointTable, url: str) -> Iterator[str]:
     methods = _methods(surface, endpoint)
-    yield f"# {text(url or endpoint.key)}"
-    yield ""
+    yield from (f"# {text(url or endpoint.key)}", "")
     yield f"{MARK} from mapping revision {surface.table.revision}. Protocol: {_protocol(endpoint)}."
     yield ""
     if endpoint.passthrough_to:
-        yield f"Methods that are not listed are passed to the legacy service {code(endpoint.passthrough_to)}."
-        yield ""
+        passed = f"are passed to the legacy service {code(endpoint.passthrough_to)}."
+        yield from (f"Methods that are not listed {passed}", "")
     if endpoint.codec == "xenstore":
-        yield "Requests are nodes of a xenstore."
-        yield ""
+        yield from ("Requests are nodes of a xenstore.", "")
     for service in sorted({method.route.service for method in methods}):
         listed = [method for method in methods if method.route.service == service]
-        yield f"## {text(service)}"
-        yield ""
+        yield from (f"## {text(service)}", "")
         yield from (f"- [{text(each.route.method)}](#{anchor(each.route.method)})" for each in listed)
         yield ""
         common = _common_errors(listed)
         if common:
-            yield "Errors of all these methods:"
-            yield ""
-            yield from _errors(common)
+            yield from ("Errors of all these methods:", "", *_errors(common))
         for method in listed:
             yield from _method(method, endpoint, url, common)
 
@@ -172,43 +159,44 @@ def _common_errors(methods: Sequence[MethodSurface]) -> dict[str, Any]:
 
 def _method(method: MethodSurface, endpoint: EndpointTable, url: str, common: Mapping[str, Any]) -> Iterator[str]:
     route = method.route
-    yield f"### {code(route.method)}"
-    yield ""
+    yield from (f"### {code(route.method)}", "")
     if route.documentation:
-        yield text(route.documentation)
-        yield ""
+        yield from (text(route.documentation), "")
     if route.aliases:
-        yield f"Other names: {', '.join(map(code, route.aliases))}."
-        yield ""
+        yield from (f"Other names: {', '.join(map(code, route.aliases))}.", "")
     yield from _parameters(method)
     yield from _result(method)
     own = {name: found for name, found in method.errors.items() if name not in common}
     if own:
-        yield "Errors:"
-        yield ""
-        yield from _errors(own)
+        yield from ("Errors:", "", *_errors(own))
     yield f"D-Bus: {code(route.target)}. Effect: {route.effect.value}. Timeout: {route.timeout:g} s."
     yield ""
-    yield from _examples(method, endpoint, url)
+    if endpoint.codec == "xmlrpc":
+        yield from _block("python", examples.for_xmlrpc_client(method, endpoint, url))
+    if endpoint.codec in ("xmlrpc", "jsonrpc"):
+        yield from _block("sh", examples.for_curl(method, endpoint, url))
+    yield from _block("sh", examples.for_busctl(method))
+
+
+def _block(language: str, content: str) -> Iterator[str]:
+    fence = "````" if "```" in content else "```"
+    yield from (f"{fence}{language}", content, fence, "")
 
 
 def _parameters(method: MethodSurface) -> Iterator[str]:
     if not method.parameters:
-        yield "No parameters."
-        yield ""
+        yield from ("No parameters.", "")
         return
     described = {each.name: each.documentation for each in method.route.parameters}
-    rows = [
-        (code(each.name), text(_type(each)), _needed(each), text(described.get(each.name, "")))
-        for each in method.parameters
-    ]
+    rows = []
+    for each in method.parameters:
+        needed = "yes" if each.required else f"no; default {code(repr(each.default))}"
+        rows.append((code(each.name), text(_type(each)), needed, text(described.get(each.name, ""))))
     yield from _table(("parameter", "type", "required", ""), rows)
     for each in method.parameters:
         if each.members:
-            yield f"Members of {code(each.name)}:"
-            yield ""
             members = ((code(n), text(m.type), "yes" if m.required else "no") for n, m in each.members.items())
-            yield from _table(("member", "type", "required"), members)
+            yield from (f"Members of {code(each.name)}:", "", *_table(("member", "type", "required"), members))
 
 
 def _type(parameter: ParameterSurface) -> str:
@@ -218,10 +206,6 @@ def _type(parameter: ParameterSurface) -> str:
         return f"object path below {' or '.join(parameter.subtrees)}"
     form = f" ({', '.join(f'{k}: {v}' for k, v in parameter.form.items())})" if parameter.form else ""
     return ("struct" if parameter.members is not None else words(parameter.type)) + form
-
-
-def _needed(parameter: ParameterSurface) -> str:
-    return "yes" if parameter.required else f"no; default {code(repr(parameter.default))}"
 
 
 def _result(method: MethodSurface) -> Iterator[str]:
@@ -234,8 +218,7 @@ def _result(method: MethodSurface) -> Iterator[str]:
         "array": f"Result: an array of {text(', '.join(result.items))}.",
     }
     shown = _with_structs(result.type) if result.members and result.type is not None else words(result.type)
-    yield kinds.get(result.kind) or f"Result: {text(shown)}."
-    yield ""
+    yield from (kinds.get(result.kind) or f"Result: {text(shown)}.", "")
     if result.members:
         rows = ((code(name), text(kind)) for name, kind in result.members.items())
         yield from _table(("member", "D-Bus type"), rows)
@@ -253,28 +236,16 @@ def _with_structs(kind: Type) -> str:
 
 def _errors(table: Mapping[str, Any]) -> Iterator[str]:
     rows = [
-        (code(name), code(entry["code"]), text(_arguments_of(entry)), text(entry.get("message", "")))
+        (
+            code(name),
+            code(entry["code"]),
+            text(", ".join(map(str, entry.get("args", ())))),
+            text(entry.get("message", "")),
+        )
         for name, entries in table.items()
         for entry in (entries if isinstance(entries, list) else [entries])
     ]
     yield from _table(("D-Bus error", "code", "arguments", "message"), rows)
-
-
-def _arguments_of(entry: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, entry.get("args", ())))
-
-
-def _examples(method: MethodSurface, endpoint: EndpointTable, url: str) -> Iterator[str]:
-    if endpoint.codec == "xmlrpc":
-        yield from _block("python", examples.for_xmlrpc_client(method, endpoint, url))
-    if endpoint.codec in ("xmlrpc", "jsonrpc"):
-        yield from _block("sh", examples.for_curl(method, endpoint, url))
-    yield from _block("sh", examples.for_busctl(method))
-
-
-def _block(language: str, content: str) -> Iterator[str]:
-    fence = "````" if "```" in content else "```"
-    yield from (f"{fence}{language}", content, fence, "")
 
 
 def _table(heading: Sequence[str], rows: Any) -> Iterator[str]:

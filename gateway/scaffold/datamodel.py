@@ -12,16 +12,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from gateway.scaffold import SourceError
+
 SCALARS: Mapping[str, str] = {"string": "s", "int": "x", "float": "d", "bool": "b", "datetime": "x", "void": ""}
 SESSION = "session_id"  # the parameter that the mapping file handles for all methods
 # Messages that follow from the fields and objects of a class.
 READERS = frozenset(
     {"get_all", "get_all_records", "get_all_records_where", "get_record", "get_by_uuid", "get_by_name_label"}
 )
-
-
-class DatamodelError(Exception):
-    """The file is not a datamodel; the text says where and why."""
 
 
 class DatamodelType(Struct, frozen=True):
@@ -86,13 +84,13 @@ class DatamodelClass(Struct, frozen=True):
 
 
 def read(content: bytes) -> list[DatamodelClass]:
-    """Read a datamodel; raises DatamodelError."""
+    """Read a datamodel; raises SourceError."""
     try:
         data = json.loads(content)
     except ValueError as error:
-        raise DatamodelError(f"expected the JSON of a datamodel, a list of classes: {error}") from error
+        raise SourceError(f"expected the JSON of a datamodel, a list of classes: {error}") from error
     if not isinstance(data, list):
-        raise DatamodelError(f"expected a list of classes, got {type(data).__name__}")
+        raise SourceError(f"expected a list of classes, got {type(data).__name__}")
     return [_Reader(entry, f"class {index}").read() for index, entry in enumerate(data)]
 
 
@@ -108,7 +106,8 @@ class _Reader:
     def read(self) -> DatamodelClass:
         messages = [(str(self._get(each, "name", str)), each) for each in self._get(self._entry, "messages", list)]
         implicit = {name for name, each in messages if each.get("implicit")}
-        removed = tuple(name for name, each in messages if _is_removed(each))
+        states = {name: str(each.get("lifecycle", {}).get("state", "")) for name, each in messages}
+        removed = tuple(name for name, _ in messages if states[name].startswith("removed"))
         fields = tuple(self._field(each, implicit) for each in self._get(self._entry, "fields", list))
         made = [self._message(name, each, fields) for name, each in messages if name not in removed]
         enums = {each["name"]: [tag["name"] for tag in each["values"]] for each in self._entry.get("enums", ())}
@@ -153,21 +152,16 @@ class _Reader:
     def _get(self, entry: Any, key: str, kind: type) -> Any:
         if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
             found = type(entry.get(key)).__name__ if isinstance(entry, dict) else type(entry).__name__
-            raise DatamodelError(f"{self._where}: expected '{key}' as a {kind.__name__}, got {found}")
+            raise SourceError(f"{self._where}: expected '{key}' as a {kind.__name__}, got {found}")
         return entry[key]
 
     def _type(self, text: object, place: str) -> DatamodelType:
         if not isinstance(text, str):
-            raise DatamodelError(f"{self._where}, {place}: expected 'type' as a text, got {type(text).__name__}")
+            raise SourceError(f"{self._where}, {place}: expected 'type' as a text, got {type(text).__name__}")
         found = _parse(text)
         if found is None:
-            raise DatamodelError(f"{self._where}, {place}: unknown type '{text}'")
+            raise SourceError(f"{self._where}, {place}: unknown type '{text}'")
         return found
-
-
-def _is_removed(entry: Mapping[str, Any]) -> bool:
-    state = entry.get("lifecycle", {}).get("state", "")
-    return str(state).startswith("removed")
 
 
 def _parse(text: str) -> DatamodelType | None:

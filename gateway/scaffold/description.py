@@ -7,8 +7,9 @@ XML files. An interface that several objects have is the union of what each of t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 from xml.sax.saxutils import quoteattr
 
 from msgspec import Struct, field
@@ -34,6 +35,8 @@ from gateway.core.dbus.names import printable
 from gateway.core.dbus.signature import parse_one
 from gateway.mapping.load import read_regular
 from gateway.mapping.targets import STANDARD
+from gateway.scaffold import SourceError
+from gateway.scaffold.guesses import common_start
 
 
 class LegacyEntry(Struct, frozen=True):
@@ -128,29 +131,24 @@ def following(found: Description, before: Mapping[str, Interface], *, complete: 
 
 
 def _following(new: Interface, old: Interface) -> Interface:
-    methods = {
-        name: replace(
-            each,
-            ins=_named(each.ins, old.methods[name].ins),
-            outs=_named(each.outs, old.methods[name].outs),
-            documentation=each.documentation or old.methods[name].documentation,
-        )
-        if name in old.methods
-        else each
-        for name, each in new.methods.items()
-    }
+    methods = dict(new.methods)
+    for name in new.methods.keys() & old.methods.keys():
+        now, then = new.methods[name], old.methods[name]
+        methods[name] = replace(_noted(now, then), ins=_named(now.ins, then.ins), outs=_named(now.outs, then.outs))
     properties = {
-        name: replace(
-            each,
-            documentation=each.documentation or old.properties[name].documentation,
-            legacy_type=each.legacy_type or old.properties[name].legacy_type,
-        )
-        if name in old.properties
-        else each
+        name: _noted(each, old.properties[name]) if name in old.properties else each
         for name, each in new.properties.items()
     }
-    documentation = new.documentation or old.documentation
-    return replace(new, methods=methods, properties=properties, documentation=documentation)
+    return replace(_noted(new, old), methods=methods, properties=properties)
+
+
+_Noted = TypeVar("_Noted", Interface, IdlMethod, IdlProperty, Argument)
+
+
+def _noted(now: _Noted, then: _Noted) -> _Noted:
+    """What a service tells now, with the notes of the IDL where it tells none."""
+    kept = [name for name in ("documentation", "legacy_type") if hasattr(now, name) and not getattr(now, name)]
+    return replace(now, **{name: getattr(then, name) for name in kept})
 
 
 def _named(new: Sequence[Argument], old: Sequence[Argument]) -> list[Argument]:
@@ -158,12 +156,7 @@ def _named(new: Sequence[Argument], old: Sequence[Argument]) -> list[Argument]:
     if [str(each.type) for each in new] != [str(each.type) for each in old]:
         return list(new)
     return [
-        replace(
-            now,
-            name=then.name if _UNNAMED.fullmatch(now.name) else now.name,
-            documentation=now.documentation or then.documentation,
-            legacy_type=now.legacy_type or then.legacy_type,
-        )
+        replace(_noted(now, then), name=then.name if _UNNAMED.fullmatch(now.name) else now.name)
         for now, then in zip(new, old, strict=True)
     ]
 
@@ -176,101 +169,95 @@ _UNNAMED = re.compile("arg_?[0-9]+")
 
 def idl_text(service: Description, command: str) -> str:
     """The IDL file: every interface, in the order of their names."""
-    return "\n".join(_idl(service, command)) + "\n"
-
-
-def _idl(service: Description, command: str) -> Iterator[str]:
     about = printable(f"Interfaces of {service.bus_name}, written by `{command}`.").replace("--", "- -")
+    return "\n".join(idl_lines(about, [each for _, each in sorted(service.interfaces.items())])) + "\n"
+
+
+_NO_MORE: Mapping[str, Mapping[str, str]] = {}
+
+
+def idl_lines(
+    about: str, interfaces: Iterable[Interface], node: str = "<node>", more: Mapping[str, Mapping[str, str]] = _NO_MORE
+) -> Iterator[str]:
+    """The lines of introspection XML. `more`: further annotations of interfaces, by the name of the interface."""
     yield f"<!-- {about} -->"
-    yield "<node>"
-    for _, interface in sorted(service.interfaces.items()):
-        yield f"  <interface name={quoteattr(interface.name)}>"
-        yield from _notes(4, interface, {EMITS_CHANGED: interface.emits})
-        for method in interface.methods.values():
-            notes = [*_notes(6, method, {NO_REPLY: "true" if method.no_reply else ""})]
-            arguments = [*_arguments(method.ins, "in"), *_arguments(method.outs, "out")]
-            yield from _element("method", f"name={quoteattr(method.name)}", [*notes, *arguments])
-        for signal in interface.signals.values():
-            yield from _element(
-                "signal", f"name={quoteattr(signal.name)}", [*_notes(6, signal, {}), *_arguments(signal.args, "")]
-            )
-        for known in interface.properties.values():
-            attributes = f'name={quoteattr(known.name)} type="{known.type}" access="{known.access}"'
-            notes = [*_notes(6, known, {EMITS_CHANGED: known.emits, LEGACY_TYPE: known.legacy_type})]
-            yield from _element("property", attributes, notes)
-        yield "  </interface>"
+    yield node
+    for each in interfaces:
+        annotations = _notes(4, each, {EMITS_CHANGED: each.emits, **more.get(each.name, {})})
+        yield from _element(2, f"interface name={quoteattr(each.name)}", [*annotations, *_members(each)], empty=False)
     yield "</node>"
 
 
-def _element(tag: str, attributes: str, inside: list[str]) -> Iterator[str]:
-    yield f"    <{tag} {attributes}{'>' if inside else '/>'}"
-    yield from inside
-    if inside:
-        yield f"    </{tag}>"
+def _members(interface: Interface) -> Iterator[str]:
+    for method in interface.methods.values():
+        notes = _notes(6, method, {NO_REPLY: "true" if method.no_reply else ""})
+        arguments = [*_arguments(method.ins, ' direction="in"'), *_arguments(method.outs, ' direction="out"')]
+        yield from _element(4, f"method name={quoteattr(method.name)}", [*notes, *arguments])
+    for signal in interface.signals.values():
+        inside = [*_notes(6, signal, {}), *_arguments(signal.args, "")]
+        yield from _element(4, f"signal name={quoteattr(signal.name)}", inside)
+    for known in interface.properties.values():
+        attributes = f'name={quoteattr(known.name)} type="{known.type}" access="{known.access}"'
+        notes = _notes(6, known, {EMITS_CHANGED: known.emits, LEGACY_TYPE: known.legacy_type})
+        yield from _element(4, f"property {attributes}", notes)
 
 
 def _arguments(arguments: list[Argument], direction: str) -> Iterator[str]:
     for each in arguments:
-        way = f' direction="{direction}"' if direction else ""
-        notes = [*_notes(8, each, {LEGACY_TYPE: each.legacy_type})]
-        yield f'      <arg name={quoteattr(each.name)} type="{each.type}"{way}{">" if notes else "/>"}'
-        yield from notes
-        if notes:
-            yield "      </arg>"
+        notes = _notes(8, each, {LEGACY_TYPE: each.legacy_type})
+        yield from _element(6, f'arg name={quoteattr(each.name)} type="{each.type}"{direction}', notes)
+
+
+def _element(indent: int, start: str, inside: list[str], *, empty: bool = True) -> Iterator[str]:
+    """An element; `empty`: one without content ends in its start."""
+    is_empty = empty and not inside
+    yield f"{' ' * indent}<{start}{'/>' if is_empty else '>'}"
+    yield from inside
+    if not is_empty:
+        yield f"{' ' * indent}</{start.partition(' ')[0]}>"
 
 
 def _notes(
     indent: int, what: Interface | IdlMethod | IdlSignal | IdlProperty | Argument, more: Mapping[str, str]
-) -> Iterator[str]:
+) -> list[str]:
     deprecated = "" if isinstance(what, Argument) or not what.deprecated else "true"
-    for name, value in {DOCUMENTATION[0]: what.documentation, DEPRECATED: deprecated, **more}.items():
-        if value:
-            yield f"{' ' * indent}<annotation name={quoteattr(name)} value={quoteattr(value)}/>"
+    values = {DOCUMENTATION[0]: what.documentation, DEPRECATED: deprecated, **more}
+    return [
+        f"{' ' * indent}<annotation name={quoteattr(name)} value={quoteattr(value)}/>"
+        for name, value in values.items()
+        if value
+    ]
 
 
 # From files
 
 
-class FileError(Exception):
-    """A file is not introspection XML, or has no interface; the text says where and why."""
-
-
 def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
-    """Describe the interfaces of introspection files; raises FileError or OSError.
+    """Describe the interfaces of introspection files; raises SourceError or OSError.
 
     The name of a root node is the object that has its interfaces. Without a bus name, what all interfaces begin with
     is taken.
     """
-    nodes = [(path, *_read(path)) for path in files]
-    interfaces = [name for _, node, _ in nodes for name in {**node.inner, **node.interfaces} if name not in STANDARD]
-    if not interfaces:
-        raise FileError(
+    found = Description(bus_name)
+    for path in files:
+        content = read_regular(path)
+        try:
+            node = parse(content)
+        except IdlError as error:
+            raise SourceError(f"{path}:{error.line}:{error.column}: {error}") from error
+        found.add(node.name if names.is_object_path(node.name) else None, node)
+    if not found.interfaces:
+        raise SourceError(
             f"{', '.join(map(str, files))}: expected an interface that is none of the D-Bus specification's"
         )
-    found = Description(bus_name or _common_beginning(interfaces))
-    for _, node, path in nodes:
-        found.add(path, node)
     if not bus_name:
+        found.bus_name = _common_beginning([*found.interfaces])
         found.notes[f"the bus name {found.bus_name} is a guess from the interfaces: --bus-name sets it"] = None
     return found
-
-
-def _read(path: Path) -> tuple[Node, str | None]:
-    """A file as a node, and the object path that it names."""
-    content = read_regular(path)
-    try:
-        node = parse(content)
-    except IdlError as error:
-        raise FileError(f"{path}:{error.line}:{error.column}: {error}") from error
-    return node, node.name if names.is_object_path(node.name) else None
 
 
 def _common_beginning(interfaces: Sequence[str]) -> str:
     """`org.example.Shelf` for org.example.Shelf1 alone, or with org.example.Shelf.Book1."""
     split = [name.split(".") for name in interfaces]
-    same = 0
-    while all(len(each) > same and each[same] == split[0][same] for each in split):
-        same += 1
-    if same < 2:
-        same = len(split[0])
-    return ".".join([*split[0][: same - 1], re.sub(r"_?[0-9]+$", "", split[0][same - 1]) or split[0][same - 1]])
+    *first, last = common_start(split) if len(common_start(split)) >= 2 else split[0]
+    return ".".join([*first, re.sub(r"_?[0-9]+$", "", last) or last])

@@ -16,15 +16,12 @@ from msgspec.structs import replace
 from gateway.check import compiled
 from gateway.core.dbus.introspection_xml import Node, parse
 from gateway.mapping.problem import Problem
+from gateway.scaffold import SourceError
 from gateway.scaffold.description import Description, following, idl_text
 from gateway.scaffold.mapping import Settings, mapping_text, sections
 from gateway.scaffold.update import update
 
 MOST_CHECKS = 3  # of a new file: without an entry another one may have a problem
-
-
-class NothingMappedError(Exception):
-    """A service has no method or property that a mapping file can have; the text says why."""
 
 
 class Plan(Struct):
@@ -43,8 +40,8 @@ class Plan(Struct):
         """The lines of a unified diff of all files."""
         for path, text in self.changed.items():
             old = self.before.get(path)
-            lines = ("" if old is None else old).splitlines(), text.splitlines()
-            yield from difflib.unified_diff(*lines, "/dev/null" if old is None else str(path), str(path), lineterm="")
+            was = "/dev/null" if old is None else str(path)
+            yield from difflib.unified_diff((old or "").splitlines(), text.splitlines(), was, str(path), lineterm="")
 
 
 def existing(paths: Collection[Path]) -> dict[Path, str]:
@@ -53,7 +50,7 @@ def existing(paths: Collection[Path]) -> dict[Path, str]:
 
 
 def new_files(service: Description, settings: Settings, directory: Path) -> Plan:
-    """IDL and mapping file of a service as new files; raises NothingMappedError or OSError."""
+    """IDL and mapping file of a service as new files; raises SourceError or OSError."""
     idl, mapping = paths(settings, directory)
     xml = idl_text(service, settings.command)
     names = [entry.name for section in sections(service, settings) for entry in section.entries]
@@ -63,18 +60,20 @@ def new_files(service: Description, settings: Settings, directory: Path) -> Plan
         found = problems(mapping, text, idl, xml)
         if not found:
             break
-        for each in found:
-            left_out.setdefault(_method(each, names), each.message)
+        for each in found:  # `methods.device.name.params[1]` begins with the name of its method
+            place = each.place.removeprefix("methods.")
+            matching = [name for name in names if place == name or place.startswith((f"{name}.", f"{name}["))]
+            left_out.setdefault(max(matching, key=len, default=each.place or each.file), each.message)
     if left_out.keys() >= set(names):
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise NothingMappedError(f"no method of {service.bus_name} can be mapped{f': {reasons}' if reasons else ''}")
+        raise SourceError(f"no method of {service.bus_name} can be mapped{f': {reasons}' if reasons else ''}")
     notes = [f"{name} is left out: {why}" for name, why in left_out.items()]
     notes += [f"to do: {each}" for each in found]
     return Plan({idl: xml, mapping: text}, existing([idl, mapping]), [*service.notes, *notes])
 
 
 def updated_files(service: Description, settings: Settings, directory: Path, *, complete: bool) -> Plan:
-    """The files after the service has changed; raises OSError, IdlError, RewriteError or NothingMappedError.
+    """The files after the service has changed; raises OSError, IdlError, RewriteError or SourceError.
 
     `complete`: what the description does not have, the service does not have.
     """
@@ -103,10 +102,3 @@ def problems(mapping: Path, text: str, idl: Path, xml: str) -> list[Problem]:
     """The problems of a mapping file with this text, beside an IDL file with this one."""
     _, found = compiled(mapping, text.encode(), {idl: xml.encode()})
     return found
-
-
-def _method(found: Problem, names: Collection[str]) -> str:
-    """The method that has a problem: `methods.device.name.params[1]` begins with its name. Else the whole place."""
-    place = found.place.removeprefix("methods.")
-    matching = [name for name in names if place == name or place.startswith((f"{name}.", f"{name}["))]
-    return max(matching, key=len, default=found.place or found.file)

@@ -6,7 +6,9 @@ A guess is a start. The mapping file says where one was made, so that a person c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import takewhile
 
 from msgspec import Struct
 
@@ -39,25 +41,20 @@ def snake(name: str) -> str:
 def prefixes(interfaces: Collection[str], bus_name: str) -> Mapping[str, str]:
     """What the legacy methods of each interface begin with: the end of its name, without a version.
 
-    `org.bluez.Device1` of org.bluez is `device`. Where that is not unique, a longer end is taken.
+    `org.bluez.Device1` of org.bluez is `device`. Where that is not unique, a longer end is taken: first with the
+    version, then the whole name.
     """
-    named = {name: _short(name, bus_name) for name in interfaces}
-    forms: list[Callable[[str, str], str]] = [_versioned, lambda name, _: ".".join(map(snake, name.split(".")))]
-    for form in forms:
-        times = list(named.values())
-        named = {name: short if times.count(short) == 1 else form(name, bus_name) for name, short in named.items()}
+    whole = {name: ".".join(map(snake, name.split("."))) for name in interfaces}
+    ends = {
+        name: name.removeprefix(bus_name + ".") if name.startswith(bus_name + ".") else name.rpartition(".")[2]
+        for name in interfaces
+    }
+    versioned = {name: ".".join(map(snake, end.split("."))) for name, end in ends.items()}
+    named = {name: re.sub(r"_?[0-9]+$", "", text) or text for name, text in versioned.items()}
+    for longer in (versioned, whole):
+        times = Counter(named.values())
+        named = {name: short if times[short] == 1 else longer[name] for name, short in named.items()}
     return named
-
-
-def _short(interface: str, bus_name: str) -> str:
-    return re.sub(r"_?[0-9]+$", "", _versioned(interface, bus_name)) or _versioned(interface, bus_name)
-
-
-def _versioned(interface: str, bus_name: str) -> str:
-    """`device1` for org.bluez.Device1, `config.zone` for org.fedoraproject.FirewallD1.config.zone."""
-    inside = interface.startswith(bus_name + ".")
-    below = interface.removeprefix(bus_name + ".") if inside else interface.rpartition(".")[2]
-    return ".".join(map(snake, below.split(".")))
 
 
 # Objects
@@ -85,50 +82,41 @@ def _is_one_of_many(interface: str, path: str, base: str) -> bool:
     """Whether an object looks like one of several: a number in its path, or a parent named after the interface."""
     if path.rpartition("/")[2].lower() == interface.rpartition(".")[2].lower():
         return False  # /org/freedesktop/LogControl1
-    if any(_is_instance(element) for element in _own_elements(path, base)):
+    elements = path.split("/")
+    if any(map(_is_instance, elements[len(common_start([elements, base.split("/")])) :])):
         return True
-    parent = path.split("/")[-2].lower()
     kind = re.sub(r"[0-9]+$", "", interface.rpartition(".")[2]).lower()
-    return parent in (kind, f"{kind}s") and path != base and not base.endswith(path)
-
-
-def _own_elements(path: str, base: str) -> list[str]:
-    """The elements of a path after those that the bus name makes."""
-    fixed = base.split("/")[1:]
-    elements = path.split("/")[1:]
-    same = 0
-    while same < min(len(fixed), len(elements)) and fixed[same] == elements[same]:
-        same += 1
-    return elements[same:]
+    return elements[-2].lower() in (kind, f"{kind}s") and path != base and not base.endswith(path)
 
 
 def _is_instance(element: str) -> bool:
     return any(letter.isdigit() for letter in element)
 
 
+def common_start(split: Sequence[Sequence[str]]) -> list[str]:
+    """What all of these begin with."""
+    return [found[0] for found in takewhile(lambda each: len(set(each)) == 1, zip(*split, strict=False))]
+
+
 def _subtree(path: str, base: str) -> str:
     """The longest path above an object whose elements look the same for all objects of the kind."""
-    elements = path.split("/")[1:]
-    own = _own_elements(path, base)
-    fixed = len(elements) - len(own)
-    count = next((fixed + at for at, element in enumerate(own) if _is_instance(element)), len(elements) - 1)
-    return "/" + "/".join(elements[: min(count, len(elements) - 1)])
+    elements = path.split("/")
+    fixed = len(common_start([elements, base.split("/")]))  # by the bus name
+    numbered = (at for at, element in enumerate(elements) if at >= fixed and _is_instance(element))
+    return "/".join(elements[: min(next(numbered, len(elements)), len(elements) - 1)]) or "/"
 
 
 def _reduced(subtrees: Iterable[str]) -> tuple[str, ...]:
     """Without those that are below others, and at most MOST_SUBTREES."""
-    distinct = sorted(set(subtrees))
     kept: list[str] = []
-    for each in distinct:
+    for each in sorted(set(subtrees)):
         if not any(each == other or other == "/" or each.startswith(other + "/") for other in kept):
             kept.append(each)
-    if len(kept) <= MOST_SUBTREES:
-        return tuple(kept)
-    split = [each.split("/") for each in kept]
-    same = 0
-    while all(len(each) > same and each[same] == split[0][same] for each in split):
-        same += 1
-    return ("/".join(split[0][:same]) or "/",)
+    return (
+        tuple(kept)
+        if len(kept) <= MOST_SUBTREES
+        else ("/".join(common_start([each.split("/") for each in kept])) or "/",)
+    )
 
 
 class PathByName(Struct, frozen=True):

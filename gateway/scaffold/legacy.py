@@ -7,7 +7,7 @@ all calls to the legacy service at first (`mode: legacy`), and each method moves
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from msgspec import Struct, field
 
@@ -43,10 +43,6 @@ class LegacyMethod(Struct, frozen=True):
     decide: Sequence[str] = field(default=())
 
 
-class LegacyError(Exception):
-    """The source cannot be read; the text says where and why."""
-
-
 def describe(bus_name: str, service: str, methods: Iterable[LegacyMethod]) -> Description:
     """The description of a service with these methods; methods that the gateway answers itself are left out."""
     found = Description(bus_name)
@@ -57,16 +53,24 @@ def describe(bus_name: str, service: str, methods: Iterable[LegacyMethod]) -> De
         namespace, _, last = method.name.rpartition(".")
         name = f"{bus_name}.{_camel(namespace or service)}1"
         interface = interfaces.setdefault(name, Interface(name))
-        member = _free(_camel(last), interface.methods.__contains__)
-        parameters = _named_once(method.parameters)
-        interface.methods[member] = IdlMethod(
-            member,
-            [Argument(each.name, each.type, each.documentation) for each in parameters],
-            [Argument("result", method.result)] if method.result is not None else [],
-            printable(method.documentation),
-        )
-        keys = (("result", f"{{format: {method.result_format}}}"),) if method.result_format else ()
-        found.legacy[name, member] = LegacyEntry(method.name, _params(parameters), keys, tuple(method.decide))
+        member = _free(_camel(last), interface.methods)
+        ins: dict[str, Argument] = {}
+        params = []
+        optional = False  # a parameter after one with a default has one too
+        for each in method.parameters:
+            own = _free(printable(each.name) or "value", ins)
+            ins[own] = Argument(own, each.type, printable(each.documentation))
+            optional = optional or each.default is not None
+            keys = [f"name: {quoted(own)}"]
+            if optional:
+                keys.append(f"default: {zero(each.type) if each.default is None else each.default}")
+            if each.format:
+                keys.append(f"format: {each.format}")
+            params.append(f"{{{', '.join(keys)}}}" if len(keys) > 1 else quoted(own))
+        outs = [Argument("result", method.result)] if method.result is not None else []
+        interface.methods[member] = IdlMethod(member, [*ins.values()], outs, printable(method.documentation))
+        of_result = (("result", f"{{format: {method.result_format}}}"),) if method.result_format else ()
+        found.legacy[name, member] = LegacyEntry(method.name, tuple(params), of_result, tuple(method.decide))
     found.add(found.base, Node(interfaces, ()))
     return found
 
@@ -90,32 +94,9 @@ def dictionary(value: Type) -> Type:
     return Type("a", (Type("{", (parse_one("s"), value)),))
 
 
-def _params(parameters: Sequence[LegacyParameter]) -> tuple[str, ...]:
-    """The items of `params`. A parameter after one with a default has one too."""
-    items = []
-    optional = False
-    for each in parameters:
-        optional = optional or each.default is not None
-        keys = [f"name: {quoted(each.name)}"]
-        if optional:
-            keys.append(f"default: {zero(each.type) if each.default is None else each.default}")
-        if each.format:
-            keys.append(f"format: {each.format}")
-        items.append(f"{{{', '.join(keys)}}}" if len(keys) > 1 else quoted(each.name))
-    return tuple(items)
-
-
-def _named_once(parameters: Sequence[LegacyParameter]) -> list[LegacyParameter]:
-    named: dict[str, LegacyParameter] = {}
-    for each in parameters:
-        name = _free(printable(each.name) or "value", named.__contains__)
-        named[name] = LegacyParameter(name, each.type, each.default, printable(each.documentation), each.format)
-    return list(named.values())
-
-
-def _free(name: str, is_taken: Callable[[object], bool]) -> str:
+def _free(name: str, taken: Container[str]) -> str:
     number, free = 2, name
-    while is_taken(free):
+    while free in taken:
         free, number = f"{name}{number}", number + 1
     return free
 

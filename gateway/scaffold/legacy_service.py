@@ -7,7 +7,7 @@ number are bounded, and what they say becomes names and types of a file that a p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -15,8 +15,9 @@ import aiohttp
 
 from gateway import wiring
 from gateway.core.dbus.signature import Type, parse_one
-from gateway.core.rpc.model import Call, Fault, Reply, Value
-from gateway.scaffold.legacy import ANY, LegacyError, LegacyMethod, LegacyParameter, array, dictionary, zero
+from gateway.core.rpc.model import Call, Fault, Value
+from gateway.scaffold import SourceError
+from gateway.scaffold.legacy import ANY, LegacyMethod, LegacyParameter, array, dictionary, zero
 
 MAX_METHODS = 5000
 MAX_ANSWER = 8 * 1024**2  # bytes
@@ -42,14 +43,16 @@ Progress = Callable[[int, int], object]  # methods that were asked about, of all
 
 
 async def ask(url: str, codec: str, progress: Progress = lambda _asked, _all: None) -> list[LegacyMethod]:
-    """The methods that a server lists; raises LegacyError."""
+    """The methods that a server lists; raises SourceError."""
     server = _Server(url, codec)
     async with server.session() as session:
-        names = await server.call(session, "system.listMethods")
+        names = await server.answer(session, "system.listMethods")
+        if isinstance(names, Fault):
+            raise SourceError(f"{url}: system.listMethods: {names.message}")
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-            raise LegacyError(f"{url}: system.listMethods: expected a list of names")
+            raise SourceError(f"{url}: system.listMethods: expected a list of names")
         if len(names) > MAX_METHODS:
-            raise LegacyError(f"{url}: system.listMethods: expected at most {MAX_METHODS} names, got {len(names)}")
+            raise SourceError(f"{url}: system.listMethods: expected at most {MAX_METHODS} names, got {len(names)}")
         limit = asyncio.Semaphore(MOST_AT_ONCE)
         asked = 0
 
@@ -70,39 +73,31 @@ def method(name: str, signatures: Value, documentation: str = "") -> LegacyMetho
 
     Some servers write a signature as text with commas, or answer a text ("signatures not supported").
     """
-    found = [each for each in (_signature(one) for one in (signatures if isinstance(signatures, list) else [])) if each]
+    found = []
+    for each in signatures if isinstance(signatures, list) else ():
+        words = each.split(",") if isinstance(each, str) else each
+        if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+            found.append([str(word).strip() for word in words])
     about = " ".join(documentation.split())
     if not found:
         decide = ["parameters and result: the server does not tell them"]
         return LegacyMethod(name, (), ANY, documentation=about, decide=decide)
-    decide = [] if max(map(len, found)) == 1 else ["names of the parameters"]
-    fewest = min(map(len, found)) - 1
-    longest = max(found, key=len)
+    fewest, most = min(map(len, found)), max(map(len, found))
+    decide = ["names of the parameters"] if most > 1 else []
+    decide += ["defaults"] if most > fewest else []
     parameters = []
-    for at in range(1, len(longest)):
-        words = {each[at] for each in found if len(each) > at}
-        kind = _type(words)
-        default = None if at <= fewest else zero(kind)
-        is_moment = words <= MOMENTS
-        parameters.append(LegacyParameter(f"arg{at}", kind, default, format="datetime" if is_moment else ""))
-    if len(longest) - 1 > fewest:
-        decide.append("defaults")
+    for at in range(1, most):
+        kind, form = _type({each[at] for each in found if len(each) > at})
+        parameters.append(LegacyParameter(f"arg{at}", kind, None if at < fewest else zero(kind), format=form))
     results = {each[0] for each in found}
-    is_void = results <= VOID
-    form = "datetime" if results <= MOMENTS else ""
-    return LegacyMethod(name, parameters, None if is_void else _type(results), form, about, decide)
+    kind, form = _type(results)
+    return LegacyMethod(name, parameters, None if results <= VOID else kind, form, about, decide)
 
 
-def _signature(data: Value) -> list[str]:
-    if isinstance(data, str):
-        data = list(data.split(","))
-    words = data if isinstance(data, list) else []
-    return [str(word).strip() for word in words] if all(isinstance(word, str) for word in words) else []
-
-
-def _type(words: set[str]) -> Type:
-    """The D-Bus type for the types of all signatures; any value where they differ."""
-    return TYPES.get(next(iter(words)), ANY) if len(words) == 1 else ANY
+def _type(words: set[str]) -> tuple[Type, str]:
+    """The D-Bus type for the types of all signatures, any value where they differ; and its format in the mapping."""
+    kind = TYPES.get(next(iter(words)), ANY) if len(words) == 1 else ANY
+    return kind, "datetime" if words <= MOMENTS else ""
 
 
 class _Server:
@@ -113,7 +108,7 @@ class _Server:
         self._codec = wiring.client_codec(codec)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https", "http+unix") or not parts.netloc:
-            raise LegacyError(f"expected an http, https or http+unix URL, got {url!a}")
+            raise SourceError(f"expected an http, https or http+unix URL, got {url!a}")
         self._socket = unquote(parts.netloc) if parts.scheme == "http+unix" else ""
         self._target = f"http://localhost{parts.path}" if self._socket else url
 
@@ -121,20 +116,9 @@ class _Server:
         connector = aiohttp.UnixConnector(self._socket) if self._socket else aiohttp.TCPConnector()
         return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT))
 
-    async def call(self, session: aiohttp.ClientSession, name: str, *params: Value) -> Value:
-        """The result of a call; raises LegacyError for a fault too."""
-        found = await self.outcome(session, name, params)
-        if isinstance(found, Fault):
-            raise LegacyError(f"{self.url}: {name}: {found.message}")
-        return _unwrapped(found.value)
-
-    async def answer(self, session: aiohttp.ClientSession, name: str, *params: Value) -> Value:
-        """The result of a call, or None for a fault."""
-        found = await self.outcome(session, name, params)
-        return _unwrapped(found.value) if isinstance(found, Reply) else None
-
-    async def outcome(self, session: aiohttp.ClientSession, name: str, params: Sequence[Value]) -> Reply | Fault:
-        body = self._codec.encode_call(Call(name, tuple(params)))
+    async def answer(self, session: aiohttp.ClientSession, name: str, *params: Value) -> Any:
+        """The result of a call, without XenAPI's struct of Status and Value; or its fault."""
+        body = self._codec.encode_call(Call(name, params))
         headers = {"Content-Type": self._codec.content_type}
         try:
             async with session.post(self._target, data=body, headers=headers, allow_redirects=False) as response:
@@ -142,16 +126,12 @@ class _Server:
                 while content and len(content) <= MAX_ANSWER and not response.content.at_eof():
                     content += await response.content.read(MAX_ANSWER + 1 - len(content))
                 if response.status >= 300:
-                    raise LegacyError(f"{self.url}: {name}: HTTP {response.status}")
+                    raise SourceError(f"{self.url}: {name}: HTTP {response.status}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = str(error) or f"no answer within {TIMEOUT:.0f} s"
-            raise LegacyError(f"{self.url}: {name}: {reason}") from error
+            raise SourceError(f"{self.url}: {name}: {reason}") from error
         if len(content) > MAX_ANSWER:
-            raise LegacyError(f"{self.url}: {name}: the answer is larger than {MAX_ANSWER} bytes")
-        return self._codec.decode_outcome(content)
-
-
-def _unwrapped(value: Value) -> Value:
-    """The value inside XenAPI's struct of Status and Value."""
-    found: Any = value
-    return found["Value"] if isinstance(found, dict) and found.keys() == {"Status", "Value"} else value
+            raise SourceError(f"{self.url}: {name}: the answer is larger than {MAX_ANSWER} bytes")
+        outcome = self._codec.decode_outcome(content)
+        value = outcome if isinstance(outcome, Fault) else outcome.value
+        return value["Value"] if isinstance(value, dict) and value.keys() == {"Status", "Value"} else value

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.core.dbus.marshal import to_dbus
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.signature import INTEGER_RANGES, Type, parse_one
-from gateway.scaffold.legacy import ANY, LegacyError, LegacyMethod, LegacyParameter, array, dictionary, zero
+from gateway.scaffold import SourceError
+from gateway.scaffold.legacy import ANY, LegacyMethod, LegacyParameter, array, dictionary, zero
 from gateway.scaffold.mapping import flow
 
 MAX_DEPTH = 12  # of schemas inside each other; what is deeper is any value
 MAX_REFERENCES = 16  # that lead to each other
-_FORMATS = {"date-time": "datetime"}
 
 
 def read(content: bytes) -> list[LegacyMethod]:
-    """The methods of a document; raises LegacyError."""
+    """The methods of a document; raises SourceError."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise LegacyError(f"expected the JSON of an OpenRPC document: {error}") from error
+        raise SourceError(f"expected the JSON of an OpenRPC document: {error}") from error
     if isinstance(document, dict) and isinstance(document.get("result"), dict):
         document = document["result"]  # of rpc.discover
     if not isinstance(document, dict) or not isinstance(document.get("methods"), list):
-        raise LegacyError("expected an OpenRPC document, an object with `methods`")
+        raise SourceError("expected an OpenRPC document, an object with `methods`")
     reader = _Reader(document)
     return [reader.method(reader.resolve(each), f"methods[{at}]") for at, each in enumerate(document["methods"])]
 
@@ -37,28 +37,22 @@ class _Reader:
 
     def method(self, data: Any, place: str) -> LegacyMethod:
         if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not data["name"]:
-            raise LegacyError(f"{place}: expected an object with `name`")
+            raise SourceError(f"{place}: expected an object with `name`")
         where = f"{place} ({data['name']})"
         params = data.get("params", [])
         if not isinstance(params, list):
-            raise LegacyError(f"{where}: expected `params` as a list")
+            raise SourceError(f"{where}: expected `params` as a list")
         decide: list[str] = []
         parameters = [self._parameter(self.resolve(each), where, decide) for each in params]
         result = self.resolve(data.get("result"))
         schema = self.resolve(result.get("schema", {})) if isinstance(result, dict) else {"type": "null"}
-        about = data.get("summary") or data.get("description") or ""
-        return LegacyMethod(
-            data["name"],
-            parameters,
-            None if _is_null(schema) else self.type(schema, "the result", decide),
-            _format(schema),
-            " ".join(str(about).split()),
-            decide,
-        )
+        is_null = isinstance(schema, dict) and schema.get("type") == "null"
+        kind = None if is_null else self.type(schema, "the result", decide)
+        return LegacyMethod(data["name"], parameters, kind, _format(schema), _about(data), decide)
 
     def _parameter(self, data: Any, where: str, decide: list[str]) -> LegacyParameter:
         if not isinstance(data, dict) or not isinstance(data.get("name"), str):
-            raise LegacyError(f"{where}: expected each parameter as an object with `name`")
+            raise SourceError(f"{where}: expected each parameter as an object with `name`")
         schema = self.resolve(data.get("schema", {}))
         kind = self.type(schema, f"'{data['name']}'", decide)
         default = None
@@ -68,8 +62,7 @@ class _Reader:
             default = flow(given) if fits else zero(kind)
             if not fits:
                 decide.append(f"default of '{data['name']}'")
-        about = " ".join(str(data.get("summary") or data.get("description") or "").split())
-        return LegacyParameter(data["name"], kind, default, about, _format(schema))
+        return LegacyParameter(data["name"], kind, default, _about(data), _format(schema))
 
     def resolve(self, data: Any) -> Any:
         """The object that `$ref` leads to, inside the document."""
@@ -78,42 +71,40 @@ class _Reader:
                 return data
             pointer = data["$ref"]
             if not pointer.startswith("#/"):
-                raise LegacyError(f"$ref '{pointer}': expected one inside the document, #/...")
-            found: Any = self._document
+                raise SourceError(f"$ref '{pointer}': expected one inside the document, #/...")
+            data = self._document
             for step in pointer[2:].split("/"):
                 name = step.replace("~1", "/").replace("~0", "~")
-                if not isinstance(found, dict) or name not in found:
-                    raise LegacyError(f"$ref '{pointer}' leads nowhere")
-                found = found[name]
-            data = found
-        raise LegacyError(f"$ref: more than {MAX_REFERENCES} references lead to each other")
+                if not isinstance(data, dict) or name not in data:
+                    raise SourceError(f"$ref '{pointer}' leads nowhere")
+                data = data[name]
+        raise SourceError(f"$ref: more than {MAX_REFERENCES} references lead to each other")
 
     def type(self, schema: Any, what: str, decide: list[str], depth: int = 0) -> Type:
         """The D-Bus type of a schema. What D-Bus has no type for is a variant, and said in `decide`."""
         schema = self.resolve(schema)
         kind = schema.get("type") if isinstance(schema, dict) else None
         if depth > MAX_DEPTH or not isinstance(kind, str) or kind not in _TYPES:
-            if isinstance(schema, dict) and schema and depth <= MAX_DEPTH and _texts_only(schema):
+            if isinstance(schema, dict) and depth <= MAX_DEPTH and _is_text(schema):
                 return parse_one("s")
             decide.append(f"type of {what}")
             return ANY
+
+        def inside(part: Any) -> Type:
+            return self.type(part, what, decide, depth + 1)
+
         if kind == "array":
-            return self._array(schema, what, decide, depth)
+            listed = schema.get("prefixItems", schema.get("items"))
+            if isinstance(listed, list) and listed:
+                return Type("(", tuple(map(inside, listed)))
+            return array(inside(listed) if isinstance(listed, dict) else ANY)
         if kind == "object":
             more = schema.get("additionalProperties")
             named = isinstance(schema.get("properties"), dict) and schema["properties"]
-            if named or not isinstance(more, dict) or not more:
-                return dictionary(ANY)
-            return dictionary(self.type(more, what, decide, depth + 1))
+            return dictionary(inside(more) if isinstance(more, dict) and more and not named else ANY)
         if kind == "integer":
             return parse_one(_integer(schema))
         return parse_one("ay" if schema.get("contentEncoding") == "base64" else _TYPES[kind])
-
-    def _array(self, schema: Mapping[str, Any], what: str, decide: list[str], depth: int) -> Type:
-        listed = schema.get("prefixItems", schema.get("items"))
-        if isinstance(listed, list) and listed:
-            return Type("(", tuple(self.type(each, what, decide, depth + 1) for each in listed))
-        return array(self.type(listed, what, decide, depth + 1) if isinstance(listed, dict) else ANY)
 
 
 _TYPES = {"string": "s", "integer": "x", "number": "d", "boolean": "b", "array": "", "object": ""}
@@ -137,22 +128,17 @@ def _fits(kind: Type, value: Any) -> bool:
     return True
 
 
-def _is_null(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "null"
+def _about(data: Mapping[str, Any]) -> str:
+    return " ".join(str(data.get("summary") or data.get("description") or "").split())
 
 
 def _format(schema: Any) -> str:
     is_text = isinstance(schema, dict) and schema.get("type") == "string"
-    return _FORMATS.get(str(schema.get("format")), "") if is_text else ""
+    return "datetime" if is_text and schema.get("format") == "date-time" else ""
 
 
-def _texts_only(schema: Mapping[str, Any]) -> bool:
-    """Whether every value is text: an `enum` of texts, or alternatives that are."""
-    return bool([*_values(schema)]) and all(isinstance(each, str) for each in _values(schema))
-
-
-def _values(schema: Mapping[str, Any]) -> Iterator[Any]:
+def _is_text(schema: Mapping[str, Any]) -> bool:
+    """Whether every value is text, by an `enum` or `const`."""
     listed = schema.get("enum")
-    yield from listed if isinstance(listed, list) else ()
-    if "const" in schema:
-        yield schema["const"]
+    values = [*(listed if isinstance(listed, list) else ()), *([schema["const"]] if "const" in schema else ())]
+    return bool(values) and all(isinstance(each, str) for each in values)

@@ -5,9 +5,11 @@ A value shows what was there, not what may be. A place that always held the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from functools import reduce
+from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
@@ -17,7 +19,8 @@ from gateway.core.comparison.serialization import read as read_value
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.routing.call_record import ReadRecord, parse, recorded
 from gateway.core.rpc.model import Value
-from gateway.scaffold.legacy import ANY, LegacyError, LegacyMethod, LegacyParameter, array, dictionary, zero
+from gateway.scaffold import SourceError
+from gateway.scaffold.legacy import ANY, LegacyMethod, LegacyParameter, array, dictionary, zero
 
 MAX_LINES = 1_000_000
 MAX_DEPTH = 12
@@ -29,12 +32,11 @@ class _Seen(Struct):
     """What was seen of one method."""
 
     calls: int = 0
-    positions: list[Type | None] = field(default_factory=list)
-    names: dict[str, Type | None] = field(default_factory=dict)
-    counts: dict[int, int] = field(default_factory=dict)  # number of positional parameters -> calls
-    named_calls: dict[str, int] = field(default_factory=dict)
-    results: list[Type | None] = field(default_factory=list)
-    effects: set[str] = field(default_factory=set)
+    positions: list[Type] = field(default_factory=list)
+    names: dict[str, Type] = field(default_factory=dict)
+    counts: set[int] = field(default_factory=set)  # numbers of positional parameters
+    named_calls: Counter[str] = field(default_factory=Counter)
+    result: Type | None = None  # None: nothing was returned
 
 
 class Recorded(NamedTuple):
@@ -45,12 +47,12 @@ class Recorded(NamedTuple):
 
 
 def read(lines: Iterable[bytes]) -> Recorded:
-    """The methods and endpoints of a recording; raises LegacyError with the line."""
+    """The methods and endpoints of a recording; raises SourceError with the line."""
     seen: dict[str, _Seen] = {}
     endpoints: dict[tuple[str, str], None] = {}
     for number, line in enumerate(lines, 1):
         if number > MAX_LINES:
-            raise LegacyError(f"line {number}: expected at most {MAX_LINES:,} lines")
+            raise SourceError(f"line {number}: expected at most {MAX_LINES:,} lines")
         if line.strip():
             try:
                 document = parse(line)
@@ -60,59 +62,43 @@ def read(lines: Iterable[bytes]) -> Recorded:
                     if call.codec in ("xmlrpc", "jsonrpc"):
                         endpoints[call.path, call.codec] = None
             except ValueError as error:
-                raise LegacyError(f"line {number}: {error}") from error
+                raise SourceError(f"line {number}: {error}") from error
     if not seen:
-        raise LegacyError("expected a recording with at least one call")
+        raise SourceError("expected a recording with at least one call")
     return Recorded([_method(name, found) for name, found in sorted(seen.items())], tuple(endpoints))
 
 
-def _count(seen: dict[str, _Seen], call: ReadRecord, document: object) -> None:
+def _count(seen: dict[str, _Seen], call: ReadRecord, document: Mapping[str, Any]) -> None:
     found = seen.setdefault(call.method, _Seen())
     found.calls += 1
-    found.effects.add(call.effect)
-    found.counts[len(call.params)] = found.counts.get(len(call.params), 0) + 1
+    found.counts.add(len(call.params))
     for at, value in enumerate(call.params):
-        kind = type_of(value)
-        if at < len(found.positions):
-            found.positions[at] = merged(found.positions[at], kind)
-        else:
-            found.positions.append(kind)
+        if at == len(found.positions):
+            found.positions.append(NOTHING)
+        found.positions[at] = merged(found.positions[at], type_of(value))
     for name, value in call.named.items():
         found.names[name] = merged(found.names.get(name, NOTHING), type_of(value))
-        found.named_calls[name] = found.named_calls.get(name, 0) + 1
-    if isinstance(document, dict) and "reply" in document:
-        reply = read_value(document["reply"])
-        found.results.append(None if reply is None else type_of(reply))
+        found.named_calls[name] += 1
+    if "reply" in document and (reply := read_value(document["reply"])) is not None:
+        found.result = merged(found.result or NOTHING, type_of(reply))
 
 
 def _method(name: str, found: _Seen) -> LegacyMethod:
     decide = [f"types, from {found.calls} call{'' if found.calls == 1 else 's'}"]
-    fewest = min(found.counts)
-    kinds = [(f"arg{at + 1}", kind, at < fewest) for at, kind in enumerate(found.positions)]
-    kinds += [(each, kind, found.named_calls[each] == found.calls) for each, kind in found.names.items()]
     if found.positions and found.names:
         decide.append("names: parameters were passed by position and by name")
     elif found.positions:
         decide.append("names of the parameters")
-    kinds.sort(key=lambda each: not each[2])  # required ones first
-    parameters = [_parameter(label, kind, required=required) for label, kind, required in kinds]
-    results = [kind for kind in found.results if kind is not None]
-    result = _whole(results[0] if len(results) == 1 else _all(results)) if results else None
-    is_moment = bool(results) and _all(results) == MOMENT
-    return LegacyMethod(name, parameters, result, "datetime" if is_moment else "", "", decide)
-
-
-def _all(kinds: Sequence[Type]) -> Type:
-    made: Type | None = NOTHING
-    for kind in kinds:
-        made = merged(made, kind)
-    return made or ANY
-
-
-def _parameter(name: str, kind: Type | None, *, required: bool) -> LegacyParameter:
-    whole = _whole(kind or ANY)
-    default = None if required else zero(whole)
-    return LegacyParameter(name, whole, default, format="datetime" if kind == MOMENT else "")
+    fewest = min(found.counts)
+    kinds = [(f"arg{at + 1}", kind, at < fewest) for at, kind in enumerate(found.positions)]
+    kinds += [(each, kind, found.named_calls[each] == found.calls) for each, kind in found.names.items()]
+    parameters = []
+    for label, kind, required in sorted(kinds, key=lambda each: not each[2]):  # required ones first
+        whole = _whole(kind)
+        form = "datetime" if kind == MOMENT else ""
+        parameters.append(LegacyParameter(label, whole, None if required else zero(whole), format=form))
+    result = None if found.result is None else _whole(found.result)
+    return LegacyMethod(name, parameters, result, "datetime" if found.result == MOMENT else "", "", decide)
 
 
 def type_of(value: Value, depth: int = 0) -> Type:
@@ -125,7 +111,7 @@ def type_of(value: Value, depth: int = 0) -> Type:
     if depth > MAX_DEPTH:
         return ANY
     if isinstance(value, list):
-        return array(_items(value, depth))
+        return array(reduce(merged, (type_of(each, depth + 1) for each in value), NOTHING))
     if isinstance(value, dict):
         if REDACTED in value or LEFT_OUT in value or any(HIDDEN in key for key in value):
             return parse_one("s") if value.get(REDACTED) == "text" else ANY
@@ -133,17 +119,8 @@ def type_of(value: Value, depth: int = 0) -> Type:
     return ANY
 
 
-def _items(values: Sequence[Value], depth: int) -> Type:
-    made: Type = NOTHING
-    for value in values:
-        made = merged(made, type_of(value, depth + 1)) or ANY
-    return made
-
-
-def merged(one: Type | None, other: Type | None) -> Type | None:
+def merged(one: Type, other: Type) -> Type:
     """The type of both; a variant where they differ. Whole numbers among others are doubles."""
-    if one is None or other is None:
-        return ANY
     if one in (NOTHING, other):
         return other
     if other == NOTHING:
@@ -151,7 +128,7 @@ def merged(one: Type | None, other: Type | None) -> Type | None:
     if {one.code, other.code} == {"x", "d"}:
         return parse_one("d")
     if one.code == other.code == "a" and not one.is_dict and not other.is_dict:
-        return array(merged(one.children[0], other.children[0]) or ANY)
+        return array(merged(one.children[0], other.children[0]))
     return ANY
 
 

@@ -8,7 +8,7 @@ that was in the IDL before and has no entry was left out by a person, and stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 from ruamel.yaml import YAML
@@ -28,7 +28,7 @@ from gateway.mapping.rewrite import (
     shared_nodes,
 )
 from gateway.mapping.targets import KINDS, OBJECT_MANAGER, STANDARD
-from gateway.scaffold.mapping import Entry, Section, quoted
+from gateway.scaffold.mapping import Entry, Section, own_name, quoted
 
 GONE = "gone from the IDL:"  # begins the comment before an entry whose member the IDL no longer has
 _SIMPLE = frozenset({"name", "default", "documentation", "object"})  # keys of a parameter that can follow an argument
@@ -50,7 +50,7 @@ def update(
 
     `made`: the sections of a new file; `idl`: the IDL file, whose interfaces were `before` and are `after`.
     """
-    return _Update(text, made, idl, before, after).run()
+    return _Update(text, idl, before, after).run(made)
 
 
 def members_of(interfaces: Mapping[str, Interface]) -> set[Triple]:
@@ -75,18 +75,16 @@ class _Existing(Struct):
     triple: Triple
     ours: bool  # it uses the IDL file that has changed
 
+    @property
+    def title(self) -> str:
+        """What it maps, for a person."""
+        interface, _, member = self.triple
+        return f"{interface}.{member}" if member else interface
+
 
 class _Update:
-    def __init__(
-        self,
-        text: str,
-        made: Sequence[Section],
-        idl: str,
-        before: Mapping[str, Interface],
-        after: Mapping[str, Interface],
-    ) -> None:
+    def __init__(self, text: str, idl: str, before: Mapping[str, Interface], after: Mapping[str, Interface]) -> None:
         self._text = text
-        self._made = made
         self._idl = idl
         self._before = before
         self._after = after
@@ -97,27 +95,33 @@ class _Update:
         self._methods = keys["methods"]
         self._dbus = {key: _scalar(node) for key, node in entries_of(keys.get("dbus", root)).items()}
         self._shared = shared_nodes(root)
-        self._of_classes = {*_class_interfaces(keys.get("classes"), self._dbus.get("interface", ""))}
+        self._of_classes: set[str] = set()  # interfaces whose methods follow from the IDL without entries
+        for stanza in entries_of(keys["classes"]).values() if "classes" in keys else ():
+            bound = entries_of(stanza)
+            manager = entries_of(bound["manager"]) if "manager" in bound else {}
+            self._of_classes |= {_scalar(each["interface"]) for each in (bound, manager) if "interface" in each}
+            if "interface" not in bound:
+                self._of_classes.add(self._dbus.get("interface", ""))
         self._existing = [self._read(key, node) for key, node in self._methods.value]
+        self._indent = " " * (self._existing[0].key.start_mark.column if self._existing else 2)
         self._edits: list[TextEdit] = []
         self._inserted: dict[int, list[str]] = {}  # index -> lines that are inserted there
         self._notes: list[str] = []
 
-    def run(self) -> Updated:
-        gone = [each for each in self._existing if self._is_gone(each)]
-        for each in gone:
-            self._comment_out(each)
+    def run(self, made: Sequence[Section]) -> Updated:
+        known, left = {*self._before, *self._after}, members_of(self._after)
         for each in self._existing:
-            if each.ours and each not in gone and each.triple[1] == "member":
+            if each.ours and each.triple[0] in known and each.triple not in left:
+                self._comment_out(each)
+        for each in self._existing:
+            if each.ours and each.triple in left and each.triple[1] == "member":
                 self._follow_arguments(each)
-        self._add()
+        self._add(made)
         newline = line_end(self._text)
         for index, lines in self._inserted.items():
             start = "" if index == 0 or self._text[index - 1] == "\n" else newline
             self._edits.append(TextEdit(index, index, start + "".join(line + newline for line in lines)))
         return Updated(apply_edits(self._text, self._edits), self._notes)
-
-    # What is there
 
     def _read(self, key: Node, node: Node) -> _Existing:
         keys = {name: _scalar(value) for name, value in entries_of(node).items()}
@@ -127,163 +131,108 @@ class _Update:
         ours = keys.get("idl", self._dbus.get("idl", "")) == self._idl and interface not in STANDARD
         return _Existing(str(key.value), key, node, (interface, kind, member), ours)
 
-    def _is_gone(self, each: _Existing) -> bool:
-        known = each.triple[0] in self._before or each.triple[0] in self._after
-        return each.ours and known and each.triple not in members_of(self._after)
-
-    # Gone
-
     def _comment_out(self, each: _Existing) -> None:
         start = self._text.rfind("\n", 0, each.key.start_mark.index) + 1
         end = self._line_after(each)
         alone = self._text[start : each.key.start_mark.index].strip() == "" and not is_flow(self._methods)
         if not alone or id(each.node) in self._shared:
-            self._notes.append(f"by hand: {each.name}: {_title(each.triple)} is gone from the IDL")
+            self._notes.append(f"by hand: {each.name}: {each.title} is gone from the IDL")
             return
         indent = " " * each.key.start_mark.column
         lines = self._text[start:end].splitlines(keepends=True)
-        head = f"{indent}# {GONE} {_title(each.triple)}{line_end(self._text)}"
+        head = f"{indent}# {GONE} {each.title}{line_end(self._text)}"
         commented = "".join(f"{indent}# {line.removeprefix(indent)}" if line.strip() else line for line in lines)
         self._edits.append(TextEdit(start, end, head + commented))
-        self._notes.append(f"{each.name} is a comment now: {_title(each.triple)} is gone from the IDL")
+        self._notes.append(f"{each.name} is a comment now: {each.title} is gone from the IDL")
 
     def _line_after(self, each: _Existing) -> int:
         """The index of the line after an entry."""
         at = self._text.find("\n", end_of(self._text, each.node, each.key.end_mark.index))
         return len(self._text) if at < 0 else at + 1
 
-    # New
+    def _insert_after_last(self, existing: Sequence[_Existing], lines: Iterable[str]) -> None:
+        last = max(existing, key=lambda each: each.key.start_mark.index)
+        self._inserted.setdefault(self._line_after(last), []).extend(lines)
 
-    def _add(self) -> None:
-        known = members_of(self._before)
-        mapped = {each.triple for each in self._existing}
+    def _add(self, made: Sequence[Section]) -> None:
+        """Add entries of what is new: after those of its interface, or as a section at the end."""
+        known = members_of(self._before) | {each.triple for each in self._existing}
         names = {each.name for each in self._existing}
         at_end: list[str] = []
-        for section in self._made:
-            new = [
-                entry
-                for entry in section.entries
-                if _triple(entry) not in mapped | known and not (self._before and section.interface == OBJECT_MANAGER)
-            ]
-            if not new or section.interface in self._of_classes:
+        for section in made:
+            new = [entry for entry in section.entries if entry.identity[:3] not in known]
+            is_told = section.interface in self._of_classes or (self._before and section.interface == OBJECT_MANAGER)
+            if not new or is_told:
                 continue
-            entries = [self._fitted(entry, names) for entry in new]
+            entries = [self._fitted(entry, own_name(entry.name, names)) for entry in new]
+            lines = [line for entry in entries for line in entry.lines(self._indent)]
             self._notes.append(f"new: {', '.join(entry.name for entry in entries)}")
-            of_interface = [each for each in self._existing if each.triple[0] == section.interface]
-            if of_interface:
-                last = max(of_interface, key=lambda each: each.key.start_mark.index)
-                self._inserted.setdefault(self._line_after(last), []).extend(self._lines(entries))
+            if of_interface := [each for each in self._existing if each.triple[0] == section.interface]:
+                self._insert_after_last(of_interface, lines)
             else:
                 heading = [f"{self._indent}# {printable(each)}" for each in (section.interface, *section.comments)]
-                at_end += ["", *heading, *self._lines(entries)]
-        if at_end:
-            self._append(at_end)
+                at_end += ["", *heading, *lines]
+        if at_end and self._existing:
+            if is_flow(self._methods):
+                raise RewriteError("`methods` is written in braces: write one entry a line to have it updated")
+            self._insert_after_last(self._existing, at_end)
+        elif at_end:
+            newline = line_end(self._text)
+            start, end = len(self._text[: self._methods.start_mark.index].rstrip(" ")), self._methods.end_mark.index
+            self._edits.append(TextEdit(start, end, newline.join(["", *at_end])))
 
-    def _fitted(self, entry: Entry, names: set[str]) -> Entry:
+    def _fitted(self, entry: Entry, name: str) -> Entry:
         """A new entry for this file: with a name of its own, without what `dbus` gives it."""
-        name, number = entry.name, 2
-        while name in names:
-            name, number = f"{entry.name}_{number}", number + 1
-        names.add(name)
         own_idl = () if self._dbus.get("idl") == self._idl else (("idl", quoted(self._idl)),)
         fitted = Entry(name, entry.identity, (*entry.keys, *own_idl), entry.decide)
         return fitted.within({key: value for key, value in self._dbus.items() if key != "idl"})
 
-    def _lines(self, entries: Sequence[Entry]) -> Iterator[str]:
-        for entry in entries:
-            yield from entry.lines(self._indent)
-
-    @property
-    def _indent(self) -> str:
-        return " " * (self._existing[0].key.start_mark.column if self._existing else 2)
-
-    def _append(self, lines: list[str]) -> None:
-        """Add lines after the last entry of `methods`."""
-        if self._existing and is_flow(self._methods):
-            raise RewriteError("`methods` is written in braces: write one entry a line to have it updated")
-        if self._existing:
-            last = max(self._existing, key=lambda each: each.key.start_mark.index)
-            self._inserted.setdefault(self._line_after(last), []).extend(lines)
-            return
-        newline = line_end(self._text)
-        start, end = len(self._text[: self._methods.start_mark.index].rstrip(" ")), self._methods.end_mark.index
-        self._edits.append(TextEdit(start, end, newline.join(["", *lines])))
-
-    # Arguments
-
     def _follow_arguments(self, each: _Existing) -> None:
         interface, _, member = each.triple
+        new = self._after[interface].methods[member]
         old = self._before[interface].methods.get(member) if interface in self._before else None
-        new = self._after[interface].methods[member] if interface in self._after else None
-        if old is None or new is None or [*map(str, old.ins)] == [*map(str, new.ins)]:
+        if old is None or [*map(str, old.ins)] == [*map(str, new.ins)]:
             return
-        changes = _argument_changes(old.ins, new.ins)
+        changes = _Changes(old.ins, new.ins)
         if id(each.node) in self._shared:
-            self._notes.append(f"by hand: {each.name}, whose entry is shared by a YAML anchor: {_said(changes)}")
+            self._notes.append(f"by hand: {each.name}, whose entry is shared by a YAML anchor: {changes}")
             return
         try:
             self._edits += _Parameters(self._text, each.name, each.node).edits(changes)
         except RewriteError as error:
-            self._notes.append(f"by hand: {each.name}: {_said(changes)}; {error}")
+            self._notes.append(f"by hand: {each.name}: {changes}; {error}")
         else:
-            self._notes.append(f"{each.name}: {_said(changes)}")
-
-
-def _class_interfaces(classes: Node | None, common: str) -> Iterator[str]:
-    """The interfaces that `classes` bind: their methods follow from the IDL without entries."""
-    for stanza in entries_of(classes).values() if classes is not None else ():
-        keys = entries_of(stanza)
-        yield _scalar(keys["interface"]) if "interface" in keys else common
-        manager = entries_of(keys["manager"]) if "manager" in keys else {}
-        if "interface" in manager:
-            yield _scalar(manager["interface"])
+            self._notes.append(f"{each.name}: {changes}")
 
 
 def _scalar(node: Node) -> str:
     return str(node.value) if isinstance(node, ScalarNode) else ""
 
 
-def _triple(entry: Entry) -> Triple:
-    interface, kind, member, _ = entry.identity
-    return interface, kind, member
+class _Changes:
+    """How the in-arguments of a method have changed, by name; as text, for a person.
 
+    An argument of another name counts as renamed where all types are as before.
+    """
 
-def _title(triple: Triple) -> str:
-    interface, _, member = triple
-    return f"{interface}.{member}" if member else interface
+    def __init__(self, old: Sequence[Argument], new: Sequence[Argument]) -> None:
+        same_types = [str(each.type) for each in old] == [str(each.type) for each in new]
+        were, are = {each.name: str(each.type) for each in old}, {each.name: str(each.type) for each in new}
+        pairs = [(a.name, b.name) for a, b in zip(old, new, strict=True)] if same_types else []
+        self.renamed = {a: b for a, b in pairs if a != b and b not in were and a not in are}
+        self.removed = [name for name in were if name not in are and name not in self.renamed]
+        self.added = [name for name in are if name not in were and name not in self.renamed.values()]
+        self.retyped = [name for name in were if name in are and were[name] != are[name]]
 
-
-class _Changes(Struct, frozen=True):
-    """How the in-arguments of a method have changed, by name."""
-
-    renamed: Mapping[str, str]
-    removed: Sequence[str]
-    added: Sequence[str]
-    retyped: Sequence[str]
-
-
-def _argument_changes(old: Sequence[Argument], new: Sequence[Argument]) -> _Changes:
-    """An argument of another name counts as renamed where all types are as before."""
-    same_types = [str(each.type) for each in old] == [str(each.type) for each in new]
-    were, are = {each.name: each for each in old}, {each.name: each for each in new}
-    pairs = zip(old, new, strict=True) if same_types else ()
-    renamed = {a.name: b.name for a, b in pairs if a.name != b.name and b.name not in were and a.name not in are}
-    return _Changes(
-        renamed,
-        [name for name in were if name not in are and name not in renamed],
-        [name for name in are if name not in were and name not in renamed.values()],
-        [name for name in were if name in are and str(were[name].type) != str(are[name].type)],
-    )
-
-
-def _said(changes: _Changes) -> str:
-    parts = [
-        *(f"argument {a} is called {b}" for a, b in changes.renamed.items()),
-        *(f"argument {name} is gone" for name in changes.removed),
-        *(f"argument {name} is new, and required of clients unless you give it a default" for name in changes.added),
-        *(f"argument {name} has another type" for name in changes.retyped),
-    ]
-    return "; ".join(parts) or "the order of the arguments has changed"
+    def __str__(self) -> str:
+        required = "is new, and required of clients unless you give it a default"
+        parts = [
+            *(f"argument {a} is called {b}" for a, b in self.renamed.items()),
+            *(f"argument {name} is gone" for name in self.removed),
+            *(f"argument {name} {required}" for name in self.added),
+            *(f"argument {name} has another type" for name in self.retyped),
+        ]
+        return "; ".join(parts) or "the order of the arguments has changed"
 
 
 class _Parameters:
@@ -294,6 +243,7 @@ class _Parameters:
         self._name = name
         self._entry = entry
         self._params = entries_of(entry).get("params")
+        self._items = list(self._params.value) if isinstance(self._params, SequenceNode) else []
 
     def edits(self, changes: _Changes) -> list[TextEdit]:
         """The edits; raises RewriteError with the reason why there are none."""
@@ -301,12 +251,9 @@ class _Parameters:
         found += [self._edit(name, "drop", "true") for name in changes.removed]
         return found + ([self._addition([quoted(name) for name in changes.added])] if changes.added else [])
 
-    def _items(self) -> list[Node]:
-        return list(self._params.value) if isinstance(self._params, SequenceNode) else []
-
     def _edit(self, argument: str, key: str, value: str) -> TextEdit:
         """Add a key to the parameter that supplies an argument."""
-        for item in self._items():
+        for item in self._items:
             keys = {name: _scalar(node) for name, node in entries_of(item).items()}
             if isinstance(item, ScalarNode) and str(item.value) == argument:
                 text = f"{{name: {quoted(argument)}, {key}: {value}}}"
@@ -319,19 +266,17 @@ class _Parameters:
         """Add parameters after the required ones."""
         if self._params is None:
             return add_keys(self._text, self._name, self._entry, {"params": f"[{', '.join(names)}]"})
-        items = self._items()
-        required = [item for item in items if "default" not in entries_of(item)]
+        required = [item for item in self._items if "default" not in entries_of(item)]
         if is_flow(self._params):
             if required:
                 end = end_of(self._text, required[-1])
                 return TextEdit(end, end, "".join(f", {name}" for name in names))
             start = self._params.start_mark.index + 1
-            return TextEdit(start, start, ", ".join(names) + (", " if items else ""))
+            return TextEdit(start, start, ", ".join(names) + (", " if self._items else ""))
         if not required:
             raise RewriteError("every parameter has a default")
         at = self._text.find("\n", end_of(self._text, required[-1]))
         if at < 0:
             raise RewriteError("the last line has no end")
-        indent = " " * self._params.start_mark.column
-        newline = line_end(self._text)
+        indent, newline = " " * self._params.start_mark.column, line_end(self._text)
         return TextEdit(at + 1, at + 1, "".join(f"{indent}- {name}{newline}" for name in names))

@@ -7,30 +7,23 @@ messages that have no object. The mapping file binds them again; what the naming
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from msgspec import Struct
 
+from gateway.core.dbus.introspection_xml import Argument, IdlMethod, IdlProperty, Interface
+from gateway.core.dbus.signature import parse_one
 from gateway.mapping.classes.fields import legacy_name, member_name
+from gateway.scaffold import SourceError
 from gateway.scaffold.datamodel import DatamodelClass, DatamodelField, DatamodelMessage, DatamodelType
+from gateway.scaffold.description import idl_lines
 
-DOC = "org.gtk.GDBus.DocString"
 PATH = "org.xen.xcp.ObjectPath"
-TYPE = "org.xen.xcp.Type"
 # A session is opened and checked before a method, and events come from signals: neither is a class of objects here.
 SERVED_OTHERWISE = frozenset({"session", "event"})
-READING = (
-    "assert_",
-    "compute_",
-    "query_",
-    "list_",
-    "has_",
-    "retrieve_",
-    "precheck",
-    "probe",
-    "ha_compute_",
-    "ha_failover_",
-)
+READING_HA = ("ha_compute_", "ha_failover_")
+READING = ("assert_", "compute_", "query_", "list_", "has_", "retrieve_", "precheck", "probe", *READING_HA)
 MOST_TAGS = 8  # an enum with more is named only
 NO_OBJECT = "org.freedesktop.DBus.Error.UnknownObject"
 # Parameters that a client may leave out. The JSON of xapi does not say so.
@@ -67,7 +60,7 @@ OPTIONAL: Mapping[str, Mapping[str, str]] = {
 }
 
 
-class Scaffold(Struct, frozen=True):
+class Scaffold(NamedTuple):
     """What is written: the introspection XML and the mapping file."""
 
     idl: str
@@ -95,9 +88,12 @@ class Names(Struct, frozen=True):
 
 
 def make(classes: Sequence[DatamodelClass], names: Names) -> Scaffold:
-    """Make both files."""
+    """Make both files; raises SourceError for a type that D-Bus does not have."""
     known = {each.name: each for each in classes if each.name not in SERVED_OTHERWISE}
-    return Scaffold("\n".join(_idl(known, names)) + "\n", "\n".join(_mapping(known, names)) + "\n")
+    try:
+        return Scaffold(_idl(known, names), "\n".join(_mapping(known, names)) + "\n")
+    except ValueError as error:
+        raise SourceError(f"a type of the datamodel is none of D-Bus: {error}") from error
 
 
 def is_bound(cls: DatamodelClass) -> bool:
@@ -108,78 +104,61 @@ def is_bound(cls: DatamodelClass) -> bool:
 # IDL
 
 
-def _idl(classes: Mapping[str, DatamodelClass], names: Names) -> Iterator[str]:
-    yield "<!-- The classes of XenAPI, written by `xcp-gateway scaffold xenapi`. -->"
-    yield f"<node name={quoteattr(names.object_path)}>"
+def _idl(classes: Mapping[str, DatamodelClass], names: Names) -> str:
+    interfaces: list[Interface] = []
+    paths: dict[str, Mapping[str, str]] = {}
     for cls in classes.values():
-        yield f"  <interface name={quoteattr(names.interface(cls))}>"
-        yield _note(4, DOC, f"An object of the class {cls.name}.")
-        yield _note(4, PATH, f"{names.path(cls)}/{{{_self(cls)}}}")
-        for message in cls.messages:
-            if not message.static:
-                yield from _method(message, classes)
-        for field in cls.fields:
-            yield from _property(field, cls.enums)
-        yield "  </interface>"
-        yield from _manager(cls, names, classes)
-    yield "</node>"
+        text, texts = DatamodelType("string"), DatamodelType("set", items=(DatamodelType("ref", cls.name),))
+        lookups = {
+            "get_all": DatamodelMessage("get_all", (), texts, static=True),
+            "get_by_uuid": DatamodelMessage("get_by_uuid", (("uuid", text),), texts.items[0], static=True),
+            "get_by_name_label": DatamodelMessage("get_by_name_label", (("label", text),), texts, static=True),
+        }
+        messages = [*cls.messages, *(each for name, each in lookups.items() if name in cls.readers)]
+        methods = {each.name: _method(each, classes) for each in messages}
+        own = {methods[each.name].name: methods[each.name] for each in messages if not each.static}
+        others = {methods[each.name].name: methods[each.name] for each in messages if each.static}
+        fields = {each.name: _property(each, cls.enums) for each in cls.fields}
+        about = f"An object of the class {cls.name}."
+        interfaces.append(Interface(names.interface(cls), own, fields, documentation=about))
+        about = f"The objects of the class {cls.name}, and its messages that have no object."
+        interfaces.append(Interface(names.manager(cls), others, documentation=about))
+        paths[names.interface(cls)] = {PATH: f"{names.path(cls)}/{{{cls.name.lower()}}}"}
+        paths[names.manager(cls)] = {PATH: names.path(cls)}
+    about = "The classes of XenAPI, written by `xcp-gateway scaffold xenapi`."
+    return "\n".join(idl_lines(about, interfaces, f"<node name={quoteattr(names.object_path)}>", paths)) + "\n"
 
 
-def _manager(cls: DatamodelClass, names: Names, classes: Mapping[str, DatamodelClass]) -> Iterator[str]:
-    yield f"  <interface name={quoteattr(names.manager(cls))}>"
-    yield _note(4, DOC, f"The objects of the class {cls.name}, and its messages that have no object.")
-    yield _note(4, PATH, names.path(cls))
-    text, texts = DatamodelType("string"), DatamodelType("set", items=(DatamodelType("ref", cls.name),))
-    lookups = {
-        "get_all": DatamodelMessage("get_all", (), texts, static=True),
-        "get_by_uuid": DatamodelMessage("get_by_uuid", (("uuid", text),), DatamodelType("ref", cls.name), static=True),
-        "get_by_name_label": DatamodelMessage("get_by_name_label", (("label", text),), texts, static=True),
-    }
-    for message in (*cls.messages, *(found for name, found in lookups.items() if name in cls.readers)):
-        if message.static:
-            yield from _method(message, classes)
-    yield "  </interface>"
+def _method(message: DatamodelMessage, classes: Mapping[str, DatamodelClass]) -> IdlMethod:
+    def argument(name: str, kind: DatamodelType) -> Argument:
+        return Argument(name, parse_one(kind.signature), f"{kind}", _legacy_type(kind, classes))
+
+    outs = [argument("result", message.result)] if message.result.kind != "void" else []
+    ins = [argument(name, kind) for name, kind in message.parameters]
+    return IdlMethod(member_name(message.name), ins, outs, f"Message {message.name}.")
 
 
-def _method(message: DatamodelMessage, classes: Mapping[str, DatamodelClass]) -> Iterator[str]:
-    yield f"    <method name={quoteattr(member_name(message.name))}>"
-    yield _note(6, DOC, f"Message {message.name}.")
-    for name, kind in message.parameters:
-        yield from _argument(name, kind, "in", classes)
-    if message.result.kind != "void":
-        yield from _argument("result", message.result, "out", classes)
-    yield "    </method>"
-
-
-def _argument(name: str, kind: DatamodelType, direction: str, classes: Mapping[str, DatamodelClass]) -> Iterator[str]:
-    yield f'      <arg name={quoteattr(name)} type={quoteattr(kind.signature)} direction="{direction}">'
-    yield _note(8, DOC, f"{kind}")
-    yield from _type(8, kind, classes)
-    yield "      </arg>"
-
-
-def _property(field: DatamodelField, enums: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    access = "readwrite" if field.writable else "read"
-    name, kind = quoteattr(member_name(field.name)), quoteattr(field.type.signature)
-    yield f'    <property name={name} type={kind} access="{access}">'
-    tags = enums.get(field.type.innermost.name, ()) if field.type.innermost.kind == "enum" else ()
+def _property(field: DatamodelField, enums: Mapping[str, Sequence[str]]) -> IdlProperty:
+    inner = field.type.innermost
+    tags = enums.get(inner.name, ()) if inner.kind == "enum" else ()
     shown = f": {', '.join(tags)}" if 0 < len(tags) <= MOST_TAGS else ""
-    yield _note(6, DOC, f"Field {field.name}, {field.type}{shown}")
-    yield from _type(6, field.type, {})
-    yield "    </property>"
+    access, kind = "readwrite" if field.writable else "read", parse_one(field.type.signature)
+    return IdlProperty(
+        member_name(field.name),
+        kind,
+        access,
+        f"Field {field.name}, {field.type}{shown}",
+        legacy_type=_legacy_type(field.type, {}),
+    )
 
 
-def _type(indent: int, kind: DatamodelType, classes: Mapping[str, DatamodelClass]) -> Iterator[str]:
+def _legacy_type(kind: DatamodelType, classes: Mapping[str, DatamodelClass]) -> str:
     """The annotation that the mapping of classes reads."""
     inner = kind.innermost
     if inner.kind == "datetime":
-        yield _note(indent, TYPE, "datetime")
-    elif inner.kind == "record" and inner.name in classes and is_bound(classes[inner.name]):
-        yield _note(indent, TYPE, f"{inner.name} record")
-
-
-def _note(indent: int, name: str, value: str) -> str:
-    return f'{" " * indent}<annotation name="{name}" value={quoteattr(value)}/>'
+        return "datetime"
+    is_record = inner.kind == "record" and inner.name in classes and is_bound(classes[inner.name])
+    return f"{inner.name} record" if is_record else ""
 
 
 # Mapping
@@ -200,7 +179,12 @@ def _mapping(classes: Mapping[str, DatamodelClass], names: Names) -> Iterator[st
     yield "defaults: {coerce: legacy}"
     yield f'errors: {{{NO_OBJECT}: {{code: HANDLE_INVALID, args: ["{{class}}", "{{self}}"]}}}}'
     yield "methods: {}"
-    removed = [name for cls in classes.values() for name in _removed(cls)]
+    removed: list[str] = []
+    for cls in classes.values():
+        if is_bound(cls):
+            removed += [f"{cls.name}.{name}" for name in cls.removed]
+        elif cls.removed:
+            removed.append(f"{cls.name}.*")  # of a class without objects all messages
     if removed:
         yield ""
         yield "removed:"
@@ -213,9 +197,9 @@ def _mapping(classes: Mapping[str, DatamodelClass], names: Names) -> Iterator[st
 
 
 def _stanza(cls: DatamodelClass, names: Names, classes: Mapping[str, DatamodelClass]) -> Iterator[str]:
-    own, path = _self(cls), names.path(cls)
+    path = names.path(cls)
     yield f"  {cls.name}:"
-    yield f"    object_path: {path}/{{{own}}}"
+    yield f"    object_path: {path}/{{{cls.name.lower()}}}"
     yield f"    interface: {names.interface(cls)}"
     yield f"    manager: {{object_path: {path}, interface: {names.manager(cls)}}}"
     fields = [field.name for field in cls.fields if legacy_name(member_name(field.name)) != field.name]
@@ -228,14 +212,6 @@ def _stanza(cls: DatamodelClass, names: Names, classes: Mapping[str, DatamodelCl
         yield from (f"      {name}: {{{keys}}}" for name, keys in messages.items())
 
 
-def _removed(cls: DatamodelClass) -> Iterator[str]:
-    """The messages that the API no longer has; all of a class without objects."""
-    if is_bound(cls):
-        yield from (f"{cls.name}.{name}" for name in cls.removed)
-    elif cls.removed:
-        yield f"{cls.name}.*"
-
-
 def _messages(cls: DatamodelClass, classes: Mapping[str, DatamodelClass]) -> Iterator[tuple[str, str]]:
     """The messages that deviate from the rules, with their keys."""
     for message in cls.messages:
@@ -246,20 +222,11 @@ def _messages(cls: DatamodelClass, classes: Mapping[str, DatamodelClass]) -> Ite
             keys.append("effect: read")
         inner = message.result.innermost
         if inner.kind == "record" and inner.name in classes and not is_bound(classes[inner.name]):
-            keys.append(f"result: {{fields: {{{_picked(classes[inner.name])}}}}}")
+            by_value = ", ".join(f"{each.name}: {member_name(each.name)}" for each in classes[inner.name].fields)
+            keys.append(f"result: {{fields: {{{by_value}}}}}")
         optional = OPTIONAL.get(f"{cls.name}.{message.name}", {})
         given = [f"{name}: {optional[name]}" for name, _ in message.parameters if name in optional]
         if given:
             keys.append(f"optional: {{{', '.join(given)}}}")
         if keys:
             yield message.name, ", ".join(keys)
-
-
-def _picked(cls: DatamodelClass) -> str:
-    """The fields of a record that travels by value."""
-    return ", ".join(f"{field.name}: {member_name(field.name)}" for field in cls.fields)
-
-
-def _self(cls: DatamodelClass) -> str:
-    """The parameter with the reference of an object."""
-    return cls.name.lower()

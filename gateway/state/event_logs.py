@@ -12,7 +12,7 @@ import sqlite3
 import msgspec
 
 from gateway.core.admin.records import SavedLog, SavedObject
-from gateway.state.schema import EVENT_TABLES, to_json
+from gateway.state.schema import to_json
 
 MOST_LOGS = 16  # of one service: those that were written last
 MOST_OBJECTS = 100_000  # of all logs; the log that was written first is forgotten first
@@ -28,14 +28,17 @@ _lives = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
 
 def save_log(db: sqlite3.Connection, log: SavedLog, after: int | None, now: float) -> bool:
     """Write what has changed since generation `after`; None: the whole log. False: what was written is gone."""
-    for statement in EVENT_TABLES:
-        db.execute(statement)
     found = db.execute("SELECT saved FROM event_log WHERE epoch = ?", (log.epoch,)).fetchone()
     if after is not None and (found is None or found[0] != after):
         return False
     if after is None:
         _forget(db, log.epoch)
-    db.executemany(_PUT, [_row(log.epoch, each) for each in log.objects])
+    rows = []
+    for each in log.objects:
+        before = to_json(each.before) if each.before else ""
+        moments = each.created, each.modified, int(each.is_deleted)
+        rows.append((log.epoch, each.name, each.ref, *moments, each.digest, before))
+    db.executemany(_PUT, rows)
     db.execute(
         "DELETE FROM event_object WHERE epoch = ? AND is_deleted = 1 AND modified <= ?", (log.epoch, log.forgotten)
     )
@@ -50,7 +53,7 @@ def save_log(db: sqlite3.Connection, log: SavedLog, after: int | None, now: floa
 
 def read_log(db: sqlite3.Connection, service: str, epoch: int, generation: int) -> SavedLog | None:
     """Read a log that has this generation of its epoch; None: there is none."""
-    if not 0 < epoch <= LARGEST or not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'event_log'").fetchone():
+    if not 0 < epoch <= LARGEST:
         return None
     query = "SELECT service, epoch, saved, forgotten FROM event_log WHERE epoch = ? AND service = ?"
     found = db.execute(query, (epoch, service)).fetchone()
@@ -64,11 +67,6 @@ def read_log(db: sqlite3.Connection, service: str, epoch: int, generation: int) 
     except ValueError:  # a row that this gateway cannot read: then nothing is certain
         return None
     return SavedLog(*found)._replace(objects=objects)
-
-
-def _row(epoch: int, each: SavedObject) -> tuple[int | str | bytes | None, ...]:
-    before = to_json(each.before) if each.before else ""
-    return epoch, each.name, each.ref, each.created, each.modified, int(each.is_deleted), each.digest, before
 
 
 def _forget(db: sqlite3.Connection, epoch: int) -> None:

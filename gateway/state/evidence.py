@@ -1,4 +1,4 @@
-"""Rows of the state file: call counts and differing pairs. Knows SQL; no thread and no transaction."""
+"""Rows of the state file: call counts, differing pairs, clients. Knows SQL; no thread and no transaction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from gateway.core.admin.records import Counts, MethodId, MismatchRecord
+from gateway.core.admin.records import (
+    IDENTITIES,
+    OTHERS,
+    ClientKey,
+    ClientRecord,
+    Counts,
+    MethodId,
+    MismatchRecord,
+)
 from gateway.state.schema import Unreadable, to_json
 
 PAIRS_OF_METHOD = 50  # the newest
@@ -15,7 +23,6 @@ PAIRS = 2_000  # of all methods
 DOCUMENT = 256 * 1024  # characters of one pair
 RETIRED = 3600.0  # seconds after its last flush until the row of a process is merged
 
-_COARSE = 76  # buckets of histograms of older versions, which have other bounds and are dropped
 _ENDED = ""  # the instance of the merged rows
 _COUNT = """INSERT INTO evidence (service, method, instance, counters, histograms, seen) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET counters = excluded.counters, histograms = excluded.histograms, seen = excluded.seen"""
@@ -24,7 +31,33 @@ _CROWDED = """DELETE FROM pair WHERE service = ?1 AND method = ?2 AND id <=
 _FULL = "DELETE FROM pair WHERE id <= (SELECT id FROM pair ORDER BY id DESC LIMIT 1 OFFSET ?)"
 _NEWEST = """SELECT id, moment, service, method, document FROM pair
     WHERE (?1 IS NULL OR (service = ?1 AND method = ?2)) ORDER BY id DESC LIMIT ?3"""
-_NEXT = "SELECT id, moment, service, method, document FROM pair WHERE id > ? ORDER BY id LIMIT ?"
+
+CLIENTS = 10_000  # rows; beyond it, the least recently seen callers are merged into "(others)"
+# Seconds; of one peer, clients seen within this time stay, then those with most calls, then the oldest.
+FRESH = 7 * 86_400.0
+TEXT = 200  # characters kept of a client-supplied text
+
+_NOBODY = -1  # stored for a client without a domid, because NULL equals nothing
+_ADD = """INSERT INTO client (service, method, protocol, peer, agent, user, domid, count, first, last, received, sent,
+    redirects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,
+    first = min(first, excluded.first), last = max(last, excluded.last), received = received + excluded.received,
+    sent = sent + excluded.sent, redirects = redirects + excluded.redirects"""
+_PEERS_CROWDED = """SELECT peer, protocol, domid FROM client WHERE agent != ?1
+    GROUP BY peer, protocol, domid HAVING count(DISTINCT agent || char(0) || user) > ?2"""
+_CROWD = """peer = ?1 AND protocol = ?2 AND domid = ?3 AND agent != ?4 AND (agent, user) NOT IN
+    (SELECT agent, user FROM client WHERE peer = ?1 AND protocol = ?2 AND domid = ?3 AND agent != ?4
+    GROUP BY agent, user ORDER BY max(last) < (SELECT max(last) FROM client) - ?6, sum(count) DESC, min(first)
+    LIMIT ?5)"""
+_OLDEST = """peer != ?1 AND rowid IN (SELECT rowid FROM client WHERE peer != ?1 ORDER BY last LIMIT ?2)"""
+_TOGETHER = """INSERT INTO client (service, method, protocol, peer, agent, user, domid, count, first, last, received,
+    sent, redirects) SELECT service, method, protocol, {}, '', {}, sum(count), min(first), max(last), sum(received),
+    sum(sent), sum(redirects) FROM client WHERE {} GROUP BY service, method, protocol, peer, domid
+    ON CONFLICT DO UPDATE SET count = count + excluded.count, first = min(first, excluded.first),
+    last = max(last, excluded.last), received = received + excluded.received, sent = sent + excluded.sent,
+    redirects = redirects + excluded.redirects"""
+_READ = """SELECT service, method, protocol, peer, agent, user, domid, count, first, last, received, sent, redirects
+    FROM client
+    WHERE (?1 IS NULL OR service = ?1) AND last >= ?2 ORDER BY last DESC LIMIT ?3"""
 
 
 def add(db: sqlite3.Connection, instance: str, deltas: Mapping[MethodId, Counts], now: float) -> None:
@@ -77,12 +110,7 @@ def add_pairs(db: sqlite3.Connection, pairs: Iterable[MismatchRecord]) -> None:
 
 def pairs(db: sqlite3.Connection, method: MethodId | None, limit: int) -> list[MismatchRecord]:
     """Return the newest pairs of a method or of all, newest first."""
-    return [_pair(row)[1] for row in db.execute(_NEWEST, (*(method or (None, None)), limit))]
-
-
-def pairs_after(db: sqlite3.Connection, number: int, limit: int) -> list[tuple[int, MismatchRecord]]:
-    """Return pairs with their numbers, oldest first, beginning after `number`."""
-    return [_pair(row) for row in db.execute(_NEXT, (number, limit))]
+    return [_pair(row) for row in db.execute(_NEWEST, (*(method or (None, None)), limit))]
 
 
 def _document(pair: MismatchRecord) -> str:
@@ -93,21 +121,58 @@ def _document(pair: MismatchRecord) -> str:
     return text if len(text) <= DOCUMENT else to_json({"omitted": f"{len(text)} characters, more than {DOCUMENT}"})
 
 
-def _pair(row: tuple[int, float, str, str, str]) -> tuple[int, MismatchRecord]:
+def _pair(row: tuple[int, float, str, str, str]) -> MismatchRecord:
     number, when, service, method, document = row
     try:
-        return number, MismatchRecord(when, MethodId(service, method), msgspec.json.decode(document))
+        return MismatchRecord(when, MethodId(service, method), msgspec.json.decode(document))
     except ValueError as error:
         raise Unreadable(f"pair {number}: {error}") from error
 
 
 def _counts(counters: str, histograms: str) -> Counts:
     try:
-        kept = _histograms(histograms)
-        return Counts(_counters(counters), {side: each for side, each in kept.items() if len(each) != _COARSE})
+        return Counts(_counters(counters), _histograms(histograms))
     except ValueError as error:
         raise Unreadable(f"evidence: {error}") from error
 
 
 _counters = msgspec.json.Decoder(dict[str, int]).decode
 _histograms = msgspec.json.Decoder(dict[str, list[int]]).decode
+
+
+# Who still calls what over which protocol.
+
+
+def add_clients(db: sqlite3.Connection, clients: Mapping[ClientKey, ClientRecord]) -> None:
+    """Add the calls that one process has counted."""
+    if not clients:
+        return
+    rows = []
+    for key, seen in clients.items():
+        said = (text[:TEXT].encode("utf-8", "replace").decode() for text in (key.peer, key.agent, key.user))
+        domid = _NOBODY if key.domid is None else key.domid
+        counted = seen.count, seen.first, seen.last, seen.received, seen.sent, seen.redirects
+        rows.append((*key.method, key.protocol, *said, domid, *counted))
+    db.executemany(_ADD, rows)
+    for peer, protocol, domid in db.execute(_PEERS_CROWDED, (OTHERS, IDENTITIES)).fetchall():
+        _fold(db, "peer, ?4", "domid", _CROWD, (peer, protocol, domid, OTHERS, IDENTITIES, FRESH))
+    (count,) = db.execute("SELECT count(*) FROM client WHERE peer != ?", (OTHERS,)).fetchone()
+    if count > CLIENTS:
+        _fold(db, "?1, ?1", str(_NOBODY), _OLDEST, (OTHERS, count - CLIENTS))
+
+
+def read_clients(
+    db: sqlite3.Connection, service: str | None, since: float, limit: int
+) -> dict[ClientKey, ClientRecord]:
+    """Return the clients that called since then, the latest first; None means any service."""
+    found = {}
+    for of, method, protocol, peer, agent, user, domid, *counted in db.execute(_READ, (service, since, limit)):
+        who = None if domid == _NOBODY else domid
+        found[ClientKey(MethodId(of, method), protocol, peer, agent, user, who)] = ClientRecord(*counted)
+    return found
+
+
+def _fold(db: sqlite3.Connection, who: str, domid: str, which: str, values: tuple[str | float, ...]) -> None:
+    """Merge these rows into "(others)" of their methods. Counts stay, names go."""
+    db.execute(_TOGETHER.format(who, domid, which), values)
+    db.execute(f"DELETE FROM client WHERE {which}", values)  # noqa: S608 - texts of this module

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from fcntl import LOCK_EX, flock
 from functools import reduce
 from pathlib import Path
@@ -39,11 +39,8 @@ MOVE_AWAY = (
 )
 LONGEST = 200  # characters kept of an error's text, which may quote the file
 LASTING = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})  # the same file will not recover
-STALE = frozenset(
-    {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, 0}
-)  # the connection keeps the error: reopen
-
-
+# The connection keeps the error: the file is reopened and checked before it is used again.
+STALE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, 0})
 FOREIGN = f"belongs to another program: name another file in the config, or {MOVE_AWAY}"
 SILENT = "has not answered for {seconds:g} s: check for a hung disk or network file system"
 UNKNOWN = "it is unknown whether this was written"
@@ -79,11 +76,6 @@ def describe_error(error: Exception) -> str:
 def is_permanent(error: Exception) -> bool:
     """Return whether the file must be replaced."""
     return not isinstance(error, OSError | sqlite3.Error) or primary(error) in LASTING or _is_no_text(error)
-
-
-def is_stale(error: Exception) -> bool:
-    """Return whether the file must be reopened and checked before it is used again."""
-    return primary(error) in STALE
 
 
 def _is_no_text(error: Exception) -> bool:
@@ -206,6 +198,12 @@ class StateFile:
 
     def _mend(self) -> None:
         """Open the file if needed, store held changes, and probe whether it can be written."""
+
+        def probe(db: sqlite3.Connection) -> StoredState:
+            evidence.retire(db, self._now())
+            db.execute("UPDATE counter SET value = value + 1 WHERE name = 'probe'")
+            return tables.load(db)
+
         if self._stale:
             self._stale = False
             self.close()
@@ -215,7 +213,7 @@ class StateFile:
             if isinstance(self._attempt(lambda db: _write(db, self._catch_up, durable=True)), StateRefused):
                 return
             del self._held[0]
-        kept = self._attempt(lambda db: _write(db, self._probe, durable=True))
+        kept = self._attempt(lambda db: _write(db, probe, durable=True))
         if not isinstance(kept, StateRefused):
             self.kept = kept
             self.trouble = ""
@@ -229,11 +227,6 @@ class StateFile:
             return tables.load(db)
         result = tables.decide(db, self._held[0])
         return tables.decide(db, unconditional(self._held[0])) if isinstance(result, StateRefused) else result
-
-    def _probe(self, db: sqlite3.Connection) -> StoredState:
-        evidence.retire(db, self._now())
-        db.execute("UPDATE counter SET value = value + 1 WHERE name = 'probe'")
-        return tables.load(db)
 
     def _follow(self, db: sqlite3.Connection) -> None:
         """Apply what another process has stored."""
@@ -269,7 +262,9 @@ class StateFile:
         Only SQLite may open an existing file: closing a descriptor frees all locks of this process on it.
         """
         path.parent.mkdir(mode=0o750, exist_ok=True)
-        with _alone_in(path.parent):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flock(folder, LOCK_EX)
             if path.exists():
                 return
             made, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600: pairs are private
@@ -277,15 +272,29 @@ class StateFile:
             try:
                 with closing(_connection(_uri(Path(name), "rw"))) as db:
                     self._fill(db)
-                _put_aside(path, int(self._now()))
+                # SQLite would apply leftover -wal and -shm files to the new file.
+                path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    _wal(path).rename(f"{_wal(path)}.left-{int(self._now())}")
                 with suppress(FileExistsError):
                     os.link(name, path)
             finally:
                 Path(name).unlink()
+            os.fsync(folder)  # what is created survives a power failure
+        finally:
+            os.close(folder)
 
     def _fill(self, db: sqlite3.Connection) -> None:
+        """Create the tables, unless another process has."""
+
+        def create(db: sqlite3.Connection) -> None:
+            if schema.empty(db):
+                schema.create(db)
+                if self.kept != StoredState():
+                    tables.restore(db, self.kept, self._now())
+
         db.execute("PRAGMA journal_mode=WAL")
-        _write(db, self._create, durable=True)
+        _write(db, create, durable=True)
 
     def _begin(self, db: sqlite3.Connection) -> None:
         """Check owner, version and integrity of the file, create the tables if it is empty, and read the state."""
@@ -300,12 +309,6 @@ class StateFile:
         if not self._held:
             self.kept = kept
 
-    def _create(self, db: sqlite3.Connection) -> None:
-        if schema.empty(db):  # no other process has created them
-            schema.create(db)
-            if self.kept != StoredState():
-                tables.restore(db, self.kept, self._now())
-
     def _peek(self) -> None:
         """Read the modes on a read-only file system, where SQLite needs `immutable` to open a file in WAL mode."""
         path = self.path
@@ -313,10 +316,8 @@ class StateFile:
             return
         if os.access(path.parent, os.W_OK, effective_ids=True):
             return
-        with (
-            suppress(Exception),
-            closing(_connection(f"{_uri(path, 'ro')}&immutable=1")) as db,
-        ):  # `trouble` has the reason already
+        # `trouble` has the reason already.
+        with suppress(Exception), closing(_connection(f"{_uri(path, 'ro')}&immutable=1")) as db:
             if not _unfit(db):
                 self.kept = tables.load(db)
 
@@ -330,11 +331,8 @@ class StateFile:
             return StateRefused(self.trouble)
         try:
             return work(self._db)
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            self._blame(error)
-            return StateRefused(self.trouble)
         except Exception as error:
-            if given:
+            if given and not isinstance(error, sqlite3.Error | UnicodeDecodeError):
                 raise
             self._blame(error)
             return StateRefused(self.trouble)
@@ -344,7 +342,7 @@ class StateFile:
             self._condemn(describe_error(error))
         else:
             self._fail(describe_error(error))
-            self._stale = is_stale(error)
+            self._stale = primary(error) in STALE
 
     def _condemn(self, words: str) -> None:
         """Close the file until an operator has replaced or repaired it."""
@@ -392,25 +390,6 @@ def _transaction(db: sqlite3.Connection, begin: str, work: Callable[[sqlite3.Con
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
     return result
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other gateways from creating a file here; what is created survives a power failure."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        flock(opened, LOCK_EX)
-        yield
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _put_aside(path: Path, now: int) -> None:
-    """Move leftover -wal and -shm files out of the way: SQLite would apply them to the new file."""
-    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
-        _wal(path).rename(f"{_wal(path)}.left-{now}")
 
 
 def _wal(path: Path) -> Path:

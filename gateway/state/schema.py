@@ -9,18 +9,6 @@ import msgspec
 APPLICATION = 0x78637067  # "xcpg", the application id in the file's header
 VERSION = 2  # of the tables below; also in the file's header
 
-# What change logs of events have written down: gateway/state/event_logs.py. A file that an earlier gateway has made is
-# without these tables; the first log that is written makes them.
-EVENT_TABLES = (
-    """CREATE TABLE IF NOT EXISTS event_log (
-        epoch INTEGER PRIMARY KEY, service TEXT NOT NULL, saved INTEGER NOT NULL, forgotten INTEGER NOT NULL,
-        moment REAL NOT NULL) STRICT""",
-    """CREATE TABLE IF NOT EXISTS event_object (
-        epoch INTEGER NOT NULL, class TEXT NOT NULL, ref TEXT NOT NULL, created INTEGER NOT NULL,
-        modified INTEGER NOT NULL, is_deleted INTEGER NOT NULL, digest BLOB, before TEXT NOT NULL,
-        PRIMARY KEY (epoch, class, ref)) WITHOUT ROWID, STRICT""",
-)
-
 # One statement each. JSON columns are never searched; moments are seconds since 1970.
 TABLES = (
     """CREATE TABLE override (
@@ -50,7 +38,13 @@ TABLES = (
         ref TEXT PRIMARY KEY, holder TEXT NOT NULL, moment REAL NOT NULL, document TEXT NOT NULL)
         WITHOUT ROWID, STRICT""",
     "CREATE TABLE session (digest TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID, STRICT",
-    *EVENT_TABLES,
+    """CREATE TABLE event_log (
+        epoch INTEGER PRIMARY KEY, service TEXT NOT NULL, saved INTEGER NOT NULL, forgotten INTEGER NOT NULL,
+        moment REAL NOT NULL) STRICT""",
+    """CREATE TABLE event_object (
+        epoch INTEGER NOT NULL, class TEXT NOT NULL, ref TEXT NOT NULL, created INTEGER NOT NULL,
+        modified INTEGER NOT NULL, is_deleted INTEGER NOT NULL, digest BLOB, before TEXT NOT NULL,
+        PRIMARY KEY (epoch, class, ref)) WITHOUT ROWID, STRICT""",
     "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT",
     "INSERT INTO counter VALUES ('version', 0), ('probe', 0)",
 )

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, time
-from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 from uuid import uuid4
 
@@ -40,8 +39,8 @@ from gateway.core.admin.records import (
 )
 from gateway.core.logger import Logger
 from gateway.core.routing.overrides import Override
-from gateway.state import clients, event_logs, evidence, file, tables
 from gateway.state import clock as clocks
+from gateway.state import event_logs, evidence, file, tables
 from gateway.state.file import StateFile
 
 # The thread
@@ -53,14 +52,11 @@ class StateThread:
     def __init__(self, look: Callable[[], object], pause: float) -> None:
         self._look = look
         self._pause = pause
-        self._look_at = 0.0
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="state", daemon=True)
         self._ended: Future[None] = Future()
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self.start = self._thread.start
+        self.join = self._thread.join  # after `end`
 
     def do(self, job: Callable[[], _T]) -> Future[_T]:
         """Queue a job. It is skipped if its future is cancelled before its turn."""
@@ -73,35 +69,26 @@ class StateThread:
         self._jobs.put(None)
         return self._ended
 
-    def join(self) -> None:
-        """Wait for the thread to end, after `end`."""
-        self._thread.join()
-
     def _run(self) -> None:
-        self._look_at = monotonic() + self._pause
-        while self._one():
-            if monotonic() >= self._look_at:
-                self._guarded_look()
-                self._look_at = monotonic() + self._pause
+        look_at = monotonic() + self._pause
+        while True:
+            with suppress(Empty):
+                given = self._jobs.get(timeout=max(0.0, look_at - monotonic()))
+                if given is None:
+                    break
+                _do(*given)
+                del given
+            if monotonic() >= look_at:
+                try:
+                    self._look()
+                except Exception:  # noqa: BLE001 - a bug must not end the thread
+                    _log.exception("a bug while looking after the state file")
+                look_at = monotonic() + self._pause
         self._ended.set_result(None)
-
-    def _one(self) -> bool:
-        try:
-            given = self._jobs.get(timeout=max(0.0, self._look_at - monotonic()))
-        except Empty:
-            return True
-        if given is not None:
-            _do(*given)
-        return given is not None
-
-    def _guarded_look(self) -> None:
-        try:
-            self._look()
-        except Exception:  # noqa: BLE001 - a bug must not end the thread
-            _log.exception("a bug while looking after the state file")
 
 
 def _do(job: Callable[[], _T], future: Future[_T]) -> None:
+    """Do a job; nothing of it is kept until the next one."""
     if not future.set_running_or_notify_cancel():
         return
     try:
@@ -114,23 +101,13 @@ def _do(job: Callable[[], _T], future: Future[_T]) -> None:
 
 POLL = 0.05  # seconds between two reads of what other processes have stored
 PATIENCE = 5.0  # seconds that the file has to answer
-PAGE = 100  # pairs read at a time while all are exported
 
 _T = TypeVar("_T")
 _log = Logger()
 
 
-def _ignore() -> None:
-    """Do nothing."""
-
-
 # Brings a change, and whether it is stored, to the other workers; returns notes for the operator.
 Share: TypeAlias = Callable[[Change, bool], Awaitable[Sequence[str]]]
-
-
-async def _alone(_change: Change, _is_stored: bool) -> Sequence[str]:  # noqa: FBT001 - see Share
-    """There is no other process to share with."""
-    return ()
 
 
 _notes: ContextVar[list[str] | None] = ContextVar("notes", default=None)
@@ -153,7 +130,7 @@ class StateStore:
     def __init__(
         self,
         path: Path | None,
-        on_change: Callable[[], object] = _ignore,
+        on_change: Callable[[], object] = lambda: None,
         *,
         now: Callable[[], float] = time,
         clock: Callable[[], float] = monotonic,
@@ -169,7 +146,7 @@ class StateStore:
         self._clock = clock
         self._instance = instance or uuid4().hex
         self._patience = patience
-        self._bring: Share = _alone
+        self._bring: Share | None = None  # there is no other process to share with
         self._file = StateFile(path, now, clock)
         self._thread = StateThread(self._look, POLL)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -201,9 +178,7 @@ class StateStore:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -230,7 +205,20 @@ class StateStore:
 
     async def decide_anyway(self, change: Change) -> StateRefused | PendingDecision | None:
         """Apply a change even if the file fails: then it is in force in this process and is stored later."""
-        result = await self._decide_anyway(change)
+
+        def decide_or_hold() -> StateRefused | PendingDecision | None:
+            refused = self._file.decide(change)
+            if refused is None or refused.conflict:
+                return refused
+            self._file.hold(change)
+            return PendingDecision(refused.why)
+
+        asked = await self._wait_for(decide_or_hold, self._patience)
+        if asked.done():
+            result = asked.result()
+        else:
+            self._hold_until_answered(change, asked, self._patience)
+            result = PendingDecision(self.trouble)
         if not isinstance(result, StateRefused):
             await self._share(change, is_stored=result is None)
         return result
@@ -245,8 +233,7 @@ class StateStore:
 
         `seconds`: how long the file may take; after that the change is in force without it.
         """
-        asked = asyncio.wrap_future(self._given(lambda: self._file.follow(change, is_stored=is_stored)))
-        await asyncio.wait([asked], timeout=seconds)
+        asked = await self._wait_for(lambda: self._file.follow(change, is_stored=is_stored), seconds)
         if not asked.done():
             self._hold_until_answered(change, asked, seconds)
 
@@ -264,32 +251,34 @@ class StateStore:
 
         `seconds`: how long the file may take; after that it counts as one that cannot be used.
         """
-        asked = asyncio.wrap_future(self._given(lambda: self._file.adopt(kept, held)))
-        await asyncio.wait([asked], timeout=seconds)
+        asked = await self._wait_for(lambda: self._file.adopt(kept, held), seconds)
         if not asked.done():
             self._known = kept
             for change in held:
                 self._hold_until_answered(change, asked, seconds)
             self._note_silence(seconds)
 
+    async def _wait_for(self, job: Callable[[], _T], seconds: float) -> asyncio.Future[_T]:
+        """Give the thread a job that is not taken back, and wait for it so long."""
+        asked = asyncio.wrap_future(self._given(job))
+        await asyncio.wait([asked], timeout=seconds)
+        return asked
+
     async def _share(self, change: Change, *, is_stored: bool) -> None:
-        found = await self._bring(change, is_stored)
+        found = await self._bring(change, is_stored) if self._bring is not None else ()
         collected = _notes.get()
         if collected is not None:
             collected.extend(found)
 
-    async def _decide_anyway(self, change: Change) -> StateRefused | PendingDecision | None:
-        asked = asyncio.wrap_future(self._given(lambda: self._decide_or_hold(change)))
-        await asyncio.wait([asked], timeout=self._patience)
-        if asked.done():
-            return asked.result()
-        self._hold_until_answered(change, asked, self._patience)
-        return PendingDecision(self.trouble)
-
     def _hold_until_answered(self, change: Change, asked: asyncio.Future[Any], seconds: float) -> None:
-        """Apply a change that the thread has not handled yet."""
+        """Apply a change that the thread has not handled yet; once it has, its reports include it."""
+
+        def answered(_: asyncio.Future[Any]) -> None:
+            self._unanswered.remove(change)
+            self._take_over(self._known, self.trouble)
+
         self._unanswered.append(change)
-        asked.add_done_callback(lambda _: self._answered(change))
+        asked.add_done_callback(answered)
         self._note_silence(seconds)
 
     async def rollback_all(
@@ -306,23 +295,25 @@ class StateStore:
 
     async def keep_task(self, ref: str, holder: str, document: str) -> StateRefused | None:
         """Store a task; `holder`: the lease name of the gateway that runs it, or empty."""
-        return await self._write(lambda db: tables.put_task(db, ref, holder, document, self._now()))
+        return await self._run(tables.PUT_TASK, (ref, holder, self._now(), document))
 
     async def change_task(self, ref: str, document: str) -> StateRefused | None:
         """Change a task that another gateway began."""
-        return await self._write(lambda db: tables.change_task(db, ref, document, self._now()))
+        return await self._run("UPDATE task SET document = ?, moment = ? WHERE ref = ?", (document, self._now(), ref))
 
     async def forget_tasks(self, refs: Sequence[str]) -> StateRefused | None:
         """Delete tasks."""
-        return await self._write(lambda db: tables.forget_tasks(db, refs))
+        return await self._run("DELETE FROM task WHERE ref = ?", *((ref,) for ref in refs))
 
     async def read_task(self, ref: str) -> str | StateRefused | None:
         """Return the document of a task, or None."""
-        return await self._read(lambda db: tables.read_task(db, ref))
+        rows = await self._select("SELECT document FROM task WHERE ref = ?", ref)
+        return rows if isinstance(rows, StateRefused) else next((document for (document,) in rows), None)
 
     async def tasks(self) -> Sequence[str] | StateRefused:
         """Return the documents of all tasks."""
-        return await self._read(tables.read_tasks)
+        rows = await self._select("SELECT document FROM task ORDER BY moment")
+        return rows if isinstance(rows, StateRefused) else [document for (document,) in rows]
 
     async def end_orphans(self, ended: Callable[[str], str], oldest: float) -> Sequence[str] | StateRefused:
         """Rewrite with `ended` the tasks whose holder has no lease; the references of all tasks.
@@ -334,11 +325,19 @@ class StateStore:
 
     async def keep_sessions(self, rows: Mapping[str, str | None]) -> StateRefused | None:
         """Store sessions by digest; None deletes one."""
-        return await self._write(lambda db: tables.keep_sessions(db, rows))
+
+        def work(db: sqlite3.Connection) -> None:
+            gone = [(digest,) for digest, document in rows.items() if document is None]
+            db.executemany("DELETE FROM session WHERE digest = ?", gone)
+            kept = [(digest, document) for digest, document in rows.items() if document is not None]
+            db.executemany("INSERT OR REPLACE INTO session (digest, document) VALUES (?, ?)", kept)
+
+        return await self._write(work)
 
     async def sessions(self) -> Mapping[str, str] | StateRefused:
         """Return the documents of all sessions by digest."""
-        return await self._read(tables.read_sessions)
+        rows = await self._select("SELECT digest, document FROM session")
+        return rows if isinstance(rows, StateRefused) else dict(rows)
 
     async def save_event_log(self, log: SavedLog, after: int | None) -> bool | StateRefused:
         """Write what has changed in a log since generation `after`, or all of it. False: what was written is gone."""
@@ -356,7 +355,13 @@ class StateStore:
 
     async def flush(self, batch: CountsBatch) -> StateRefused | None:
         """Add counts and pairs to the file; a batch that cannot be written is lost and counted in `lost`."""
-        refused = await self._write(lambda db: self._add(db, batch))
+
+        def add(db: sqlite3.Connection) -> None:
+            evidence.add(db, self._instance, batch.evidence, self._now())
+            evidence.add_pairs(db, batch.pairs)
+            evidence.add_clients(db, batch.clients)
+
+        refused = await self._write(add)
         self.lost += refused is not None
         return refused
 
@@ -364,35 +369,15 @@ class StateStore:
         """Return the sums over all processes."""
         return await self._read(evidence.total)
 
-    async def clear(self, method: MethodId) -> StateRefused | None:
-        """Delete counts and pairs of a method, without an audit line. An operator's reset is a Change instead."""
-        return await self._write(lambda db: evidence.clear(db, method))
-
     async def pairs(self, method: MethodId | None = None, limit: int = 50) -> Sequence[MismatchRecord] | StateRefused:
         """Return the newest differing pairs of a method or of all, newest first."""
         return await self._read(lambda db: evidence.pairs(db, method, limit))
 
-    async def every_pair(self) -> AsyncIterator[MismatchRecord | StateRefused]:
-        """Yield all differing pairs, oldest first; a refusal comes last if the file cannot be read to its end."""
-        last = 0
-        while page := await self._read(partial(evidence.pairs_after, number=last, limit=PAGE)):
-            if isinstance(page, StateRefused):
-                yield page
-                return
-            for _, pair in page:
-                yield pair
-            last = page[-1][0]
-
     async def clients(
-        self,
-        service: str | None = None,
-        method: str | None = None,
-        protocol: str | None = None,
-        since: float = 0.0,
-        limit: int = 1_000,
+        self, service: str | None = None, since: float = 0.0, limit: int = 1_000
     ) -> Mapping[ClientKey, ClientRecord] | StateRefused:
-        """Return the clients that called since then, the latest first."""
-        return await self._read(lambda db: clients.read_clients(db, service, method, protocol, since, limit))
+        """Return the clients that called since then, the latest first; of a service or of all."""
+        return await self._read(lambda db: evidence.read_clients(db, service, since, limit))
 
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T | StateRefused:
         return await self._ask(lambda: self._file.read(work))
@@ -400,6 +385,17 @@ class StateStore:
     async def _write(self, work: Callable[[sqlite3.Connection], _T | StateRefused]) -> _T | StateRefused:
         """Run a write that a power failure may undo."""
         return await self._ask(lambda: self._file.write(work, durable=False))
+
+    async def _select(self, query: str, *values: str) -> list[Any] | StateRefused:
+        return await self._read(lambda db: db.execute(query, values).fetchall())
+
+    async def _run(self, statement: str, *rows: tuple[str | float, ...]) -> StateRefused | None:
+        """Run a statement with each of these rows."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany(statement, rows)
+
+        return await self._write(work)
 
     async def _ask(self, job: Callable[[], _T]) -> _T | StateRefused:
         """Run a job in the thread and wait at most `patience` seconds."""
@@ -422,23 +418,6 @@ class StateStore:
     def _note_silence(self, seconds: float) -> None:
         self._told = None  # report whatever the thread finds next
         self._take_over(self._known, f"state file {self.path} {file.SILENT.format(seconds=seconds)}")
-
-    def _answered(self, change: Change) -> None:
-        """The thread has handled it: its reports include it from now on."""
-        self._unanswered.remove(change)
-        self._take_over(self._known, self.trouble)
-
-    def _decide_or_hold(self, change: Change) -> StateRefused | PendingDecision | None:
-        result = self._file.decide(change)
-        if result is None or result.conflict:
-            return result
-        self._file.hold(change)
-        return PendingDecision(result.why)
-
-    def _add(self, db: sqlite3.Connection, batch: CountsBatch) -> None:
-        evidence.add(db, self._instance, batch.evidence, self._now())
-        evidence.add_pairs(db, batch.pairs)
-        clients.add_clients(db, batch.clients)
 
     def _look(self) -> None:
         self._file.look()

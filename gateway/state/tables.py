@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 
 from gateway.core.admin.records import (
     AuditEntry,
     Change,
-    Json,
     PutRollout,
     Rollout,
     StateRefused,
@@ -32,6 +31,8 @@ AUDIT_KEPT = 100_000  # lines, the newest
 _PUT = """INSERT INTO override (pattern, set_by, setting, who, moment, why, until) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET setting = excluded.setting, who = excluded.who, moment = excluded.moment,
     why = excluded.why, until = excluded.until"""
+_PUT_ROLLOUT = """INSERT OR REPLACE INTO rollout (name, document, version)
+    SELECT ?, ?, value FROM counter WHERE name = 'version'"""
 _OVERRIDES = "SELECT pattern, setting, who, moment, why, until, set_by FROM override ORDER BY pattern, set_by"
 _AUDIT = """SELECT moment, who, what, subject, why, numbers FROM audit
     WHERE moment >= ?1 AND (?2 IS NULL OR subject = ?2) ORDER BY id DESC LIMIT ?3"""
@@ -39,14 +40,23 @@ _AUDIT = """SELECT moment, who, what, subject, why, numbers FROM audit
 
 def load(db: sqlite3.Connection) -> StoredState:
     """Return the overrides and rollouts. Each process keeps a copy of them."""
-    return StoredState(tuple(_overrides(db)), dict(_rollouts(db)))
+    rollouts = {}
+    for name, document, version in db.execute("SELECT name, document, version FROM rollout ORDER BY name"):
+        with _named(f"rollout '{name}'"):
+            rollouts[name] = Rollout(msgspec.json.decode(document), version)
+    return StoredState(tuple(_overrides(db)), rollouts)
 
 
 def decide(db: sqlite3.Connection, change: Change) -> StateRefused | StoredState:
     """Store a change and return the new state, or why it is refused. The caller rolls back a refused change."""
     for put in change.rollouts:
-        if put.expected is not None and put.expected != (version := _version(db, put.name)):
-            return _outrun(put, version)
+        row = db.execute("SELECT version FROM rollout WHERE name = ?", (put.name,)).fetchone()
+        version = row[0] if row else 0
+        if put.expected is not None and put.expected != version:
+            now = f"at version {version} and not at {put.expected}" if version else "there no more"
+            now = "there already" if put.expected == 0 else now
+            why = f"rollout '{put.name}' is {now}: another operator or gateway changed it first"
+            return StateRefused(why, conflict=True)
     if change.back is not None:
         _roll_back(db, change.back)
     db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", change.drop)
@@ -55,7 +65,11 @@ def decide(db: sqlite3.Connection, change: Change) -> StateRefused | StoredState
         db.executemany("DELETE FROM override WHERE pattern = ? AND set_by = ?", over)
     db.executemany(_PUT, map(_row, change.put))
     for put in change.rollouts:
-        _put_rollout(db, put)
+        if put.document is None:
+            db.execute("DELETE FROM rollout WHERE name = ?", (put.name,))
+        else:
+            db.execute("UPDATE counter SET value = value + 1 WHERE name = 'version'")
+            db.execute(_PUT_ROLLOUT, (put.name, to_json(put.document)))
     for method in change.clear:
         evidence.clear(db, method)
     note(db, change.audit)
@@ -86,8 +100,12 @@ def is_noted(db: sqlite3.Connection, entry: AuditEntry) -> bool:
 
 def audit(db: sqlite3.Connection, limit: int, since: float, subject: str | None) -> list[AuditEntry]:
     """Return the newest lines of the audit, newest first."""
-    rows = db.execute(_AUDIT, (since, subject, limit))
-    return [AuditEntry(when, who, what, about, why, _numbers(numbers)) for when, who, what, about, why, numbers in rows]
+    entries = []
+    for when, who, what, about, why, numbers in db.execute(_AUDIT, (since, subject, limit)):
+        with _named("audit"):
+            known = msgspec.json.decode(numbers, type=dict[str, Any])
+        entries.append(AuditEntry(when, who, what, about, why, known))
+    return entries
 
 
 def hold_lease(db: sqlite3.Connection, name: str, holder: str, boot: str, now: float, until: float) -> bool:
@@ -107,33 +125,7 @@ TASKS = 10_000  # rows
 
 _ORPHANS = """SELECT ref, document FROM task WHERE holder != '' AND NOT EXISTS
     (SELECT 1 FROM lease WHERE name = task.holder AND boot = ? AND until > ?)"""
-_PUT_TASK = "INSERT OR REPLACE INTO task (ref, holder, moment, document) VALUES (?, ?, ?, ?)"
-
-
-def put_task(db: sqlite3.Connection, ref: str, holder: str, document: str, now: float) -> None:
-    """Store a task; `holder` is empty if no gateway runs it."""
-    db.execute(_PUT_TASK, (ref, holder, now, document))
-
-
-def change_task(db: sqlite3.Connection, ref: str, document: str, now: float) -> None:
-    """Change a task, if it exists."""
-    db.execute("UPDATE task SET document = ?, moment = ? WHERE ref = ?", (document, now, ref))
-
-
-def forget_tasks(db: sqlite3.Connection, refs: Iterable[str]) -> None:
-    """Delete tasks."""
-    db.executemany("DELETE FROM task WHERE ref = ?", [(ref,) for ref in refs])
-
-
-def read_task(db: sqlite3.Connection, ref: str) -> str | None:
-    """Return the document of a task, or None."""
-    row = db.execute("SELECT document FROM task WHERE ref = ?", (ref,)).fetchone()
-    return row[0] if row else None
-
-
-def read_tasks(db: sqlite3.Connection) -> list[str]:
-    """Return the documents of all tasks."""
-    return [document for (document,) in db.execute("SELECT document FROM task ORDER BY moment")]
+PUT_TASK = "INSERT OR REPLACE INTO task (ref, holder, moment, document) VALUES (?, ?, ?, ?)"
 
 
 def end_orphans(
@@ -141,7 +133,7 @@ def end_orphans(
 ) -> list[str]:
     """Rewrite the tasks of gateways that died and delete old tasks; returns the references of the rest."""
     for ref, document in db.execute(_ORPHANS, (boot, clock)).fetchall():
-        put_task(db, ref, "", ended(document), now)
+        db.execute(PUT_TASK, (ref, "", now, ended(document)))
     db.execute("DELETE FROM lease WHERE name = holder AND NOT (boot = ? AND until > ?)", (boot, clock))
     db.execute("DELETE FROM task WHERE holder = '' AND moment < ?", (oldest,))
     db.execute(
@@ -150,22 +142,6 @@ def end_orphans(
         (TASKS,),
     )
     return [ref for (ref,) in db.execute("SELECT ref FROM task")]
-
-
-# Sessions, by a digest of what opens them.
-
-
-def keep_sessions(db: sqlite3.Connection, rows: Mapping[str, str | None]) -> None:
-    """Store sessions; None deletes one."""
-    gone = [(digest,) for digest, document in rows.items() if document is None]
-    db.executemany("DELETE FROM session WHERE digest = ?", gone)
-    kept = [(digest, document) for digest, document in rows.items() if document is not None]
-    db.executemany("INSERT OR REPLACE INTO session (digest, document) VALUES (?, ?)", kept)
-
-
-def read_sessions(db: sqlite3.Connection) -> dict[str, str]:
-    """Return all sessions by digest."""
-    return dict(db.execute("SELECT digest, document FROM session").fetchall())
 
 
 def written(setting: Setting, until: float | None = None, *, guarded: bool = False) -> str:
@@ -199,33 +175,18 @@ def _roll_back(db: sqlite3.Connection, back: Override) -> None:
     db.executemany(_PUT, map(_row, rolled_back(found, back)))
 
 
-def _guarded(setting: str) -> bool:
-    return msgspec.json.decode(setting, type=dict[str, str | bool]).get("guarded") is True
-
-
-def _ends(setting: str, until: float | None) -> float | None:
-    """Return the end by the clock of this process. A row without a clock reading was written by the wall clock."""
-    if until is None:
-        return None
-    words = msgspec.json.decode(setting, type=dict[str, str | bool])
-    written_by = words.get("clock")
-    return ClockReading.read(str(written_by)).translated(until) if written_by else until
-
-
 def _overrides(db: sqlite3.Connection) -> Iterator[Override]:
     yield from map(_override, db.execute(_OVERRIDES))
 
 
 def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Override:
+    """An override, whose end is by the clock of this process."""
     pattern, setting, who, when, why, until, by = row
     with _named(f"override of '{pattern}'"):
-        return Override(pattern, read(setting), who, when, why, _ends(setting, until), _BY[by], _guarded(setting))
-
-
-def _rollouts(db: sqlite3.Connection) -> Iterator[tuple[str, Rollout]]:
-    for name, document, version in db.execute("SELECT name, document, version FROM rollout ORDER BY name"):
-        with _named(f"rollout '{name}'"):
-            yield name, Rollout(msgspec.json.decode(document), version)
+        words = msgspec.json.decode(setting, type=dict[str, str | bool])
+        if until is not None:
+            until = ClockReading.read(str(words["clock"])).translated(until)
+        return Override(pattern, read(setting), who, when, why, until, _BY[by], words.get("guarded") is True)
 
 
 def _row(override: Override) -> tuple[str | float | None, ...]:
@@ -233,36 +194,6 @@ def _row(override: Override) -> tuple[str | float | None, ...]:
     return (
         override.pattern, override.by, setting, override.who, override.when, override.why, override.until
     )  # fmt: skip
-
-
-def _version(db: sqlite3.Connection, name: str) -> int:
-    row = db.execute("SELECT version FROM rollout WHERE name = ?", (name,)).fetchone()
-    return row[0] if row else 0
-
-
-def _outrun(put: PutRollout, version: int) -> StateRefused:
-    now = f"at version {version} and not at {put.expected}" if version else "there no more"
-    if put.expected == 0:
-        now = "there already"
-    return StateRefused(f"rollout '{put.name}' is {now}: another operator or gateway changed it first", conflict=True)
-
-
-def _put_rollout(db: sqlite3.Connection, put: PutRollout) -> None:
-    if put.document is None:
-        db.execute("DELETE FROM rollout WHERE name = ?", (put.name,))
-        return
-    db.execute("UPDATE counter SET value = value + 1 WHERE name = 'version'")
-    db.execute(
-        """INSERT OR REPLACE INTO rollout (name, document, version)
-        SELECT ?, ?, value FROM counter WHERE name = 'version'""",
-        (put.name, to_json(put.document)),
-    )
-
-
-def _numbers(text: str) -> dict[str, Json]:
-    with _named("audit"):
-        numbers: dict[str, Json] = msgspec.json.decode(text, type=dict)
-        return numbers
 
 
 @contextmanager

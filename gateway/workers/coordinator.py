@@ -1,57 +1,177 @@
-"""How the workers act as one: questions to all others, changes of the mapping, what they count together.
+"""The worker processes, and how they act as one: questions to all others, changes of the mapping, what they count.
 
 A worker asks the supervisor, which asks the others and bounds the time of each answer. Where all must agree, one that
 does not answer in time is killed before the answer is given: none goes on with an old mode or mapping. A new mapping is
 prepared by every worker before one of them serves it. The supervisor keeps it for workers that start later, and the
 counters of workers that have ended.
+
+A worker that starts later serves exactly what the others serve, whatever has happened to the files since they were
+loaded: the supervisor keeps the content of config, mapping and IDL files.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
+from gateway import wiring
+from gateway.config import Config
 from gateway.core.logger import Logger
+from gateway.mapping.table import Table
 from gateway.ops.metrics import Snapshot, merged
-from gateway.workers.link import LinkClosedError, UnansweredError
-from gateway.workers.processes import BOUND, Stage, WorkerProcess
-from gateway.workers.served_files import ServedFiles
+from gateway.server import MappingError, Start
+from gateway.workers.link import Answers, Link, LinkClosedError, Question, UnansweredError
 
-LOOK = 1.0  # seconds between two reports of a worker, and between two looks of the supervisor
+if TYPE_CHECKING:
+    from gateway.admin.api import WorkerStatus
+
 PREPARE = 60.0  # seconds for a worker to compile a new mapping
 COMMIT = 15.0  # seconds for a worker to serve it
+ADMIN, METRICS, WEB = "admin", "metrics", "web"  # the sockets of operators among those of an assignment
+_OF_THE_SERVICE_MANAGER = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"}
+)
 
 _log = Logger()
 
 
-class Question(Struct, frozen=True):
-    """A question to all other workers. `must`: a worker without an answer in `seconds` is replaced."""
+class ServedFiles(Struct, frozen=True):
+    """The content of the files that are served. `refused`: the problems of newer files, which are not served."""
 
-    name: str
-    body: Any = None
-    seconds: float = BOUND
-    must: bool = True
+    config: str
+    mappings: Mapping[str, bytes] = field(default_factory=dict)
+    idl: Mapping[str, bytes] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, table: Table, refused: Sequence[str] = ()) -> ServedFiles:
+        """The files of a table, and the text of its config."""
+        mappings, idl = (
+            {str(path): content for path, content in files.items()} for files in (table.mappings, table.idl)
+        )
+        return cls(text, mappings, idl, tuple(refused))
+
+    def load(self, path: Path) -> Config:
+        """The config, as if the file at `path` had this content."""
+        return wiring.load_config(path, self.config)
+
+    def start(self, path: Path) -> Start:
+        """What a gateway is made of; raises ConfigError or MappingError."""
+        settings = self.load(path)
+        table, problems = wiring.compile_contents(settings, self.mappings, self.idl)
+        if problems:
+            raise MappingError(problems)
+        return Start(settings, table, list(self.refused))
 
 
-class Answers(Struct, frozen=True):
-    """Their answers, by the number of the worker; `notes` say for operators who did not answer."""
+class Assignment(Struct, frozen=True):
+    """What one worker is started with.
 
-    by_worker: Mapping[int, Any]
-    notes: tuple[str, ...] = ()
-
-
-class WorkerRow(Struct, frozen=True):
-    """A row of `xcp-gateway status`."""
+    `started`: the files at the start of the gateway, from which sockets and limits come; `live`: those served now.
+    None: the worker is the first, and reads the files.
+    """
 
     number: int
-    pid: int
-    state: str
-    leads: bool
-    restarts: int
+    config: str  # the text with which the gateway has started
+    started: ServedFiles | None
+    live: ServedFiles | None
+    version: int  # of `live`
+    sockets: Mapping[str, Sequence[int]]  # descriptors by name; see supervisor.SharedSockets
+    watchdog: float | None  # seconds in which it must report that its buses answer
+
+
+class Stage(Enum):
+    """How far a worker is."""
+
+    STARTING = "starting"
+    JOINED = "joined"  # it takes part in every decision, and does not serve yet
+    SERVING = "serving"
+    STOPPING = "stopping"  # it finishes its calls
+
+
+class WorkerProcess:
+    """A worker process, from its start to its end."""
+
+    def __init__(self, number: int, process: asyncio.subprocess.Process, link: Link) -> None:
+        self.number = number
+        self.process = process
+        self.link = link
+        self.stage = Stage.STARTING
+        self.began = asyncio.get_running_loop().time()
+        self.missed = 0  # looks of the supervisor since the last report
+        self.alive_at = self.began  # when its buses have answered
+        self.revision = ""
+        self.methods = 0
+        self.summary = ""
+        self.leads = False
+        self.snapshot: Snapshot | None = None  # at the last scrape
+        self.ended = asyncio.Event()
+
+    @classmethod
+    async def start(
+        cls, number: int, handle: Callable[[WorkerProcess, str, Any], Awaitable[Any]], descriptors: Sequence[int]
+    ) -> Self:
+        """Start the program of this process again as a worker that inherits these descriptors.
+
+        `handle` gets what it asks and tells.
+        """
+        own, its = socket.socketpair()
+        with its:
+            command = [sys.executable, *sys.orig_argv[1:], "--worker", str(its.fileno())]
+            environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_SERVICE_MANAGER}
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env=environment,
+                    pass_fds=[its.fileno(), *descriptors],
+                    process_group=0,  # signals of the terminal are the supervisor's
+                )
+            except BaseException:
+                own.close()
+                raise
+        link = Link(own, lambda name, body: handle(member, name, body))
+        member = cls(number, process, link)
+        await link.start()
+        return member
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether it serves calls, or may do so at any time."""
+        return self.stage is not Stage.STARTING and not self.ended.is_set()
+
+    @property
+    def status(self) -> int:
+        """The exit status; negative: the signal that has ended it."""
+        assert self.process.returncode is not None, "ended"
+        return self.process.returncode
+
+    async def wait(self) -> None:
+        """Wait until the process has ended, and close its link."""
+        await self.process.wait()
+        await self.link.close()
+        self.ended.set()
+
+    async def kill(self) -> None:
+        """End it at once, and return when it has ended."""
+        if not self.ended.is_set() and self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+        await self.ended.wait()
+
+    async def ask(self, name: str, body: Any, seconds: float) -> Any:
+        """Ask it; raises TimeoutError, LinkClosedError or UnansweredError."""
+        async with asyncio.timeout(seconds):
+            return await self.link.ask(name, body)
 
 
 class Scrape(Struct, frozen=True):
@@ -63,7 +183,7 @@ class Scrape(Struct, frozen=True):
 
 
 class Coordinator:
-    """The members, and what they ask of each other."""
+    """The members, and what they ask of each other, by the names of the methods from `everyone` on."""
 
     def __init__(self) -> None:
         self.members: dict[int, WorkerProcess] = {}  # by number, from 1
@@ -75,15 +195,6 @@ class Coordinator:
         self._retired = Snapshot({}, {}, {})  # counters of workers that have ended, as of the last scrape
         self._replacing = asyncio.Lock()
         self._serving: asyncio.Task[Answers] | None = None
-        self.answers: Mapping[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
-            "everyone": self.everyone,
-            "news": self._news,
-            "to": self._to,
-            "serve": self._serve,
-            "refused": self._refused,
-            "scrape": self._scrape,
-            "rows": self._rows,
-        }
 
     def is_serving(self, number: int) -> bool:
         """Whether the worker with this number serves calls."""
@@ -141,13 +252,13 @@ class Coordinator:
             await member.kill()
         return False, note
 
-    async def _news(self, asking: WorkerProcess, body: tuple[str, Any]) -> None:
+    async def news(self, asking: WorkerProcess, body: tuple[str, Any]) -> None:
         """Pass news on; their order stays."""
         name, news = body
         for other in self._others(asking):
             other.link.tell(name, (asking.number, news))
 
-    async def _to(self, _asking: WorkerProcess, body: tuple[int, Question]) -> tuple[bool, Any]:
+    async def to(self, _asking: WorkerProcess, body: tuple[int, Question]) -> tuple[bool, Any]:
         """Ask one other worker; whether it has answered, and its answer."""
         number, question = body
         member = self.members.get(number)
@@ -155,31 +266,32 @@ class Coordinator:
             return False, ""
         return await self._ask(member, question)
 
-    async def _serve(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
+    async def serve(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
         """Let all others serve other files, or none: the answers are the problems of those that cannot.
 
         What has begun is done to its end, also when the leader ends meanwhile: else some would serve the old files.
         """
-        self._serving = asyncio.get_running_loop().create_task(self._prepare_and_commit(asking, served))
+
+        async def prepare_and_commit() -> Answers:
+            async with self._replacing:
+                prepared = await self.everyone(asking, Question("prepare", served, PREPARE))
+                problems = {number: found for number, found in prepared.by_worker.items() if found}
+                if problems:
+                    return Answers(problems, prepared.notes)
+                self.live, self.version = served, self.version + 1
+                done = await self.everyone(asking, Question("commit", None, COMMIT))
+                return Answers({}, (*prepared.notes, *done.notes))
+
+        self._serving = asyncio.get_running_loop().create_task(prepare_and_commit())
         return await asyncio.shield(self._serving)
 
-    async def _prepare_and_commit(self, asking: WorkerProcess, served: ServedFiles) -> Answers:
-        async with self._replacing:
-            prepared = await self.everyone(asking, Question("prepare", served, PREPARE))
-            problems = {number: found for number, found in prepared.by_worker.items() if found}
-            if problems:
-                return Answers(problems, prepared.notes)
-            self.live, self.version = served, self.version + 1
-            done = await self.everyone(asking, Question("commit", None, COMMIT))
-            return Answers({}, (*prepared.notes, *done.notes))
-
-    async def _refused(self, asking: WorkerProcess, problems: tuple[str, ...]) -> None:
+    async def refused(self, asking: WorkerProcess, problems: tuple[str, ...]) -> None:
         """Remember why newer files are not served: the next leader has to say so too."""
         if self.live is not None:
             self.live = replace(self.live, refused=problems)
-        await self._news(asking, ("refused", problems))
+        await self.news(asking, ("refused", problems))
 
-    async def _scrape(self, asking: WorkerProcess, own: Snapshot) -> Scrape:
+    async def scrape(self, asking: WorkerProcess, own: Snapshot) -> Scrape:
         """The samples of all others. Of one that does not answer those of the last scrape stay."""
         asking.snapshot = own
         asked = dict(self.members)
@@ -191,14 +303,15 @@ class Coordinator:
         serving = sum(map(self.is_serving, self.members))
         return Scrape([self._retired, *others], serving, sum(self.restarts.values()))
 
-    async def _rows(self, _asking: WorkerProcess, _body: None) -> list[WorkerRow]:
+    async def rows(self, _asking: WorkerProcess, _body: None) -> list[WorkerStatus]:
+        """The rows of `xcp-gateway status`."""
         return [
-            WorkerRow(
-                number,
-                each.process.pid,
-                "ended" if each.ended.is_set() else each.stage.value,
-                each is self.leader,
-                self.restarts.get(number, 0),
-            )
+            {
+                "number": number,
+                "pid": each.process.pid,
+                "state": "ended" if each.ended.is_set() else each.stage.value,
+                "leads": each is self.leader,
+                "restarts": self.restarts.get(number, 0),
+            }
             for number, each in sorted(self.members.items())
         ]

@@ -15,18 +15,10 @@ import msgspec
 
 from gateway.core.admin.records import MethodId, StateRefused
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
-from gateway.workers.other_workers import OtherWorkers
+from gateway.workers.link import OtherWorkers
 
-_Request: TypeAlias = tuple[
-    int, int, frozenset[MethodId], RecordingLimits
-]  # number of the leader, and of the recording
-
-
-class _Ending(msgspec.Struct):
-    """What the last line of a recording counts."""
-
-    no_room: int
-    too_large: int
+# The number of the leader and of the recording; what to record.
+_Request: TypeAlias = tuple[int, int, frozenset[MethodId], RecordingLimits]
 
 
 class SharedRecordings:
@@ -39,7 +31,7 @@ class SharedRecordings:
         self._numbers = count(1)
         self._own: dict[int, RecordingSession] = {}
         self._parts: dict[tuple[int, int], RecordingSession] = {}  # by number of the leader and of the recording
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         recorder.on_begin = self._begun
         other_workers.handlers |= {
             "record": self._record,
@@ -74,35 +66,32 @@ class SharedRecordings:
 
         recording.on_end = end
         request: _Request = self._number, number, recording.methods, recording.limits
-        self._spawn(self._ask(request))
+        self._spawn(self._other_workers.everyone("record", request, must=False))
 
-    async def _ask(self, request: _Request) -> None:
-        await self._other_workers.everyone("record", request, must=False)
-
-    async def _recorded(self, body: tuple[int, bytes]) -> bool:
+    def _recorded(self, body: tuple[int, bytes]) -> bool:
         """Take a line of another worker; False: the recording has ended."""
         number, text = body
         recording = self._own.get(number)
         if recording is None:
             return False
         if text.startswith(b'{"end":'):
-            ending = msgspec.json.decode(text, type=_Ending)
-            recording.counts.no_room += ending.no_room
-            recording.counts.too_large += ending.too_large
+            ending = msgspec.json.decode(text)  # what the last line of a recording counts
+            recording.counts.no_room += ending["no_room"]
+            recording.counts.too_large += ending["too_large"]
         else:
             recording.take_line(text)
         return True
 
     # The others
 
-    async def _record(self, request: _Request) -> None:
+    def _record(self, request: _Request) -> None:
         leader, number, methods, limits = request
         part = self._recorder.begin(methods, limits, is_part=True)
         if not isinstance(part, StateRefused):
             self._parts[leader, number] = part
             self._spawn(self._send(leader, number, part))
 
-    async def _record_no_more(self, body: tuple[int, int]) -> None:
+    def _record_no_more(self, body: tuple[int, int]) -> None:
         part = self._parts.get(body)
         if part is not None:
             part.close("the recording has ended")
@@ -118,7 +107,7 @@ class SharedRecordings:
                 is_header = False
         del self._parts[leader, number]
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -4,6 +4,11 @@ It binds the sockets, and starts `workers` processes that inherit them. One of t
 and the xenstores. A worker that ends is started again, after a growing pause when that happens again and again; when it
 was the leader, another one is named at once, but only after its process has ended: no two workers lead.
 
+Over TCP each worker has a socket of its own for each address, among which the kernel spreads connections
+(SO_REUSEPORT). The supervisor keeps the sockets of a worker that has ended, so that the next one can use them without
+root; until then it withdraws them, and the kernel gives all connections to the other workers. A Unix socket and one of
+systemd is one for all workers. The sockets of operators are for the leader: while there is none, connections wait.
+
 What one worker tells the others goes through the supervisor (coordinator.py).
 """
 
@@ -12,20 +17,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gateway import __version__
+from gateway import __version__, wiring
+from gateway.admin import peer_credentials
+from gateway.admin.sockets import AdminSocket, listening_at
 from gateway.config import Config
 from gateway.core.logger import Logger
 from gateway.ops import process
-from gateway.workers.coordinator import LOOK, Coordinator
-from gateway.workers.link import LinkClosedError, UnansweredError
-from gateway.workers.processes import Stage, WorkerProcess
-from gateway.workers.served_files import Assignment, ServedFiles
-from gateway.workers.sockets import SharedSockets
+from gateway.workers.coordinator import ADMIN, METRICS, WEB, Assignment, Coordinator, Stage, WorkerProcess
+from gateway.workers.link import LOOK, LinkClosedError, UnansweredError
 
 FIRST = 1  # the number of the worker that reads the files at the start
 HANGS = 10  # looks without a report after which a worker is replaced
@@ -38,8 +44,72 @@ STOP = 10.0  # seconds beyond `grace` until a worker that does not stop is kille
 _log = Logger()
 
 
+class SharedSockets:
+    """All sockets, between `bind` and `close`."""
+
+    def __init__(self, settings: Config) -> None:
+        self._settings = settings
+        rights = peer_credentials.rights(settings)
+        group = peer_credentials.group(settings)
+        self._admin = AdminSocket(Path(settings.admin.socket), group, shared=rights.shared)
+        self._operators: dict[str, socket.socket] = {}
+        self._bound: dict[str, Sequence[wiring.Bound]] = {}  # by name: one for all workers, or one for each
+
+    async def bind(self) -> None:
+        """Bind every address; raises OSError that names the address. On failure `close` releases what was bound."""
+        self._operators[ADMIN] = self._admin.bind()
+        for name, address in ((METRICS, self._settings.admin.metrics), (WEB, self._settings.admin.web)):
+            if address is not None:
+                self._operators[name] = listening_at(address)
+        inherited = wiring.inherited()
+        for name, listener in self._settings.listener.items():
+            mode = int(listener.socket_mode, 8)
+            for index, address in enumerate(() if listener.is_store else listener.bind):
+                bound = await wiring.bind_shared(address, mode, inherited, self._settings.workers)
+                self._bound[wiring.given_name(name, index)] = bound
+        if inherited.names:
+            unclaimed = ", ".join(f"systemd:{name}" for name in inherited.names)
+            raise OSError(f"systemd passed sockets that no listener of the config binds: {unclaimed}")
+
+    def of(self, slot: int) -> Mapping[str, Sequence[int]]:
+        """The descriptors of a worker, by name; `slot` counts from 0."""
+        found = {name: [each.fileno()] for name, each in self._operators.items()}
+        for name, bound in self._bound.items():
+            found[name] = [each.fileno() for each in bound[slot % len(bound)].sockets]
+        return found
+
+    def withdraw(self, slot: int) -> None:
+        """Listen no more on what belongs to this worker alone; its successor listens again."""
+        for bound in self._bound.values():
+            if len(bound) > 1:
+                for each in bound[slot].sockets:
+                    with suppress(OSError):  # it did not listen yet
+                        each.shutdown(socket.SHUT_RD)  # on Linux a listening socket stays bound
+
+    @property
+    def files(self) -> list[Path]:
+        """Socket files and their folders that `bind` has made."""
+        made = [each.socket_file for bound in self._bound.values() for each in bound]
+        return [*self._admin.made, *(file for file in made if file is not None)]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of the listeners, with real ports."""
+        stores = [address for each in self._settings.listener.values() if each.is_store for address in each.bind]
+        return [*(address for bound in self._bound.values() for address in bound[0].addresses), *stores]
+
+    def close(self) -> None:
+        """Close every socket and remove the socket files."""
+        for bound in self._bound.values():
+            for each in bound:
+                each.close()
+        for operators in self._operators.values():
+            operators.close()
+        self._admin.unlink()
+
+
 class Supervisor:
-    """The workers of one gateway. `run` starts them and returns the exit status."""
+    """The workers of one gateway. `run` starts them and returns the exit status. `text`: of the config."""
 
     def __init__(self, path: Path, text: str, settings: Config) -> None:
         self._path = path
@@ -56,17 +126,6 @@ class Supervisor:
         self._status = 0
         self._failure = ""  # why the first worker could not be started
         self._cut = 0  # calls that were cut off at stop
-        self._answers: dict[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
-            "begin": self._begin,
-            "join": self._join,
-            "serving": self._serving,
-            "stopping": self._stops,
-            "stopped": self._stopped,
-            "report": self._report,
-            "alive": self._alive,
-            "notify": self._notify,
-            **self._coordinator.answers,
-        }
 
     async def run(self) -> int:
         """Run the workers until a signal; returns the exit status."""
@@ -163,22 +222,20 @@ class Supervisor:
         coordinator = self._coordinator
         async with self._naming:
             while (coordinator.leader is None or coordinator.leader.ended.is_set()) and not self._stopping.is_set():
-                serving = [each for _, each in sorted(coordinator.members.items()) if each.stage is Stage.SERVING]
-                coordinator.leader = next((each for each in serving if not each.ended.is_set()), None)
-                if coordinator.leader is None:
+                serving = filter(coordinator.is_serving, sorted(coordinator.members))
+                member = coordinator.leader = coordinator.members.get(next(serving, 0))
+                if member is None:
                     return
-                await self._lead(coordinator.leader)
+                try:
+                    await member.ask("lead", None, LEAD)
+                except (TimeoutError, LinkClosedError, UnansweredError) as error:
+                    why = str(error) or type(error).__name__
+                    _log.error(f"worker {member.number} cannot lead: it is replaced", why=why)
+                    await member.kill()
+                    continue
+                member.leads = True
+                _log.info(f"worker {member.number} leads: it serves operators and xenstores", pid=member.process.pid)
         self._check_ready()
-
-    async def _lead(self, member: WorkerProcess) -> None:
-        try:
-            await member.ask("lead", None, LEAD)
-        except (TimeoutError, LinkClosedError, UnansweredError) as error:
-            _log.error(f"worker {member.number} cannot lead: it is replaced", why=str(error) or type(error).__name__)
-            await member.kill()
-        else:
-            member.leads = True
-            _log.info(f"worker {member.number} leads: it serves operators and xenstores", pid=member.process.pid)
 
     async def _look(self) -> None:
         """Replace workers that hang. Looks are counted and not seconds: a host that was paused harms no worker."""
@@ -243,77 +300,64 @@ class Supervisor:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+        def reload() -> None:
+            if self._coordinator.leader is not None:
+                self._coordinator.leader.link.tell("reload")
+
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, first_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-
-    def _reload(self) -> None:
-        if self._coordinator.leader is not None:
-            self._coordinator.leader.link.tell("reload")
-
-    # What workers ask and tell
+        loop.add_signal_handler(signal.SIGHUP, reload)
 
     async def _handle(self, member: WorkerProcess, name: str, body: Any) -> Any:
-        return await self._answers[name](member, body)
+        """Answer what a worker asks, and take what it tells."""
+        coordinator, now = self._coordinator, asyncio.get_running_loop().time()
+        match name:
+            case "begin":
+                return await self._assignment(member, body)
+            case (
+                "join"
+            ):  # whether it may serve and takes part from then on; no: the mapping has changed since its start
+                is_current = await coordinator.join(member, *body)
+                self._begun.set()
+                return is_current
+            case "serving":
+                member.revision, member.methods = body
+                member.stage, member.missed, member.alive_at = Stage.SERVING, 0, now
+                self._tasks.create_task(self._name_leader())
+            case "stopping":
+                member.stage = Stage.STOPPING
+            case "stopped":
+                self._cut += body if self._stopping.is_set() else 0
+            case "report":
+                member.missed, member.summary = 0, body
+            case "alive":
+                member.alive_at = now
+            case "notify":
+                if member is coordinator.leader and self._is_ready:
+                    self._manager.notify(*body)
+            case _:  # everyone, news, to, serve, refused, scrape, rows
+                return await getattr(coordinator, name)(member, body)
+        return None
 
-    async def _begin(self, member: WorkerProcess, version: str) -> Assignment | None:
+    async def _assignment(self, member: WorkerProcess, version: str) -> Assignment | None:
         """The first worker reads the files; the others load their program meanwhile, and then get the same files.
 
         None: it is another version of the program, which would not understand the others.
         """
-        coordinator = self._coordinator
         if version != __version__:
             return None
         if member.number != FIRST:
             await self._begun.wait()
-        sockets = self._sockets.of(member.number - 1)
-        watchdog = self._manager.watchdog
+        served, sockets = self._coordinator, self._sockets.of(member.number - 1)
         return Assignment(
-            member.number, self._text, coordinator.started, coordinator.live, coordinator.version, sockets, watchdog
+            member.number, self._text, served.started, served.live, served.version, sockets, self._manager.watchdog
         )
-
-    async def _join(self, member: WorkerProcess, body: tuple[int, ServedFiles | None]) -> bool:
-        """Whether a worker may serve; from then on it takes part. No: the mapping has changed since its start."""
-        is_current = await self._coordinator.join(member, *body)
-        self._begun.set()
-        return is_current
-
-    async def _serving(self, member: WorkerProcess, body: tuple[str, int]) -> None:
-        member.revision, member.methods = body
-        member.stage = Stage.SERVING
-        member.missed, member.alive_at = 0, asyncio.get_running_loop().time()
-        self._tasks.create_task(self._name_leader())
-
-    async def _stops(self, member: WorkerProcess, _body: None) -> None:
-        member.stage = Stage.STOPPING
-
-    async def _stopped(self, _member: WorkerProcess, cut: int) -> None:
-        if self._stopping.is_set():
-            self._cut += cut
-
-    async def _report(self, member: WorkerProcess, summary: str) -> None:
-        member.missed = 0
-        member.summary = summary
-
-    async def _alive(self, member: WorkerProcess, _body: None) -> None:
-        member.alive_at = asyncio.get_running_loop().time()
-
-    async def _notify(self, member: WorkerProcess, lines: tuple[str, ...]) -> None:
-        if member is self._coordinator.leader and self._is_ready:
-            self._manager.relay(*lines)
-
-
-async def run(path: Path, text: str, settings: Config) -> int:
-    """Run a gateway with several workers until a signal; returns the exit status."""
-    return await Supervisor(path, text, settings).run()
 
 
 async def _wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        return
 
 
 def _ending(status: int) -> str:

@@ -9,36 +9,39 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway import __version__, config, wiring
+from gateway.admin.health import ServiceRow
 from gateway.config import Config
 from gateway.core.admin.records import Change, StoredState
+from gateway.core.admin.status import BreakerState, BusStatus, UpstreamStatus
 from gateway.core.logger import Logger
-from gateway.core.rpc.model import Outcome, Value
 from gateway.mapping.table import Table
 from gateway.ops import log, metrics
-from gateway.ops.metrics import Snapshot
-from gateway.pipeline.sessions import SessionNews
 from gateway.pipeline.task_methods import answer_worker
 from gateway.readings import rendered
 from gateway.server import Gateway, run_until, start_from_files
-from gateway.workers import status
-from gateway.workers.coordinator import Answers, Scrape, WorkerRow
-from gateway.workers.link import LinkClosedError
-from gateway.workers.other_workers import OtherWorkers, RelayedNotifications
-from gateway.workers.processes import BOUND
+from gateway.workers.coordinator import ADMIN, METRICS, WEB, Assignment, Scrape, ServedFiles
+from gateway.workers.link import BOUND, Answers, LinkClosedError, OtherWorkers, RelayedNotifications
 from gateway.workers.recordings import SharedRecordings
-from gateway.workers.served_files import Assignment, ServedFiles
-from gateway.workers.sockets import ADMIN, METRICS, WEB
+
+if TYPE_CHECKING:
+    from gateway.admin.api import WorkerStatus
 
 FOLLOW = BOUND / 2  # seconds for the state file: a worker must answer, although its file hangs
+
+_BREAKERS = tuple(each.value for each in (BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN))
+_ADDED = ("in_flight", "tasks", "buffered")
+
+_T = TypeVar("_T")
 
 _log = Logger()
 
@@ -55,10 +58,12 @@ class WorkerGateway(Gateway):
         self._other_workers = other_workers
         started = assignment.started
         start = start_from_files(path, assignment.config) if started is None else started.start(path)
-        super().__init__(path, start, wiring.InheritedSockets(_of_listeners(assignment.sockets), listening=False))
+        given = {name: found for name, found in assignment.sockets.items() if name not in (ADMIN, METRICS, WEB)}
+        super().__init__(path, start, wiring.InheritedSockets(given, listening=False))
         other_workers.summary = self.readings.summary
         self.manager = RelayedNotifications(other_workers, assignment.watchdog)
-        self.migration.state.share_with(self._share)
+        state = self.migration.state
+        state.share_with(self._share)
         self._prepared: tuple[Config, Table, Mapping[str, wiring.Upstream]] | None = None
         self._leading = asyncio.Lock()
         self._is_stopping = False
@@ -66,22 +71,23 @@ class WorkerGateway(Gateway):
         self._publishers_stack = AsyncExitStack()
         other_workers.handlers |= {
             "lead": self._lead,
-            "follow": self._follow,
-            "kept": self._kept,
+            "follow": lambda body: state.follow(body[0], is_stored=body[1], seconds=FOLLOW),
+            "kept": lambda _: (state.kept, state.held),
             "save": self._save,
             "prepare": self._prepare,
             "commit": self._commit,
+            "status": lambda _: self.readings.status(),
+            "unready": lambda _: self.readings.unready(),
+            "totals": lambda _: self.calls.ended(),
+            "snapshot": lambda _: self.readings.snapshot(),
+            "tasks": lambda _: [*map(msgspec.json.encode, self.tasks.own())],
+            "about task": lambda body: answer_worker(self.tasks, *body),
+            # News, with the number of their worker
+            "gone": self._learn_gone,
             "refused": self._learn_refused,
-            "status": self._status,
-            "unready": self._unready,
-            "totals": self._totals,
-            "snapshot": self._snapshot,
-            "gone": self._gone,
-            "tasks": self._own_tasks,
             "task": self._learn_task,
-            "about task": self._about_task,
-            "session": self._learn_sessions,
-            "logout": self._learn_logout,
+            "session": lambda news: self.sessions.learn_news(news[1]),
+            "logout": lambda news: super(WorkerGateway, self).end_session(news[1]),
         }
         self._recordings = SharedRecordings(assignment.number, self.recorder, other_workers)
         self.tasks.subscribe(lambda task, is_gone: other_workers.news("task", (msgspec.json.encode(task), is_gone)))
@@ -179,13 +185,6 @@ class WorkerGateway(Gateway):
         """Return once the change is in force in every worker that serves."""
         return (await self._other_workers.everyone("follow", (change, is_stored))).notes
 
-    async def _follow(self, body: tuple[Change, bool]) -> None:
-        change, is_stored = body
-        await self.migration.state.follow(change, is_stored=is_stored, seconds=FOLLOW)
-
-    async def _kept(self, _body: None) -> tuple[StoredState, Sequence[Change]]:
-        return self.migration.state.kept, self.migration.state.held
-
     async def _save(self, _body: None) -> None:
         """Write down what this worker knows and others may need."""
         await self.migration.flush()
@@ -227,9 +226,8 @@ class WorkerGateway(Gateway):
         super()._refuse(wrong)
         self._other_workers.link.tell("refused", tuple(wrong))
 
-    async def _learn_refused(self, body: tuple[int, tuple[str, ...]]) -> None:
-        _, problems = body
-        self._refused = [*problems]
+    def _learn_refused(self, news: tuple[int, tuple[str, ...]]) -> None:
+        self._refused = [*news[1]]
 
     # The operator's view
 
@@ -238,28 +236,18 @@ class WorkerGateway(Gateway):
         own, others, rows = await asyncio.gather(
             super().status(), self._other_workers.everyone("status", must=False), self._other_workers.link.ask("rows")
         )
-        found: list[WorkerRow] = rows
-        return status.merged(self._assignment.number, own, others, found)
-
-    async def _status(self, _body: None) -> Mapping[str, Any]:
-        return await self.readings.status()
+        return merged_status(self._assignment.number, own, others, rows)
 
     async def unready(self) -> list[str]:
         """The reasons why calls of some worker cannot be made."""
         own, others = await asyncio.gather(super().unready(), self._other_workers.everyone("unready", must=False))
-        return status.reasons(own, others)
-
-    async def _unready(self, _body: None) -> list[str]:
-        return await self.readings.unready()
+        return merged_reasons(own, others)
 
     async def totals(self) -> tuple[int, int]:
         """The finished calls of the workers that run, and those with a fault."""
         own, others = await asyncio.gather(super().totals(), self._other_workers.everyone("totals", must=False))
         counted = [own, *others.by_worker.values()]
         return sum(calls for calls, _ in counted), sum(faults for _, faults in counted)
-
-    async def _totals(self, _body: None) -> tuple[int, int]:
-        return self.calls.totals()
 
     async def metrics(self) -> bytes:
         """The series of all workers as text."""
@@ -273,42 +261,95 @@ class WorkerGateway(Gateway):
         }
         return await asyncio.to_thread(rendered, replace(all_, samples=samples))
 
-    async def _snapshot(self, _body: None) -> Snapshot:
-        return await self.readings.snapshot()
-
     # What other workers tell
 
-    async def _gone(self, number: int) -> None:
+    def _learn_gone(self, number: int) -> None:
         self.tasks.others.lost(number)
         self._recordings.lost(number)
 
-    async def _own_tasks(self, _body: None) -> list[bytes]:
-        return [*map(msgspec.json.encode, self.tasks.own())]
-
-    async def _learn_task(self, body: tuple[int, tuple[bytes, bool]]) -> None:
-        number, (document, is_gone) = body
+    def _learn_task(self, news: tuple[int, tuple[bytes, bool]]) -> None:
+        number, (document, is_gone) = news
         self.tasks.others.learn(number, document, is_gone=is_gone)
-
-    async def _about_task(self, body: tuple[str, Sequence[Value]]) -> Outcome | None:
-        method, values = body
-        return await answer_worker(self.tasks, method, values)
 
     def end_session(self, session: str) -> None:
         """A session has been closed, so it ends in every worker."""
         super().end_session(session)
         self._other_workers.news("logout", session)
 
-    async def _learn_logout(self, body: tuple[int, str]) -> None:
-        _, session = body
-        super().end_session(session)
 
-    async def _learn_sessions(self, body: tuple[int, SessionNews]) -> None:
-        _, news = body
-        self.sessions.learn_news(news)
+# The status of all workers as that of one gateway: what is counted is added, and of states the worst one is shown.
 
 
-def _of_listeners(sockets: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
-    return {name: found for name, found in sockets.items() if name not in (ADMIN, METRICS, WEB)}
+def merged_status(
+    number: int, own: Mapping[str, Any], others: Answers, rows: Sequence[WorkerStatus]
+) -> Mapping[str, object]:
+    """`number`: of the worker whose own status this is, the leader; it has what only the leader serves."""
+    found: Sequence[Mapping[str, Any]] = [own, *others.by_worker.values()]
+    why = merged_reasons(
+        own["reasons"], Answers({n: each["reasons"] for n, each in others.by_worker.items()}, others.notes)
+    )
+    warned = [
+        f"worker {n}: {text}"
+        for n, each in others.by_worker.items()
+        for text in each["warnings"]
+        if text not in own["warnings"]
+    ]
+    older = [
+        f"worker {n} serves revision {each['revision']}, and worker {number} revision {own['revision']}"
+        for n, each in others.by_worker.items()
+        if each["revision"] != own["revision"]
+    ]
+    return {
+        **own,
+        "ready": not why,
+        "reasons": why,
+        "warnings": [*own["warnings"], *warned, *older],
+        **{name: sum(each[name] for each in found) for name in _ADDED},
+        "buses": _rows(found, "buses", _bus),
+        "upstreams": _rows(found, "upstreams", _upstream),
+        "services": _rows(found, "services", _service),
+        "workers": rows,
+    }
+
+
+def merged_reasons(own: Sequence[str], others: Answers) -> list[str]:
+    """Why calls of some worker cannot be made; what is the same in all workers is listed once."""
+    theirs = [f"worker {n}: {why}" for n, found in others.by_worker.items() for why in found if why not in own]
+    return [*own, *theirs, *others.notes]
+
+
+def _rows(found: Sequence[Mapping[str, Any]], name: str, add: Callable[[_T, _T], _T]) -> list[_T]:
+    """The rows of all workers, one for each name and bus."""
+    rows: dict[tuple[str, str], _T] = {}
+    for each in found:
+        for row in each[name]:
+            key = row.name, getattr(row, "bus", "")
+            rows[key] = add(rows[key], row) if key in rows else row
+    return [*rows.values()]
+
+
+def _sums(one: Struct, other: Struct, *names: str) -> dict[str, Any]:
+    return {name: getattr(one, name) + getattr(other, name) for name in names}
+
+
+def _bus(one: BusStatus, other: BusStatus) -> BusStatus:
+    worse = one if not one.connected else other
+    counted = _sums(one, other, "connections", "in_flight", "late_replies", "unanswered", "signals", "overflows")
+    return replace(worse, **counted, last_error=worse.last_error or one.last_error or other.last_error)
+
+
+def _upstream(one: UpstreamStatus, other: UpstreamStatus) -> UpstreamStatus:
+    return replace(
+        one,
+        **_sums(one, other, "in_flight", "waiting", "idle"),
+        last_error=one.last_error or other.last_error,
+        unreachable=one.unreachable or other.unreachable,
+    )
+
+
+def _service(one: ServiceRow, other: ServiceRow) -> ServiceRow:
+    worse = max(one, other, key=lambda row: _BREAKERS.index(row.breaker))
+    return replace(worse, **_sums(one, other, "in_flight", "calls", "faults"))
 
 
 async def run(path: Path, descriptor: int) -> None:

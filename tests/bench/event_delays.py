@@ -26,7 +26,10 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request, TextMessage
 
 from tests.bench.goals import BUS
-from tests.bench.load import free_port, resident_bytes, started, wait_for_port
+from tests.bench.load import BUS as BUS_PART
+from tests.bench.load import RPC, gateway, started
+from tests.kit.buses import private_bus
+from tests.kit.programs import resident_bytes
 
 NAME, PATH, VM = "org.example.Objects", "/vm", "org.example.VM1"
 PROPERTIES, MANAGER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"
@@ -45,12 +48,8 @@ methods: {{event.from: {{events: from, params: [session, classes, token, timeout
 classes:
   VM: {{object_path: "/vm/{{vm}}", interface: {VM}, manager: {{object_path: /vm}}}}
 """
-CONFIG = """\
-[bus.bench]
-address = "{address}"
-services = ["*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:{port}"]
+CONFIG = f"""\
+{BUS_PART}{RPC}\
 websocket = true
 max_connections = 8192
 max_calls = 4096
@@ -58,12 +57,6 @@ max_waiting = 8192
 [limits]
 max_calls = 4096
 max_buffered = "1GiB"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/admin"
-[log]
-level = "warning"
 """
 ALL_WAIT = 300.0  # seconds until every client waits
 
@@ -190,33 +183,23 @@ async def running(*clients: asyncio.Task[None]) -> AsyncIterator[None]:
 
 async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Table:
     """One run; returns the table."""
-    (folder / "mappings").mkdir()
-    (folder / "mappings/bench.xml").write_text(IDL)
-    (folder / "mappings/bench.yaml").write_text(MAPPING)
-    (folder / "bus.conf").write_text(BUS.format(path=folder / "bus"))
-    address, port = f"unix:path={folder}/bus", free_port()
-    (folder / "gateway.toml").write_text(CONFIG.format(address=address, port=port, folder=folder))
     kinds = {"the bus itself": Delays(), "event.from": Delays(), "WebSocket": Delays()}
     with contextlib.ExitStack() as stack:
-        daemon = ("dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address")
-        stack.enter_context(started(*daemon, ready="unix:"))
+        address = stack.enter_context(private_bus(limits=BUS)).address
         command = (sys.executable, "-m", "tests.bench.event_delays", "--serve", address)
         size = ("--clients", str(clients), "--rate", str(rate))
         service = stack.enter_context(started(*command, *size, ready="ready", stderr=sys.stderr.fileno()))
-        gateway = stack.enter_context(
-            started(sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml"))
-        )
-        await asyncio.to_thread(wait_for_port, port)
+        files = {"bench.xml": IDL, "bench.yaml": MAPPING}
+        port, pid = stack.enter_context(gateway(folder, CONFIG, files, "warning", address=address))
         loop, first = asyncio.get_running_loop(), Delays()
         async with running(
-            loop.create_task(on_bus(address, kinds["the bus itself"])),
-            loop.create_task(by_event_from(port, 0, first)),
+            loop.create_task(on_bus(address, kinds["the bus itself"])), loop.create_task(by_event_from(port, 0, first))
         ):
             async with asyncio.timeout(ALL_WAIT):
                 while not first.waiting:  # then every object is read  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             await asyncio.sleep(2.0)
-            before = resident_bytes(gateway.pid)
+            before = resident_bytes(pid)
             made = [loop.create_task(by_event_from(port, each, kinds["event.from"])) for each in range(clients)]
             made += [loop.create_task(by_websocket(port, each, kinds["WebSocket"])) for each in range(clients)]
             async with running(*made):
@@ -228,7 +211,7 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
                 for delays in kinds.values():
                     delays.measuring = True
                 await asyncio.sleep(seconds)
-                held = (resident_bytes(gateway.pid) - before) / (2 * clients)
+                held = (resident_bytes(pid) - before) / (2 * clients)
                 failed = [each for each in made if each.done()]
                 assert not failed, failed[0].exception()
     title = f"{clients} + {clients} waiting clients, {rate:g} changes a second, {held / 1024:.1f} KiB for each client"

@@ -18,8 +18,9 @@ from types import FrameType
 
 from gateway import cli
 from tests.bench import load
-from tests.bench.goals import GATEWAY, HERE, JSON, MANY, Bench, bench, write_config
-from tests.bench.load import Request, free_port, started, wait_for_port
+from tests.bench.goals import GATEWAY, HERE, JSON, MANY, PASSED, Bench, bench, write_config
+from tests.bench.load import Request, started, wait_for_port
+from tests.kit.programs import free_port
 
 ROOT = HERE.parents[1]
 INTERVAL = 0.001  # seconds of CPU time; the kernel's tick may be longer
@@ -28,7 +29,6 @@ WIDTH, HEIGHT, TOP = 1200, 17, 30  # pixels: of the graph, of a box, of the titl
 NARROWEST = 0.002  # part of all samples; smaller boxes are left out
 LETTER = 6.6  # pixels
 COLOURS = {"adapters": "#8fb8de", "gateway": "#f2b880", "": "#cccccc"}
-PASSED = Request("/RPC2", "text/xml", load.xml_rpc("old", load.UUID).body, b"8a5b2c1e")
 GRAPHS = {
     "jsonrpc": ("JSON-RPC to D-Bus, 32 connections", JSON),
     "passthrough": ("XML-RPC to a legacy service, 32 connections", PASSED),

@@ -25,21 +25,26 @@ from rich.table import Table
 
 from gateway.cli import client
 from tests.bench import load
-from tests.bench.load import Clients, Request, Seen, cpu_seconds, free_port, resident_bytes, started, wait_for_port
+from tests.bench.load import Clients, Request, Seen, cpu_seconds, started, wait_for_port
+from tests.kit.buses import private_bus
+from tests.kit.gateway import REST
+from tests.kit.programs import free_port, resident_bytes
 
 HERE = Path(__file__).parent
 JSON, XML = load.TEXT_REQUESTS["JSON-RPC"], load.TEXT_REQUESTS["XML-RPC"]
+# The legacy service says so too
+AGREED = Request("/RPC2", "text/xml", load.xml_rpc("old", "8a5b2c1e").body, b"8a5b2c1e")
+PASSED = Request("/RPC2", "text/xml", load.xml_rpc("old", load.UUID).body, b"8a5b2c1e")
 BATCH = 100
 MANY = 32  # connections
 WARM = 10_000  # calls after which tables and allocator are as they stay
 KEPT = 1.5  # seconds until the gateway has seen that a legacy service keeps connections open
 GATEWAY, BY_HAND, LIMIT, PROXY, LEGACY = "gateway", "by hand", "limit", "proxy", "legacy"
 
-BUS = """<busconfig><type>custom</type><listen>unix:path={path}</listen>
-<policy context="default"><allow send_destination="*"/><allow eavesdrop="true"/><allow own="*"/></policy>
-<limit name="max_replies_per_connection">50000</limit></busconfig>"""
+BUS = {"max_replies_per_connection": 50_000}
 
-CONFIG = """[bus.bench]
+CONFIG = (
+    """[bus.bench]
 address = "{address}"
 services = ["org.xen.xcp.*"]
 in_flight = 2000
@@ -55,15 +60,11 @@ keepalive_timeout = "1h"
 header_timeout = "1h"
 [limits]
 max_calls = 4096
-[mappings]
-directories = ["{folder}/mappings"]
 [state]
 file = "{folder}/state.db"
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+    + REST
+)
 
 
 class Figure(msgspec.Struct):
@@ -77,12 +78,10 @@ class Figure(msgspec.Struct):
 
     @property
     def median(self) -> float:
-        """The figure."""
         return statistics.median(self.ratios)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The quartiles."""
         if len(self.ratios) < 2:
             return self.median, self.median
         low, _, high = statistics.quantiles(self.ratios, n=4)
@@ -108,17 +107,17 @@ class Bench:
     rows: list[tuple[str, ...]] = field(default_factory=list)  # absolute figures, for people
 
     def turns(
-        self, names: Sequence[str], requests: Sequence[Request], connections: int, *calls: int
+        self, names: Sequence[str], requests: Sequence[Request], connections: Sequence[int], *calls: int
     ) -> list[list[tuple[float, Seen]]]:
         """Let servers answer in turns: for each, CPU seconds of a call and what the clients saw, turn by turn.
 
-        `calls`: of a turn, for all or for each.
+        `connections`, `calls` of a turn: for all or for each.
         """
 
         async def run() -> list[list[tuple[float, Seen]]]:
             clients = [
-                await Clients(each).connect(self.ports[who], connections)
-                for who, each in zip(names, requests, strict=True)
+                await Clients(each).connect(self.ports[who], connections[at % len(connections)])
+                for at, (who, each) in enumerate(zip(names, requests, strict=True))
             ]
             found: list[list[tuple[float, Seen]]] = [[] for _ in names]
             for round_ in range(self.rounds + 1):
@@ -145,10 +144,7 @@ def bench(rounds: int, calls: int) -> Iterator[Bench]:
     """Start all programs."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        address = f"unix:path={folder}/bus"
-        (folder / "bus.conf").write_text(BUS.format(path=folder / "bus"))
-        daemon = ["dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address=1"]
-        stack.enter_context(started(*daemon, ready="unix:"))
+        address = stack.enter_context(private_bus(limits=BUS)).address
         stack.enter_context(started(sys.executable, str(HERE / "echo_service.py"), address, ready="ready"))
         ports = {who: free_port() for who in (GATEWAY, BY_HAND, LIMIT, LEGACY, PROXY)}
         config = write_config(folder, address, ports)
@@ -206,7 +202,7 @@ def calls(made: Bench) -> None:
     for protocol, request, others in (("json", JSON, (LIMIT, BY_HAND)), ("xml", XML, (BY_HAND,))):
         for connections in (MANY, 1):
             names = (GATEWAY, *others)
-            found = dict(zip(names, made.turns(names, [request] * len(names), connections, made.calls), strict=True))
+            found = dict(zip(names, made.turns(names, [request] * len(names), [connections], made.calls), strict=True))
             rates = {who: statistics.median(seen.rate for _, seen in found[who]) for who in names}
             made.rows.append(
                 (
@@ -249,7 +245,7 @@ def tail(made: Bench, seconds: float) -> None:
 
 def batches(made: Bench) -> None:
     """A call in a batch of a hundred beside a single call, over one connection."""
-    alone, together = made.turns([GATEWAY] * 2, [JSON, load.batch("say", BATCH, load.UUID)], 1, made.calls, 4)
+    alone, together = made.turns([GATEWAY] * 2, [JSON, load.batch("say", BATCH, load.UUID)], [1], made.calls, 4)
     ratios = [cpu / BATCH / single for (single, _), (cpu, _) in zip(alone, together, strict=True)]
     what = f"CPU of a call in a batch of {BATCH}, beside a single call"
     made.figures["batch_call_cpu_beside_single"] = Figure(what, 0.5, ratios)
@@ -262,9 +258,8 @@ def passthrough(made: Bench) -> None:
     Until then, for a second, each message has a connection of its own.
     """
     made.mode("legacy")
-    request = load.Request("/RPC2", "text/xml", load.xml_rpc("old", load.UUID).body, b"8a5b2c1e")
-    load.rate(made.ports[GATEWAY], request, MANY, KEPT)
-    ours, bare = made.turns((GATEWAY, PROXY), [request] * 2, MANY, made.calls)
+    load.rate(made.ports[GATEWAY], PASSED, MANY, KEPT)
+    ours, bare = made.turns((GATEWAY, PROXY), [PASSED] * 2, [MANY], made.calls)
     made.rows.append(("passthrough", f"gateway: {_microseconds(ours)}", f"bare proxy: {_microseconds(bare)}"))
     what = "CPU that passthrough adds to a call, beside a bare httptools proxy"
     made.figures["passthrough_cpu_beside_proxy"] = Figure(what, 1.2, _ratios(ours, bare))
@@ -272,10 +267,9 @@ def passthrough(made: Bench) -> None:
 
 def shadow(made: Bench, pace: float, seconds: float) -> None:
     """Latency of a client in mode shadow, beside mode legacy: calls at random moments, to which both sides agree."""
-    request = load.Request("/RPC2", "text/xml", load.xml_rpc("old", "8a5b2c1e").body, b"8a5b2c1e")
 
     async def run() -> dict[str, list[Seen]]:
-        clients = await Clients(request).connect(made.ports[GATEWAY], 8)
+        clients = await Clients(AGREED).connect(made.ports[GATEWAY], 8)
         seen: dict[str, list[Seen]] = {"legacy": [], "shadow": []}
         for round_ in range(made.rounds):
             for mode in sorted(seen, reverse=round_ % 2 == 1):
@@ -386,32 +380,15 @@ def growth(made: Bench, methods: Sequence[int], connections: Sequence[int]) -> N
         for number in methods:
             made.ports[str(number)], made.pids[str(number)] = stack.enter_context(_another(made, number))
         names = [str(number) for number in methods]
-        few, *more = made.turns(names, [JSON] * len(names), MANY, made.calls)
+        few, *more = made.turns(names, [JSON] * len(names), [MANY], made.calls)
         for number, many in zip(methods[1:], more, strict=True):
-            key, what = (
-                f"cpu_{number}_methods_beside_{methods[0]}",
-                f"CPU of a call, {number:,} methods beside {methods[0]}",
-            )
-            made.figures[key] = Figure(what, 1.1, _ratios(many, few))
+            what = f"CPU of a call, {number:,} methods beside {methods[0]}"
+            made.figures[f"cpu_{number}_methods_beside_{methods[0]}"] = Figure(what, 1.1, _ratios(many, few))
     base = connections[0]
     for number in connections[1:]:
-
-        async def run(number: int = number) -> list[float]:
-            sides = [await Clients(JSON).connect(made.ports[GATEWAY], each) for each in (base, number)]
-            ratios = []
-            for round_ in range(made.rounds):
-                cpu = [0.0, 0.0]
-                for at in (0, 1) if round_ % 2 else (1, 0):
-                    before = cpu_seconds(made.pids[GATEWAY])
-                    await sides[at].calls(2 * max(connections))
-                    cpu[at] = cpu_seconds(made.pids[GATEWAY]) - before
-                ratios.append(cpu[1] / cpu[0])
-            for each in sides:
-                each.close()
-            return ratios
-
+        few, many = made.turns([GATEWAY] * 2, [JSON] * 2, [base, number], 2 * max(connections))
         what = f"CPU of a call, {number:,} connections beside {base}"
-        made.figures[f"cpu_{number}_connections_beside_{base}"] = Figure(what, 1.1, uvloop.run(run()))
+        made.figures[f"cpu_{number}_connections_beside_{base}"] = Figure(what, 1.1, _ratios(many, few))
 
 
 @contextlib.contextmanager
@@ -472,17 +449,9 @@ def details(made: Bench) -> Table:
 
 def save(made: Bench, path: Path) -> None:
     """Write the figures as JSON, by the keys of the table of goals."""
-    written = {
-        key: {
-            "value": figure.median,
-            "spread": figure.spread,
-            "goal": figure.goal,
-            "at_least": figure.at_least,
-            "met": figure.is_met,
-            "unit": figure.unit or "ratio",
-            "what": figure.what,
-        }
-        for key, figure in made.figures.items()
-    }
+    written = {}
+    for key, each in made.figures.items():
+        told = {name: getattr(each, name) for name in ("spread", "goal", "at_least", "what")}
+        written[key] = {**told, "value": each.median, "met": each.is_met, "unit": each.unit or "ratio"}
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(written), indent=1) + b"\n")

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.signature import Type
-from tests.bench.load import cpu_seconds, free_port, started, wait_for_port
+from tests.bench.load import BUS, RPC, cpu_seconds, gateway, started
 from tests.kit.buses import private_bus
+from tests.kit.programs import resident_bytes
 
 ROOT = Path(__file__).parents[2]
 IDL = ROOT / "mappings/idl/org.xen.xcp.xapi.classes.xml"
@@ -33,18 +34,6 @@ PATH = "/org/xen/xcp/bench/vm"
 VMS, FIELDS = 10_000, 90
 TURNS = 3
 
-CONFIG = """[bus.bench]
-address = "{address}"
-services = ["org.xen.xcp.*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:{port}"]
-[mappings]
-directories = ["{folder}/mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
-"""
 MAPPING = """mapping: 1
 service: bench
 dbus: {bus_name: org.xen.xcp.bench, object_path: /org/xen/xcp/bench, idl: vm.xml}
@@ -126,14 +115,16 @@ def measured(pid: int, before: float, port: int, path: str, body: bytes) -> Take
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is that from now on
         begun, cpu = time.perf_counter(), cpu_seconds(pid)
         size = len(ask(port, path, body))
-        turns.append(Taken(time.perf_counter() - begun, cpu_seconds(pid) - cpu, _memory(pid, "VmHWM") - before, size))
+        turns.append(
+            Taken(
+                time.perf_counter() - begun,
+                cpu_seconds(pid) - cpu,
+                resident_bytes(pid, "VmHWM") / 1024**2 - before,
+                size,
+            )
+        )
     best = min(turns, key=lambda turn: turn.cpu)
     return best._replace(memory=max(turn.memory for turn in turns))
-
-
-def _memory(pid: int, which: str) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(which)).split()[1]) / 1024
 
 
 DUMPS = """
@@ -167,22 +158,18 @@ def table() -> Table:
     title = f"get_all_records of {VMS:,} VMs of {len(kinds)} fields"
     shown = Table("", "CPU", "wall", "peak memory", "answer", title=title)
     with tempfile.TemporaryDirectory() as name, private_bus(limits=LIMITS) as bus:
-        folder, port = Path(name), free_port()
-        (folder / "mappings").mkdir()
-        (folder / "mappings/bench.yaml").write_text(MAPPING)
-        (folder / "mappings/vm.xml").write_text(IDL.read_text())
-        (folder / "gateway.toml").write_text(CONFIG.format(address=bus.address, port=port, folder=folder))
-        service = started(sys.executable, "-m", "tests.bench.large_records", bus.address, ready="ready")
-        gateway = started(sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml"))
-        with service, gateway as process:
-            wait_for_port(port)
+        files = {"bench.yaml": MAPPING, "vm.xml": IDL.read_text()}
+        with (
+            started(sys.executable, "-m", "tests.bench.large_records", bus.address, ready="ready"),
+            gateway(Path(name), BUS + RPC, files, address=bus.address) as (port, pid),
+        ):
             xml = xmlrpc.client.dumps((), "VM.get_all_records").encode()
             json = b'{"jsonrpc":"2.0","id":1,"method":"VM.get_all_records","params":[]}'
-            before = _memory(process.pid, "VmRSS")
+            before = resident_bytes(pid) / 1024**2
             answer = ask(port, "/", xml)
             rows = {
-                "XML-RPC": measured(process.pid, before, port, "/", xml),
-                "JSON-RPC": measured(process.pid, before, port, "/jsonrpc", json),
+                "XML-RPC": measured(pid, before, port, "/", xml),
+                "JSON-RPC": measured(pid, before, port, "/jsonrpc", json),
             }
     rows["xmlrpc.client.dumps"] = dumps(answer)
     for what, taken in rows.items():

@@ -13,11 +13,12 @@ import random
 import re
 import socket
 import subprocess
+import sys
 import time
 import xmlrpc.client
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, cast
@@ -25,10 +26,15 @@ from typing import IO, Self, cast
 import msgspec
 import uvloop
 
+from gateway.cli import client
+from tests.kit.gateway import REST
+from tests.kit.programs import free_port
+
 UUID = "8a5b2c1e-7f7d-4a53-9f0c-000000000001"
 VALUES = {"uuid": UUID, "memory": 4_294_967_296, "running": True, "share": 0.25}
 TICK = 0.001  # seconds: uvloop's timers are no finer
 STUCK = 300.0  # seconds of a turn
+START = 240.0  # seconds until a program listens
 
 
 @dataclass(frozen=True)
@@ -42,19 +48,16 @@ class Request:
 
     @property
     def raw(self) -> bytes:
-        """The whole request."""
         head = f"POST {self.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {self.content_type}\r\n"
         return f"{head}Content-Length: {len(self.body)}\r\n\r\n".encode() + self.body
 
 
 def json_rpc(method: str, *params: object) -> Request:
-    """A call in JSON-RPC."""
     call = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
     return Request("/jsonrpc", "application/json", msgspec.json.encode(call))
 
 
 def xml_rpc(method: str, *params: object) -> Request:
-    """A call in XML-RPC."""
     text = xmlrpc.client.dumps(cast("tuple[str, ...]", params), method)  # theirs says only what it can, not all it can
     return Request("/RPC2", "text/xml", text.encode())
 
@@ -68,6 +71,50 @@ def batch(method: str, count: int, *params: object) -> Request:
 SHORT = {**VALUES, "memory": 4096}
 REQUESTS = {"JSON-RPC": json_rpc("echo", SHORT), "XML-RPC": xml_rpc("echo", SHORT)}  # an a{sv} of four values
 TEXT_REQUESTS = {"JSON-RPC": json_rpc("say", UUID), "XML-RPC": xml_rpc("say", UUID)}  # one text
+
+
+HERE = Path(__file__).parent
+ECHO = (sys.executable, str(HERE / "echo_service.py"))  # and the address of a bus
+
+
+def bench_mapping() -> dict[str, str]:
+    """The mapping file of the echo service, and its IDL."""
+    return {file.name: file.read_text() for file in (HERE / "mapping").iterdir()}
+
+
+# Parts of configs
+BUS = '[bus.bench]\naddress = "{address}"\nservices = ["*"]\n'
+RPC = '[listener.rpc]\nbind = ["tcp:127.0.0.1:{port}"]\n'
+
+
+@contextlib.contextmanager
+def gateway(
+    folder: Path, config: str, mappings: Mapping[str, str], level: str = "info", **values: object
+) -> Iterator[tuple[int, int]]:
+    """Run a gateway in a folder until the block ends; yields its port (`{port}` of the config) and its process id.
+
+    The admin socket and the log, at this level, are added to the config.
+    """
+    (folder / "mappings").mkdir(parents=True)
+    for name, text in mappings.items():
+        (folder / "mappings" / name).write_text(text)
+    port = free_port()
+    text = f'{config}{REST}level = "{level}"\n'
+    (folder / "gateway.toml").write_text(text.format(port=port, folder=folder, **values))
+    command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]
+    with (folder / "gateway.log").open("wb") as log, started(*command, stderr=log) as process:
+        end = time.monotonic() + START
+        while not _is_ready(folder / "control"):
+            if time.monotonic() > end or process.poll() is not None:
+                raise RuntimeError("the gateway is not ready: " + (folder / "gateway.log").read_text()[-2000:])
+            time.sleep(0.05)
+        yield port, process.pid
+
+
+def _is_ready(control: Path) -> bool:
+    with contextlib.suppress(client.UnreachableError):
+        return bool(client.ask(control, "GET", "/v1/status")["ready"])
+    return False
 
 
 @contextlib.contextmanager
@@ -86,7 +133,7 @@ def started(
         process.communicate(timeout=20)
 
 
-def wait_for_port(port: int, seconds: float = 240) -> None:
+def wait_for_port(port: int, seconds: float = START) -> None:
     """Wait until something accepts on a port."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -96,24 +143,9 @@ def wait_for_port(port: int, seconds: float = 240) -> None:
     raise RuntimeError(f"nothing listens on port {port}")
 
 
-def free_port() -> int:
-    """Return a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def cpu_seconds(pid: int) -> float:
     """CPU time of all threads of a process, in user and kernel mode (clock_getcpuclockid(3), Linux)."""
     return time.clock_gettime((~pid << 3) | 2)
-
-
-def resident_bytes(pid: int, what: str = "VmRSS") -> int:
-    """Memory of a process (VmRSS), or the most that it has had (VmHWM)."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 @dataclass(frozen=True)
@@ -198,7 +230,6 @@ class Clients:
         self._late: deque[float] = deque()  # moments of requests that found no idle connection
 
     async def connect(self, port: int, connections: int) -> Self:
-        """Open the connections."""
         loop = asyncio.get_running_loop()
         for _ in range(connections):
             _, caller = await loop.create_connection(lambda: _Caller(self), "127.0.0.1", port)
@@ -206,7 +237,6 @@ class Clients:
         return self
 
     def close(self) -> None:
-        """Close the connections."""
         self._ended = None
         for caller in self._callers:
             caller.transport.abort()

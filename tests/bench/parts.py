@@ -69,7 +69,6 @@ async def _at_once(_route: Route, _call: Call) -> Outcome:
 
 
 async def parts(folder: Path) -> Table:
-    """Measure; returns the table."""
     settings = config.load(write_config(folder, "unix:path=/nonexistent", {LEGACY: 1, GATEWAY: 1}))
     table, problems = wiring.compile_mappings(settings)
     assert not problems
@@ -125,7 +124,6 @@ async def parts(folder: Path) -> Table:
 
 
 def settings_limits(made: Assembly) -> Any:
-    """The limits of the listener."""
     (listener,) = made.transports.values()
     assert isinstance(listener, wiring.HttpServer)
     return listener.limits

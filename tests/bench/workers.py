@@ -10,9 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import get_context
@@ -22,60 +20,27 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.ops.process import cores
-from tests.bench.load import REQUESTS, SHORT, free_port, json_rpc, rate, started, wait_for_port
+from tests.bench.load import BUS, ECHO, REQUESTS, RPC, SHORT, bench_mapping, gateway, json_rpc, rate, started
 from tests.kit.buses import private_bus
 
-HERE = Path(__file__).parent
 CLIENTS = 2  # processes
 CONNECTIONS = 16  # of each
 WORKERS = (1, 2)
 ALONE = replace(json_rpc("nothing", SHORT), expected=b"unknown method 'nothing'")
 ROWS = {**REQUESTS, "JSON-RPC, answered by the gateway alone": ALONE}
-CONFIG = """workers = {workers}
-[bus.bench]
-address = "{address}"
-services = ["org.xen.xcp.*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:{port}"]
-[mappings]
-directories = ["mappings"]
-[state]
-file = "state.db"
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
-"""
+CONFIG = f'workers = {{workers}}\n{BUS}{RPC}[state]\nfile = "state.db"\n'
 
 
 @contextlib.contextmanager
 def gateways() -> Iterator[dict[int, int]]:
     """Number of workers -> the port of a gateway that has so many."""
     with tempfile.TemporaryDirectory() as name, private_bus() as bus, contextlib.ExitStack() as stack:
-        stack.enter_context(started(sys.executable, str(HERE / "echo_service.py"), bus.address, ready="ready"))
-        ports = {}
-        for workers in WORKERS:
-            folder = Path(name) / str(workers)
-            (folder / "mappings").mkdir(parents=True)
-            for file in ("bench.yaml", "org.xen.xcp.bench.xml"):
-                (folder / "mappings" / file).write_text((HERE / "mapping" / file).read_text())
-            port = ports[workers] = free_port()
-            config = folder / "gateway.toml"
-            config.write_text(CONFIG.format(workers=workers, address=bus.address, port=port, folder=folder))
-            log = stack.enter_context((folder / "gateway.log").open("w+b"))
-            command = [sys.executable, "-m", "gateway", "run", "--config", str(config)]
-            stack.enter_context(started(*command, stderr=log))
-            wait_for_port(port)
-            _wait_for_ready(folder / "gateway.log")
-        yield ports
-
-
-def _wait_for_ready(log: Path, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while b'"event":"ready"' not in log.read_bytes():
-        if time.monotonic() > end:
-            raise RuntimeError("the gateway is not ready: " + log.read_text()[-2000:])
-        time.sleep(0.05)
+        stack.enter_context(started(*ECHO, bus.address, ready="ready"))
+        made = {
+            workers: gateway(Path(name) / str(workers), CONFIG, bench_mapping(), workers=workers, address=bus.address)
+            for workers in WORKERS
+        }
+        yield {workers: stack.enter_context(each)[0] for workers, each in made.items()}
 
 
 def table(turns: int = 3, seconds: float = 1.0) -> Table:

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import count, cycle
-from pathlib import Path
 
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from adapters.xenstore.client.client import Permissions, XenstoreClient
-from adapters.xenstore.client.operations import StoreOperations
-from tests.bench.xenstore_requests import served
+from adapters.xenstore.client.client import Permissions
+from tests.bench.load import started
+from tests.bench.xenstore_requests import Client, served
+from tests.kit.stores import connected
 
 RATE = 4000  # changes a second
 BATCH = 40  # of them at once
@@ -64,8 +63,7 @@ FLOODS: dict[str, list[list[str]]] = {
 
 async def flood(path: str, name: str) -> None:
     """Make the nodes, as domain 7's; say so; change them for ever."""
-    async with XenstoreClient(path) as store:
-        await store.until_connected()
+    async with connected(path) as store:
         for nodes in FLOODS[name]:
             await store.write(nodes[0], b"")
             await store.set_permissions(nodes[0], Permissions(FLOODER, "n"))
@@ -79,49 +77,11 @@ async def flood(path: str, name: str) -> None:
             await asyncio.sleep(max(0.0, began + done / RATE - time.perf_counter()))
 
 
-@contextmanager
-def _flooding(path: str, name: str) -> Iterator[None]:
-    if not FLOODS[name]:
-        yield
-        return
-    command = [sys.executable, "-m", "tests.bench.xenstore_fairness", "flood", path, name]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == b"flooding\n"
-        yield
-    finally:
-        process.kill()
-        process.communicate()
-
-
-async def _call(store: XenstoreClient, domid: int, key: str) -> float:
-    request, response = (f"/bench/rpc/{kind}/read/{key}" for kind in ("request", "response"))
-    watch = store.watch(response)
-    await anext(watch)
-
-    async def write(nodes: StoreOperations) -> None:
-        await nodes.mkdir(request)
-        await nodes.set_permissions(request, Permissions(domid, "n"))
-        await nodes.write(f"{request}/text", b"x")
-
-    await store.transaction(write)
-    committed = time.perf_counter()
-    await anext(watch)
-    took = time.perf_counter() - committed
-    watch.close()
-    await store.remove(request)
-    await store.remove(response)
-    return took
-
-
 async def _measure(path: str, domid: int, seconds: float) -> list[float]:
-    async with XenstoreClient(path) as store:
-        await store.until_connected()
-        end, took = time.perf_counter() + seconds, list[float]()
+    async with connected(path) as store:
+        client, end, took = Client(store, f"of-{domid}", domid), time.perf_counter() + seconds, list[float]()
         while time.perf_counter() < end:
-            took.append(await _call(store, domid, f"of-{domid}-{len(took)}"))
+            took.append(await client.call("read"))
             await asyncio.sleep(0.002)  # so that it is latency that is measured, and not a queue of its own
         return took
 
@@ -135,8 +95,9 @@ def _row(took: Sequence[float]) -> list[str]:
 async def _rows(table: Table, seconds: float) -> None:
     with served(mapping=MAPPING) as path:
         await _measure(path, 0, 1.0)  # warm
-        for name in FLOODS:
-            with _flooding(path, name):
+        for name, nodes in FLOODS.items():
+            command = (sys.executable, "-m", "tests.bench.xenstore_fairness", "flood", path, name)
+            with started(*command, ready="flooding") if nodes else nullcontext():
                 await asyncio.sleep(1.0)  # let it be at its rate
                 found = await asyncio.gather(*(_measure(path, domid, seconds) for domid in ASKERS))
             for domid, took in zip(ASKERS, found, strict=True):

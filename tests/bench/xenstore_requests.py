@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,31 +25,16 @@ from rich.table import Table
 
 from adapters.xenstore.client.client import Permissions, Transaction, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
+from tests.bench.load import BUS, ECHO, bench_mapping, gateway, started
 from tests.kit.buses import private_bus
-from tests.kit.gateway import gateway_process
-from tests.kit.stores import xenstored
+from tests.kit.gateway import STORE
+from tests.kit.stores import connected, xenstored
 
-HERE = Path(__file__).parent
 METHODS = ("read", "write")  # a write is claimed before it is executed, and so costs the store more
 ARGUMENTS = {"session_id": b"bench", "kib": b"262144"}
 COUNTED = 50  # requests that the store counts
 IN_FLIGHT = (1, 64)
 ASIDE = "/aside"  # where the bare store works
-
-CONFIG = """\
-[bus.bench]
-address = "{address}"
-services = ["org.xen.xcp.*"]
-[listener.store]
-bind = ["xenstore:{store}"]
-[mappings]
-directories = ["{folder}"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
-level = "info"
-"""
 
 MAPPING = """\
 mapping: 1
@@ -69,36 +53,22 @@ methods:
 def served(*options: str, mapping: str = MAPPING) -> Iterator[str]:
     """Store, bus, echo service and gateway; the store's socket. `options` are xenstored's own."""
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         store = stack.enter_context(xenstored(*options))
         bus = stack.enter_context(private_bus(limits={"max_replies_per_connection": 50_000}))
-        stack.enter_context(_echo(bus.address))
-        (directory / "bench.xml").write_bytes((HERE / "mapping/org.xen.xcp.bench.xml").read_bytes())
-        (directory / "bench.yaml").write_text(mapping)
-        config = directory / "gateway.toml"
-        config.write_text(CONFIG.format(address=bus.address, store=store.path, folder=directory))
-        stack.enter_context(gateway_process(config))
+        stack.enter_context(started(*ECHO, bus.address, ready="ready"))
+        files = {"bench.xml": bench_mapping()["org.xen.xcp.bench.xml"], "bench.yaml": mapping}
+        stack.enter_context(gateway(folder, BUS + STORE, files, address=bus.address, store=store.path))
         yield store.path
-
-
-@contextmanager
-def _echo(address: str) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, str(HERE / "echo_service.py"), address], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == b"ready\n"
-        yield
-    finally:
-        process.kill()
-        process.communicate()
 
 
 class Client:
     """One old client with a socket of its own, as squeezed's were; its watch stands before it commits."""
 
-    def __init__(self, store: XenstoreClient, name: str) -> None:
+    def __init__(self, store: XenstoreClient, name: str, domid: int = 0) -> None:
         self._store = store
         self._keys = (f"{name}-{number}" for number in count())
+        self._owner = Permissions(domid, "n")
 
     async def call(self, method: str) -> float:
         """Ask and wait; seconds from the commit to the event."""
@@ -109,6 +79,8 @@ class Client:
 
         async def write(nodes: Transaction) -> None:
             await nodes.mkdir(request)
+            if self._owner.owner:
+                await nodes.set_permissions(request, self._owner)
             await asyncio.gather(*(nodes.write(f"{request}/{name}", value) for name, value in ARGUMENTS.items()))
 
         await self._store.transaction(write)
@@ -130,21 +102,15 @@ async def through(
     """Requests per second of as many clients as there are to be in flight, and the latencies."""
     took: list[float] = []
     async with AsyncExitStack() as stack:
-        clients = [Client(await _connected(stack, path), f"c{number}") for number in range(in_flight)]
-        started = time.perf_counter()
+        stores = [await stack.enter_async_context(connected(path)) for _ in range(in_flight)]
+        begun = time.perf_counter()
 
         async def keep_calling(client: Client) -> None:
-            while time.perf_counter() < started + seconds and len(took) < most:
+            while time.perf_counter() < begun + seconds and len(took) < most:
                 took.append(await client.call(method))
 
-        await asyncio.gather(*map(keep_calling, clients))
-        return len(took) / (time.perf_counter() - started), took
-
-
-async def _connected(stack: AsyncExitStack, path: str) -> XenstoreClient:
-    store = await stack.enter_async_context(XenstoreClient(path))
-    await store.until_connected()
-    return store
+        await asyncio.gather(*(keep_calling(Client(store, f"c{at}")) for at, store in enumerate(stores)))
+        return len(took) / (time.perf_counter() - begun), took
 
 
 def operations() -> Mapping[str, Mapping[str, int]]:
@@ -185,18 +151,18 @@ async def aside(path: str, costs: Mapping[str, int], in_flight: int, seconds: fl
     """Times per second that the bare store does what a request costs, for clients on nodes of their own."""
     assert costs.keys() <= {*READING, *CHANGING, *AROUND}, costs
     async with AsyncExitStack() as stack:
-        stores = [await _connected(stack, path) for _ in range(in_flight)]
-        started = time.perf_counter()
+        stores = [await stack.enter_async_context(connected(path)) for _ in range(in_flight)]
+        begun = time.perf_counter()
 
         async def keep_asking(number: int, store: XenstoreClient) -> int:
             done = 0
-            while time.perf_counter() < started + seconds:
+            while time.perf_counter() < begun + seconds:
                 await _one(store, f"{ASIDE}/{number}", costs)
                 done += 1
             return done
 
         done = await asyncio.gather(*(keep_asking(number, store) for number, store in enumerate(stores)))
-        return sum(done) / (time.perf_counter() - started)
+        return sum(done) / (time.perf_counter() - begun)
 
 
 async def _one(store: XenstoreClient, path: str, costs: Mapping[str, int]) -> None:

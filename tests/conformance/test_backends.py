@@ -26,7 +26,7 @@ from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from tests.kit import backends
-from tests.kit.backends import TOY, MemoryBackend, dbus_backend, toy_call, toy_route
+from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import private_bus
 from tests.kit.cases import expect
 from tests.kit.toy_service import INTERFACE, toy_service
@@ -176,42 +176,3 @@ async def test_a_backend_that_is_stopped_refuses(run: Run) -> None:
         pass
     got = expect(Fault, await backend.call(toy_route("Echo", "s", "s"), toy_call("text")))
     assert got.code is FaultCode.UNAVAILABLE
-
-
-# The toy's backend in memory
-
-
-async def test_an_outcome_in_the_table_is_the_answer() -> None:
-    backend = MemoryBackend({(INTERFACE, "Label"): Reply("from the table")})
-    await backend.start()
-    assert await backend.call(toy_route("Label"), toy_call()) == Reply("from the table")
-
-
-async def test_a_function_in_the_table_sees_the_method_call_and_gives_the_body() -> None:
-    seen: list[MethodCall] = []
-
-    def echo(call: MethodCall) -> Sequence[object]:
-        seen.append(call)
-        return call.body
-
-    backend = MemoryBackend({(INTERFACE, "Echo"): echo})
-    await backend.start()
-    assert await backend.call(toy_route("Echo", "s", "s"), toy_call("text")) == Reply("text")
-    assert [call.member for call in seen] == ["Echo"]
-
-
-async def test_a_fault_without_a_name_is_not_translated() -> None:
-    def translate(fault: Fault, call: Call) -> Fault:
-        return Fault(FaultCode.APPLICATION, "translated")
-
-    busy = Fault(FaultCode.BUSY, "not now")
-    backend = MemoryBackend({(INTERFACE, "Label"): busy})
-    await backend.start()
-    assert await backend.call(toy_route("Label", translate=translate), toy_call()) == busy
-
-
-async def test_a_member_that_is_not_in_the_table_is_an_unknown_method() -> None:
-    backend = MemoryBackend({})
-    await backend.start()
-    got = expect(Fault, await backend.call(toy_route("Label"), toy_call()))
-    assert (got.code, got.name) == (FaultCode.UNKNOWN_METHOD, "org.freedesktop.DBus.Error.UnknownMethod")

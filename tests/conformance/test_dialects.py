@@ -130,17 +130,6 @@ def test_every_outcome_can_be_told_by_the_codec_it_was_made_for(
 
 
 @EVERY
-@pytest.mark.parametrize("code", FaultCode)
-def test_every_fault_code_has_its_words(name: str, protocol: str, code: FaultCode) -> None:
-    dialect, codec = make(name, protocol), CODECS[protocol]()
-    call = Call("ping")
-    body = present(
-        codec.encode(codec.decode(codec.encode_call(call)), (dialect.wrap_outcome(Fault(code, "words"), call),))
-    )
-    assert isinstance(dialect.unwrap_outcome(codec.decode_outcome(body), call), Fault)
-
-
-@EVERY
 @FEW
 @given(call=st.builds(Call, st.text(), st.lists(anything(), max_size=2).map(tuple)), value=anything())
 def test_it_takes_any_value_whatever(name: str, protocol: str, call: Call, value: Value) -> None:

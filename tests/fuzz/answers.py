@@ -6,14 +6,13 @@ import asyncio
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from adapters.codecs import CODECS
 from adapters.http.client.connection import LOST, ClientConnection, TooLargeError
 from adapters.limits import Quota
 from gateway.core.interfaces import Codec
 from gateway.core.rpc.model import Answer, Fault, FaultCode, Outcome, Reply
-from tests.fuzz.target import Check, Target, told
+from tests.fuzz.target import Check, DeadWire, Target, told
 from tests.unit.codecs import corpus
 
 BETWEEN = b"\n--\n"  # between a message and its answer
@@ -46,36 +45,6 @@ def _said(outcome: Outcome) -> str:
     return outcome.code.name if outcome.code is not FaultCode.PARSE_ERROR else told(outcome.message)
 
 
-class _Wire(asyncio.Transport):
-    """A transport without a peer."""
-
-    def __init__(self, plug: socket.socket) -> None:
-        super().__init__({"socket": plug})
-        self._closing = False
-
-    def write(self, data: Any) -> None:
-        """Return no peer."""
-
-    def get_write_buffer_size(self) -> int:
-        """Return an empty buffer."""
-        return 0
-
-    def is_closing(self) -> bool:
-        """Return whether it was closed."""
-        return self._closing
-
-    def close(self) -> None:
-        """Note it."""
-        self._closing = True
-
-    abort = close
-
-    def pause_reading(self) -> None:
-        """Do nothing: all data has arrived."""
-
-    resume_reading = pause_reading
-
-
 class _Http:
     """Connections that receive any bytes, and then their end."""
 
@@ -94,7 +63,7 @@ class _Http:
 
     async def _answer(self, pieces: Sequence[bytes]) -> Answer | str:
         connection = ClientConnection(self._loop, tls=True)
-        connection.connection_made(_Wire(self._plug))
+        connection.connection_made(DeadWire({"socket": self._plug}))
         assert connection.start(b"POST / HTTP/1.1\r\n\r\n", bodiless=False)
         quota = Quota()
         reading = asyncio.ensure_future(connection.answer(LIMIT, quota))

@@ -11,7 +11,7 @@ from typing import Any
 from adapters.http.connection import HttpConnection
 from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.rpc.model import NO_METADATA, Answer, Peer, RequestMetadata
-from tests.fuzz.target import Target
+from tests.fuzz.target import DeadWire, Target
 from tests.kit.clients import chunked, post
 from tests.kit.listeners import Echo
 
@@ -20,35 +20,24 @@ TURNS = 20  # of the loop, in which whatever was sent is served
 LIMITS = HttpLimits(body=2000, header_bytes=600)
 
 
-class _Wire(asyncio.Transport):
-    """A transport to a client that reads at once."""
+class _Wire(DeadWire):
+    """A transport to a client that reads at once, and closes in turn."""
 
     def __init__(self, plug: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__({"socket": plug, "sockname": "/fuzz"})
         self._loop = loop
         self.written = b""
         self.connection: HttpConnection | None = None
-        self.is_closed = False
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is ever buffered."""
 
     def write(self, data: Any) -> None:
-        """Accept the bytes."""
         assert not self.is_closed, "written after the end"
         self.written += data
 
     def write_eof(self) -> None:
-        """The client closes in turn."""
         self.close()
-
-    def get_write_buffer_size(self) -> int:
-        """Return an empty buffer."""
-        return 0
-
-    def is_closing(self) -> bool:
-        """Whether it was closed."""
-        return self.is_closed
 
     def close(self) -> None:
         """Lose the connection in the next turn of the loop."""
@@ -56,13 +45,6 @@ class _Wire(asyncio.Transport):
             self.is_closed = True
             assert self.connection is not None
             self._loop.call_soon(self.connection.connection_lost, None)
-
-    abort = close
-
-    def pause_reading(self) -> None:
-        """Do nothing: all data has arrived."""
-
-    resume_reading = pause_reading
 
 
 class _Counting(Echo):

@@ -6,11 +6,12 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
 from adapters.xenstore.client.wire import (
     NUL,
+    Answer,
+    Asked,
     Operation,
     Permissions,
     ProtocolError,
@@ -24,7 +25,7 @@ from adapters.xenstore.client.wire import (
     transaction_id,
 )
 from gateway.core.xenstore.paths import element, index_of, is_path, member, pack, template, text_of, unpack
-from tests.fuzz.target import Target, told, words
+from tests.fuzz.target import DeadWire, Target, told, words
 from tests.kit.fake_stores import END, ERROR, EVENT, START, WRITE, packed
 from tests.kit.fake_stores import READ as READ_
 
@@ -85,16 +86,6 @@ _PAYLOADS: Mapping[int, Callable[[bytes], object]] = {
 # A connection that waits for answers and receives any bytes
 
 
-class _Wire(asyncio.Transport):
-    """A transport without a peer."""
-
-    def write(self, data: Any) -> None:
-        """Return no peer."""
-
-    def abort(self) -> None:
-        """Nothing to end."""
-
-
 ASKED: Sequence[tuple[Operation, int]] = (
     (Operation.READ, 0),
     (Operation.TRANSACTION_START, 0),
@@ -108,8 +99,8 @@ async def _answered(body: bytes) -> str:
     """Each waiting request gets an outcome, also for senseless bytes; events have a path and a token."""
     events: list[tuple[str, bytes]] = []
     connection = XenstoreConnection(lambda path, token: events.append((path, token)), deadline=1000.0)
-    connection.connection_made(_Wire())
-    waiting = [connection.send(operation, b"/a\0", path="/a", transaction=at) for operation, at in ASKED]
+    connection.connection_made(DeadWire())
+    waiting = [connection.send_all([Asked(operation, b"/a\0", "/a")], at) for operation, at in ASKED]
     waiting[1].cancel()  # this transaction is abandoned
     connection.data_received(body)
     connection.connection_lost(None)
@@ -119,12 +110,12 @@ async def _answered(body: bytes) -> str:
     return " ".join([*endings, str(len(events) > 0)])
 
 
-def _ending(waiting: asyncio.Future[bytes]) -> str:
+def _ending(waiting: asyncio.Future[list[Answer]]) -> str:
     if waiting.cancelled():
         return "cancelled"
-    error = waiting.exception()
-    assert error is None or isinstance(error, StoreLostError | StoreError), error
-    return type(error).__name__
+    answer = waiting.exception() or waiting.result()[0]
+    assert isinstance(answer, bytes | StoreLostError | StoreError), answer
+    return type(answer).__name__
 
 
 # Names

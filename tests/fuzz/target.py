@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Check = Callable[[bytes], str]
 
@@ -35,3 +37,29 @@ def said(message: str) -> str:
 def words(text: str) -> tuple[bytes, ...]:
     """Tokens, as one writes them."""
     return tuple(text.encode().split())
+
+
+class DeadWire(asyncio.Transport):
+    """A transport without a peer: it takes all that is written, and all data has arrived."""
+
+    is_closed = False
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.close()
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading

@@ -1,13 +1,16 @@
-"""The sample toolstack for the tests of a file: whole, as the demo has it, or its bus alone."""
+"""The sample toolstack for the tests of a file: whole, as the demo has it, or its bus alone; and real stores."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from adapters.xenstore.client.client import XenstoreClient
 from demo.environment import Environment, start_environment
+from tests.kit.programs import TIMEOUT
+from tests.kit.stores import BOTH, Xenstored, xenstored
 from tests.kit.toolstack import Toolstack
 
 
@@ -26,3 +29,18 @@ def toolstack_bus() -> Iterator[str]:
         runner.run(toolstack.__aenter__())
         yield toolstack.address
         runner.run(toolstack.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=BOTH)
+def daemon(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
+    """Each of the two stores."""
+    with xenstored(name=request.param) as running:
+        yield running
+
+
+@pytest.fixture
+async def store(daemon: Xenstored) -> AsyncIterator[XenstoreClient]:
+    """Our client on it."""
+    async with XenstoreClient(daemon.path) as store:
+        await asyncio.wait_for(store.until_connected(), TIMEOUT)
+        yield store

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 
 from gateway.mapping.changes.revision import checkout
@@ -224,8 +222,11 @@ def test_sarif_is_valid_and_github_annotations_are_escaped(
     code, out, _ = check("new", "--against", "old", "--format", "sarif")
     document = json.loads(out)
     assert code == 6
-    jsonschema.validate(document, SARIF)
+    assert document["version"] == "2.1.0"
     (run,) = document["runs"]
+    assert run["tool"]["driver"].keys() >= {"name", "version", "rules"}
+    rules = [each["id"] for each in run["tool"]["driver"]["rules"]]
+    assert all(rules[each["ruleIndex"]] == each["ruleId"] and each["message"]["text"] for each in run["results"])
     assert [each["id"] for each in run["tool"]["driver"]["rules"]] == ["METHOD_GONE", "PARAMETER_BECAME_OPTIONAL"]
     by_rule = {each["ruleId"]: each for each in run["results"]}
     assert [by_rule[rule]["level"] for rule in sorted(by_rule)] == ["error", "note"]
@@ -245,38 +246,6 @@ def test_sarif_is_valid_and_github_annotations_are_escaped(
             "::toy/label: not mapped any more at rpc /RPC2, rpc /jsonrpc"
         ),
     ]
-
-
-# What the SARIF 2.1.0 schema demands of the parts that are written.
-SARIF: dict[str, Any] = {
-    "type": "object",
-    "required": ["version", "runs"],
-    "properties": {
-        "version": {"const": "2.1.0"},
-        "runs": {
-            "type": "array",
-            "items": {
-                "required": ["tool", "results"],
-                "properties": {
-                    "tool": {
-                        "required": ["driver"],
-                        "properties": {"driver": {"required": ["name", "version", "rules"]}},
-                    },
-                    "results": {
-                        "items": {
-                            "required": ["ruleId", "message", "level"],
-                            "properties": {
-                                "level": {"enum": ["none", "note", "warning", "error"]},
-                                "message": {"required": ["text"]},
-                                "ruleIndex": {"type": "integer", "minimum": 0},
-                            },
-                        }
-                    },
-                },
-            },
-        },
-    },
-}
 
 
 @pytest.mark.bus

@@ -56,9 +56,8 @@ def shared(shared_folder: Folder) -> Iterator[Process]:
         yield process
 
 
-def url(process: Process) -> str:
-    address = process.wait_for("ready")["listening"][0]
-    return f"http://{address.removeprefix('tcp:')}/RPC2"
+def proxy(process: Process) -> xmlrpc.client.ServerProxy:
+    return xmlrpc.client.ServerProxy(f"{process.url}/RPC2")
 
 
 def run(config: Path) -> subprocess.CompletedProcess[str]:
@@ -67,39 +66,36 @@ def run(config: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_call_is_one_line_of_the_log_without_its_values(shared: Process) -> None:
-    with xmlrpc.client.ServerProxy(url(shared)) as proxy:
-        proxy.echo("a secret")
+    with proxy(shared) as client:
+        client.echo("a secret")
     shared.wait_until(lambda lines: ("echo", "ok") in [(each.get("method"), each.get("outcome")) for each in lines])
     assert "secret" not in str(shared.lines)
 
 
 def test_a_second_signal_ends_at_once(running: Process) -> None:
     def hold() -> None:
-        with (
-            xmlrpc.client.ServerProxy(url(running)) as proxy,
-            pytest.raises((ConnectionError, http.client.HTTPException)),
-        ):
-            proxy.hold()
+        with proxy(running) as client, pytest.raises((ConnectionError, http.client.HTTPException)):
+            client.hold()
 
-    client = threading.Thread(target=hold)
-    client.start()
-    with xmlrpc.client.ServerProxy(url(running)) as proxy:
-        assert proxy.held() == 1
+    holding = threading.Thread(target=hold)
+    holding.start()
+    with proxy(running) as client:
+        assert client.held() == 1
     running.signal(signal.SIGTERM)
     running.wait_for("stopping")
     running.signal(signal.SIGTERM)
     assert running.wait() == -signal.SIGTERM
-    client.join(TIMEOUT)
+    holding.join(TIMEOUT)
 
 
 def test_a_reload_answers_which_revision_is_live_or_prints_every_problem(running: Process, folder: Folder) -> None:
     folder.mapping(TOY_MAPPING.replace("  echo:", "  mirror:"))
     running.signal(signal.SIGHUP)
     running.wait_for("reloaded")
-    with xmlrpc.client.ServerProxy(url(running)) as proxy:
-        assert proxy.mirror("a") == "a"
+    with proxy(running) as client:
+        assert client.mirror("a") == "a"
         with pytest.raises(xmlrpc.client.Fault, match="unknown method 'echo'"):
-            proxy.echo("a")
+            client.echo("a")
     folder.mapping(TOY_MAPPING)
     live = succeed("reload", socket=folder.control)
     assert re.fullmatch(r"revision \w+ is live \(before: \w+\)\n  added: echo\n  removed: mirror\n", live), live
@@ -109,36 +105,25 @@ def test_a_reload_answers_which_revision_is_live_or_prints_every_problem(running
     assert "stays live" in refused.stderr
 
 
-def test_call_goes_through_the_gateway(shared: Process, shared_folder: Folder) -> None:
-    done = command("call", "echo", "hello", socket=shared_folder.control)
-    assert (done.exit_code, done.stdout) == (0, '"hello"\n'), done.stderr
-
-
-def test_call_explains_each_step_over_any_protocol(shared: Process, shared_folder: Folder) -> None:
-    done = command("call", "echo", "hello", "--protocol", "jsonrpc", "--explain", socket=shared_folder.control)
-    assert done.exit_code == 0, done.stderr
-    shown = iter(done.stdout.splitlines())
+def test_call_goes_through_the_gateway_and_explains_each_step_or_fails_in_words(shared: Process) -> None:
+    assert succeed("call", "echo", "hello", socket=shared.control) == '"hello"\n'
+    explained = succeed("call", "echo", "hello", "--protocol", "jsonrpc", "--explain", socket=shared.control)
+    shown = iter(explained.splitlines())
     for step in (
         'the client sends (jsonrpc)', '"method":"echo"', "decoded", "route", "toy.yaml:", "method call",
         "org.example.toy /org/example/toy org.example.Toy1 Echo s 'hello'", "method return", "outcome",
         "the client gets", '"hello"',
     ):  # fmt: skip
-        assert any(step in line for line in shown), f"{step} is missing or out of order in {done.stdout}"
-
-
-def test_a_fault_makes_call_fail_in_words(shared: Process, shared_folder: Folder) -> None:
-    done = command("call", "echo", "5", socket=shared_folder.control)
+        assert any(step in line for line in shown), f"{step} is missing or out of order in {explained}"
+    done = command("call", "echo", "5", socket=shared.control)
     assert done.exit_code == 1
     assert "$.params[0]: expected s, got 5" in done.stderr
 
 
-def test_status_shows_who_is_behind_each_service(shared: Process, shared_folder: Folder) -> None:
-    done = command("status", socket=shared_folder.control)
-    assert done.exit_code == 0
-    (row,) = (line.split() for line in done.stdout.splitlines() if line.startswith("org.example.toy "))
-    assert row[1] == "toolstack"
-    assert row[2].startswith(":1.")
-    assert row[3] == "closed"
+def test_status_shows_who_is_behind_each_service(shared: Process) -> None:
+    shown = succeed("status", socket=shared.control)
+    (row,) = (line.split() for line in shown.splitlines() if line.startswith("org.example.toy "))
+    assert (row[1], row[2][:3], row[3]) == ("toolstack", ":1.", "closed")
 
 
 def test_status_says_why_the_gateway_is_not_ready(tmp_path: Path) -> None:
@@ -151,9 +136,9 @@ def test_status_says_why_the_gateway_is_not_ready(tmp_path: Path) -> None:
     assert "not ready: org.example.toy is absent on bus 'toolstack'" in done.stdout
 
 
-def test_routes_shows_method_target_and_source(shared: Process, shared_folder: Folder) -> None:
-    done = command("routes", socket=shared_folder.control)
-    row = next(line for line in done.stdout.splitlines() if line.startswith("echo ") and "xmlrpc/plain" in line)
+def test_routes_shows_method_target_and_source(shared: Process) -> None:
+    shown = succeed("routes", socket=shared.control)
+    row = next(line for line in shown.splitlines() if line.startswith("echo ") and "xmlrpc/plain" in line)
     assert "org.example.toy /org/example/toy org.example.Toy1.Echo" in row
     assert re.search(r"toy\.yaml:\d+$", row.rstrip())
 

@@ -16,17 +16,17 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import XenAPI
 
 from gateway.core.rpc import units
-from tests.kit.gateway import Process, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.gateway import Process, configured
+from tests.kit.programs import ROOT, TIMEOUT, resident_bytes, until
 from tests.kit.raw_server import read_exactly, read_head, read_to_end
 from tests.kit.small_xapi import BLOCK, GOODBYE, GREETING, POOL, RECORD, UPDATE, SmallXapi, digest, small_xapi
 
@@ -48,48 +48,27 @@ tunnel_grace = "4s"
 url = "{url}"
 dialect = "xenapi"
 idle = "100ms"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/admin"
-[log]
-format = "json"
 """
 
 
 class Front:
     """A running gateway in front of a legacy xapi."""
 
-    def __init__(self, folder: Path, xapi: SmallXapi, process: Process) -> None:
+    def __init__(self, xapi: SmallXapi, process: Process) -> None:
         self.xapi = xapi
         self.process = process
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._admin = folder / "admin"
-
-    def ask(self, path: str) -> bytes:
-        """Ask the admin API."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT)
-            connection.connect(str(self._admin))
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            return read_to_end(connection).partition(b"\r\n\r\n")[2]
+        self.url = process.url
 
     def series(self, start: str, least: float = 0) -> float:
         """The sum of the samples of /metrics that begin so, once it is at least this."""
-
-        def read() -> float:
-            lines = self.ask("/metrics").decode().splitlines()
-            return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
-
-        return until(read, lambda found: found >= least)
+        return until(lambda: self.process.series(start), lambda found: found >= least)
 
     def clients(self, agent: str, protocol: str = "http", **least: int) -> dict[str, int]:
         """What `clients` says of one agent, in sum, once it is at least this: calls are counted after their answers."""
         names = ("count", "received", "sent", "redirects")
 
         def read() -> dict[str, int]:
-            rows = [row for row in json.loads(self.ask("/v1/clients")) if re.match(agent, row["agent"])]
+            rows = [row for row in self.process.ask("GET", "/v1/clients") if re.match(agent, row["agent"])]
             return {name: sum(row[name] for row in rows if row["protocol"] == protocol) for name in names}
 
         least.setdefault("count", 1)
@@ -98,31 +77,14 @@ class Front:
     @property
     def peak(self) -> int:
         """The most memory that the gateway has had, in bytes."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-_T = TypeVar("_T")
-
-
-def until(read: Callable[[], _T], holds: Callable[[_T], bool]) -> _T:
-    """Read until it holds; fails with what was read last."""
-    deadline = time.monotonic() + TIMEOUT
-    while not holds(found := read()):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.05)
-    return found
+        return resident_bytes(self.process.pid, "VmHWM")
 
 
 @contextmanager
 def front(folder: Path, mapping: str = "") -> Iterator[Front]:
-    (folder / "mappings").mkdir()
-    if mapping:
-        (folder / "mappings/xapi.yaml").write_text(mapping)
-    with small_xapi() as xapi:
-        (folder / "gateway.toml").write_text(CONFIG.format(url=xapi.url, folder=folder))
-        with gateway_process(folder / "gateway.toml") as process:
-            yield Front(folder, xapi, process)
+    files = {"xapi.yaml": mapping} if mapping else {}
+    with small_xapi() as xapi, configured(folder, CONFIG, files, url=xapi.url) as process:
+        yield Front(xapi, process)
 
 
 @pytest.fixture(scope="module")
@@ -303,13 +265,13 @@ class Console:
 
 def test_a_console_lives_across_reloads_and_ends_politely_with_the_drain(tmp_path: Path) -> None:
     with front(tmp_path) as gateway:
-        short = Console(gateway.port)
+        short = Console(gateway.process.port)
         short.exchange()
         short.end()
         seen = gateway.clients("vnc", "tunnel")
         assert seen == {"count": 1, "received": 8, "sent": short.received + len(GOODBYE), "redirects": 0}
 
-        console, started, reloads = Console(gateway.port), time.monotonic(), 0
+        console, started, reloads = Console(gateway.process.port), time.monotonic(), 0
         while (past := time.monotonic() - started) < TUNNEL or reloads < 3:
             console.exchange()
             if past >= (reloads + 1) * TUNNEL / 5:

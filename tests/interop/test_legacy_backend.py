@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import xmlrpc.client
@@ -12,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.kit.clients import tcp_post
-from tests.kit.gateway import REST, Process, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT, free_port, until
+from tests.kit.clients import json_call, tcp_post, xml_call
+from tests.kit.gateway import RPC, TOOLSTACK, Process, configured, ship
+from tests.kit.programs import TIMEOUT, free_port, until
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Tap, wiretap
 
@@ -23,30 +22,23 @@ pytestmark = pytest.mark.bus
 WEB = "11111111-aaaa-4aaa-8aaa-000000000001"
 VM = f"OpaqueRef:{WEB}"
 
-CONFIG = (
-    """\
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-[bus.toolstack]
-address = "{bus}"
-services = ["org.xen.xcp.*"]
+CONFIG = f"""\
+{RPC}{TOOLSTACK}\
 [upstream.xapi]
-url = "{xapi}"
+url = "{{xapi}}"
 dialect = "xenapi"
 speaks = ["jsonrpc"]
 [upstream.xenopsd]
-url = "{xenopsd}"
+url = "{{xenopsd}}"
 dialect = "xapi_idl"
 keepalive = false
 arguments = "named"
 [upstream.squeezed]
-url = "{squeezed}"
+url = "{{squeezed}}"
 codec = "jsonrpc1"
 dialect = "xapi_idl"
 keepalive = false
 """
-    + REST
-)
 
 
 class Old:
@@ -56,46 +48,31 @@ class Old:
         self.folder = folder
         self.process = process
         self.twins = twins
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.port = process.port
         self.session = str(self.xml("/RPC2", "session.login_with_password", "root", "xenroot")["Value"])
 
     def post(self, path: str, body: str) -> bytes:
         return tcp_post(self.port, path, body)
 
     def xml(self, path: str, method: str, *params: Any) -> Any:
-        [value], _ = xmlrpc.client.loads(self.post(path, xmlrpc.client.dumps(params, method, allow_none=True)))
-        return value
+        return xml_call(self.port, path, method, *params)
 
     def json(self, path: str, method: str, params: Any) -> Any:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        answer = json.loads(self.post(path, json.dumps(request)))
-        return answer.get("error", answer.get("result"))
+        return json_call(self.port, path, method, params)
 
 
 @pytest.fixture
 def old(toolstack_bus: str, tmp_path: Path) -> Iterator[Old]:
-    _moved(tmp_path / "mappings", **dict.fromkeys(("xapi", "xenopsd", "squeezed"), "mode: legacy"))
+    ship(tmp_path, "xapi", "xenopsd", "squeezed", defaults="mode: legacy")
     with (
         twin("xapi", toolstack_bus, tmp_path, tcp=True, port=free_port()) as xapi,
         twin("xenopsd", toolstack_bus, tmp_path) as xenopsd,
         twin("squeezed", toolstack_bus, tmp_path, json=True) as squeezed,
     ):
-        urls = {"xapi": xapi.url, "xenopsd": xenopsd.url, "squeezed": squeezed.url}
-        config = tmp_path / "gateway.toml"
-        config.write_text(CONFIG.format(bus=toolstack_bus, folder=tmp_path, **urls))
-        with gateway_process(config) as process:
-            yield Old(tmp_path, process, {"xapi": xapi, "xenopsd": xenopsd, "squeezed": squeezed})
-
-
-def _moved(folder: Path, **modes: str) -> None:
-    """The project's own mappings, whose legacy services are upstreams of the same names."""
-    folder.mkdir(exist_ok=True)
-    if not (folder / "idl").exists():
-        (folder / "idl").symlink_to(ROOT / "mappings/idl")
-    for service, mode in modes.items():
-        text = (ROOT / f"mappings/{service}.yaml").read_text()
-        text = text.replace("defaults: {", f"defaults: {{{mode}, ", 1)
-        (folder / f"{service}.yaml").write_text(text)
+        twins = {"xapi": xapi, "xenopsd": xenopsd, "squeezed": squeezed}
+        urls = {name: each.url for name, each in twins.items()}
+        with configured(tmp_path, CONFIG, bus=toolstack_bus, **urls) as process:
+            yield Old(tmp_path, process, twins)
 
 
 # Who is asked, and how

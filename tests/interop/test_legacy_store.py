@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kit.clients import tcp_post
-from tests.kit.gateway import REST, gateway_process
-from tests.kit.programs import ROOT, until
+from tests.kit.clients import json_call
+from tests.kit.gateway import RPC, TOOLSTACK, configured, ship
+from tests.kit.programs import until
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.toolstack import Twin, squeezed_over_xenstore
 
 pytestmark = pytest.mark.bus
 
-CONFIG = (
-    """\
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-[bus.toolstack]
-address = "{bus}"
-services = ["org.xen.xcp.*"]
+CONFIG = f"""\
+{RPC}{TOOLSTACK}\
 [upstream.squeezed]
 url = "xenstore:/squeezed"
-store = "{store}"
+store = "{{store}}"
 codec = "xenstore"
 arguments = "named"
 names = "dashes"
-timeout = "{timeout}"
+timeout = "{{timeout}}"
 """
-    + REST
-)
 
 HURRIED = pytest.mark.parametrize("port", ["2s"], indirect=True)
 
@@ -53,24 +45,18 @@ def old(toolstack_bus: str, store: Xenstored, tmp_path: Path) -> Iterator[Twin]:
 @pytest.fixture
 def port(request: pytest.FixtureRequest, toolstack_bus: str, store: Xenstored, tmp_path: Path) -> Iterator[int]:
     """Of a gateway; its parameter: how long the legacy service may take."""
-    mappings = tmp_path / "mappings"
-    mappings.mkdir()
-    (mappings / "idl").symlink_to(ROOT / "mappings/idl")
-    text = (ROOT / "mappings/squeezed.yaml").read_text()
-    text = text.replace("defaults: {", "defaults: {mode: legacy, ", 1)
-    text = text.replace("codec: jsonrpc, dialect: xapi_idl", "codec: jsonrpc, dialect: plain", 1)  # a client of today
-    (mappings / "squeezed.yaml").write_text(text)
-    config = tmp_path / "gateway.toml"
-    timeout = getattr(request, "param", "60s")
-    config.write_text(CONFIG.format(bus=toolstack_bus, store=store.path, folder=tmp_path, timeout=timeout))
-    with gateway_process(config) as process:
-        yield int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+    ship(tmp_path, "squeezed", defaults="mode: legacy")
+    mapping = tmp_path / "mappings/squeezed.yaml"  # a client of today
+    mapping.write_text(
+        mapping.read_text().replace("codec: jsonrpc, dialect: xapi_idl", "codec: jsonrpc, dialect: plain", 1)
+    )
+    values = {"bus": toolstack_bus, "store": store.path, "timeout": getattr(request, "param", "60s")}
+    with configured(tmp_path, CONFIG, **values) as process:
+        yield process.port
 
 
 def ask(port: int, method: str, *params: Any) -> Any:
-    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    answer = json.loads(tcp_post(port, "/memory/jsonrpc", json.dumps(request)))
-    return answer.get("error", answer.get("result"))
+    return json_call(port, "/memory/jsonrpc", method, params)
 
 
 def assert_nothing_is_left(store: Xenstored, *functions: str) -> None:

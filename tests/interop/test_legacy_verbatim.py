@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from tests.kit.gateway import Process, gateway_process
+from tests.kit.gateway import configured
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import Message, Tap, dialled, wiretap
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
@@ -26,12 +26,6 @@ url = "{url}"
 idle = "100ms"
 dialect = "xenapi"
 speaks = ["jsonrpc"]
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/admin"
-[log]
-format = "json"
 """
 
 # Nothing is mapped, but messages are read: whose call is it, and what came of it?
@@ -52,16 +46,8 @@ GOLDEN = Path(__file__).parents[1] / "wire"
 @contextmanager
 def invisible(url: str, folder: Path, **files: str) -> Iterator[int]:
     """A gateway in front of a legacy service, with mapping files or none; gives its port."""
-    (folder / "mappings").mkdir()
-    for name, text in files.items():
-        (folder / "mappings" / f"{name}.yaml").write_text(text)
-    (folder / "gateway.toml").write_text(CONFIG.format(url=url, folder=folder))
-    with gateway_process(folder / "gateway.toml") as process:
-        yield _port(process)
-
-
-def _port(process: Process) -> int:
-    return int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+    with configured(folder, CONFIG, {f"{name}.yaml": text for name, text in files.items()}, url=url) as process:
+        yield process.port
 
 
 # Generated: any request, any answer
@@ -96,7 +82,6 @@ BODIES = st.binary(max_size=200) | st.sampled_from(
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A request as its bytes, and its verb."""
     verb = draw(st.sampled_from(["POST", "POST", "GET", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH"]))
     body = draw(BODIES) if verb in ("POST", "PUT", "PATCH") else b""
     one = draw(st.booleans())
@@ -213,15 +198,6 @@ def test_a_legacy_service_that_closes_without_a_word_is_a_closed_connection_to_t
         connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert connection.recv(100) == b""
     assert tap.seen.pop().start == b"GET /"
-
-
-def test_an_old_service_that_anybody_may_pose_as_is_warned_of(tmp_path: Path) -> None:
-    (tmp_path / "mappings").mkdir()
-    config = CONFIG.format(url="https://127.0.0.1:9", folder=tmp_path).replace("idle =", "verify = false\nidle =")
-    (tmp_path / "gateway.toml").write_text(config)
-    with gateway_process(tmp_path / "gateway.toml") as process:
-        line = process.wait_for("TLS certificate verification is disabled for this upstream")
-        assert (line["level"], line["at"]) == ("warning", "upstream.old.verify")
 
 
 # Recorded: what clients really send, and what nobody should, to the old xapi

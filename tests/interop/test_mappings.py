@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import xmlrpc.client
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -14,7 +13,7 @@ import pytest
 from demo.environment import Environment
 from tests.kit.admin import ask
 from tests.kit.cases import each_case
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call, xml_call
 from tests.kit.side_by_side import until
 
 pytestmark = pytest.mark.bus
@@ -32,24 +31,12 @@ Ask: TypeAlias = Callable[..., Any]
 
 def xml(running: Environment, path: str) -> Ask:
     """Call over XML-RPC; long integers go as text, as XenAPI's clients send them."""
-
-    def ask(method: str, *params: Any) -> Any:
-        answer = tcp_post(running.url, path, xmlrpc.client.dumps(params, method, allow_none=True))
-        [value], _ = xmlrpc.client.loads(answer)
-        return value
-
-    return ask
+    return partial(xml_call, running.url, path)
 
 
 def rpc(running: Environment, path: str) -> Ask:
     """Call over JSON-RPC 2.0, with parameters by position or by name; returns the result or the error object."""
-
-    def ask(method: str, *params: Any, **named: Any) -> Any:
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": named or params}
-        answer = json.loads(tcp_post(running.url, path, json.dumps(request)))
-        return answer["error"] if answer.get("error") else answer["result"]
-
-    return ask
+    return lambda method, *params, **named: json_call(running.url, path, method, named or params)
 
 
 def works(answer: Any) -> Any:
@@ -70,40 +57,6 @@ def session(running: Environment) -> str:
 
 
 # xapi
-
-
-def test_xenapi_opens_describes_and_closes_a_session(running: Environment, session: str) -> None:
-    api = xml(running, "/RPC2")
-    user = works(api("session.get_this_user", session, session))
-    assert works(api("user.get_record", session, user))["short_name"] == "root"
-    record = works(api("session.get_record", session, session))
-    assert record["is_local_superuser"] is True
-    assert isinstance(record["last_active"], xmlrpc.client.DateTime)
-    assert works(api("session.logout", session)) == ""
-    assert fails(api("VM.get_all", session)) == ["SESSION_INVALID", session]
-    assert fails(api("session.login_with_password", "root", "wrong"))[:2] == ["SESSION_AUTHENTICATION_FAILED", "root"]
-
-
-def test_xenapi_reads_records_and_fields(running: Environment, session: str) -> None:
-    api = xml(running, "/")
-    [pool] = works(api("pool.get_all", session))
-    host, _ = works(api("host.get_all", session))
-    assert works(api("pool.get_all_records", session))[pool]["master"] == host
-    assert works(api("pool.get_record", session, pool)) == works(api("pool.get_all_records", session))[pool]
-    assert works(api("host.get_all_records", session))[host]["software_version"]["product_brand"] == "XCP"
-    assert isinstance(works(api("host.get_servertime", session, host)), xmlrpc.client.DateTime)
-    [web] = works(api("VM.get_by_name_label", session, "web"))
-    record = works(api("VM.get_record", session, web))
-    assert (record["memory_static_max"], record["VCPUs_max"]) == (str(2 * GIB), "2")
-    assert works(api("VM.get_all_records", session)).keys() == set(works(api("VM.get_all", session)))
-    metrics = works(api("VM.get_metrics", session, web))
-    assert metrics == record["metrics"]
-    own = works(api("VM_metrics.get_record", session, metrics))
-    assert own == works(api("VM_metrics.get_all_records", session))[metrics]
-    assert own["VCPUs_number"] == "2"
-    assert works(api("VM.get_data_sources", session, web))[0]["name_label"] == "cpu_usage"
-    assert fails(api("host.get_record", session, "OpaqueRef:x")) == ["HANDLE_INVALID", "host", "OpaqueRef:x"]
-    assert fails(api("VM.get_by_uuid", session, "no")) == ["UUID_INVALID", "VM", "no"]
 
 
 def test_no_two_objects_of_any_class_share_a_reference_or_a_uuid(running: Environment, session: str) -> None:
@@ -129,32 +82,6 @@ def test_a_reference_of_one_class_is_none_of_another(running: Environment, sessi
     metrics = works(api("VM.get_metrics", session, vm))
     assert fails(api("VM_metrics.get_record", session, vm)) == ["HANDLE_INVALID", "VM_metrics", vm]
     assert fails(api("VM.get_record", session, metrics)) == ["HANDLE_INVALID", "VM", metrics]
-
-
-def test_xenapi_makes_changes_runs_and_destroys_a_vm(running: Environment, session: str) -> None:
-    api = xml(running, "/RPC2")
-    record = {"name_label": "new", "memory_static_max": str(GIB), "VCPUs_max": "2", "PV_args": "quiet"}
-    vm = works(api("VM.create", session, record))
-    works(api("VM.add_to_other_config", session, vm, "a", "b"))
-    again = api("VM.add_to_other_config", session, vm, "a", "b")
-    assert fails(again) == ["MAP_DUPLICATE_KEY", "VM", "other_config", vm, "a"]
-    works(api("VM.set_name_label", session, vm, "newer"))
-    works(api("VM.set_affinity", session, vm, "OpaqueRef:NULL"))
-    works(api("VM.set_memory_limits", session, vm, str(GIB), str(2 * GIB), str(GIB), str(2 * GIB)))
-    assert fails(api("VM.pause", session, vm)) == ["VM_BAD_POWER_STATE", vm, "running", "halted"]
-    works(api("VM_start", session, vm, True, False))
-    assert works(api("VM.get_power_state", session, vm)) == "Paused"
-    works(api("VM.hard_shutdown", session, vm))
-    works(api("VM.destroy", session, vm))
-    assert fails(api("VM.get_name_label", session, vm)) == ["HANDLE_INVALID", "VM", vm]
-
-
-def test_xenapi_over_json_rpc_has_integers_and_errors_of_its_own(running: Environment, session: str) -> None:
-    api = rpc(running, "/jsonrpc")
-    assert api("VM.get_memory_static_max", session, f"OpaqueRef:{WEB}") == 2 * GIB
-    error = api("VM.start", session, f"OpaqueRef:{ARCHIVE}", False, False)
-    assert (error["code"], error["message"]) == (1, "HOST_NOT_ENOUGH_FREE_MEMORY")
-    assert str(error["data"][0]) == str(64 * GIB)
 
 
 # xenopsd
@@ -186,18 +113,8 @@ def full_vm(key: str) -> dict[str, Any]:
     more = {"ty": ["PV", {"boot": boot, "framebuffer": False}], "scheduler_params": {"affinity": []}}
     ends = {"on_crash": ["Coredump", "Shutdown"], "on_shutdown": ["Shutdown"], "on_reboot": ["Start"]}
     flags = dict.fromkeys(("suppress_spurious_page_faults", "pci_msitranslate", "pci_power_mgmt"), False)
-    return {
-        "id": key,
-        "name": "v",
-        "ssidref": "0",
-        "vcpus": "1",
-        "vcpu_max": "2",
-        **sizes,
-        **dicts,
-        **more,
-        **ends,
-        **flags,
-    }
+    plain = {"id": key, "name": "v", "ssidref": "0", "vcpus": "1", "vcpu_max": "2"}
+    return {**plain, **sizes, **dicts, **more, **ends, **flags}
 
 
 def ended(xenops: Ask, method: str, named: dict[str, Any]) -> Any:
@@ -268,24 +185,6 @@ def test_storage_makes_grows_and_destroys_a_disk(running: Environment) -> None:
     assert made == {"server": "192.0.2.9", "port": "2049"}
     assert storage("SR.attach", DBG, "sr-2", config) is None
     assert storage("SR.attach", DBG, "sr-9", config)["message"]
-
-
-# squeezed
-
-
-def test_squeezed_takes_everything_by_position(running: Environment) -> None:
-    memory = xml(running, "/memory")
-    session = works(memory("login", DBG, "test"))
-    reservation, kib = works(memory("reserve_memory_range", DBG, session, 4096, "8192"))
-    assert str(kib) == "8192"
-    works(memory("delete_reservation", DBG, session, reservation))
-    assert fails(memory("delete_reservation", DBG, session, reservation)) == ["Unknown_reservation", reservation]
-    needed, free = fails(memory("reserve-memory", DBG, session, 2**30))[1]
-    assert (int(needed), int(free) < 2**30) == (2**30, True)
-    policy, kib = works(memory("get_domain_zero_policy", DBG))
-    assert (policy, int(kib)) == ("Fixed_size", 1024**2)
-    unknown = memory("query_reservation_of_domain", DBG, session, 99)
-    assert unknown == {"Status": "Failure", "ErrorDescription": "No_reservation"}
 
 
 # networkd

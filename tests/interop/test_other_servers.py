@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
@@ -14,31 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.kit.admin import ask
 from tests.kit.buses import private_bus
-from tests.kit.clients import tcp_post
-from tests.kit.gateway import Process, gateway_process
+from tests.kit.clients import json_call, tcp_post
+from tests.kit.gateway import RPC, TOOLSTACK, Process, configured
 from tests.kit.other_servers import METHODS, OTHER_SERVERS, other_server
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
 
 pytestmark = pytest.mark.bus
 
-CONFIG = """\
-[bus.a]
-address = "{bus}"
-services = ["org.example.*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-[upstream.old]
-url = "{url}/RPC2"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/admin"
-[log]
-format = "json"
-"""
+CONFIG = TOOLSTACK + RPC + '[upstream.old]\nurl = "{url}/RPC2"\n'
 
 # The method, its D-Bus type, and a value that a client sends
 VALUES: Mapping[str, tuple[str, Any]] = {
@@ -83,67 +66,43 @@ methods:
 class Front:
     """A running gateway before one of the servers."""
 
-    def __init__(self, folder: Path, process: Process, server: str) -> None:
-        self._admin = folder / "admin"
-        self._ports = [int(url.rpartition(":")[2]) for url in (process.wait_for("ready")["listening"][0], server)]
+    def __init__(self, process: Process, server: str) -> None:
+        self.ask = process.ask
+        self._ports = [process.port, int(server.rpartition(":")[2])]
 
     def xml(self, method: str, *params: Any, direct: bool = False) -> bytes:
         """The bytes that answer a call over XML-RPC."""
         body = xmlrpc.client.dumps(params, method).encode()
         return tcp_post(self._ports[direct], "/RPC2", body, {"Content-Type": "text/xml"})
 
-    def json(self, method: str, *params: Any) -> dict[str, Any]:
-        """The answer to a call over JSON-RPC."""
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-        answer: dict[str, Any] = json.loads(
-            tcp_post(self._ports[0], "/jsonrpc", body, {"Content-Type": "application/json"})
-        )
-        return answer
+    def json(self, method: str, *params: Any) -> Any:
+        """The result over JSON-RPC, or the error."""
+        return json_call(self._ports[0], "/jsonrpc", method, params)
 
     def comparisons(self) -> dict[str, dict[str, int]]:
         """The comparisons of each method, by what they came to."""
         verdicts = ("equal", "ignored", "different", "error_different", "dropped")
         return {
             row["method"]: {name: row[name] for name in verdicts if row[name]} | row["not_compared"]
-            for row in self._ask("GET", "/v1/methods")
+            for row in self.ask("GET", "/v1/methods")
         }
-
-    def mismatches(self) -> list[Any]:
-        """The pairs of outcomes that differ."""
-        return [pair["document"] for pair in self._ask("GET", "/v1/diff")]
-
-    def serve_by_dbus(self) -> None:
-        """Let D-Bus answer every method."""
-        self._ask("POST", "/v1/mode", json.dumps({"pattern": "*", "mode": "dbus"}).encode())
-
-    def _ask(self, verb: str, path: str, body: bytes | None = None) -> Any:
-        status, answer = asyncio.run(ask(self._admin, verb, path, body))
-        assert status == 200, answer
-        return answer
 
 
 @contextmanager
 def front(folder: Path, name: str) -> Iterator[Front]:
-    with (
-        other_server(name, folder) as server,
-        private_bus() as bus,
-        toy_service(bus.address, "org.example.toy"),
-    ):
-        mappings = folder / "mappings"
-        mappings.mkdir()
+    with other_server(name, folder) as server, private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+        files = {}
         for method in METHODS:
-            (mappings / f"{method}.xml").write_text(ECHO_IDL.format(VALUES[method][0]))
+            files[f"{method}.xml"] = ECHO_IDL.format(VALUES[method][0])
             text = "{member: Echo, params: [value]}"
             if method == "echo_date":
                 value, same = "name: value, format: datetime", "from: same, format: datetime_without_zone"
                 text = f"{{member: Echo, params: [{{{value}}}], result: {{{same}}}}}"
-            (mappings / f"{method}.yaml").write_text(MAPPING.format(name=method, method=text))
-        (mappings / "fail.xml").write_text(FAIL_IDL)
-        text = "{member: Fail, params: [name, body]}"
-        (mappings / "fail.yaml").write_text(MAPPING.format(name="fail", method=text))
-        (folder / "gateway.toml").write_text(CONFIG.format(bus=bus.address, url=server, folder=folder))
-        with gateway_process(folder / "gateway.toml") as process:
-            yield Front(folder, process, server)
+            files[f"{method}.yaml"] = MAPPING.format(name=method, method=text)
+        files["fail.xml"] = FAIL_IDL
+        files["fail.yaml"] = MAPPING.format(name="fail", method="{member: Fail, params: [name, body]}")
+        with configured(folder, CONFIG, files, bus=bus.address, url=server) as process:
+            yield Front(process, server)
 
 
 def call_all(gateway: Front) -> None:
@@ -151,10 +110,10 @@ def call_all(gateway: Front) -> None:
     for method, (_, value) in VALUES.items():
         assert gateway.xml(method, value) == gateway.xml(method, value, direct=True)
         if not isinstance(value, (bytes, datetime)):  # JSON has neither
-            assert gateway.json(method, value) == {"jsonrpc": "2.0", "id": 1, "result": value}
+            assert gateway.json(method, value) == value
     refusal = ("org.example.Error.Refused", REFUSAL)
     assert gateway.xml("fail", *refusal) == gateway.xml("fail", *refusal, direct=True)
-    error = gateway.json("fail", *refusal)["error"]
+    error = gateway.json("fail", *refusal)
     assert (error["code"], error["message"]) == (7, REFUSAL)
 
 
@@ -165,10 +124,10 @@ def test_a_server_of_others_is_passed_through_translated_and_shadowed(tmp_path: 
         while any(each.get("equal", 0) < 2 for each in gateway.comparisons().values()):
             assert time.monotonic() < deadline, gateway.comparisons()
             call_all(gateway)
-        assert gateway.mismatches() == []
+        assert gateway.ask("GET", "/v1/diff") == []
         # On a busy machine the two sides may have run too far apart, or there was no capacity to observe
         assert {name for each in gateway.comparisons().values() for name in each} <= {"equal", "apart", "dropped"}
 
-        gateway.serve_by_dbus()
+        gateway.ask("POST", "/v1/mode", {"pattern": "*", "mode": "dbus"})
         for method, (_, value) in VALUES.items():
             assert xmlrpc.client.loads(gateway.xml(method, value), use_builtin_types=True)[0][0] == value

@@ -6,226 +6,33 @@ with the object path as a parameter. Where a package is missing, its tests are s
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import xmlrpc.client
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dbus_fast import Message
 
-from gateway.core.dbus.introspection_xml import Interface
 from tests.kit.gateway import Folder, Process, gateway_process
-from tests.kit.outsiders import OUTSIDERS, Running, outsider, over_jsonrpc, over_xmlrpc, prepared, url
+from tests.kit.outsiders import Running, outsider, prepared
 from tests.kit.programs import ROOT
 
 pytestmark = pytest.mark.bus
 
-OBJECT = {"name": "object__", "object": "/"}
-EACH = 3  # objects of an interface whose properties are read
-
-Call = Callable[..., Any]
-
-
-def mapping_of(service: Running, folder: Path) -> dict[str, Any]:
-    """A mapping file of all properties and methods of a service, with its IDL beside it. JSON is YAML too."""
-    methods: dict[str, Any] = {}
-    for number, (name, interface) in enumerate(service.interfaces.items()):
-        (folder / f"{number}.xml").write_text(service.idl(name))
-        where = {"interface": name, "idl": f"{number}.xml", "params": [OBJECT]}
-        for known in interface.properties.values():
-            if "read" in known.access and not known.type.has_file_descriptor:
-                methods[f"{name}.{known.name}"] = {**where, "property": known.name}
-        methods.update(_members(interface, where))
-    return {
-        "mapping": 1,
-        "service": service.name,
-        "dbus": {"bus_name": service.bus_name},
-        "expose": [
-            {"listener": "rpc", "path": "/RPC2", "codec": "xmlrpc"},
-            {"listener": "rpc", "path": "/jsonrpc", "codec": "jsonrpc"},
-        ],
-        "methods": methods,
-    }
-
-
-def _members(interface: Interface, where: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for method in interface.methods.values():
-        if not any(argument.type.has_file_descriptor for argument in (*method.ins, *method.outs)):
-            params = [OBJECT, *(argument.name for argument in method.ins)]
-            yield f"{interface.name}.{method.name}()", {**where, "member": method.name, "params": params}
-
 
 @contextmanager
-def gateway_to(service: Running, path: Path, mapping: str = "") -> Iterator[Process]:
-    """A gateway with the mapping of a service, or with this one."""
+def gateway_to(service: Running, path: Path, mapping: str) -> Iterator[Process]:
     folder = Folder(path)
     folder.buses({"system": (service.address, "org.*")})
-    folder.mapping(mapping or json.dumps(mapping_of(service, folder.mappings)))
+    folder.mapping(mapping)
     with gateway_process(folder.config) as process:
         yield process
-
-
-def caller(process: Process) -> Call:
-    """Call one method over XML-RPC, and fail on a fault."""
-
-    def call(method: str, *params: object) -> Any:
-        with xmlrpc.client.ServerProxy(url(process, "/RPC2"), allow_none=True) as proxy:
-            return getattr(proxy, method)(*params)
-
-    return call
-
-
-@pytest.mark.parametrize("name", OUTSIDERS)
-def test_every_property_of_every_interface_can_be_read(name: str, tmp_path: Path) -> None:
-    """What the gateway does not answer, the service itself does not answer either."""
-    with prepared(name) as service, gateway_to(service, tmp_path) as process:
-        reads = [
-            (interface, known.name, path)
-            for interface, described in service.interfaces.items()
-            for known in described.properties.values()
-            if "read" in known.access
-            for path in [path for path in service.paths[interface] if path != "/"][-EACH:]
-        ]
-        assert reads or name == "avahi", f"{name} has no property"
-        calls = [(f"{interface}.{known}", path) for interface, known, path in reads]
-        for answers in (over_xmlrpc(process, calls), over_jsonrpc(process, calls)):
-            refused = []
-            for (interface, known, path), answer in zip(reads, answers, strict=True):
-                if isinstance(answer, ValueError):
-                    get = "org.freedesktop.DBus.Properties.Get"
-                    itself = service.direct(path, get, "ss", interface, known)
-                    if not (isinstance(itself, Message) and itself.error_name):
-                        refused.append(f"{path} {interface}.{known}: {answer}, and the service has {itself}")
-            assert refused == []
-
-
-# Acts, and returned objects
-
-
-def _libvirt(call: Call, service: Running) -> None:
-    (domain,) = call("org.libvirt.Connect.ListDomains()", "/org/libvirt/Test", 0)
-    assert call("org.libvirt.Domain.Name", domain) == "test"
-    call("org.libvirt.Domain.Suspend()", domain)
-    assert call("org.libvirt.Domain.GetState()", domain, 0)[0] == 3  # paused
-    call("org.libvirt.Domain.Resume()", domain)
-    assert call("org.libvirt.Domain.GetState()", domain, 0)[0] == 1  # running
-    pool = call("org.libvirt.Connect.StoragePoolLookupByName()", "/org/libvirt/Test", "default-pool")
-    assert call("org.libvirt.StoragePool.Name", pool) == "default-pool"
-    with pytest.raises(xmlrpc.client.Fault, match=r"no object|not found"):
-        call("org.libvirt.Domain.Name", domain[:-1] + "0")
-
-
-def _bluez(call: Call, service: Running) -> None:
-    device = "/org/bluez/hci0/dev_11_22_33_44_55_66"
-    assert call("org.bluez.Device1.Address", device) == "11:22:33:44:55:66"
-    assert call("org.bluez.Adapter1.Name", call("org.bluez.Device1.Adapter", device)) == "my-computer"
-    call("org.bluez.Device1.Connect()", device)
-
-
-def _networkmanager(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/NetworkManager"
-    devices = call("org.freedesktop.NetworkManager.GetDevices()", manager)
-    assert {call("org.freedesktop.NetworkManager.Device.Interface", each) for each in devices} == {"eth0", "wlan0"}
-
-
-def _upower(call: Call, service: Running) -> None:
-    devices = call("org.freedesktop.UPower.EnumerateDevices()", "/org/freedesktop/UPower")
-    names = {call("org.freedesktop.UPower.Device.Model", each) for each in devices}
-    assert names == ({"Mock AC", "Mock"} if service.name == "upower" else set())
-    display = call("org.freedesktop.UPower.GetDisplayDevice()", "/org/freedesktop/UPower")
-    assert isinstance(call("org.freedesktop.UPower.Device.Percentage", display), float)
-
-
-def _modemmanager(call: Call, service: Running) -> None:
-    modem = next(path for path in service.made if "/Modems/" in path)
-    assert call("org.freedesktop.ModemManager1.Modem.State", modem) is not None
-    manager = "/org/freedesktop/ModemManager1"
-    objects = call("org.freedesktop.DBus.ObjectManager.GetManagedObjects()", manager)
-    assert modem in objects
-
-
-def _logind(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/login1"
-    ((session, _, user, seat, path),) = call("org.freedesktop.login1.Manager.ListSessions()", manager)
-    assert (session, user, seat) == ("c1", "joe", "seat0")
-    assert call("org.freedesktop.login1.Session.Name", path) == "joe"
-    call("org.freedesktop.login1.Session.Activate()", path)
-
-
-def _hostnamed(call: Call, service: Running) -> None:
-    described = json.loads(call("org.freedesktop.hostname1.Describe()", "/org/freedesktop/hostname1"))
-    assert described["Hostname"] == call("org.freedesktop.hostname1.Hostname", "/org/freedesktop/hostname1")
-
-
-def _timedated(call: Call, service: Running) -> None:
-    zones = call("org.freedesktop.timedate1.ListTimezones()", "/org/freedesktop/timedate1")
-    assert "UTC" in zones
-
-
-def _accounts(call: Call, service: Running) -> None:
-    user = call("org.freedesktop.Accounts.FindUserById()", "/org/freedesktop/Accounts", 0)
-    assert user == "/org/freedesktop/Accounts/User0"
-    assert call("org.freedesktop.Accounts.User.UserName", user) == "root"
-
-
-def _udisks(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/UDisks2/Manager"
-    assert isinstance(call("org.freedesktop.UDisks2.Manager.GetBlockDevices()", manager, {}), list)
-    with pytest.raises(xmlrpc.client.Fault, match=r"UDisks2|nothing"):
-        call("org.freedesktop.UDisks2.Manager.CanFormat()", manager, "nothing")
-
-
-def _firewalld(call: Call, service: Running) -> None:
-    root = "/org/fedoraproject/FirewallD1"
-    zones = call("org.fedoraproject.FirewallD1.zone.getZones()", root)
-    assert "public" in zones
-    call("org.fedoraproject.FirewallD1.zone.addPort()", root, "public", "8080", "tcp", 0)
-    assert call("org.fedoraproject.FirewallD1.zone.getPorts()", root, "public") == [["8080", "tcp"]]
-    zone = call("org.fedoraproject.FirewallD1.config.getZoneByName()", f"{root}/config", "public")
-    assert call("org.fedoraproject.FirewallD1.config.zone.name", zone) == "public"
-
-
-def _colord(call: Call, service: Running) -> None:
-    manager = "/org/freedesktop/ColorManager"
-    assert call("org.freedesktop.ColorManager.Device.DeviceId", service.made[0]) == "first"
-    device = call("org.freedesktop.ColorManager.CreateDevice()", manager, "mine", "temp", {"Kind": "printer"})
-    assert call("org.freedesktop.ColorManager.Device.DeviceId", device) == "mine"
-    assert device in call("org.freedesktop.ColorManager.GetDevices()", manager)
-
-
-ACTS: Mapping[str, Callable[[Call, Running], None]] = {
-    "libvirt": _libvirt,
-    "bluez5": _bluez,
-    "networkmanager": _networkmanager,
-    "upower": _upower,
-    "upowerd": _upower,
-    "modemmanager": _modemmanager,
-    "logind": _logind,
-    "hostnamed": _hostnamed,
-    "timedated": _timedated,
-    "accounts": _accounts,
-    "udisks": _udisks,
-    "firewalld": _firewalld,
-    "colord": _colord,
-}
-
-
-@pytest.mark.parametrize("name", ACTS)
-def test_an_old_client_acts_and_follows_what_is_returned(name: str, tmp_path: Path) -> None:
-    with prepared(name) as service, gateway_to(service, tmp_path) as process:
-        ACTS[name](caller(process), service)
-
-
-def test_every_outsider_acts_somewhere() -> None:
-    assert OUTSIDERS.keys() - ACTS.keys() == {"avahi"}  # below: its objects belong to a connection
 
 
 def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None:
@@ -237,10 +44,7 @@ def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None
         line = [sys.executable, "-m", "gateway", "scaffold", "bus", "org.bluez", "--by-name"]
         where = ["--config", str(folder.config), "--output", str(folder.mappings)]
         subprocess.run([*line, *where], check=True, capture_output=True)
-        with (
-            gateway_process(folder.config) as process,
-            xmlrpc.client.ServerProxy(url(process, "/bluez")) as proxy,
-        ):
+        with gateway_process(folder.config) as process, xmlrpc.client.ServerProxy(f"{process.url}/bluez") as proxy:
             api: Any = proxy
             assert api.device.alias("11:22:33:44:55:66") == "phone"
             api.device.connect("11-22-33-44-55-66")
@@ -249,18 +53,40 @@ def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None
                 api.device.alias("../hci0")
 
 
+HOSTNAME_IDL = """<node><interface name="org.freedesktop.hostname1">
+<property name="Hostname" type="s" access="read"/></interface></node>
+"""
+HOSTNAME = """mapping: 1
+service: hostnamed
+dbus:
+  bus_name: org.freedesktop.hostname1
+  object_path: /org/freedesktop/hostname1
+  interface: org.freedesktop.hostname1
+  idl: hostname.xml
+expose:
+  - {listener: rpc, path: /RPC2, codec: xmlrpc}
+methods:
+  name: {property: Hostname}
+"""
+
+
 def test_a_service_that_has_ended_is_started_for_the_next_call(tmp_path: Path) -> None:
     """hostnamed ends by itself after half a minute without a call."""
-    path, known = "/org/freedesktop/hostname1", "org.freedesktop.hostname1.Hostname"
-    with prepared("hostnamed") as service, gateway_to(service, tmp_path) as process:
-        before = caller(process)(known, path)
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings/hostname.xml").write_text(HOSTNAME_IDL)
+    with (
+        outsider("hostnamed") as service,
+        gateway_to(service, tmp_path, HOSTNAME) as process,
+        xmlrpc.client.ServerProxy(f"{process.url}/RPC2") as proxy,
+    ):
+        before = proxy.name()
         broker = Running("dbus", "org.freedesktop.DBus", service.address)
         owner = "org.freedesktop.DBus.GetConnectionUnixProcessID"
         number = broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name)
         os.kill(number, signal.SIGTERM)
         while broker.direct("/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", "s", service.bus_name):
             pass
-        assert caller(process)(known, path) == before
+        assert proxy.name() == before
         assert broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name) != number
 
 
@@ -291,7 +117,7 @@ def test_an_entry_group_belongs_to_the_client_that_made_it(tmp_path: Path) -> No
         (tmp_path / "mappings").mkdir()
         (tmp_path / "mappings/group.xml").write_text(GROUP_IDL)
         with gateway_to(service, tmp_path, GROUPS) as process:
-            address = url(process, "/RPC2")
+            address = f"{process.url}/RPC2"
             with xmlrpc.client.ServerProxy(address) as other:
                 with xmlrpc.client.ServerProxy(address) as maker:
                     group = maker.new()
@@ -317,7 +143,7 @@ def example(name: str, service: Running, path: Path) -> Iterator[xmlrpc.client.S
     shutil.copytree(EXAMPLES / "idl", path / "mappings/idl")
     with (
         gateway_to(service, path, (EXAMPLES / f"{name}.yaml").read_text()) as process,
-        xmlrpc.client.ServerProxy(url(process, f"/{name}"), allow_none=True) as proxy,
+        xmlrpc.client.ServerProxy(f"{process.url}/{name}", allow_none=True) as proxy,
     ):
         yield proxy
 

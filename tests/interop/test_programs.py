@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import XenAPI
 
 from demo.environment import Environment, start_environment
 from demo.http_clients import ARCHIVE, PASSWORD, USER, WEB
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, TIMEOUT, until
 
 pytestmark = [pytest.mark.bus, pytest.mark.programs]
 
@@ -174,10 +173,7 @@ def test_pypis_xenapi(gateway: Environment) -> None:
         api.VM.add_to_other_config(vm, "owner", "test")
         assert api.VM.get_other_config(vm) == {**config, "owner": "test"}
         task = api.Async.VM.start(vm, False, False)
-        until = time.monotonic() + TIMEOUT
-        while api.task.get_status(task) == "pending":
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        until(lambda: api.task.get_status(task) != "pending")
         record = api.task.get_record(task)
         assert (record["status"], record["progress"], record["error_info"]) == ("success", 1.0, [])
         api.task.destroy(task)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 import xmlrpc.client
 from pathlib import Path
 
@@ -18,27 +17,20 @@ from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from tests.kit.clients import tcp_post
-from tests.kit.gateway import REST, TOY_IDL, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.gateway import RPC, STORE, TOOLSTACK, TOY_IDL, configured, ship
+from tests.kit.programs import until
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.upstreams import legacy_server, ok
 
-CONFIG = (
-    """\
-[bus.toolstack]
-address = "unix:path={folder}/no-bus"
-services = ["org.example.*"]
+CONFIG = f"""\
+{TOOLSTACK}{STORE}\
 [upstream.old]
 url = "xenstore:/old-squeezed"
 codec = "xenstore"
-store = "{store}"
+store = "{{store}}"
 pid = false
 timeout = "1s"
-[listener.store]
-bind = ["xenstore:{store}"]
 """
-    + REST
-)
 
 # Nobody but domain 0 may call here, and domain 7 what says so.
 MAPPING = """\
@@ -73,42 +65,24 @@ async def ask(store: XenstoreClient, function: str) -> None:
 
 def answer(running: Xenstored, function: str) -> str:
     """What stands in the response once it is there."""
-    end = time.monotonic() + TIMEOUT
-    while not (found := running.tool("ls", "-f", f"/squeezed/rpc/response/{function}/1", check=False)):
-        assert time.monotonic() < end, running.tool("ls", "-f", "/squeezed", check=False)
-    return found
+    return until(lambda: running.tool("ls", "-f", f"/squeezed/rpc/response/{function}/1", check=False))
 
 
 async def test_what_a_guest_may_not_call_reaches_no_old_service(tmp_path: Path) -> None:
-    (tmp_path / "mappings").mkdir()
-    (tmp_path / "mappings/toy.xml").write_text(TOY_IDL)
-    (tmp_path / "mappings/squeezed.yaml").write_text(MAPPING)
-    with xenstored() as running:
-        (tmp_path / "gateway.toml").write_text(CONFIG.format(store=running.path, folder=tmp_path))
-        with gateway_process(tmp_path / "gateway.toml") as process:
-            process.wait_for("ready")
-            async with XenstoreClient(running.path) as store:
-                await store.until_connected()
-                for function in ("echo-legacy", "echo-dbus", "echo-off", "narrow", "not-mapped"):
-                    await ask(store, function)
-                    assert f"domain {GUEST} may not call '{function}'" in answer(running, function)
-            assert running.tool("ls", "-f", "/old-squeezed", check=False) == ""
+    files = {"toy.xml": TOY_IDL, "squeezed.yaml": MAPPING}
+    with (
+        xenstored() as running,
+        configured(tmp_path, CONFIG, files, bus=f"unix:path={tmp_path}/no-bus", store=running.path),
+    ):
+        async with XenstoreClient(running.path) as store:
+            await store.until_connected()
+            for function in ("echo-legacy", "echo-dbus", "echo-off", "narrow", "not-mapped"):
+                await ask(store, function)
+                assert f"domain {GUEST} may not call '{function}'" in answer(running, function)
+        assert running.tool("ls", "-f", "/old-squeezed", check=False) == ""
 
 
-XAPI_CONFIG = (
-    """\
-[bus.toolstack]
-address = "unix:path={folder}/no-bus"
-services = ["org.xen.xcp.*"]
-[upstream.xapi]
-url = "{old}"
-dialect = "xenapi"
-speaks = ["jsonrpc"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-"""
-    + REST
-)
+XAPI_CONFIG = TOOLSTACK + RPC + '[upstream.xapi]\nurl = "{old}"\ndialect = "xenapi"\nspeaks = ["jsonrpc"]\n'
 SPELLINGS = ("VM.start", "VM_start", "Async.VM.start", "InternalAsync.VM.start")
 DONE = "<methodResponse><params><param><value>done</value></param></params></methodResponse>"
 
@@ -130,17 +104,16 @@ def attempts(spelling: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("mode", ["off", "dbus"])
 async def test_no_spelling_of_a_shipped_method_reaches_the_old_xapi_against_its_mode(tmp_path: Path, mode: str) -> None:
-    (tmp_path / "mappings").mkdir()
-    (tmp_path / "mappings/idl").symlink_to(ROOT / "mappings/idl")
-    text = (ROOT / "mappings/xapi.yaml").read_text().replace("\nexpose:", "\nunmapped: passthrough\n\nexpose:", 1)
+    ship(tmp_path, "xapi")
+    mapping = tmp_path / "mappings/xapi.yaml"
+    text = mapping.read_text().replace("\nexpose:", "\nunmapped: passthrough\n\nexpose:", 1)
     start = re.compile(r"^      start:( \{|$)", re.MULTILINE)  # the message of the class VM, in either style of YAML
     text, found = start.subn(lambda m: f"{m[0]}mode: {mode}, " if m[1] else f"{m[0]}\n        mode: {mode}", text, 1)
     assert found == 1
-    (tmp_path / "mappings/xapi.yaml").write_text(text)
+    mapping.write_text(text)
     async with legacy_server(lambda _: ok(DONE.encode())) as old:
-        (tmp_path / "gateway.toml").write_text(XAPI_CONFIG.format(folder=tmp_path, old=old.url))
-        with gateway_process(tmp_path / "gateway.toml") as process:
-            port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        with configured(tmp_path, XAPI_CONFIG, bus=f"unix:path={tmp_path}/no-bus", old=old.url) as process:
+            port = process.port
             for spelling in SPELLINGS:
                 for path, body in attempts(spelling):
                     answer = (await asyncio.to_thread(tcp_post, port, path, body)).decode()

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import Result
 
 from tests.kit.command import command, succeed
-from tests.kit.gateway import REST, Process, gateway_process
+from tests.kit.gateway import RPC, TOOLSTACK, Process, configured, gateway_process, ship
 from tests.kit.programs import ROOT, TIMEOUT, json_lines
 from tests.kit.toolstack import Twin, twin
 from tests.kit.upstreams import dialled
@@ -25,19 +25,7 @@ pytestmark = pytest.mark.bus
 
 VM = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
 
-CONFIG = (
-    """\
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-[bus.toolstack]
-address = "{bus}"
-services = ["org.xen.xcp.*"]
-[upstream.xapi]
-url = "{xapi}"
-dialect = "xenapi"
-"""
-    + REST
-)
+CONFIG = RPC + TOOLSTACK + '[upstream.xapi]\nurl = "{xapi}"\ndialect = "xenapi"\n'
 
 
 class Front:
@@ -48,7 +36,7 @@ class Front:
         self.process = process
         self.old = old
         self.file = folder / "calls.jsonl"
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.port = process.port
         self.session = self.call("session.login_with_password", "root", "xenroot")
 
     def call(self, method: str, *params: Any) -> Any:
@@ -59,7 +47,6 @@ class Front:
         return answer["Value"]
 
     def json(self, method: str, *params: Any) -> Any:
-        """Over JSON-RPC."""
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         head = f"POST /jsonrpc HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         with dialled(self.port) as (connection, reader):
@@ -89,22 +76,18 @@ class Front:
             process.stderr.close()
 
     def lines(self) -> list[dict[str, Any]]:
-        """Of the recording."""
         return json_lines(self.file)
 
 
 @pytest.fixture(scope="module")
 def front(toolstack_bus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp("replay")
-    (folder / "mappings").mkdir()
-    (folder / "mappings/idl").symlink_to(ROOT / "mappings/idl")
-    text = (ROOT / "mappings/xapi.yaml").read_text()
-    text = text.replace("defaults: {", "defaults: {mode: legacy, ", 1)
-    (folder / "mappings/xapi.yaml").write_text(text)
-    with twin("xapi", toolstack_bus, folder, tcp=True) as old:
-        (folder / "gateway.toml").write_text(CONFIG.format(bus=toolstack_bus, folder=folder, xapi=old.url))
-        with gateway_process(folder / "gateway.toml") as process:
-            yield Front(folder, process, old)
+    ship(folder, "xapi", defaults="mode: legacy")
+    with (
+        twin("xapi", toolstack_bus, folder, tcp=True) as old,
+        configured(folder, CONFIG, bus=toolstack_bus, xapi=old.url) as process,
+    ):
+        yield Front(folder, process, old)
 
 
 def made(front: Front) -> None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
-from gateway.state.store import POLL
 from tests.kit.programs import ROOT
 
 SOON = 60.0  # seconds in which what must come comes, on a busy machine
@@ -34,7 +33,6 @@ class Peer:
         raise AssertionError(f"{self.name} has ended")
 
     async def decide(self, number: int) -> list[str]:
-        """What it answers."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{number}\n".encode())
         return await self.heard(lambda words: words[0] in ("decided", "refused"))
@@ -72,17 +70,6 @@ async def test_many_that_start_at_once_make_one_file_and_each_sees_what_the_othe
         assert await asyncio.gather(*(peer.decide(1) for peer in started)) == [["decided", "1"]] * 6
         await asyncio.gather(*(peer.sees(*(f"{each.name}.1" for each in started)) for peer in started))
     assert list(path.parent.iterdir()) == [path]  # nothing is left beside it when all have ended
-
-
-async def test_each_decision_is_seen_by_another_process(tmp_path: Path) -> None:
-    """How soon, `make bench` measures."""
-    patterns: list[str] = []
-    async with peers(tmp_path / "state.db", "a", "b") as (one, other):
-        for number in range(10):
-            patterns.append(f"a.{number}")
-            assert await one.decide(number) == ["decided", str(number)]
-            await other.sees(*patterns)
-    assert POLL <= 0.1
 
 
 async def test_a_file_that_is_moved_away_alone_is_made_anew_once_and_whole(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
 
@@ -23,19 +23,6 @@ from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import BOTH, C_STORE, OXENSTORED, Xenstored, connected, xenstored
 from tests.kit.xenstore_clients import TreeClient
-
-
-@pytest.fixture(params=BOTH)
-def daemon(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
-    with xenstored(name=request.param) as running:
-        yield running
-
-
-@pytest.fixture
-async def store(daemon: Xenstored) -> AsyncIterator[XenstoreClient]:
-    async with XenstoreClient(daemon.path) as store:
-        await store.until_connected()
-        yield store
 
 
 def raw(path: str, operation: int, *payloads: bytes) -> list[tuple[int, bytes]]:
@@ -255,14 +242,7 @@ WHOLE = "READ GET_PERMS DIRECTORY READ GET_PERMS READ GET_PERMS"
 RESPONSE = "GET_PERMS GET_PERMS RM WRITE SET_PERMS WRITE WRITE"
 TRIPS = {
     "read": [PEEK, f"{WHOLE} TRANSACTION_END TRANSACTION_START", RESPONSE, "TRANSACTION_END", "GET_PERMS"],
-    "write": [
-        PEEK,
-        WHOLE,
-        "WRITE TRANSACTION_END TRANSACTION_START",
-        f"{RESPONSE} RM",
-        "TRANSACTION_END",
-        "GET_PERMS",
-    ],
+    "write": [PEEK, WHOLE, "WRITE TRANSACTION_END TRANSACTION_START", f"{RESPONSE} RM", "TRANSACTION_END", "GET_PERMS"],
 }
 
 

@@ -83,7 +83,8 @@ def test_no_library_needs_memory_that_is_writable_and_executable(tmp_path: Path)
     folder = Folder(tmp_path)
     with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
         folder.buses({"toolstack": (bus.address, "org.example.*")})
-        with gateway_process(folder.config, through=[sys.executable, "-c", DENY_WRITE_EXECUTE]) as process:
-            address = process.wait_for("ready")["listening"][0].removeprefix("tcp:")
-            with xmlrpc.client.ServerProxy(f"http://{address}/RPC2") as client:
-                assert client.echo("a") == "a"
+        with (
+            gateway_process(folder.config, through=[sys.executable, "-c", DENY_WRITE_EXECUTE]) as process,
+            xmlrpc.client.ServerProxy(f"{process.url}/RPC2") as client,
+        ):
+            assert client.echo("a") == "a"

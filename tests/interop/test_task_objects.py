@@ -26,6 +26,7 @@ from gateway.state.store import StateStore
 from gateway.wiring import SPELLINGS, task_ending
 from tests.kit.backends import dbus_backend
 from tests.kit.buses import private_bus
+from tests.kit.upstreams import Scripted
 
 pytestmark = pytest.mark.bus
 
@@ -146,7 +147,9 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
         async with dbus_backend(BusSettings("one", running.address, ("*",))) as backend, StateStore(None) as state:
             tasks = Tasks(state, task_ending)
             await tasks.start()
-            yield Front(service, RpcEndpoint(endpoint, codec, dialect, Dispatcher(backend), tasks=tasks))
+            yield Front(
+                service, RpcEndpoint(endpoint, codec, dialect, Dispatcher(backend, upstreams=Scripted({})), tasks=tasks)
+            )
             await tasks.stop()
         bus.disconnect()
         await bus.wait_for_disconnect()  # type: ignore[no-untyped-call] # of the library

@@ -77,7 +77,6 @@ class Client:
         return expect(dict, json.loads(self._post("/types.json", json.dumps(request).encode())))
 
     def xml(self, method: str, value: Value) -> object:
-        """The result."""
         body = codec.Codec().encode_call(Call(method, (value,)))
         (result,), _ = xmlrpc.client.loads(self._post("/types.xml", body).decode(), use_builtin_types=True)
         return result

@@ -70,7 +70,7 @@ def serving(folder: Folder) -> Iterator[Folder]:
         text = folder.config.read_text().replace("[admin]", '[admin]\nweb = "tcp:127.0.0.1:0"')
         folder.config.write_text(f'{text}[upstream.old]\nurl = "{url}"\n')
         with gateway_process(folder.config) as process:
-            (folder.path / "address").write_text(process.wait_for("ready")["listening"][0].removeprefix("tcp:"))
+            (folder.path / "address").write_text(process.url)
             yield folder
 
 
@@ -79,7 +79,7 @@ def invitation(folder: Folder) -> str:
 
 
 def call(folder: Folder, text: str) -> object:
-    with xmlrpc.client.ServerProxy(f"http://{(folder.path / 'address').read_text()}/RPC2") as proxy:
+    with xmlrpc.client.ServerProxy(f"{(folder.path / 'address').read_text()}/RPC2") as proxy:
         return proxy.echo(text)
 
 

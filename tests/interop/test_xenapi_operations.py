@@ -156,20 +156,6 @@ def test_a_vm_lives_with_its_devices_metrics_and_host(api: Api) -> None:
     assert not set(vbds) & set(api.VBD.get_all())
 
 
-def test_a_template_is_cloned_and_provisioned(api: Api) -> None:
-    template = named(api.VM, "Debian Bookworm 12")
-    vm = api.VM.clone(template, "provisioned")
-    assert api.VM.get_is_a_template(vm) is True
-    with pytest.raises(Failure, match="VM_IS_TEMPLATE"):
-        api.VM.start(vm, False, False)
-    api.VM.provision(vm)
-    assert api.VM.get_is_a_template(vm) is False
-    assert api.VDI.get_virtual_size(disk_of(api, vm)) == str(10 * GIB)
-    assert "disks" not in api.VM.get_other_config(vm)
-    api.VM.start(vm, False, False)
-    api.VM.hard_shutdown(vm)
-
-
 def test_clones_copies_snapshots_and_reverts_have_disks_of_their_own(api: Api) -> None:
     vm = guest(api, "copied")
     shared = named(api.SR, "NFS storage")
@@ -197,46 +183,6 @@ def test_clones_copies_snapshots_and_reverts_have_disks_of_their_own(api: Api) -
     assert api.VM.migrate_send(vm, receiver, True, moved, {}, {}) == vm
     assert api.VDI.get_SR(disk_of(api, vm)) == shared
     api.VM.hard_shutdown(vm)
-
-
-def test_disks_are_made_copied_resized_and_destroyed(api: Api) -> None:
-    sr = named(api.SR, "NFS storage")
-    allocated = int(api.SR.get_virtual_allocation(sr))
-    disk = api.VDI.create({"name_label": "d", "SR": sr, "virtual_size": str(GIB), "type": "user"})
-    api.VDI.resize(disk, str(2 * GIB))
-    assert int(api.SR.get_virtual_allocation(sr)) == allocated + 2 * GIB
-    with pytest.raises(Failure, match="SR_FULL"):
-        api.VDI.resize(disk, str(1_000_000 * GIB))
-    clone, snapshot = api.VDI.clone(disk), api.VDI.snapshot(disk)
-    assert api.VDI.get_snapshots(disk) == [snapshot]
-    copy = api.VDI.copy(disk, sr)
-    for each in (clone, copy, snapshot, disk):
-        api.VDI.destroy(each)
-    assert int(api.SR.get_virtual_allocation(sr)) == allocated
-    with pytest.raises(Failure, match=r"HANDLE_INVALID.*'VDI'"):
-        api.VDI.get_record(disk)
-
-
-def test_a_repository_is_made_unplugged_forgotten_and_introduced(api: Api) -> None:
-    host = api.host.get_all()[0]
-    sr = api.SR.create(host, {"server": "s"}, "0", "new", "", "nfs", "user", True, {})
-    pbds = api.SR.get_PBDs(sr)
-    assert len(pbds) == 2
-    with pytest.raises(Failure, match="SR_HAS_PBD"):
-        api.SR.forget(sr)
-    uuid = api.SR.get_uuid(sr)
-    for pbd in pbds:
-        api.PBD.unplug(pbd)
-    api.SR.forget(sr)
-    assert not set(pbds) & set(api.PBD.get_all())
-    again = api.SR.introduce(uuid, "again", "", "nfs", "user", True, {})
-    with pytest.raises(Failure, match="SR_HAS_NO_PBDS"):
-        api.SR.scan(again)
-    pbd = api.PBD.create({"host": host, "SR": again, "device_config": {"server": "s"}})
-    api.PBD.plug(pbd)
-    api.SR.scan(again)
-    api.PBD.unplug(pbd)
-    api.SR.destroy(again)
 
 
 def test_devices_are_plugged_unplugged_and_changed(api: Api) -> None:
@@ -272,33 +218,6 @@ def test_devices_are_plugged_unplugged_and_changed(api: Api) -> None:
     api.VM.hard_shutdown(vm)
 
 
-def test_networks_vlans_and_bonds(api: Api) -> None:
-    host = api.host.get_all()[0]
-    network = api.network.create({"name_label": "n", "name_description": "", "other_config": {}})
-    pifs = api.pool.create_VLAN_from_PIF(api.host.get_management_interface(host), network, "77")
-    assert len(pifs) == 2
-    assert set(api.network.get_PIFs(network)) == set(pifs)
-    with pytest.raises(Failure, match="NETWORK_CONTAINS_PIF"):
-        api.network.destroy(network)
-    for pif in pifs:
-        api.VLAN.destroy(api.PIF.get_VLAN_master_of(pif))
-    assert api.network.get_PIFs(network) == []
-    [bond] = [each for each in api.host.get_PIFs(host) if api.PIF.get_bond_master_of(each)]
-    [joined] = api.PIF.get_bond_master_of(bond)
-    members = api.Bond.get_slaves(joined)
-    api.Bond.destroy(joined)
-    assert all(api.PIF.get_bond_slave_of(pif) == NULL for pif in members)
-    made = api.Bond.create(network, members, "", "lacp")
-    assert api.Bond.get_slaves(made) == members
-    api.Bond.destroy(made)
-    storage = next(pif for pif in api.host.get_PIFs(host) if api.PIF.get_device(pif) == "eth1")
-    api.PIF.reconfigure_ip(storage, "Static", "192.0.2.99", "255.255.255.0", "", "")
-    api.PIF.unplug(storage)
-    api.PIF.plug(storage)
-    assert api.PIF.get_IP(storage) == "192.0.2.99"
-    api.network.destroy(network)
-
-
 def test_tasks_messages_secrets_updates_and_plugins(api: Api) -> None:
     [pool] = api.pool.get_all()
     host, other = api.host.get_all()
@@ -327,14 +246,3 @@ def test_tasks_messages_secrets_updates_and_plugins(api: Api) -> None:
     api.pool.designate_new_master(host)
     api.pool.enable_ha([named(api.SR, "NFS storage")], {})
     api.pool.disable_ha()
-
-
-def test_a_host_leaves_the_pool_with_all_that_it_has(api: Api) -> None:
-    _, other = api.host.get_all()
-    local = [sr for sr, record in api.SR.get_all_records().items() if not record["shared"] and record["type"] == "lvm"]
-    with pytest.raises(Failure, match="HOST_CANNOT_DESTROY_SELF"):
-        api.pool.eject(api.host.get_all()[0])
-    api.pool.eject(other)
-    assert len(api.host.get_all()) == 1
-    assert not set(local) & set(api.SR.get_all())
-    assert all(pif["host"] != other for pif in api.PIF.get_all_records().values())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from demo.environment import Environment
-from tests.kit.clients import tcp_post
+from tests.kit.clients import json_call
 from tests.kit.stores import Tools
 
 pytestmark = pytest.mark.bus
@@ -23,8 +22,7 @@ def tools(running: Environment) -> Tools:
 
 
 def xenopsd(running: Environment, method: str, **named: Any) -> Any:
-    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"debug_info": "x", **named}}
-    return json.loads(tcp_post(running.url, "/xenopsd/jsonrpc", json.dumps(request))).get("result")
+    return json_call(running.url, "/xenopsd/jsonrpc", method, {"debug_info": "x", **named})
 
 
 def start_vm(running: Environment) -> None:

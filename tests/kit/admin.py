@@ -82,7 +82,6 @@ class Toy:
         self.failure: Exception | None = None
 
     async def status(self) -> Mapping[str, object]:
-        """Return a status as a gateway does."""
         known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
         known["warnings"] = self.warnings()
         more = dict.fromkeys(("buses", "services", "upstreams", "stores", "workers"), ())
@@ -103,18 +102,15 @@ class Toy:
         return [] if self.ready else ["no bus"]
 
     def warnings(self) -> list[str]:
-        """Return no warnings."""
         return []
 
     async def metrics(self) -> bytes:
-        """Return one series."""
         return b"toy_total 1.0\n"
 
     def mappings(self) -> Mapping[str, object]:
         return {"revision": "r1", "mappings": {"toy.yaml": b"mapping: 1"}, "idl": {}}
 
     def routes(self) -> list[Mapping[str, object]]:
-        """Return one route."""
         words = (
             "service", "method", "listener", "path", "codec", "dialect", "bus_name", "object_path", "interface",
             "member", "access", "effect", "mode", "file",
@@ -142,7 +138,6 @@ class Toy:
         return 7, 1
 
     def invite(self, caller: Caller) -> str:
-        """Return a URL."""
         return f"http://127.0.0.1:1/enter?token={caller}"
 
     async def call(self, request: CallBody) -> Mapping[str, object]:
@@ -224,7 +219,6 @@ class Served:
         return command(*words, socket=self.socket)
 
     def start(self) -> None:
-        """Serve."""
         self._thread.start()
         self.api = self.do(self._context.__aenter__())
 

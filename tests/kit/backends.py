@@ -51,15 +51,12 @@ class MemoryBackend(interfaces.Backend):
         self._running = False
 
     async def start(self) -> None:
-        """Start answering."""
         self._running = True
 
     async def stop(self) -> None:
-        """Stop answering."""
         self._running = False
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        """Answer one call."""
         method_call = encode_arguments(route, call)
         if isinstance(method_call, Fault):
             return method_call
@@ -142,7 +139,6 @@ CHANGED = Subscription(TOY, OBJECT_PATH, INTERFACE, properties={"Volume": "u", "
 
 
 def shouted(text: str) -> Event:
-    """Return the event of a shout."""
     return Event(TOY, OBJECT_PATH, INTERFACE, "Shouted", (text,))
 
 
@@ -155,7 +151,6 @@ async def emit(backend: Backend, member: str, body: Variant, times: int = 1, **w
 
 
 async def shout(backend: Backend, text: str, times: int = 1, **where: str) -> None:
-    """Make a toy shout."""
     await emit(backend, "Shouted", Variant("(s)", (text,)), times, **where)
 
 

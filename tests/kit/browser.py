@@ -22,7 +22,6 @@ SIZE = "1280,900"
 
 
 def is_here() -> bool:
-    """Whether there is a Chromium."""
     return shutil.which(PROGRAM) is not None
 
 
@@ -67,7 +66,6 @@ class Tab:
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def text(self, selector: str) -> str:
-        """The text of an element."""
         return str(await self.run(f"document.querySelector({selector!r}).innerText"))
 
     async def wait_for_text(self, selector: str) -> str:

@@ -24,7 +24,7 @@ from typing import IO, Any
 from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
-from tests.kit.programs import ROOT, TIMEOUT, json_lines
+from tests.kit.programs import json_lines, speaking
 
 ERROR = "org.freedesktop.DBus.Error.Failed"
 
@@ -44,7 +44,6 @@ class BusProxy:
         new.replace(self.rules)
 
     def called(self) -> list[dict[str, Any]]:
-        """Return every call so far."""
         return json_lines(self.calls)
 
 
@@ -54,15 +53,8 @@ def bus_proxy(here: str, there: str, folder: Path, *names: str) -> Iterator[BusP
     rules, calls = folder / "between.json", folder / "between.calls"
     calls.touch()
     command = [sys.executable, "-m", "tests.kit.bus_proxy", here, there, str(rules), str(calls), *names]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "ready\n", "nothing stands between"
+    with speaking(*command) as (process, _):
         yield BusProxy(process, rules, calls)
-    finally:
-        process.kill()
-        process.wait(TIMEOUT)
-        process.stdout.close()
 
 
 class _Porter:

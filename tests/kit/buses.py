@@ -97,11 +97,7 @@ class PrivateBus:
 
 @contextmanager
 def private_bus(
-    *,
-    limits: Mapping[str, int] = SYSTEM_LIMITS,
-    listen: str = "",
-    auth: str = EXTERNAL,
-    activation: Path | None = None,
+    *, limits: Mapping[str, int] = SYSTEM_LIMITS, listen: str = "", auth: str = EXTERNAL, activation: Path | None = None
 ) -> Iterator[PrivateBus]:
     """Run a broker with these limits. `activation`: a directory of .service files."""
     with tempfile.TemporaryDirectory(prefix="bus-") as directory:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import socket
 import struct
+import xmlrpc.client
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from tests.kit.programs import TIMEOUT
 
@@ -79,8 +82,8 @@ class Wire:
 
 
 @asynccontextmanager
-async def connect(address: str) -> AsyncIterator[Wire]:
-    """Open a connection to "tcp:HOST:PORT", "tcp:[IPV6]:PORT" or "unix:/PATH".
+async def connect(address: str, source: str = "") -> AsyncIterator[Wire]:
+    """Open a connection to "tcp:HOST:PORT", "tcp:[IPV6]:PORT" or "unix:/PATH"; `source`: the address it comes from.
 
     What is sent to a client that does not read waits in the kernel: RECEIVES bytes twice here, and on the other side
     at most what `net.ipv4.tcp_wmem` says, 4 MiB.
@@ -94,8 +97,10 @@ async def connect(address: str) -> AsyncIterator[Wire]:
         plug.setblocking(False)
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVES)
         try:
+            if source:
+                plug.bind((source, 0))
             await asyncio.get_running_loop().sock_connect(plug, (host.strip("[]"), int(port)))
-        except OSError:
+        except BaseException:
             plug.close()
             raise
         reader, writer = await asyncio.open_connection(sock=plug)
@@ -128,7 +133,6 @@ class UnixConnection(http.client.HTTPConnection):
         self._path = str(path)
 
     def connect(self) -> None:
-        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self._path)
 
@@ -144,6 +148,19 @@ def tcp_post(
     """POST to "http://HOST:PORT" or a port of this host; the body of the response."""
     where = f"127.0.0.1:{url}" if isinstance(url, int) else url.removeprefix("http://")
     return _post(http.client.HTTPConnection(where, timeout=TIMEOUT), target, body, headers)
+
+
+def xml_call(url: str | int, path: str, method: str, *params: Any) -> Any:
+    """The value that answers a call over XML-RPC."""
+    [value], _ = xmlrpc.client.loads(tcp_post(url, path, xmlrpc.client.dumps(params, method, allow_none=True)))
+    return value
+
+
+def json_call(url: str | int, path: str, method: str, params: object = (), **headers: str) -> Any:
+    """The result of a call over JSON-RPC 2.0, or its error object."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    answer = json.loads(tcp_post(url, path, json.dumps(request), headers))
+    return answer.get("error") or answer["result"]
 
 
 def _post(connection: http.client.HTTPConnection, target: str, body: bytes | str, headers: Mapping[str, str]) -> bytes:

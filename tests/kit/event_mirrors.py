@@ -62,7 +62,6 @@ class Caller:
             raise
 
     def close(self) -> None:
-        """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -113,7 +112,6 @@ class EventFrom(Mirror):
     """Over `event.from`."""
 
     def run(self) -> None:
-        """See Mirror."""
         caller, token = Caller(self._socket), ""
         while not self._stopped.is_set():
             try:
@@ -142,7 +140,6 @@ class Updates(Mirror):
     """Over `UPDATES.get` of xenopsd, as xapi follows it: the numbers are the service's, and hold while it lives."""
 
     def run(self) -> None:
-        """See Mirror."""
         caller, known, instance = Caller(self._socket, XENOPSD), 0, ""
         while not self._stopped.is_set():
             try:
@@ -196,7 +193,6 @@ class Streamed(Mirror):
         self.connections = 0
 
     def run(self) -> None:
-        """See Mirror."""
         caller = Caller(self._socket)
         while not self._stopped.is_set():
             try:
@@ -236,7 +232,6 @@ class ServerSent(Streamed):
     """Over server-sent events."""
 
     def follow(self, session: str) -> None:
-        """See Streamed."""
         connection = UnixConnection(self._socket)
         try:
             connection.connect()
@@ -264,7 +259,6 @@ class OverWebSocket(Streamed):
     """Over a WebSocket."""
 
     def follow(self, session: str) -> None:
-        """See Streamed."""
         with WebSocketClient(self._socket, self.lasts) as client:
             client.send("events.subscribe", session, [*self.classes], self.token)
             answer = client.receive()
@@ -318,7 +312,6 @@ class WebSocketClient:
         self.text(json.dumps(message if id is None else {**message, "id": id}))
 
     def text(self, message: str) -> None:
-        """Send a message."""
         self.write(TextMessage(message))
 
     def receive(self) -> Any:

@@ -24,7 +24,6 @@ DIRECTORY, READ, WATCH, START, END, WRITE, EVENT, ERROR, DIRECTORY_PART = 1, 2, 
 
 
 def packed(operation: int, request: int, transaction: int, payload: bytes) -> bytes:
-    """One packet."""
     return HEADER.pack(operation, request, transaction, len(payload)) + payload
 
 
@@ -57,11 +56,9 @@ class Client:
                 pass
 
     def answer(self, request: Request, payload: bytes = b"OK\0") -> None:
-        """Confirm a request."""
         self.raw(packed(request.operation, request.id, request.transaction, payload))
 
     def refuse(self, request: Request, name: str) -> None:
-        """Refuse a request."""
         self.raw(packed(ERROR, request.id, request.transaction, name.encode() + b"\0"))
 
     def event(self, path: str, token: bytes) -> None:
@@ -69,7 +66,6 @@ class Client:
         self.raw(packed(EVENT, 0, 0, path.encode() + b"\0" + token + b"\0"))
 
     def raw(self, data: bytes) -> None:
-        """Send any bytes."""
         self._writer.write(data)
 
     async def hang_up(self) -> None:
@@ -133,7 +129,6 @@ Rule: TypeAlias = Callable[[Request], str | None]  # the name of an errno; None:
 
 
 def nothing(_request: Request) -> str | None:
-    """Refuse nothing."""
     return None
 
 
@@ -153,7 +148,6 @@ def at_random(rates: Mapping[str, float], seed: str) -> Rule:
 
 
 def path_of(request: Request) -> str:
-    """Return the path of an operation."""
     return request.payload.partition(NUL)[0].decode("ascii", "replace")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
+from gateway.cli import client
+from tests.kit.clients import UnixConnection
 from tests.kit.programs import ROOT, TIMEOUT
 
 # The toy service of tests/kit/toy_service.py, as IDL and mapping.
@@ -58,6 +61,10 @@ socket = "{folder}/control"
 format = "json"
 """
 CONFIG = '{buses}\n[listener.rpc]\nbind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]\n' + REST
+# Parts of other configs
+TOOLSTACK = '[bus.toolstack]\naddress = "{bus}"\nservices = ["org.xen.xcp.*", "org.example.*"]\n'
+RPC = '[listener.rpc]\nbind = ["tcp:127.0.0.1:0"]\n'
+STORE = '[listener.store]\nbind = ["xenstore:{store}"]\n'
 
 
 class Folder:
@@ -85,6 +92,16 @@ class Folder:
         self.config.write_text(CONFIG.format(buses="".join(sections), folder=self.path))
 
 
+def ship(folder: Path, *names: str, defaults: str = "") -> None:
+    """Put files of the project into `folder/mappings`, with their IDL, and these keys in the defaults of each."""
+    mappings = folder / "mappings"
+    mappings.mkdir(exist_ok=True)
+    (mappings / "idl").symlink_to(ROOT / "mappings/idl")
+    for name in names:
+        text = (ROOT / f"mappings/{name}.yaml").read_text()
+        (mappings / f"{name}.yaml").write_text(text.replace("defaults: {", f"defaults: {{{defaults}, ", bool(defaults)))
+
+
 class Process:
     """A running `xcp-gateway run`. `lines` is its log so far; `wait_for` reads on until an event comes."""
 
@@ -101,6 +118,7 @@ class Process:
             command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment}, pass_fds=pass_fds
         )
         self.config = config
+        self.control = config.parent / "control"
         self.lines: list[dict[str, Any]] = []
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read)
@@ -122,11 +140,33 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id."""
         return self._process.pid
 
+    @property
+    def port(self) -> int:
+        """The port of its first address, once it is ready."""
+        return int(self.wait_for("ready")["listening"][0].rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        """The URL of its first address, once it is ready."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, verb: str, path: str, body: object = None) -> Any:
+        """Make an admin request."""
+        return client.ask(self.control, verb, path, body)
+
+    def series(self, start: str) -> float:
+        """The sum of the samples of /metrics that begin so."""
+        connection = UnixConnection(self.control)
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
+
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
         self._process.send_signal(number)
 
     def wait(self, seconds: float = TIMEOUT) -> int:
@@ -155,6 +195,25 @@ class Process:
             self._more.notify_all()
 
 
+# What systemd does between fork and exec, sd_listen_fds(3).
+PASS_SOCKET = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@contextmanager
+def passed(path: Path, name: str) -> Iterator[Surroundings]:
+    """The surroundings of a process that systemd passes a listening socket to."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        through = [sys.executable, "-c", PASS_SOCKET, str(listening.fileno()), name]
+        yield {"through": through, "pass_fds": [listening.fileno()]}
+
+
 class Surroundings(TypedDict, total=False):
     through: Sequence[str]
     environment: Mapping[str, str]
@@ -170,3 +229,17 @@ def gateway_process(config: Path, **around: Unpack[Surroundings]) -> Iterator[Pr
         yield process
     finally:
         process.end()
+
+
+@contextmanager
+def configured(
+    folder: Path, config: str, mappings: Mapping[str, str] = MappingProxyType({}), /, **values: object
+) -> Iterator[Process]:
+    """Write mapping files and a config (REST is put behind it, values into it), and run the gateway."""
+    (folder / "mappings").mkdir(exist_ok=True)
+    for name, text in mappings.items():
+        (folder / "mappings" / name).write_text(text)
+    path = folder / "gateway.toml"
+    path.write_text((config + REST).format(folder=folder, **values))
+    with gateway_process(path) as process:
+        yield process

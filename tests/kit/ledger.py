@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gateway.cli import client
 from tests.kit.buses import private_bus
-from tests.kit.gateway import Process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.gateway import REST, RPC, STORE, TOOLSTACK, Process
+from tests.kit.programs import ROOT, until
 from tests.kit.stores import C_STORE, Xenstored, xenstored
 from tests.soak import service
 
@@ -37,22 +36,7 @@ methods:
     effect: write
 """
 
-CONFIG = """\
-[bus.toy]
-address = "{bus}"
-services = ["org.example.*"]
-[listener.store]
-bind = ["xenstore:{store}"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
-level = "warning"
-"""
+CONFIG = TOOLSTACK + STORE + RPC + REST + 'level = "warning"\n'
 
 
 class Ledger:
@@ -71,21 +55,19 @@ class Ledger:
 
     def control(self, verb: str, path: str) -> Any:
         """Make an admin request once the gateway runs."""
-        end = time.monotonic() + TIMEOUT
-        while True:
-            try:
-                return client.ask(self.folder / "control", verb, path)
-            except client.UnreachableError:
-                assert time.monotonic() < end
-                time.sleep(0.01)
+
+        def ask() -> list[Any]:
+            with suppress(client.UnreachableError):
+                return [client.ask(self.folder / "control", verb, path)]
+            return []
+
+        return until(ask)[0]
 
     def start_gateway(self) -> None:
-        """Start a gateway."""
         assert self._gateway is None
         self._gateway = Process(self.config)
 
     def kill_gateway(self) -> None:
-        """Kill it."""
         gateway, self._gateway = self._gateway, None
         if gateway is not None:
             gateway.end()
@@ -117,14 +99,9 @@ def ledger(folder: Path, more: str = "", name: str = C_STORE, workers: int = 1) 
 @contextmanager
 def _service(address: str, journal: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.soak.service", address, BUS_NAME, str(journal)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        end = time.monotonic() + TIMEOUT
-        while not journal.exists():
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            until(journal.exists)
+            yield
+        finally:
+            process.kill()

@@ -119,9 +119,7 @@ class Options(TypedDict, total=False):
 
 @asynccontextmanager
 async def running(
-    endpoint: Endpoint | None = None,
-    limits: HttpLimits = DEFAULT_LIMITS,
-    **options: Unpack[Options],
+    endpoint: Endpoint | None = None, limits: HttpLimits = DEFAULT_LIMITS, **options: Unpack[Options]
 ) -> AsyncIterator[str]:
     """Run a listener with one endpoint behind every path; yields its address."""
     served = endpoint or Echo()

@@ -85,7 +85,6 @@ methods:
 """
 UPSTREAMS = {"old": {"xmlrpc/plain"}, "other": {"xmlrpc/plain", "jsonrpc/plain"}}
 SPELLINGS = {"xenapi": MethodSpelling("_", ("Async.", "InternalAsync."))}
-FIRST = HEAD.count("\n") + 1  # the line of the first method
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,6 @@ def shape(body: Sequence[object]) -> Value:
 
 
 def translate(fault: Fault, call: Call) -> Fault:
-    """Return the fault unchanged."""
     return fault
 
 

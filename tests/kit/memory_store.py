@@ -125,7 +125,6 @@ class MemoryStore(XenstoreClient):
         return await StoreOperations.together(self, asked)
 
     async def transaction(self, work: Callable[..., Awaitable[T]], lock: object = None, early: object = None) -> T:
-        """All or nothing."""
         self._check("")
         transaction = MemoryTransaction(self.tree, self._ask_for)
         result = await work(transaction)

@@ -142,7 +142,6 @@ class World:
         await self.advance()
 
     async def set(self, pattern: str, mode: Mode, seconds: float | None = None, *, guarded: bool = False) -> None:
-        """Set a mode as a person."""
         until = None if seconds is None else self.clock.now + seconds
         override = Override(pattern, Setting(mode), "bob", self.clock.now, "a trial", until, guarded=guarded)
         entry = AuditEntry(self.clock.now, "bob", "mode", pattern)
@@ -191,7 +190,6 @@ def counted(*, seconds: float = USUAL, **counters: int) -> Counts:
 
 
 def side(calls: int, *, errors: int = 0, seconds: float | None = None) -> SideCounts:
-    """Return the counts of one side; `seconds`: the duration of each call."""
     if seconds is None:
         return SideCounts(calls, errors)
     latency = empty_histogram()
@@ -200,7 +198,6 @@ def side(calls: int, *, errors: int = 0, seconds: float | None = None) -> SideCo
 
 
 def of_keys(calls: Sequence[int], errors: Sequence[int]) -> SideCounts:
-    """Return the counts of one side, by group of keys."""
     missing = [0] * (KEY_GROUPS - len(calls))
     return SideCounts(sum(calls), sum(errors), keys=(*calls, *missing, *errors, *missing))
 
@@ -230,12 +227,10 @@ VM_START, VM_STOP = MethodId("xenopsd", "VM.start"), MethodId("xenopsd", "VM.sto
 
 
 def override(pattern: str = "VM.*", mode: Mode = Mode.DBUS, *, why: str = "", by: By = "person") -> Override:
-    """Return an override by alice."""
     return Override(pattern, Setting(mode), "alice", 1.0, why, None, by)
 
 
 def entry(subject: str = "VM.*", what: str = "mode", *, when: float = 1.0, why: str = "") -> AuditEntry:
-    """Return a line of the audit."""
     return AuditEntry(when, "alice", what, subject, why, {"calls": 3})
 
 
@@ -245,12 +240,10 @@ def mode(pattern: str, mode: Mode = Mode.DBUS, *rollouts: PutRollout, why: str =
 
 
 def counts_batch(method: MethodId = VM_START, **counters: int) -> CountsBatch:
-    """Return the counts of one method in one process."""
     return CountsBatch({method: Counts(counters, {"dbus": [1, 2]})})
 
 
 def mismatch(number: int, method: MethodId = VM_START) -> MismatchRecord:
-    """Return a mismatch with a number."""
     return MismatchRecord(float(number), method, {"number": number})
 
 

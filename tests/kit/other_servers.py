@@ -87,7 +87,6 @@ class OtherServer:
     check: Sequence[str] = ()
 
     def command(self, file: Path) -> Sequence[str]:
-        """The command that serves."""
         if self.program == "php":
             return ("php", "-S", "127.0.0.1:0", str(file))
         return (self.program, str(file), *METHODS)

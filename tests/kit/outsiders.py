@@ -7,15 +7,12 @@ files lie over those of the machine, and what it writes is lost: it changes neit
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
 import time
-import urllib.request
-import xmlrpc.client
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from dbus_fast import Message, MessageType
@@ -33,7 +29,6 @@ from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.introspection_xml import IdlProperty, Interface
 from gateway.core.dbus.signature import parse_one
 from tests.kit.buses import private_bus
-from tests.kit.gateway import Process
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "outsiders"
 PYTHON = "/usr/bin/python3"  # Debian's, which has the modules `dbus` and `gi`
@@ -180,21 +175,6 @@ class Running:
                 }
                 known.properties.update(found)
 
-    def idl(self, name: str) -> str:
-        """The introspection XML of an interface."""
-        interface = self.interfaces[name]
-        node = ElementTree.Element("node")
-        described = ElementTree.SubElement(node, "interface", name=name)
-        for method in interface.methods.values():
-            element = ElementTree.SubElement(described, "method", name=method.name)
-            for direction, arguments in (("in", method.ins), ("out", method.outs)):
-                for each in arguments:
-                    ElementTree.SubElement(element, "arg", name=each.name, type=str(each.type), direction=direction)
-        for known in interface.properties.values():
-            what = {"name": known.name, "type": str(known.type), "access": known.access}
-            ElementTree.SubElement(described, "property", what)
-        return ElementTree.tostring(node, encoding="unicode")
-
 
 async def _call(
     bus: MessageBus, bus_name: str, path: str, member: str, signature: str, args: Sequence[object]
@@ -329,39 +309,3 @@ def prepared(name: str) -> Iterator[Running]:
             service.make(*made)
         service.look()
         yield service
-
-
-# Old clients
-
-
-def url(process: Process, path: str) -> str:
-    """The URL of an endpoint of a running gateway."""
-    return f"http://127.0.0.1:{process.wait_for('ready')['listening'][0].rpartition(':')[2]}{path}"
-
-
-def over_xmlrpc(process: Process, calls: Sequence[tuple[str, str]], endpoint: str = "/RPC2") -> list[Any]:
-    """The value of each call of a method with an object path, or "" for none; its fault as an Exception."""
-    done: list[Any] = []
-    with xmlrpc.client.ServerProxy(url(process, endpoint), allow_none=True) as proxy:
-        for start in range(0, len(calls), BATCH):
-            part = [
-                {"methodName": name, "params": [path] if path else []} for name, path in calls[start : start + BATCH]
-            ]
-            answers: Any = proxy.system.multicall(part)
-            done += [ValueError(one) if isinstance(one, dict) else one[0] for one in answers]
-    return done
-
-
-def over_jsonrpc(process: Process, calls: Sequence[tuple[str, str]], endpoint: str = "/jsonrpc") -> list[Any]:
-    """The same over JSON-RPC."""
-    done: list[Any] = []
-    for start in range(0, len(calls), BATCH):
-        part = [
-            {"jsonrpc": "2.0", "id": number, "method": name, "params": [path] if path else []}
-            for number, (name, path) in enumerate(calls[start : start + BATCH])
-        ]
-        request = urllib.request.Request(url(process, endpoint), json.dumps(part).encode())
-        with urllib.request.urlopen(request) as answer:
-            found = {one["id"]: one for one in json.load(answer)}
-        done += [ValueError(found[n]["error"]) if "error" in found[n] else found[n]["result"] for n in range(len(part))]
-    return done

@@ -190,7 +190,6 @@ class Client:
         return head + body
 
     async def close(self) -> None:
-        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             with suppress(ConnectionError):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,13 +55,33 @@ def json_lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def until(read: Callable[[], T]) -> T:
-    """Read until it is true what other processes or threads say; return what was read."""
+def until(read: Callable[[], T], holds: Callable[[T], object] = bool) -> T:
+    """Read until it is true (or `holds`) what other processes or threads say; return what was read."""
     end = time.monotonic() + TIMEOUT
-    while not (found := read()):
+    while not holds(found := read()):
         assert time.monotonic() < end, found
         time.sleep(0.02)
     return found
+
+
+@contextmanager
+def speaking(*command: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a program until the block ends; with the first line that it prints, which says that it is ready."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, **options) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline().strip()
+            assert said, f"{command} did not start"
+            yield process, said
+        finally:
+            process.kill()
+
+
+def resident_bytes(pid: int, what: str = "VmRSS") -> int:
+    """Memory of a process (VmRSS), or the most that it has had (VmHWM)."""
+    found = re.search(rf"^{what}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def free_port() -> int:

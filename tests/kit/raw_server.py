@@ -30,7 +30,6 @@ class RawServer:
 
     @property
     def serve(self) -> Serve:
-        """What is done with a connection."""
         return self._serve
 
     @serve.setter

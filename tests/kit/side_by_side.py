@@ -7,7 +7,6 @@ does the proxy between the gateway and the new ones.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -29,21 +28,14 @@ from tests.kit.admin import ask
 from tests.kit.bus_proxy import BusProxy, bus_proxy
 from tests.kit.buses import private_bus
 from tests.kit.command import succeed
-from tests.kit.gateway import Process, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.gateway import RPC, STORE, TOOLSTACK, Process, configured, ship
+from tests.kit.programs import TIMEOUT
 from tests.kit.stores import Xenstored, xenstored
 from tests.kit.toolstack import Toolstack, Twin, squeezed_over_xenstore, twin
 
 LEAST = 12  # VMs, and so many more that a tenth of all keys is two of them
 
 CONFIG = """\
-[bus.toolstack]
-address = "{bus}"
-services = ["org.xen.xcp.*"]
-[listener.rpc]
-bind = ["tcp:127.0.0.1:0"]
-[listener.store]
-bind = ["xenstore:{store}"]
 [upstream.xapi]
 url = "{xapi}"
 dialect = "xenapi"
@@ -58,14 +50,8 @@ arguments = "named"
 url = "{squeezed}"
 store = "{store}"
 codec = "xenstore"
-[mappings]
-directories = ["mappings"]
 [state]
 file = "state.db"
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
 
 Sides = dict[str, set[str]]  # group -> about which keys it was asked
@@ -83,7 +69,6 @@ class Clients:
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self, name: str, things: Sequence[str], call: Callable[[str], object]) -> None:
-        """Call about each thing in turn."""
         self.calls[name] = 0
         self._rounds[name] = len(things)
         thread = threading.Thread(target=self._run, args=(name, things, call), name=name)
@@ -139,12 +124,10 @@ class World:
     @property
     def url(self) -> str:
         """The address for clients."""
-        address: str = self.process.wait_for("ready")["listening"][0]
-        return f"http://{address.removeprefix('tcp:')}"
+        return self.process.url
 
     @property
     def keys(self) -> Sides:
-        """All keys of each group."""
         return {"vms": set(self.vms), "domains": set(self.domains), "memory": set(self.sessions)}
 
     async def command(self, *arguments: str) -> str:
@@ -247,11 +230,9 @@ async def two_sides(folder: Path, said: dict[str, str]) -> AsyncIterator[World]:
                 "squeezed": stack.enter_context(over_xenstore),
             }
             urls = {name: each.url for name, each in old.items()}
-            (folder / "gateway.toml").write_text(
-                CONFIG.format(bus=bus.address, store=store.path, folder=folder, **urls)
-            )
-            _write_mappings(folder / "mappings", said)
-            process = stack.enter_context(gateway_process(folder / "gateway.toml"))
+            _write_mappings(folder, said)
+            config = TOOLSTACK + RPC + STORE + CONFIG
+            process = stack.enter_context(configured(folder, config, bus=bus.address, store=store.path, **urls))
             world = World(folder, process, new, old, store)
             stack.callback(world.clients.stop)
             await asyncio.to_thread(_people, world)
@@ -260,14 +241,14 @@ async def two_sides(folder: Path, said: dict[str, str]) -> AsyncIterator[World]:
 
 def _write_mappings(folder: Path, said: dict[str, str]) -> None:
     """Write the shipped files with these migration keys; all methods begin at the legacy service."""
-    shutil.copytree(ROOT / "mappings/idl", folder / "idl")
+    ship(folder, *said, defaults="mode: legacy")
     for name, text in said.items():
-        shipped = (ROOT / f"mappings/{name}.yaml").read_text()
-        assert shipped.count("\ndefaults: {") == 1
-        changed = shipped.replace("\ndefaults: {", f"\n{text}\ndefaults: {{mode: legacy, ")
+        file = folder / f"mappings/{name}.yaml"
+        shipped = file.read_text()
+        changed = shipped.replace("\ndefaults: {", f"\n{text}\ndefaults: {{")
         if "\nlegacy: " not in shipped:
             changed = changed.replace("\ndbus:", "\nlegacy: {upstream: squeezed}\ndbus:")
-        (folder / f"{name}.yaml").write_text(changed)
+        file.write_text(changed)
 
 
 def _people(world: World) -> None:

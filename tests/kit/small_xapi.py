@@ -79,7 +79,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Write nothing."""
 
     def parse_request(self) -> bool:
-        """Remember each request."""
         whole = super().parse_request()
         if whole:
             self.server.heads.append((self.command, self.path))

@@ -15,7 +15,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
@@ -23,10 +22,52 @@ from pathlib import Path
 
 from adapters.xenstore.client.client import XenstoreClient
 from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import until as wait_until
 from tests.kit.toolstack import load
 
 starting = load(ROOT / "docker/xenstored/start.py")
 C_STORE, OXENSTORED = BOTH = starting.STORES
+
+
+class Tools:
+    """The tools on one store."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._env = {**os.environ, "XENSTORED_PATH": str(path)}
+
+    def run(self, name: str, *arguments: str, check: bool = True) -> str:
+        """Run Debian's `xenstore-NAME`; return its output. `check`: it must succeed."""
+        command = [f"xenstore-{name}", *arguments]
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
+        return done.stdout
+
+    def put(self, path: str, value: str) -> None:
+        self.run("write", path, value)
+
+    def read(self, path: str) -> str | None:
+        """Return a value; None when there is no such node."""
+        found = self.run("read", path, check=False)
+        return found.removesuffix("\n") if found else None
+
+    @contextmanager
+    def watching(self, path: str) -> Iterator[Callable[[Callable[[str | None], bool]], str | None]]:
+        """Run `xenstore-watch`; yields a function that waits until the value is as wanted, and returns it."""
+        with subprocess.Popen(["xenstore-watch", path], env=self._env, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+
+            def wait(wanted: Callable[[str | None], bool]) -> str | None:
+                for _ in lines:
+                    value = self.read(path)
+                    if wanted(value):
+                        return value
+                raise AssertionError(f"the watch of {path} ended")
+
+            try:
+                yield wait
+            finally:
+                process.kill()
 
 
 class Xenstored:
@@ -38,6 +79,7 @@ class Xenstored:
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.path = str(self._store.socket)
+        self.tool = Tools(self.path).run
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -61,11 +103,9 @@ class Xenstored:
                 stdout=log,
                 stderr=log,
             )
-        end = time.monotonic() + TIMEOUT
-        while not starting.listens(self._store.socket):
-            assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < end, f"it does not listen: {self._log.read_text()}"
-            time.sleep(0.005)
+        started = self._process
+        wait_until(lambda: starting.listens(self._store.socket) or started.poll() is not None)
+        assert started.poll() is None, self._log.read_text()
 
     def kill(self) -> None:
         """Kill it and wait until it has ended; clients see the end of their connections."""
@@ -79,13 +119,6 @@ class Xenstored:
         self.kill()
         self.start()
 
-    def terminate(self) -> None:
-        """Terminate it and wait until it has ended."""
-        process, self._process = self._process, None
-        assert process is not None, "it does not run"
-        process.terminate()
-        process.wait(TIMEOUT)
-
     def live_update(self) -> None:
         """Make the store replace itself by a new process image, which keeps its state."""
         control = self._store.program.with_name("xenstore-control")  # the one in PATH needs Xen
@@ -96,13 +129,6 @@ class Xenstored:
         assert restoring in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0"), (
             "the new one is not told to restore"
         )
-
-    def tool(self, name: str, *arguments: str, check: bool = True) -> str:
-        """Run Debian's `xenstore-NAME`; return its output. `check`: it must succeed."""
-        command = [f"xenstore-{name}", *arguments]
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
-        return done.stdout
 
     @contextmanager
     def watching(self, *paths: str) -> Iterator[subprocess.Popen[str]]:
@@ -132,51 +158,6 @@ def _shim() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="xenstored-shim-"))
     atexit.register(shutil.rmtree, directory)
     return Path(starting.compile_shim(directory))
-
-
-# The tools, as a toolstack's scripts use them
-
-
-class Tools:
-    """The tools on one store."""
-
-    def __init__(self, path: Path | str) -> None:
-        self._env = {**os.environ, "XENSTORED_PATH": str(path)}
-
-    def run(self, name: str, *arguments: str, check: bool = True) -> str:
-        """Run `xenstore-NAME`; return its output."""
-        command = [f"xenstore-{name}", *arguments]
-        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        assert not check or done.returncode == 0, (command, done.stdout, done.stderr)
-        return done.stdout
-
-    def put(self, path: str, value: str) -> None:
-        """Write one node."""
-        self.run("write", path, value)
-
-    def read(self, path: str) -> str | None:
-        """Return a value; None when there is no such node."""
-        found = self.run("read", path, check=False)
-        return found.removesuffix("\n") if found else None
-
-    @contextmanager
-    def watching(self, path: str) -> Iterator[Callable[[Callable[[str | None], bool]], str | None]]:
-        """Run `xenstore-watch`; yields a function that waits until the value is as wanted, and returns it."""
-        with subprocess.Popen(["xenstore-watch", path], env=self._env, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            lines = iter(process.stdout.readline, "")
-
-            def wait(wanted: Callable[[str | None], bool]) -> str | None:
-                for _ in lines:
-                    value = self.read(path)
-                    if wanted(value):
-                        return value
-                raise AssertionError(f"the watch of {path} ended")
-
-            try:
-                yield wait
-            finally:
-                process.kill()
 
 
 # Nodes

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, Self
 
-from dbus_fast import Message, MessageType, Variant
+from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
-from tests.kit.programs import ROOT, TIMEOUT, json_lines
+from tests.kit.programs import ROOT, TIMEOUT, json_lines, speaking
 
 SERVICES = ("xapi", "xenopsd", "storage", "squeezed", "networkd", "perfmon")
 BUS = "org.freedesktop.DBus"
@@ -46,15 +46,6 @@ class Refusal(NamedTuple):
 
     name: str
     body: list[Any]
-
-
-def unwrapped(value: Any) -> Any:
-    """A D-Bus value without its variants."""
-    if isinstance(value, Variant):
-        return unwrapped(value.value)
-    if isinstance(value, dict):
-        return {name: unwrapped(item) for name, item in value.items()}
-    return [unwrapped(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class Client:
@@ -94,7 +85,6 @@ class Client:
         return Refusal(str(reply.error_name).removeprefix("org.xen.xcp.Error."), reply.body)
 
     async def get(self, service: str, path: str, interface: str, name: str) -> Any:
-        """Return a property."""
         full = f"org.xen.xcp.{service}.{interface}" if "." not in interface else interface
         variant = await self.call(service, path, "org.freedesktop.DBus.Properties.Get", "ss", full, name)
         return variant.value
@@ -276,7 +266,6 @@ class Twin:
         new.replace(self.file)
 
     def kill(self) -> None:
-        """Kill it."""
         self.process.kill()
         self.process.wait(TIMEOUT)
 
@@ -291,7 +280,7 @@ def twin(
     calls = directory / f"old-{service}.calls"
     command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file), "--calls", str(calls)]
     command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
-    with _running(command) as (process, listening):
+    with speaking(*command) as (process, listening):
         yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file, calls)
 
 
@@ -301,19 +290,5 @@ def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "
     file, calls = directory / "old-store.json", directory / "old-store.calls"
     command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
     command += ["--calls", str(calls), "--store", str(store), "--root", root]
-    with _running(command) as (process, url):
+    with speaking(*command) as (process, url):
         yield Twin(process, url, file, calls)
-
-
-@contextmanager
-def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        said = process.stdout.readline().strip()
-        assert said, "the twin did not start"
-        yield process, said
-    finally:
-        process.kill()
-        process.wait(TIMEOUT)
-        process.stdout.close()

@@ -19,7 +19,7 @@ from dbus_next.constants import MessageType, NameFlag
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
-from tests.kit.programs import ROOT
+from tests.kit.programs import speaking
 
 INTERFACE = "org.example.Toy1"
 OBJECT_PATH = "/org/example/toy"
@@ -214,27 +214,22 @@ class Service:
         """Kill it and wait until it has ended; may be called twice."""
         self._process.kill()
         self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+
+
+def ask_toy(address: str, member: str) -> int:
+    """Call `Held` or `Release` of the toy service, without a gateway."""
+    to = ["--dest=org.example.toy", OBJECT_PATH, f"{INTERFACE}.{member}"]
+    command = ["dbus-send", f"--bus={address}", "--print-reply=literal", *to]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 @contextmanager
 def toy_service(address: str, bus_name: str, text: str = "toy") -> Iterator[Service]:
     """Run the toy service on a bus; it owns its name when the context is entered."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "tests.kit.toy_service", address, bus_name, text],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # dbus-next prints a traceback when its broker is killed, which tests do
-        text=True,
-    )
-    service = Service(process)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", "the toy service did not start"
-        yield service
-    finally:
-        service.kill()
+    command = (sys.executable, "-W", "ignore", "-m", "tests.kit.toy_service", address, bus_name, text)
+    # dbus-next prints a traceback when its broker is killed, which tests do
+    with speaking(*command, stderr=subprocess.DEVNULL) as (process, _):
+        yield Service(process)
 
 
 if __name__ == "__main__":

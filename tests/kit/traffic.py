@@ -82,7 +82,6 @@ class Sides:
         self.replaying = Replayer(self.endpoints, self.dispatcher.observe, compare, Worker())
 
     def answer(self, side: Side, call: Call) -> Outcome:
-        """Return the outcome of a side."""
         self.asked.append((side, call))
         return (self.old if side is Side.LEGACY else self.new)(call)
 

@@ -278,7 +278,6 @@ async def legacy_server(
 
 
 async def old(_route: Route, _call: Call) -> Outcome:
-    """Answer "old"."""
     return Reply("old")
 
 

@@ -137,7 +137,6 @@ def places(value: Value, place: Place = ()) -> Iterator[Place]:
 
 
 def value_at(value: Any, place: Place) -> Value:
-    """Return the value at a place."""
     for step in place:
         value = value[step]
     found: Value = value
@@ -312,10 +311,8 @@ def value_of(written: Any) -> Value:
 
 
 def xmlrpc_call(method: str, value: str) -> bytes:
-    """Return a call with this content of its one <value>."""
     return f"<methodCall><methodName>{method}</methodName>{_PARAMS.format(value)}</methodCall>".encode()
 
 
 def xmlrpc_answer(value: str) -> bytes:
-    """Return an answer with this content of its one <value>."""
     return f"<methodResponse>{_PARAMS.format(value)}</methodResponse>".encode()

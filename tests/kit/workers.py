@@ -6,18 +6,14 @@ import json
 import os
 import select
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-from gateway.cli import client
-from tests.kit.clients import UnixConnection
 from tests.kit.gateway import Folder, Process
-from tests.kit.programs import TIMEOUT
+from tests.kit.programs import TIMEOUT, until
 
 START = 4 * TIMEOUT  # three programs start, on a machine that may be busy
 _numbers = count()
@@ -36,10 +32,12 @@ def kill(pid: int) -> None:
 class Team:
     """The running gateway: its processes, its log, and its admin socket."""
 
-    def __init__(self, process: Process, control: Path) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
-        self.control = control
-        self.port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
+        self.control = process.control
+        self.port = process.port
+        self.ask = process.ask
+        self.series = process.series
 
     def rows(self) -> list[dict[str, Any]]:
         """The workers, as `status` shows them."""
@@ -47,7 +45,6 @@ class Team:
         return found
 
     def leader(self) -> dict[str, Any]:
-        """The row of the leader."""
         rows = self.until(lambda rows: any(row["leads"] for row in rows))
         return next(row for row in rows if row["leads"])
 
@@ -55,34 +52,20 @@ class Team:
         """The row of another worker."""
         return next(row for row in self.rows() if not row["leads"])
 
-    def ask(self, verb: str, path: str, body: object = None) -> Any:
-        """Make an admin request."""
-        return client.ask(self.control, verb, path, body)
-
-    def series(self, name: str) -> float:
-        """The sum of all samples of a series."""
-        connection = UnixConnection(str(self.control))
-        try:
-            connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
-        finally:
-            connection.close()
-        lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
-        assert lines, name
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
-
     def until(self, holds: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """Wait until the workers are as wanted."""
-        end = time.monotonic() + TIMEOUT
-        while not holds(rows := self.rows()):
-            assert time.monotonic() < end, rows
-            time.sleep(0.05)
-        return rows
+        return until(lambda: rows if holds(rows := self.rows()) else [])
 
     def restarted(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Wait until the worker of this row was started again and serves, and there is a leader."""
-        rows = self.until(lambda rows: _is_back(rows, row))
-        return next(each for each in rows if each["number"] == row["number"])
+
+        def back(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [each for each in rows if each["number"] == row["number"] and each["restarts"] > row["restarts"]]
+
+        def holds(rows: list[dict[str, Any]]) -> bool:
+            return any(each["state"] == "serving" for each in back(rows)) and any(each["leads"] for each in rows)
+
+        return back(self.until(holds))[0]
 
     def connect(self) -> Connection:
         """Open a connection, which any worker may take."""
@@ -91,25 +74,22 @@ class Team:
     @contextmanager
     def connected_to(self, number: int) -> Iterator[Connection]:
         """A connection that a certain worker has taken."""
-        end = time.monotonic() + TIMEOUT
-        while (connection := self.connect()).worker != number:
+
+        def take() -> Connection | None:
+            if (connection := self.connect()).worker == number:
+                return connection
             connection.close()
-            assert time.monotonic() < end, f"worker {number} takes no connection"
-        try:
-            yield connection
-        finally:
-            connection.close()
+            return None
+
+        taken = until(take)
+        assert taken is not None
+        with closing(taken):
+            yield taken
 
     def line(self, request: str) -> dict[str, Any]:
         """The line of the log of a call, by the id that its client gave it."""
-
-        def found(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-            return next((line for line in lines if line.get("request_id") == request), None)
-
-        self.process.wait_until(lambda lines: found(lines) is not None)
-        line = found(self.process.lines)
-        assert line is not None
-        return line
+        self.process.wait_until(lambda lines: any(line.get("request_id") == request for line in lines))
+        return next(line for line in self.process.lines if line.get("request_id") == request)
 
 
 class Connection:
@@ -123,7 +103,6 @@ class Connection:
         self.worker = team.line(self.last)["worker"]
 
     def send(self, method: str, *params: object) -> None:
-        """Send a call."""
         self.last = f"r{next(_numbers)}"
         body = json.dumps({"jsonrpc": "2.0", "method": method, "params": params, "id": 1})
         self._http.request("POST", "/jsonrpc", body, {"X-Request-Id": self.last})
@@ -143,13 +122,7 @@ class Connection:
         return self._team.line(self.last)
 
     def close(self) -> None:
-        """Close it."""
         self._http.close()
-
-
-def _is_back(rows: list[dict[str, Any]], before: Mapping[str, Any]) -> bool:
-    back = [row for row in rows if row["number"] == before["number"] and row["restarts"] > before["restarts"]]
-    return any(row["state"] == "serving" for row in back) and any(row["leads"] for row in rows)
 
 
 def with_workers(folder: Folder, workers: object = 2) -> None:
@@ -164,6 +137,6 @@ def running_team(folder: Folder, **around: Any) -> Iterator[Team]:
     process = Process(folder.config, **around)
     try:
         process.wait_for("ready", START)
-        yield Team(process, folder.control)
+        yield Team(process)
     finally:
         process.end()

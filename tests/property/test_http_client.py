@@ -26,15 +26,8 @@ GOOD = (
     ok(b"first") + ok(b"another"),
 )
 TOKENS = (
-    b"\r\n",
-    b"\r\n\r\n",
-    b": ",
-    b"Content-Length: 3\r\n",
-    b"Connection: close\r\n",
-    b"0\r\n\r\n",
-    b"HTTP/1.1 ",
-    b"101 ",
-    b"\0",
+    *(b"\r\n", b"\r\n\r\n", b": ", b"Content-Length: 3\r\n", b"Connection: close\r\n", b"0\r\n\r\n"),
+    *(b"HTTP/1.1 ", b"101 ", b"\0"),
 )
 PATIENCE = 0.1  # seconds: what is half an answer may be waited for without end
 

@@ -57,12 +57,6 @@ def is_read(text: str) -> bool:
 
 
 @MANY
-@given(st.binary(max_size=64))
-def test_any_bytes_are_answered(body: bytes) -> None:
-    check(body)
-
-
-@MANY
 @given(st.lists(TOKENS, max_size=20).map("".join))
 def test_any_run_of_tokens_is_answered(text: str) -> None:
     check(text.encode())

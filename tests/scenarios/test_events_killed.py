@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import time
@@ -36,8 +35,7 @@ from tests.kit.event_mirrors import (
     WebSocketClient,
     listed,
 )
-from tests.kit.gateway import Process
-from tests.kit.programs import ROOT
+from tests.kit.gateway import REST, TOOLSTACK, Process, ship
 from tests.kit.toolstack import Client, Toolstack
 
 pytestmark = pytest.mark.bus
@@ -46,10 +44,8 @@ ROUNDS = int(os.environ.get("EVENT_ROUNDS", "12"))
 SETTLED = 60.0  # seconds for a client to have the state of the service
 PROPERTIES = "org.freedesktop.DBus.Properties"
 MANAGER = "org.freedesktop.DBus.ObjectManager"
-CONFIG = """\
-[bus.one]
-address = "{address}"
-services = ["org.xen.xcp.*"]
+CONFIG = (
+    """\
 [listener.rpc]
 bind = ["unix:{folder}/rpc"]
 websocket = true
@@ -60,15 +56,12 @@ dialect = "xenapi"
 [upstream.xenopsd]
 url = "http+unix://{folder}/old"
 dialect = "xapi_idl"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
 [state]
 file = "state.db"
-[log]
-format = "json"
 """
+    + TOOLSTACK
+    + REST
+)
 
 
 class World:
@@ -78,12 +71,9 @@ class World:
         self.folder = folder
         self.toolstack = toolstack
         self.chance = random.Random(1)
-        (folder / "mappings").mkdir()
-        shutil.copytree(ROOT / "mappings/idl", folder / "mappings/idl")
-        for name in ("xapi.yaml", "xenopsd.yaml"):
-            shutil.copy(ROOT / "mappings" / name, folder / "mappings")
+        ship(folder, "xapi", "xenopsd")
         self.config = folder / "gateway.toml"
-        self.config.write_text(CONFIG.format(address=toolstack.address, folder=folder))
+        self.config.write_text(CONFIG.format(bus=toolstack.address, folder=folder))
         self.gateway = self._start()
         self.done: list[str] = []
 
@@ -314,7 +304,7 @@ def end(world: World, ending: str, token: str) -> None:
             time.sleep(0.05)
         world.gateway.end()
         if ending == "forgotten":
-            db.execute("DROP TABLE event_log")
+            db.execute("DELETE FROM event_log")
 
 
 def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:

@@ -45,7 +45,6 @@ class World:
         return await self.clients.enter_async_context(connect(address))
 
     async def send(self, service: str, wire: str = "tcp") -> Wire:
-        """Ask a service who it is."""
         client = await self.client(wire)
         params = {"debug_info" if service == "xenopsd" else "dbg": "test"}
         call = {"jsonrpc": "2.0", "id": 1, "method": QUERIES[service], "params": params}
@@ -53,7 +52,6 @@ class World:
         return client
 
     async def answer(self, service: str) -> dict[str, Any]:
-        """What it says."""
         return read(await (await self.send(service)).reply())
 
     async def leave(self) -> None:

@@ -28,6 +28,7 @@ from tests.kit.buses import BROKERS, PrivateBus, broker, private_bus
 from tests.kit.cases import expect
 from tests.kit.programs import ROOT, TIMEOUT
 from tests.kit.toy_service import toy_service
+from tests.kit.upstreams import Scripted
 
 _ERROR = "org.freedesktop.DBus.Error."
 LABEL = toy_route("Label", "", "s")
@@ -47,7 +48,7 @@ def one(address: str, **changes: object) -> BusSettings:
 
 async def ask(backend: Backend, route: Route, *params: object, seconds: float = TIMEOUT) -> Outcome:
     """Return the answer to a client, within the dispatcher's deadline."""
-    dispatcher = Dispatcher(backend, lambda *_: None)
+    dispatcher = Dispatcher(backend, lambda *_: None, upstreams=Scripted({}))
     async with asyncio.timeout(TIMEOUT):
         return await dispatcher.answer(replace(route, timeout=seconds), toy_call(*params))
 

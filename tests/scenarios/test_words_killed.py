@@ -107,7 +107,6 @@ class Client:
         self._told = told
 
     async def run(self, left: list[str], progress: asyncio.Condition) -> None:
-        """Ask until none is left."""
         while left:
             token = left.pop()
             await self._store.until_connected()

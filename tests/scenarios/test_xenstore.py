@@ -6,9 +6,6 @@ The service keeps a journal of the writes that it has executed.
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -25,8 +22,10 @@ from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
 from demo.xenstore_clients import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
+from tests.kit.clients import json_call
 from tests.kit.guests import fill, guest
 from tests.kit.ledger import BUS_NAME, Ledger, ledger
+from tests.kit.programs import until as wait_until
 from tests.kit.stores import BOTH, C_STORE, OXENSTORED, connected, until
 from tests.kit.xenstore_clients import TreeClient
 from tests.soak import service
@@ -72,7 +71,6 @@ class Clients:
 
 
 def tokens(reads: int, writes: int) -> list[str]:
-    """Mixed."""
     both = [*(f"r{number}" for number in range(reads)), *(f"w{number}" for number in range(writes))]
     return sorted(both, key=lambda token: (int(token[1:]), token[0]))
 
@@ -186,18 +184,12 @@ async def test_a_gateway_that_is_killed_while_it_rings_rings_no_write_twice_and_
         for node in rings:
             await until(store, f"/tool/xcp-gateway/processed/bells/{node}", digest(f"{what}-{node}".encode()).encode())
 
-    def wait_for_rings(world: Ledger, count: int) -> None:
-        end = time.monotonic() + PATIENCE
-        while len(world.journal) < count:
-            assert time.monotonic() < end, world.journal
-            time.sleep(0.005)
-
     with ledger(tmp_path, BELLS) as world:
         async with asyncio.timeout(PATIENCE), XenstoreClient(world.store.path) as store:
             await store.until_connected()
             await ring(store, "first")
             for count in (1, 30, 60):
-                await asyncio.to_thread(wait_for_rings, world, count)
+                await asyncio.to_thread(wait_until, lambda count=count: len(world.journal) >= count)
                 await asyncio.to_thread(world.restart_gateway)
             await settled(store, "first")
             first = world.journal
@@ -226,7 +218,6 @@ async def as_guest(store: XenstoreClient, domid: int, key: str, function: str = 
 
 
 async def answered(world: Ledger, key: str, function: str = "read") -> tuple[dict[str, str], set[Permissions | None]]:
-    """An answer, and the permissions of all its nodes."""
     node = f"/ledger/rpc/response/{function}/{key}"
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(XenstoreClient(world.store.path))
@@ -300,15 +291,8 @@ async def test_a_guest_cannot_exhaust_the_gateway(tmp_path: Path) -> None:
 
 
 async def test_without_its_store_the_gateway_is_not_ready_and_other_protocols_do_not_notice(tmp_path: Path) -> None:
-    def status() -> Any:
-        return world.control("GET", "/v1/status")
-
     def until_ready(*, wanted: bool) -> Any:
-        end = time.monotonic() + PATIENCE
-        while (found := status())["ready"] is not wanted:
-            assert time.monotonic() < end, found
-            time.sleep(0.01)
-        return found
+        return wait_until(lambda: world.control("GET", "/v1/status"), lambda found: found["ready"] is wanted)
 
     with ledger(tmp_path) as world:
         there = await asyncio.to_thread(until_ready, wanted=True)
@@ -319,10 +303,8 @@ async def test_without_its_store_the_gateway_is_not_ready_and_other_protocols_do
         assert [reason.partition(": ")[0] for reason in away["reasons"]] == [
             "the store of listener 'store' is not connected"
         ]
-        request = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "read", "params": ["x"]}).encode()
-        url = f"http://{address.removeprefix('tcp:')}/"
-        answer = await asyncio.to_thread(lambda: urllib.request.urlopen(url, request, PATIENCE).read())
-        assert json.loads(answer)["result"] == {"same": "ledger:x"}
+        url = f"http://{address.removeprefix('tcp:')}"
+        assert await asyncio.to_thread(json_call, url, "/", "read", ["x"]) == {"same": "ledger:x"}
         world.store.start()
         await asyncio.to_thread(until_ready, wanted=True)
 

@@ -13,19 +13,40 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tests.soak.story import Ledger
-from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, MOVED, SETTLE, World
+from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, MOVED, World
 
 # The kinds of harm, and their weights.
 TO_SERVICES: Mapping[str, int] = {"kill": 6, "stop": 2, "stop and kill": 1}
 TO_BROKERS: Mapping[str, int] = {"kill": 2, "stop": 1}
 TO_OLD: Mapping[str, int] = {"kill": 3, "stop": 1}
 TO_STORE: Mapping[str, int] = {"kill": 2, "stop": 1}
-BROKERS_SHARE = 0.35  # of all harm
 AWAY = (0.0, 1.0)  # seconds until a killed process is started again
 HELD = (0.5, 4.0)  # seconds until a stopped process continues: shorter and longer than a call may take
 PAUSE = (0.1, 1.0)  # seconds between two harms to one bus
+
+
+class Killable(Protocol):
+    """A process that can be started again."""
+
+    @property
+    def pid(self) -> int: ...
+    def start(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What harm is done to: the place that is disturbed, the kinds of harm, and the wait until all is well."""
+
+    what: str
+    place: str
+    process: Killable
+    kinds: Mapping[str, int]
+    back: Callable[[], Awaitable[str]]
+    weight: float = 1.0
 
 
 @dataclass
@@ -42,10 +63,13 @@ class Chaos:
         """Run one task for each bus, each other process, reloads and modes, so that they overlap."""
         async with asyncio.TaskGroup() as group:
             for bus in BUSES:
-                group.create_task(self._harm(bus))
+                group.create_task(self._harm(bus, self._on_bus(bus)))
+            old = Victim("legacy service", MOVED, self.world.old, TO_OLD, self.world.old_is_back)
+            group.create_task(self._harm("old", [old]))
+            # No fault is expected of a restart of the store: a client writes a forgotten request again.
+            store = Victim("store", "store", self.world.store, TO_STORE, self.world.store_is_back)
+            group.create_task(self._harm("store", [store]))
             group.create_task(self._reload())
-            group.create_task(self._harm_old())
-            group.create_task(self._harm_store())
             group.create_task(self._move())
 
     def _note(self, what: str) -> None:
@@ -56,82 +80,35 @@ class Chaos:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.over.wait(), chance.uniform(*PAUSE))
 
-    async def _harm(self, bus: str) -> None:
-        chance = random.Random(f"{self.seed} {bus}")
-        victims = [name for name in BUSES[bus] if name != CALM]
+    async def _harm(self, name: str, victims: Sequence[Victim]) -> None:
+        """Kill one of them and start it again, or stop it and let it go on, or both; over and over."""
+        chance = random.Random(f"{self.seed} {name}")
         while not self.over.is_set():
-            if chance.random() < BROKERS_SHARE:
-                await self._harm_broker(bus, _one_of(TO_BROKERS, chance), chance)
-            else:
-                await self._harm_service(chance.choice(victims), _one_of(TO_SERVICES, chance), chance)
-            await self._pause(chance)
-
-    async def _harm_broker(self, name: str, kind: str, chance: random.Random) -> None:
-        held, bus = chance.uniform(*(HELD if kind == "stop" else AWAY)), self.world.buses[name]
-        self._note(f"{kind} broker {name} for {held:.2f} s")
-        with self.ledger.disturbance(f"broker: {kind}", name):
-            if kind == "stop":
-                self.world.signal_broker(name, signal.SIGSTOP)
-                await asyncio.sleep(held)
-                self.world.signal_broker(name, signal.SIGCONT)
-            else:
-                await asyncio.to_thread(bus.kill)
-                await asyncio.sleep(held)
-                await asyncio.to_thread(bus.start)
-            await self._back(*BUSES[name])
-
-    async def _harm_service(self, name: str, kind: str, chance: random.Random) -> None:
-        held, service = chance.uniform(*(AWAY if kind == "kill" else HELD)), self.world.services[name]
-        self._note(f"{kind} service {name} for {held:.2f} s")
-        with self.ledger.disturbance(f"service: {kind}", name):
-            if kind != "kill":
-                service.signal(signal.SIGSTOP)
-                await asyncio.sleep(held)
-            if kind == "stop":
-                service.signal(signal.SIGCONT)
-            else:
-                await asyncio.to_thread(service.kill)
-                await asyncio.sleep(chance.uniform(*AWAY) if kind != "kill" else held)
-                service.start()
-            await self._back(name)
-
-    async def _harm_old(self) -> None:
-        chance = random.Random(f"{self.seed} old")
-        while not self.over.is_set():
-            kind = _one_of(TO_OLD, chance)
-            held, old = chance.uniform(*(AWAY if kind == "kill" else HELD)), self.world.old
-            self._note(f"{kind} the legacy service for {held:.2f} s")
-            with self.ledger.disturbance(f"legacy service: {kind}", MOVED):
-                if kind == "kill":
-                    await asyncio.to_thread(old.kill)
-                    await asyncio.sleep(held)
-                    old.start()
+            [victim] = chance.choices(victims, [each.weight for each in victims])
+            kind = _one_of(victim.kinds, chance)
+            self._note(f"{kind} {victim.what} ({victim.place})")
+            with self.ledger.disturbance(f"{victim.what}: {kind}", victim.place):
+                if kind != "kill":
+                    os.kill(victim.process.pid, signal.SIGSTOP)
+                    await asyncio.sleep(chance.uniform(*HELD))
+                if kind == "stop":
+                    os.kill(victim.process.pid, signal.SIGCONT)
                 else:
-                    old.signal(signal.SIGSTOP)
-                    await asyncio.sleep(held)
-                    old.signal(signal.SIGCONT)
-                self._found(await self.world.old_is_back())
-                await asyncio.sleep(SETTLE)
+                    await asyncio.to_thread(victim.process.kill)
+                    await asyncio.sleep(chance.uniform(*AWAY))
+                    await asyncio.to_thread(victim.process.start)
+                self._found(await victim.back())
+            self._note(f"{victim.what} ({victim.place}): back")
             await self._pause(chance)
 
-    async def _harm_store(self) -> None:
-        """Restart the store. No fault is expected: a client writes a forgotten request again."""
-        chance = random.Random(f"{self.seed} store")
-        while not self.over.is_set():
-            kind = _one_of(TO_STORE, chance)
-            held, store = chance.uniform(*(AWAY if kind == "kill" else HELD)), self.world.store
-            self._note(f"{kind} the store for {held:.2f} s")
-            with self.ledger.disturbance(f"store: {kind}", "store"):
-                if kind == "kill":
-                    await asyncio.to_thread(store.kill)
-                    await asyncio.sleep(held)
-                    await asyncio.to_thread(store.start)
-                else:
-                    os.kill(store.pid, signal.SIGSTOP)
-                    await asyncio.sleep(held)
-                    os.kill(store.pid, signal.SIGCONT)
-                self._found(await self.world.store_is_back())
-            await self._pause(chance)
+    def _on_bus(self, bus: str) -> list[Victim]:
+        broker = Victim("broker", bus, self.world.buses[bus], TO_BROKERS, lambda: self.world.back(*BUSES[bus]), 35)
+        names = [name for name in BUSES[bus] if name != CALM]
+        share = 65 / len(names)
+        return [broker, *(self._service(name, share) for name in names)]
+
+    def _service(self, name: str, weight: float) -> Victim:
+        return Victim("service", name, self.world.services[name], TO_SERVICES, lambda: self.world.back(name), weight)
 
     async def _move(self) -> None:
         """Change the modes of methods; writes run on one side at a time."""
@@ -150,10 +127,6 @@ class Chaos:
     def _found(self, problem: str) -> None:
         if problem:
             self.ledger.offences.append(problem)
-
-    async def _back(self, *names: str) -> None:
-        self._found(await self.world.back(*names))
-        self._note(f"{', '.join(names)}: back")
 
     async def _reload(self) -> None:
         chance = random.Random(f"{self.seed} reload")

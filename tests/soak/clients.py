@@ -1,4 +1,4 @@
-"""The clients of a run: many that call and check each answer, some that leave in mid-call."""
+"""The clients of a run: they call and check each answer, or leave in mid-call."""
 
 from __future__ import annotations
 
@@ -43,15 +43,16 @@ class Client:
 
     name: str
     kind: str  # of protocol
-    wire: str
+    line: str  # kind of HTTP client
     address: str
     chance: random.Random
     ledger: Ledger
 
     def __post_init__(self) -> None:
         self._speech: Speech = SPEECHES[self.kind]()
-        self._line: Line = LINES[self.wire](self.address)
+        self._line: Line = LINES[self.line](self.address)
         self._numbers = count(1)
+        self._client = f"{self.kind}, {self.line}, {self.address.partition(':')[0]}"
 
     async def run(self, over: asyncio.Event) -> None:
         """Call until it is over; what was begun is ended."""
@@ -75,19 +76,17 @@ class Client:
         return Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance), oneway)
 
     def _stories(self, calls: Sequence[Wanted]) -> list[Story]:
-        client = f"{self.kind}, {self.wire}, {self.address.partition(':')[0]}"
-        return [Story(call.token, call.service, call.method, client, time.monotonic()) for call in calls]
+        return [Story(call.token, call.service, call.method, self._client, time.monotonic()) for call in calls]
 
     async def _talk(self, calls: Sequence[Wanted]) -> None:
         stories = self._stories(calls)
         try:
-            _, body = await self._line.post(self._speech.path, self._speech.say(calls))
-            answers = self._speech.hear(body, calls)
+            answers = self._speech.hear(await self._line.post(self._speech.path, self._speech.say(calls)), calls)
         except WrongError as error:
             self._end_all(stories, Ending.WRONG, str(error))
         except NO_ANSWER as error:
             self._end_all(stories, Ending.SILENT, repr(error))
-            self._line = LINES[self.wire](self.address)
+            self._line = LINES[self.line](self.address)
         else:
             for call, story, heard in zip(calls, stories, answers, strict=True):
                 conclude(story, call, heard)
@@ -113,7 +112,7 @@ class Client:
     def _keep(self, stories: Sequence[Story]) -> None:
         calm = all(story.service == CALM for story in stories)
         for story in stories:
-            self.ledger.keep(story, f"{self.kind}, {self.wire}", calm=calm)
+            self.ledger.keep(story, self._client, calm=calm)
 
     def _end_all(self, stories: Sequence[Story], ending: Ending, text: str = "") -> None:
         for story in stories:
@@ -133,9 +132,8 @@ def conclude(story: Story, call: Wanted, heard: Heard | None) -> None:
 
 
 def crowd(world: World, ledger: Ledger, seed: str) -> list[Client]:
-    """64 of them: every protocol over every kind of client on every kind of socket, twice."""
-    addresses = [world.tcp, f"unix:{world.folder}/rpc"]
-    kinds = islice(cycle(product(SPEECHES, LINES, addresses)), CLIENTS)
+    """64 of them: every protocol over every kind of client on every kind of socket, over and over."""
+    kinds = islice(cycle(product(SPEECHES, LINES, [world.tcp, f"unix:{world.folder}/rpc"])), CLIENTS)
     return [
         Client(f"t{at}", speech, line, address, random.Random(f"{seed} client {at}"), ledger)
         for at, (speech, line, address) in enumerate(kinds)

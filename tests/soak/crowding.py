@@ -10,30 +10,36 @@ import asyncio
 import errno
 import json
 import random
+import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from itertools import count
+from itertools import count, cycle
 
+from adapters.codecs.jsonrpc import FROM_ERROR_CODE
+from adapters.codecs.xmlrpc import FROM_FAULT_CODE
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
-from tests.kit.clients import Wire, post
+from gateway.core.rpc.model import FaultCode
+from tests.kit.clients import Wire, connect, post
 from tests.kit.fake_stores import at_random, nothing
 from tests.soak import healthy
 from tests.soak.story import Ledger
-from tests.soak.world import HUNG, LARGE, World
+from tests.soak.world import CALM, HUNG, LARGE, Process, World
+from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 
 CALLERS = 300  # of a hung service: more than the default `max_calls` of a listener
 IDLE = 1_100  # connections: more than the default of a listener
 KEPT = 10_000  # clients that the gateway tells
 AGENTS = KEPT + 500
 BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
+BETWEEN = (0.02, 0.2)  # seconds between two hostile messages of one kind
+UNREAD = 50_000  # characters of each answer that a stalled client does not read
 READERS, SIZE = 24, 8 * 1024**2  # slow readers, and the bytes that each requests: more than may be buffered together
-SMALL = 64 * 1024  # bytes of each connection's buffer in the kernel: unread bytes stay in the gateway
 PATIENCE = 45.0  # seconds until each client must have an answer
 LEAVES_AFTER = 2.0  # seconds; the callers of a hung legacy service
 LEFTOVERS = 500  # requests of a guest that may not call
@@ -54,31 +60,14 @@ class Place:
     over: asyncio.Event
 
     def counted(self, what: str) -> None:
-        """Count an event."""
         self.ledger.other[f"{self.name}: {what}"] += 1
 
     def offence(self, text: str) -> None:
-        """Record an offence."""
         self.ledger.offences.append(f"{self.name}: {text}")
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Wire]:
+    def connect(self) -> AbstractAsyncContextManager[Wire]:
         """Connect to the listener of the healthy client."""
-        host, _, port = self.world.shared.removeprefix("tcp:").rpartition(":")
-        plug = socket.socket()
-        plug.setblocking(False)
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-        plug.bind((self.source, 0))
-        try:
-            await asyncio.get_running_loop().sock_connect(plug, (host, int(port)))
-        except BaseException:
-            plug.close()
-            raise
-        reader, writer = await asyncio.open_connection(sock=plug)
-        try:
-            yield Wire(reader, writer)
-        finally:
-            writer.transport.abort()
+        return connect(self.world.shared, self.source)
 
     async def pause(self, seconds: float) -> None:
         """Until it is over, at most so long."""
@@ -119,39 +108,31 @@ async def together(place: Place, times: int, one: Callable[[Place], Awaitable[No
 
 async def hung_service(place: Place) -> None:
     """More callers than the quota of the listener call a stopped service; each gets an answer."""
-
-    async def ask(place: Place) -> None:
-        try:
-            async with place.connect() as wire:
-                await wire.send(call(f"{HUNG}.read", "x"))
-                await wire.reply(PATIENCE)
-            place.counted("answered")
-        except NO_ANSWER as error:
-            place.offence(f"no answer: {error!r}")
-
-    place.world.quiet[HUNG].signal(signal.SIGSTOP)
-    try:
-        await together(place, CALLERS, ask)
-    finally:
-        place.world.quiet[HUNG].signal(signal.SIGCONT)
+    await _hung(place, place.world.quiet[HUNG], call(f"{HUNG}.read", "x"), PATIENCE)
 
 
 async def hung_legacy_service(place: Place) -> None:
     """The same with a legacy service, whose callers leave early."""
+    await _hung(place, place.world.hung_old, call(f"{HUNG}.record", {"a": "b"}), LEAVES_AFTER)
 
+
+async def _hung(place: Place, service: Process, request: bytes, patience: float) -> None:
     async def ask(place: Place) -> None:
-        with suppress(*NO_ANSWER):
+        try:
             async with place.connect() as wire:
-                await wire.send(call(f"{HUNG}.record", {"a": "b"}))
-                place.counted("left")
-                await wire.reply(LEAVES_AFTER)
-                place.counted("answered")
+                await wire.send(request)
+                await wire.reply(patience)
+            place.counted("answered")
+        except NO_ANSWER as error:
+            place.counted("left")
+            if patience == PATIENCE:
+                place.offence(f"no answer: {error!r}")
 
-    place.world.hung_old.signal(signal.SIGSTOP)
+    service.signal(signal.SIGSTOP)
     try:
         await together(place, CALLERS, ask)
     finally:
-        place.world.hung_old.signal(signal.SIGCONT)
+        service.signal(signal.SIGCONT)
 
 
 async def slow_reader(place: Place) -> None:
@@ -171,16 +152,16 @@ async def namespace_bomb(place: Place) -> None:
     """A long namespace and many short names in it, in a message of a size that is taken; elements, then attributes."""
     uri, names = b"u" * 100_000, b"".join(b"<a:b%d/>" % number for number in range(15_000))
     attributes = b"".join(b' a:b%d=""' % number for number in range(13_000))
-    bombs = [
+    bombs = (
         b'<methodCall xmlns:a="%b">%b</methodCall>' % (uri, names),
         b'<methodCall xmlns:a="%b"><a%b/></methodCall>' % (uri, attributes),
-    ]
-    for number in count():
+    )
+    for bomb in cycle(bombs):
         if place.over.is_set():
             return
         try:
             async with place.connect() as wire:
-                await wire.send(post(bombs[number % 2], "/RPC2"))
+                await wire.send(post(bomb, "/RPC2"))
                 await wire.reply(PATIENCE)
             place.counted("answered")
         except NO_ANSWER as error:
@@ -233,6 +214,80 @@ async def many_user_agents(place: Place) -> None:
     status, known = await place.world.control("GET", f"/v1/clients?limit={KEPT}")
     if status != HTTPStatus.OK or BEFORE not in json.dumps(known):
         place.offence(f"who called before is not known any more (HTTP {status}, {len(known)} clients)")
+
+
+async def hostile_bodies(place: Place) -> None:
+    """The corpora of the codecs, round after round, at a listener with small limits: each body gets its one fault."""
+
+    async def send(path: str) -> None:
+        corpus, code_in = CORPORA[path]
+        for title, body, code, _ in cycle(corpus):
+            if place.over.is_set():
+                return
+            got = await _one_hostile(place.world.hostile, path, body, code_in)
+            place.counted(f"{path}, too late" if got == TOO_LATE else path)
+            if got not in (code, TOO_LATE):  # the machine may stand still for the two seconds that the listener waits
+                place.offence(f"'{title}' at {path}: expected {code}, got {got}")
+            await asyncio.sleep(place.chance.uniform(*BETWEEN))
+
+    await asyncio.gather(*map(send, CORPORA))
+
+
+async def _one_hostile(
+    address: str, path: str, body: bytes, code_in: Callable[[bytes], FaultCode | None]
+) -> FaultCode | str:
+    try:
+        async with connect(address) as wire:
+            await wire.send(post(body, path))
+            reply = await wire.reply(PATIENCE)
+            if reply.status == HTTPStatus.REQUEST_TIMEOUT:
+                return TOO_LATE
+            code = code_in(reply.body)
+            return f"HTTP {reply.status}: {reply.body[:200]!r}" if code is None else code
+    except (*NO_ANSWER, LookupError, TypeError) as error:
+        return repr(error)
+
+
+def _xml_code(body: bytes) -> FaultCode | None:
+    found = re.findall(rb"faultCode</name><value><(?:int|i4)>(-?\d+)<", body)
+    return FROM_FAULT_CODE.get(int(found[0])) if len(found) == 1 else None
+
+
+def _json_code(body: bytes) -> FaultCode | None:
+    answer = json.loads(body)
+    (one,) = answer if isinstance(answer, list) else (answer,)
+    return FROM_ERROR_CODE.get(one["error"]["code"])
+
+
+TOO_LATE = "HTTP 408"
+CORPORA: Mapping[str, tuple[Sequence[tuple[str, bytes, FaultCode, str]], Callable[[bytes], FaultCode | None]]] = {
+    "/RPC2": (hostile_xmlrpc.REFUSED, _xml_code),
+    "/jsonrpc": (hostile_jsonrpc.HOSTILE, _json_code),
+}
+
+
+async def stalls(place: Place) -> None:
+    """Half a head, half a body, and requests whose answers nobody reads: each is cut off."""
+
+    async def stall(kind: str, sent: bytes, *, endless: bool) -> None:
+        while not place.over.is_set():
+            try:
+                async with asyncio.timeout(PATIENCE), connect(place.world.hostile) as wire:
+                    with suppress(ConnectionError):
+                        await wire.send(sent)
+                        while endless:
+                            await wire.send(sent)
+                    await wire.rest()
+                place.counted(f"cut off: {kind}")
+            except TimeoutError:
+                place.offence(f"not cut off within {PATIENCE:g} s: {kind}")
+            await asyncio.sleep(place.chance.uniform(*BETWEEN))
+
+    await asyncio.gather(
+        stall("half a head", post(b"", "/RPC2")[:20], endless=False),
+        stall("half a body", post(hostile_jsonrpc.call("[1]"), "/jsonrpc")[:-5], endless=False),
+        stall("answers that nobody reads", call(f"{CALM}.read", "x" * UNREAD), endless=True),
+    )
 
 
 # In a xenstore
@@ -327,6 +382,8 @@ NUISANCES: Mapping[str, Callable[[Place], Coroutine[None, None, None]]] = {
     "namespace bomb": namespace_bomb,
     "idle connections": idle_connections,
     "many user agents": many_user_agents,
+    "hostile bodies": hostile_bodies,
+    "stalls": stalls,
     "hostile guest": hostile_guest,
     "planted nodes": planted_nodes,
     "refusing store": refusing_store,

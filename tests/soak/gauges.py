@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gateway.server import THREADS
+from tests.kit.programs import resident_bytes
 from tests.soak.world import World
 
 EVERY = 0.25  # seconds between two looks at the memory
 RELEASE_TIMEOUT = 30.0  # seconds until held resources must be released
-KIB = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,24 @@ class Reading:
     connections: int  # to buses
     late_replies: int
 
-    def has_let_go(self, before: Reading) -> bool:
-        """Whether nothing is held that was not held before."""
-        held = self.in_flight, self.buffered, self.on_buses, self.unanswered
-        pool = before.threads + THREADS  # they start when they are needed, and stay
-        grown = self.descriptors > before.descriptors, self.threads > pool, self.tasks > before.tasks
-        return not any(held) and not any(grown) and self.connections == before.connections
+    def held_beside(self, before: Reading) -> list[str]:
+        return [name for name, fits in FITS.items() if not fits(getattr(before, name), getattr(self, name))]
+
+
+def _none(_was: int, now: int) -> bool:
+    return now == 0
+
+
+def _no_more(was: int, now: int) -> bool:
+    return now <= was
+
+
+FITS: Mapping[str, Callable[[int, int], bool]] = {
+    **dict.fromkeys(("in_flight", "buffered", "on_buses", "unanswered"), _none),
+    **dict.fromkeys(("descriptors", "tasks"), _no_more),
+    "threads": lambda was, now: now <= was + THREADS,  # of the pool, which start when they are needed, and stay
+    "connections": lambda was, now: now == was,
+}
 
 
 async def read(world: World) -> Reading:
@@ -63,7 +74,7 @@ async def read_until_let_go(world: World, before: Reading) -> Reading:
     end = loop.time() + RELEASE_TIMEOUT
     while True:
         reading = await read(world)
-        if reading.has_let_go(before) or loop.time() > end:
+        if not reading.held_beside(before) or loop.time() > end:
             return reading
         await asyncio.sleep(EVERY)
 
@@ -82,12 +93,8 @@ class Memory:
     async def watch(self) -> None:
         """Look until cancelled."""
         while True:
-            self.samples.append(self._resident())
+            self.samples.append(resident_bytes(self.pid) // 1024)
             await asyncio.sleep(EVERY)
-
-    def _resident(self) -> int:
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGESIZE") // KIB
 
     def after(self, part: float) -> int:
         """Return the least of the twelfth of the run that ends at this share of it: large answers come and go."""

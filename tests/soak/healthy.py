@@ -114,7 +114,6 @@ async def _said(ask: Ask, method: str, token: str, patience: float) -> str:
 
 
 def read(report: Path) -> Sequence[Asked]:
-    """All calls of a report."""
     return [Asked(**json.loads(line)) for line in report.read_text(encoding="utf-8").splitlines()]
 
 

@@ -30,7 +30,6 @@ class Old:
         self._journal = journal
 
     async def do(self, method: str, params: Mapping[str, Any]) -> Any:
-        """One call."""
         act: Callable[..., Awaitable[Any]] = getattr(self, f"_{method.removeprefix(f'{self._name}.')}")
         return await act(**params)
 

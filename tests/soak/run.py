@@ -13,7 +13,6 @@ from tests.soak import gauges, healthy, verdict
 from tests.soak.chaos import Chaos
 from tests.soak.clients import crowd
 from tests.soak.crowding import crowd_around
-from tests.soak.nuisance import Nuisance
 from tests.soak.store_clients import nodes_left, store_crowd
 from tests.soak.story import Ledger
 from tests.soak.verdict import Check
@@ -81,7 +80,6 @@ async def _storm(
     """All clients, all harm; ended in order: first the harm is mended, then the clients have their last answers."""
     calm_again = asyncio.Event()
     chaos = Chaos(running, ledger, seed, asyncio.Event())
-    nuisance = Nuisance(f"unix:{running.folder}/hostile", ledger, seed)
 
     async def beside(over: asyncio.Event) -> None:
         await crowd_around(running, ledger, seed, nuisances, over)
@@ -96,7 +94,7 @@ async def _storm(
 
     watching = asyncio.ensure_future(memory.watch())
     try:
-        await _until(calm_again, [harm, nuisance.run, beside, *_clients(running, ledger, seed)])
+        await _until(calm_again, [harm, beside, *_clients(running, ledger, seed)])
     finally:
         watching.cancel()
 

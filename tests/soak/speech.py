@@ -8,7 +8,7 @@ import re
 import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from xml.parsers.expat import ExpatError
 
 from adapters.codecs.jsonrpc import FROM_ERROR_CODE
@@ -36,7 +36,6 @@ class Wanted:
         return f"{self.service}.{self.method}"
 
     def is_right(self, heard: Heard) -> bool:
-        """Whether this is the one right answer."""
         return RIGHT[self.method](self, heard)
 
 
@@ -73,38 +72,35 @@ TEXTS: Mapping[str, FaultCode] = {
 
 
 def code_of(text: str) -> FaultCode | None:
-    """Return the code that a text names, if any."""
     return next((code for pattern, code in TEXTS.items() if re.search(pattern, text)), None)
 
 
-class Speech(Protocol):
+class Speech:
     """One way to write calls, and to read the answers to them."""
 
     path: str
-    together: bool  # several calls in one message
-    oneway: bool  # calls without an answer may be among them
+    together = False  # several calls in one message
+    oneway = False  # calls without an answer may be among them
 
     def say(self, calls: Sequence[Wanted]) -> bytes:
         """Write one message."""
+        raise NotImplementedError
 
     def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard | None]:
         """Read its answer: one for each call, None where none was wanted; raises WrongError."""
+        raise NotImplementedError
 
 
-class XmlRpc:
+class XmlRpc(Speech):
     """One call by position."""
 
     path = "/RPC2"
-    together = False
-    oneway = False
 
     def say(self, calls: Sequence[Wanted]) -> bytes:
-        """Write a <methodCall>."""
         (call,) = calls
         return xmlrpc.client.dumps(self._params(call), call.name).encode()
 
     def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard]:
-        """Read a <methodResponse>."""
         return [_xml(body)]
 
     def _params(self, call: Wanted) -> tuple[Any, ...]:
@@ -117,7 +113,6 @@ class XapiIdl(XmlRpc):
     path = "/idl"
 
     def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard]:
-        """Read the Status struct."""
         match _xml(body).value:
             case {"Status": "Success", "Value": value}:
                 return [Heard(value)]
@@ -135,23 +130,20 @@ class Multicall(XmlRpc):
     together = True
 
     def say(self, calls: Sequence[Wanted]) -> bytes:
-        """Write the array of calls."""
         items = [{"methodName": call.name, "params": [*call.params.values()]} for call in calls]
         return xmlrpc.client.dumps((items,), "system.multicall").encode()
 
     def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard]:
-        """Read the array of answers."""
         items = _xml(body).value
         if not isinstance(items, list) or len(items) != len(calls):
             raise WrongError(f"expected {len(calls)} answers: {body[:300]!r}")
         return [Heard(item[0]) if isinstance(item, list) else _xml_fault(**item) for item in items]
 
 
-class JsonRpc:
+class JsonRpc(Speech):
     """One request or notification; the version says which dialect of the two, `by_name` how parameters go."""
 
     path = "/jsonrpc"
-    together = False
     _ids = itertools.count(1)
 
     def __init__(self, version: str | None = "2.0", *, by_name: bool = False, oneway: bool = False) -> None:

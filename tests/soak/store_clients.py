@@ -98,8 +98,6 @@ class _Asked:
         )
 
     async def write(self) -> None:
-        """All of it at once."""
-
         async def work(nodes: StoreOperations) -> None:
             await nodes.mkdir(self._request)
             for path, value in _nodes(self._call.params):
@@ -152,7 +150,6 @@ def _heard(value: Any) -> Heard:
 
 
 def store_crowd(world: World, ledger: Ledger, seed: str) -> list[StoreClient]:
-    """All of them."""
     path = world.store.path
     return [StoreClient(f"s{at}", path, random.Random(f"{seed} store client {at}"), ledger) for at in range(CLIENTS)]
 

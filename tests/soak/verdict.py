@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
 from gateway.core.rpc.model import FaultCode
-from gateway.server import THREADS
-from tests.soak.gauges import Memory, Reading
+from tests.soak.gauges import FITS, Memory, Reading
 from tests.soak.healthy import SILENT, Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
 from tests.soak.world import CALM, HOMES, NARROW
@@ -64,7 +63,6 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the promise holds."""
         return not self.offences
 
 
@@ -196,25 +194,15 @@ def _most(values: Sequence[float]) -> float:
 
 def judge_gauges(before: Reading, after: Reading, memory: Memory, slack: float = 1.0) -> Iterator[Check]:
     """No resource is held that was not held after the warm-up; `slack` as above, for large answers on their way."""
-    for name in ("in_flight", "buffered", "on_buses", "unanswered"):
-        held = getattr(after, name)
-        yield Check(f"held at the end: {name}", str(held), "0", [f"{name}: {held}"] if held else [])
-    for name, fits in FITS.items():
-        was, now = getattr(before, name), getattr(after, name)
-        yield Check(name, f"{was} -> {now}", "as before", [] if fits(was, now) else [f"{name}: {was} -> {now}"])
+    held = after.held_beside(before)
+    for name in FITS:
+        measured = f"{getattr(before, name)} -> {getattr(after, name)}"
+        yield Check(name, measured, "as before", [f"{name}: {measured}"] if name in held else [])
     third, end = memory.after(1 / 3), memory.after(1)
     bound = slack * GROWTH_BOUND
     grown = [f"grew by {end - third:.0f} KiB"] if end - third > bound else []
     measured = f"{third / 1024:.1f} -> {end / 1024:.1f} MiB"
     yield Check("memory, after a third -> at the end", measured, f"+{bound / 1024:g} MiB", grown)
-
-
-FITS: Mapping[str, Callable[[int, int], bool]] = {
-    "descriptors": lambda was, now: now <= was,
-    "threads": lambda was, now: now <= was + THREADS,  # of the pool, which start when they are needed
-    "tasks": lambda was, now: now <= was,
-    "connections": lambda was, now: now == was,
-}
 
 
 def judge_log(lines: Sequence[str], status: int | None) -> Iterator[Check]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ import aiohttp
 
 from tests.kit.buses import SYSTEM_LIMITS, PrivateBus, private_bus
 from tests.kit.fake_stores import RefusingStore, refusing_store
+from tests.kit.gateway import REST
 from tests.kit.programs import ROOT
-from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, xenstored
+from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, starting, xenstored
 from tests.soak import healthy, service
 
 CALM = "calm"  # the service that is never killed or stopped; its bus is
@@ -81,13 +80,8 @@ header_timeout = "2s"
 body_timeout = "2s"
 write_timeout = "2s"
 keepalive_timeout = "5s"
-[mappings]
-directories = ["mappings"]
-[admin]
-socket = "{folder}/control"
-[log]
-format = "json"
 """
+CONFIG += REST
 
 HEAD = """\
 mapping: 1
@@ -120,12 +114,10 @@ methods:
   {name}.write: {{member: Write, params: [token, pause], effect: write, key: token}}
 """
 LEGACY = "legacy: {upstream: old}\n"
-BESIDE: Mapping[str, str] = {  # services without harm, by mapping file
-    "healthy": """\
-mapping: 1
-service: healthy
-dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
-  idl: soak.xml}}
+BESIDE: Mapping[str, tuple[str, str]] = {  # services without harm, by mapping file: the service, and the rest of it
+    "healthy": (
+        healthy.NAME,
+        """\
 expose:
   - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
   - {{listener: shared, path: /RPC2, codec: xmlrpc, dialect: plain}}
@@ -136,11 +128,10 @@ methods:
   healthy.read: {{member: Read, params: [text], result: {{same: same}}}}
   healthy.write: {{member: Write, params: [token, pause], result: {{done: done}}, effect: write}}
 """,
-    "chunked": """\
-mapping: 1
-service: chunked
-dbus: {{bus_name: org.example.quiet.healthy, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
-  idl: soak.xml}}
+    ),
+    "chunked": (
+        healthy.NAME,
+        """\
 expose:
   - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}",
      allowed_domains: [7], methods: [run]}}
@@ -148,23 +139,20 @@ defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
 """,
-    LARGE: """\
-mapping: 1
-service: large
-dbus: {{bus_name: org.example.quiet.large, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
-  idl: soak.xml}}
+    ),
+    LARGE: (
+        LARGE,
+        """\
 expose:
   - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
 defaults: {{timeout: {timeout}, effect: read}}
 methods:
   large.text: {{member: Large, params: [size]}}
 """,
-    "hung": """\
-mapping: 1
-service: hung
-legacy: {{upstream: hung}}
-dbus: {{bus_name: org.example.quiet.hung, object_path: {service.OBJECT_PATH}, interface: {service.INTERFACE},
-  idl: soak.xml}}
+    ),
+    HUNG: (
+        HUNG,
+        """\
 expose:
   - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
 defaults: {{timeout: 20s, effect: read}}
@@ -172,19 +160,12 @@ methods:
   hung.read: {{member: Read, params: [text]}}
   hung.record: {{member: Record, params: [record], mode: legacy}}
 """,
+    ),
 }
 TIMEOUTS = {CALM: "20s"}
 TIMEOUT = "3s"  # of the others
 MORE = "  {name}.more{number}: {{member: Read, params: [text]}}\n"  # what a good reload adds
 BROKEN = "  {name}.broken: {{member: Nonsense}}\n"
-
-
-def listens(path: Path) -> bool:
-    """Whether a process listens on this Unix socket."""
-    with socket.socket(socket.AF_UNIX) as plug, suppress(OSError):
-        plug.connect(str(path))
-        return True
-    return False
 
 
 class Process:
@@ -201,12 +182,10 @@ class Process:
         return self._process.pid
 
     def start(self) -> None:
-        """Start it (anew)."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=ROOT)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
@@ -253,8 +232,12 @@ class World:
         for name in HOMES:
             self.write_mapping(name)
             (folder / "mappings" / f"{name}-store.yaml").write_text(_mapping(name, f"{name}-store", STORE))
-        for name, text in BESIDE.items():
-            (folder / "mappings" / f"{name}.yaml").write_text(text.format(service=service, timeout=f"{20 * slack:g}s"))
+        for file, (name, rest) in BESIDE.items():
+            legacy = "legacy: {upstream: hung}\n" if file == HUNG else ""
+            text = (HEAD + rest).format(
+                name=name, file=file, bus=QUIET, service=service, timeout=f"{20 * slack:g}s", legacy=legacy
+            )
+            (folder / "mappings" / f"{file}.yaml").write_text(text)
         addresses = {name: bus.address for name, bus in buses.items()}
         (folder / "gateway.toml").write_text(
             CONFIG.format(
@@ -271,6 +254,7 @@ class World:
         self.clients = {kind: folder / f"{kind}.healthy" for kind in ("http", "guests", "refused")}
         self.tcp = ""
         self.shared = ""  # the listener of the healthy client, and of those that trouble it
+        self.hostile = f"unix:{folder}/hostile"  # the listener with small limits
 
     def _service(self, name: str, bus: str, stack: ExitStack) -> Process:
         arguments = [self.buses[bus].address, f"org.example.{bus}.{name}", str(self.journals(name)[0])]
@@ -316,10 +300,6 @@ class World:
         """The mapping file of a service, and a line or two more."""
         (self.folder / "mappings" / f"{name}.yaml").write_text(_mapping(name, name, SOCKETS) + more)
 
-    def signal_broker(self, bus: str, number: signal.Signals) -> None:
-        """Send a signal to the process of a bus."""
-        os.kill(self.buses[bus].pid, number)
-
     async def control(self, verb: str, path: str, document: object = None) -> tuple[int, Any]:
         """Ask the gateway's operator socket."""
         connector = aiohttp.UnixConnector(f"{self.folder}/control")
@@ -338,12 +318,18 @@ class World:
 
     async def back(self, *names: str) -> str:
         """Wait until these services are reached, and a moment more; what is wrong when one is not."""
+
+        async def all_answer() -> bool:
+            return all([await self.answers(name) for name in names])
+
+        return await self._until(all_answer, f"{', '.join(names)}: not reached")
+
+    async def _until(self, holds: Callable[[], Awaitable[bool]], problem: str) -> str:
         end = time.monotonic() + BACK_TIMEOUT * min(self.slack, MOST_SLACK)
-        for name in names:
-            while not await self.answers(name):
-                if time.monotonic() > end:
-                    return f"{name} was not reached within {BACK_TIMEOUT:g} s, with nothing in the way"
-                await asyncio.sleep(0.1)
+        while not await holds():
+            if time.monotonic() > end:
+                return f"{problem} within {BACK_TIMEOUT:g} s, with nothing in the way"
+            await asyncio.sleep(0.1)
         await asyncio.sleep(SETTLE)
         return ""
 
@@ -356,23 +342,20 @@ class World:
 
     async def old_is_back(self) -> str:
         """Wait until the legacy service takes connections; what is wrong when it does not."""
-        end = time.monotonic() + BACK_TIMEOUT * min(self.slack, MOST_SLACK)
-        while not listens(self.folder / "old"):
-            if time.monotonic() > end:
-                return f"the legacy service did not come back within {BACK_TIMEOUT:g} s"
-            await asyncio.sleep(0.05)
-        return ""
+
+        async def listens() -> bool:
+            return bool(starting.listens(self.folder / "old"))
+
+        return await self._until(listens, "the legacy service did not come back")
 
     async def store_is_back(self) -> str:
         """Wait until the gateway has found the store again; what is wrong when it does not."""
-        end = time.monotonic() + BACK_TIMEOUT * min(self.slack, MOST_SLACK)
-        while True:
+
+        async def found() -> bool:
             _, status = await self.control("GET", "/v1/status")
-            if all(store["connected"] for store in status["stores"]):
-                return ""
-            if time.monotonic() > end:
-                return f"the store was not found again within {BACK_TIMEOUT:g} s"
-            await asyncio.sleep(0.1)
+            return all(store["connected"] for store in status["stores"])
+
+        return await self._until(found, "the store was not found again")
 
     async def ready(self) -> None:
         """Wait until the gateway answers, and every service through it."""

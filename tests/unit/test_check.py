@@ -16,85 +16,71 @@ from tests.kit.toy_service import toy_service
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
-def test_files_alone_need_no_config(folder: Folder) -> None:
-    checked = check.check([folder.mappings], None, live=False)
-    assert (checked.problems, checked.methods, checked.files) == ([], 7, 1)
-
-
-def test_with_a_config_the_names_of_listeners_are_checked_too(folder: Folder) -> None:
+    folder = Folder(tmp_path)
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
-    folder.mapping(TOY_MAPPING.replace("listener: rpc, path: /RPC2", "listener: rcp, path: /RPC2"))
-    (problem,) = check.check([], folder.config, live=False).problems
-    assert "toy.yaml:5" in str(problem)
-    assert "rcp" in problem.message
+    return folder
 
 
-def test_a_listener_that_others_can_reach_is_noted(folder: Folder) -> None:
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
-    assert check.check([], folder.config, live=False).notes == []
-    folder.config.write_text(folder.config.read_text().replace("tcp:127.0.0.1:0", "tcp:0.0.0.0:0"))
-    checked = check.check([], folder.config, live=False)
-    assert checked.problems == []
-    (note,) = checked.notes
-    assert note.endswith(
-        ":6:9: listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:0; every client that connects may call"
-    )
+def checked(folder: Folder, *, live: bool = False) -> check.CheckReport:
+    return check.check([], folder.config, live=live)
+
+
+def configure(folder: Folder, old: str, new: str, more: str = "") -> None:
+    folder.config.write_text(folder.config.read_text().replace(old, new) + more)
 
 
 OLD = '\n[upstream.old]\nurl = "http://127.0.0.1:9"\n'
+PASSING = 'unmapped = "passthrough"\nupstream = "old"\n[mappings]'
 
 
-def test_with_a_config_old_services_are_checked_too(folder: Folder) -> None:
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
+def test_files_alone_need_no_config_with_one_names_of_listeners_and_upstreams_are_checked_too(folder: Folder) -> None:
+    found = check.check([folder.mappings], None, live=False)
+    assert (found.problems, found.methods, found.files) == ([], 7, 1)
+    folder.mapping(TOY_MAPPING.replace("listener: rpc, path: /RPC2", "listener: rcp, path: /RPC2"))
+    (problem,) = checked(folder).problems
+    assert ("toy.yaml:5" in str(problem), "rcp" in problem.message) == (True, True)
     good = folder.config.read_text()
-    folder.config.write_text(good + OLD + 'codec = "xmlrcp"\n')
+    configure(folder, "", "", OLD + 'codec = "xmlrcp"\n')
     with pytest.raises(config.ConfigError, match=r":16:9: upstream.old.codec: unknown codec 'xmlrcp' \(did"):
-        check.check([], folder.config, live=False)
+        checked(folder)
     folder.config.write_text(good + OLD)
     folder.mapping(TOY_MAPPING.replace("expose:", "legacy: {upstream: odl}\nexpose:"))
-    (problem,) = check.check([], folder.config, live=False).problems
+    (problem,) = checked(folder).problems
     assert problem.message == "unknown upstream 'odl' (did you mean 'old'?)"
 
 
-def test_what_no_mode_governs_is_noted(folder: Folder) -> None:
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
-    passing = 'unmapped = "passthrough"\nupstream = "old"\n[mappings]'
-    folder.config.write_text(folder.config.read_text().replace("[mappings]", passing) + OLD)
-    (note,) = check.check([], folder.config, live=False).notes
-    assert note == "rpc: requests to unknown paths are passed to 'old' unchanged"
-
-
-def test_numbers_by_which_one_service_takes_all_places_are_noted(folder: Folder) -> None:
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
-    assert check.check([], folder.config, live=False).notes == []
-    folder.config.write_text(f"{folder.config.read_text()}[limits]\nmax_calls = 10\n")
-    checked = check.check([], folder.config, live=False)
-    (note,) = checked.notes
-    assert "toml:1:6: bus.toolstack: one service that hangs can hold 192 calls" in note
-    assert checked.problems == []
+@pytest.mark.parametrize(
+    ("old", "new", "more", "note"),
+    [
+        (
+            "tcp:127.0.0.1:0",
+            "tcp:0.0.0.0:0",
+            "",
+            ":6:9: listener.rpc.bind[0]: other hosts can reach tcp:0.0.0.0:0; every client that connects may call",
+        ),
+        ("[mappings]", PASSING, OLD, "rpc: requests to unknown paths are passed to 'old' unchanged"),
+        ("", "", "[limits]\nmax_calls = 10\n", "toml:1:6: bus.toolstack: one service that hangs can hold 192 calls"),
+    ],
+)
+def test_what_is_perhaps_not_meant_is_noted(folder: Folder, old: str, new: str, more: str, note: str) -> None:
+    assert checked(folder).notes == []
+    configure(folder, old, new, more)
+    found = checked(folder)
+    assert (found.problems, len(found.notes), note in found.notes[0]) == ([], 1, True)
 
 
 def test_an_empty_directory_is_well_where_a_listener_forwards_everything(folder: Folder) -> None:
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
     (folder.mappings / "toy.yaml").unlink()
-    assert len(check.check([], folder.config, live=False).problems) == 1
-    forwards = '[listener.rpc]\nunmapped = "passthrough"\nupstream = "old"'
-    folder.config.write_text(folder.config.read_text().replace("[listener.rpc]", forwards) + OLD)
-    assert check.check([], folder.config, live=False).problems == []
+    assert len(checked(folder).problems) == 1
+    configure(folder, "[mappings]", PASSING, OLD)
+    assert checked(folder).problems == []
 
 
-def test_a_live_check_needs_a_config_that_can_be_used(tmp_path: Path) -> None:
+def test_a_live_check_needs_files_that_can_be_used(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match="cannot be read"):
         check.check([tmp_path], tmp_path / "none.toml", live=True)
-
-
-def test_what_is_wrong_in_the_files_is_said_before_any_service_is_asked(folder: Folder) -> None:
-    folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.*")})
     folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
-    assert {problem.level for problem in check.check([], folder.config, live=True).problems} == {"idl"}
+    assert {problem.level for problem in checked(folder, live=True).problems} == {"idl"}, "before any service is asked"
 
 
 def test_a_bus_that_cannot_be_reached_is_a_problem_at_its_place_in_the_config(
@@ -102,17 +88,20 @@ def test_a_bus_that_cannot_be_reached_is_a_problem_at_its_place_in_the_config(
 ) -> None:
     monkeypatch.setattr(check, "BUS_TIMEOUT", 0.05)
     folder.buses({"toolstack": (f"unix:path={folder.path}/none", "org.example.*")})
-    (problem,) = check.check([], folder.config, live=True).problems
+    (problem,) = checked(folder, live=True).problems
     assert str(problem) == (
         f"{folder.config}:2:11: bus.toolstack.address: unix:path={folder.path}/none cannot be reached"
     )
     assert problem.level == "live"
 
 
-def test_a_service_without_the_interface_is_found_live(folder: Folder) -> None:
-    with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+def test_a_service_without_the_interface_is_found_live_and_one_that_is_not_there_counted(folder: Folder) -> None:
+    with private_bus() as bus:
         folder.buses({"toolstack": (bus.address, "org.example.*")})
-        problems = check.check([], folder.config, live=True).problems
+        found = checked(folder, live=True)
+        assert (found.problems, found.unseen, found.contracts > 0) == ([], found.contracts, True)
+        with toy_service(bus.address, "org.example.toy"):
+            problems = checked(folder, live=True).problems
     assert problems, "the toy service answers calls by hand: it introspects as nothing"
     assert {problem.level for problem in problems} == {"live"}
     assert "org.example.Toy1" in str(problems[0])
@@ -134,26 +123,18 @@ def test_check_and_run_agree_on_what_is_a_store(folder: Folder) -> None:
     )
     (folder.path / "extra" / "toy.xml").write_text(TOY_IDL)
     (folder.path / "extra" / "toy.yaml").write_text(exposed)
-    assert check.check([], folder.config, live=False).problems == []
+    assert checked(folder).problems == []
     assert wiring.compile_mappings(config.load(folder.config))[1] == []
-
-
-def test_what_a_live_check_could_not_look_at_is_counted(folder: Folder) -> None:
-    with private_bus() as bus:
-        folder.buses({"toolstack": (bus.address, "org.example.*")})
-        checked = check.check([], folder.config, live=True)
-    assert (checked.problems, checked.unseen) == ([], checked.contracts)
-    assert checked.contracts > 0
 
 
 def test_a_bus_name_that_no_bus_has_is_a_problem_once_for_each_file(folder: Folder) -> None:
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.other.*")})
-    (problem,) = check.check([], folder.config, live=False).problems
+    (problem,) = checked(folder).problems
     expected = f"no bus of {folder.config} has org.example.toy: add it to `services` of a [bus.NAME] section"
     assert (problem.level, problem.place, problem.message) == ("idl", "methods.echo", expected)
     assert wiring.compile_mappings(config.load(folder.config))[1] == [problem]  # so start and reload refuse it too
     folder.buses({"toolstack": ("unix:path=/nowhere", "org.example.t?y")})
-    assert check.check([], folder.config, live=False).problems == []
+    assert checked(folder).problems == []
 
 
 def test_a_legacy_service_that_cannot_be_reached_is_a_problem_where_a_method_needs_it_else_a_note(
@@ -163,13 +144,13 @@ def test_a_legacy_service_that_cannot_be_reached_is_a_problem_where_a_method_nee
     with private_bus() as bus:
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         folder.config.write_text(folder.config.read_text() + OLD)
-        noted = check.check([], folder.config, live=True)
+        noted = checked(folder, live=True)
         folder.mapping(
             TOY_MAPPING.replace("expose:", "legacy: {upstream: old}\nexpose:").replace(
                 "effect: read", "effect: read, mode: legacy"
             )
         )
-        needed = check.check([], folder.config, live=True)
+        needed = checked(folder, live=True)
     why = f"{folder.config}:15:7: upstream.old.url: http://127.0.0.1:9 cannot be reached: connection refused"
     assert noted.problems == []
     assert f"{why}; no method has a mode that needs it" in noted.notes

@@ -49,42 +49,60 @@ def refusal(tmp_path: Path, text: str) -> str:
 
 def test_units_are_read_and_the_rest_has_its_defaults(tmp_path: Path) -> None:
     settings = load(tmp_path, GOOD)
-    assert settings.listener["rpc"].max_body == 1024
-    assert settings.listener["rpc"].header_timeout == 0.5
-    assert settings.listener["rpc"].batch == "sequential"
-    assert settings.bus["storage-domain"].max_message == 2**20
-    assert settings.bus["toolstack"].max_message == 2**25
-    assert settings.grace == 10.0
-
-
-def test_limits_user_and_sockets_of_systemd_may_be_named(tmp_path: Path) -> None:
-    settings = load(tmp_path, GOOD)
+    rpc, bus = settings.listener["rpc"], settings.bus["toolstack"]
+    assert (rpc.max_body, rpc.header_timeout, rpc.batch, settings.grace) == (1024, 0.5, "sequential", 10.0)
+    assert (settings.bus["storage-domain"].max_message, bus.max_message) == (2**20, 2**25)
+    assert (bus.breaker_failures, bus.breaker_pause, settings.admin.metrics) == (5, 1.0, None)
     assert (settings.limits.max_calls, settings.limits.max_buffered, settings.user) == (1024, 2**28, None)
-    text = GOOD.replace('"tcp:127.0.0.1:8080"', '"systemd:rpc"')
-    settings = load(tmp_path, f'user = "xcp-gateway"\n{text}[limits]\nmax_calls = 7\nmax_buffered = "1GiB"\n')
-    assert (settings.limits.max_calls, settings.limits.max_buffered, settings.user) == (7, 2**30, "xcp-gateway")
-    assert settings.listener["rpc"].bind[0] == "systemd:rpc"
+    assert (rpc.origins, rpc.hosts, rpc.missing_host) == ((), (), "refuse")
+    assert (rpc.max_calls_per_peer, rpc.max_connections_per_peer) == (None, None)
+    assert settings.mapping_paths() == (tmp_path / "mappings.d", Path("/etc/xcp"))
+    assert settings.state_path() is None
 
 
-def test_the_state_file_stands_beside_the_config_or_where_an_absolute_name_says(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD).state_path() is None
-    assert load(tmp_path, f'{GOOD}[state]\nfile = "state.db"\n').state_path() == tmp_path / "state.db"
-    assert load(tmp_path, f'{GOOD}[state]\nfile = "/var/lib/x/state.db"\n').state_path() == Path("/var/lib/x/state.db")
-    assert "state.file" in refusal(tmp_path, f'{GOOD}[state]\nfile = ""\n')
+EVERYTHING = """
+user = "xcp-gateway"
+[bus.storage]
+address = "unix:path=/run/bus"
+services = ["*"]
+breaker_failures = 0
+breaker_pause = "500ms"
+[listener.rpc]
+bind = ["systemd:rpc"]
+origins = ["https://a.example:8443", "null"]
+hosts = ["gateway"]
+max_calls_per_peer = 3
+max_connections_per_peer = 4
+[mappings]
+directories = ["."]
+[limits]
+max_calls = 7
+max_buffered = "1GiB"
+max_buffered_per_peer = "1MiB"
+[admin]
+metrics = "tcp:127.0.0.1:9100"
+web = "tcp:[::1]:8081"
+bus = "storage"
+[state]
+file = "state.db"
+"""
 
 
-def test_breakers_and_a_second_address_for_metrics_may_be_named(tmp_path: Path) -> None:
-    settings = load(tmp_path, GOOD)
-    assert (settings.bus["toolstack"].breaker_failures, settings.bus["toolstack"].breaker_pause) == (5, 1.0)
-    assert settings.admin.metrics is None
-    text = GOOD.replace("[listener.rpc]", 'breaker_failures = 0\nbreaker_pause = "500ms"\n[listener.rpc]')
-    settings = load(tmp_path, f'{text}[admin]\nmetrics = "tcp:127.0.0.1:9100"\n')
-    assert (settings.bus["storage-domain"].breaker_failures, settings.bus["storage-domain"].breaker_pause) == (0, 0.5)
-    assert settings.admin.metrics == "tcp:127.0.0.1:9100"
-
-
-def test_mapping_directories_start_where_the_config_stands(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD).mapping_paths() == (tmp_path / "mappings.d", Path("/etc/xcp"))
+def test_what_is_written_holds(tmp_path: Path) -> None:
+    settings = load(tmp_path, EVERYTHING)
+    rpc, bus, limits, admin = settings.listener["rpc"], settings.bus["storage"], settings.limits, settings.admin
+    assert (rpc.bind, rpc.origins, rpc.hosts) == (
+        ("systemd:rpc",),
+        ("https://a.example:8443", "null"),
+        ("gateway",),
+    )
+    assert (rpc.max_calls_per_peer, rpc.max_connections_per_peer, settings.user) == (3, 4, "xcp-gateway")
+    assert (bus.breaker_failures, bus.breaker_pause) == (0, 0.5)
+    assert (limits.max_calls, limits.max_buffered, limits.max_buffered_per_peer) == (7, 2**30, 2**20)
+    assert (admin.metrics, admin.web, admin.bus) == ("tcp:127.0.0.1:9100", "tcp:[::1]:8081", "storage")
+    assert settings.state_path() == tmp_path / "state.db"
+    elsewhere = load(tmp_path, EVERYTHING.replace('"state.db"', '"/var/lib/x/state.db"'))
+    assert elsewhere.state_path() == Path("/var/lib/x/state.db")
 
 
 UNIT = "a duration such as 500ms, 30s, 10m or 1h"
@@ -126,31 +144,17 @@ def test_all_problems_are_told_at_once_those_between_sections_too(tmp_path: Path
     ]  # fmt: skip
 
 
-def test_without_its_sections_a_file_is_told_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_at_all_is_refused_with_its_line(tmp_path: Path) -> None:
     assert refusal(tmp_path, "").splitlines() == [
         "gateway.toml:1:1: 'listener' is missing",
         "gateway.toml:1:1: 'mappings' is missing",
     ]
-
-
-def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "\n[bus\n") == (
-        "gateway.toml:2:5: invalid TOML: Expected ']' at the end of a table declaration"
-    )
+    expected = "gateway.toml:2:5: invalid TOML: Expected ']' at the end of a table declaration"
+    assert refusal(tmp_path, "\n[bus\n") == expected
     assert refusal(tmp_path, "a = [").startswith("gateway.toml:1:6: invalid TOML: ")
     (tmp_path / "gateway.toml").write_bytes(b"a = 1\nb = '\xff'")
     with pytest.raises(config.ConfigError, match=r"gateway\.toml:2:6: invalid UTF-8"):
         config.load(tmp_path / "gateway.toml")
-
-
-def test_one_pattern_on_two_buses_is_refused(tmp_path: Path) -> None:
-    twice = GOOD.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.*"]')
-    assert refusal(tmp_path, twice) == (
-        "gateway.toml:8:13: bus.storage-domain.services[0]: 'org.xen.xcp.*' is already on bus 'toolstack'"
-    )
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     says = r"missing.toml:1:1: cannot be read: No such file or directory; `--config` names another file"
     with pytest.raises(config.ConfigError, match=says):
         config.load(tmp_path / "missing.toml")
@@ -178,25 +182,38 @@ def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:
     assert "no service could answer a call" in refusal(tmp_path, bare)
 
 
-@pytest.mark.parametrize(
-    ("listener", "problem"),
+TAKEN = "storage-domain.services[0]: 'org.xen.xcp.*' is already on bus 'toolstack'"
+THROUGH = "the bus 'storage-domain' is reached through a program (unixexec), over which no operator can call"
+WEB = "expected a loopback address such as tcp:127.0.0.1:8081, got tcp:0.0.0.0:8081"
+
+
+@each_case(
+    ("old", "new", "says"),
     [
-        ('unmapped = "passthrough"', "listener.rpc.unmapped: 'passthrough' needs an 'upstream'"),
-        ('upstream = "xpai"', "listener.rpc.upstream: unknown upstream 'xpai' (did you mean 'xapi'?)"),
-        ('upstream = "old"', "listener.rpc.upstream: unknown upstream 'old'; expected xapi"),
-        (
-            'tunnels = ["/console"]',
-            "listener.rpc.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'",
-        ),
+        ("max_body", 'unmapped = "passthrough"\nmax_body',
+         "13:12: listener.rpc.unmapped: 'passthrough' needs an 'upstream'"),
+        ("max_body", 'upstream = "xpai"\nmax_body',
+         "13:12: listener.rpc.upstream: unknown upstream 'xpai' (did you mean 'xapi'?)"),
+        ("max_body", 'upstream = "old"\nmax_body',
+         "13:12: listener.rpc.upstream: unknown upstream 'old'; expected xapi"),
+        ("max_body", 'tunnels = ["/console"]\nmax_body',
+         "13:11: listener.rpc.tunnels: a tunnel needs unmapped = 'passthrough' and an 'upstream'"),
+        ('["org.xen.xcp.storage"]', '["org.xen.xcp.*"]', f"8:13: bus.{TAKEN}"),
+        ("[mappings]", '[admin]\nbus = "stack"\n[mappings]',
+         "17:7: admin.bus: unknown bus 'stack' (did you mean 'toolstack'?)"),
+        ("[mappings]", '[admin]\nweb = "tcp:0.0.0.0:8081"\n[mappings]', f"17:7: admin.web: {WEB}"),
+        ("[mappings]", '[state]\nfile = ""\n[mappings]', "17:8: state.file: "),
+        ("http+unix:///var", "gopher:///var", "20:7: upstream.xapi.url: got "),
     ],
-)
-def test_a_listener_forwards_to_an_upstream_that_is_there(tmp_path: Path, listener: str, problem: str) -> None:
-    text = GOOD.replace("[listener.rpc]", f"[listener.rpc]\n{listener}") + UPSTREAM
-    assert refusal(tmp_path, text).partition(": ")[2] == problem
+)  # fmt: skip
+def test_names_between_sections_are_checked(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert refusal(tmp_path, (GOOD + UPSTREAM).replace(old, new, 1)).startswith(f"gateway.toml:{says}")
 
 
-def test_an_upstream_has_a_url_that_can_be_reached(tmp_path: Path) -> None:
-    assert "upstream.xapi.url" in refusal(tmp_path, GOOD + UPSTREAM.replace("http+unix", "gopher"))
+def test_operators_are_not_heard_through_a_program(tmp_path: Path) -> None:
+    through = GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh")
+    says = refusal(tmp_path, through + '[admin]\nbus = "storage-domain"\n')
+    assert says == f"gateway.toml:19:7: admin.bus: {THROUGH}"
 
 
 def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
@@ -207,20 +224,6 @@ def test_a_xenstore_is_a_listener_that_stands_alone(tmp_path: Path) -> None:
     both = store.replace('"xenstore:"', '"xenstore:/run/x", "tcp:127.0.0.1:0"')
     assert "listener.store.bind: a xenstore needs a listener of its own" in refusal(tmp_path, GOOD + both)
     assert "listener.store.bind[0]" in refusal(tmp_path, GOOD + store.replace("xenstore:", "xenstore:x"))
-
-
-def test_operators_are_heard_on_a_bus_that_is_there_and_can_carry_them(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD + '[admin]\nbus = "toolstack"\n').admin.bus == "toolstack"
-    assert refusal(tmp_path, GOOD + '[admin]\nbus = "stack"\n') == (
-        "gateway.toml:19:7: admin.bus: unknown bus 'stack' (did you mean 'toolstack'?)"
-    )
-    through = (
-        GOOD.replace("tcp:host=192.0.2.7,port=5701", "unixexec:path=/bin/ssh") + '[admin]\nbus = "storage-domain"\n'
-    )
-    assert refusal(tmp_path, through) == (
-        "gateway.toml:19:7: admin.bus: the bus 'storage-domain' is reached through a program (unixexec), "
-        "over which no operator can call"
-    )
 
 
 def test_a_service_that_could_take_the_places_of_all_others_is_named(tmp_path: Path) -> None:
@@ -239,44 +242,23 @@ def test_a_service_that_could_take_the_places_of_all_others_is_named(tmp_path: P
     assert "400 of limits.max_calls" in few[0]
 
 
-def test_a_bus_with_one_service_has_no_others_to_be_harmed(tmp_path: Path) -> None:
+def test_who_can_harm_no_others_may_take_all_places(tmp_path: Path) -> None:
     few = GOOD.replace('max_message = "1MiB"', "connections = 1\nin_flight = 100")
-    assert config.notes(load(tmp_path, few)) == []
+    assert config.notes(load(tmp_path, few)) == [], "a bus with one service"
     several = few.replace('["org.xen.xcp.storage"]', '["org.xen.xcp.storage*"]')
     assert len(config.notes(load(tmp_path, several))) == 1
-
-
-@each_case("file", ["docker/gateway.toml", "docker/dom0.toml"])
-def test_no_service_of_a_shipped_config_can_take_all_places(file: str) -> None:
-    assert config.notes(config.load(ROOT / file)) == []
-
-
-def test_a_xenstore_alone_has_no_places_to_take(tmp_path: Path) -> None:
     store = GOOD.replace('"tcp:127.0.0.1:8080", "unix:/run/xcp-gateway/rpc"', '"xenstore:"')
-    assert config.notes(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == []
+    assert config.notes(load(tmp_path, f"{store}[limits]\nmax_calls = 1\n")) == [], "a xenstore alone"
 
 
-def test_web_pages_hosts_and_shares_of_a_listener_may_be_named(tmp_path: Path) -> None:
-    listener = load(tmp_path, GOOD).listener["rpc"]
-    assert (listener.origins, listener.hosts, listener.missing_host) == ((), (), "refuse")
-    assert (listener.max_calls_per_peer, listener.max_connections_per_peer) == (None, None)
-    more = """
-origins = ["https://a.example:8443", "null"]
-hosts = ["gateway"]
-missing_host = "accept"
-max_calls_per_peer = 3
-max_connections_per_peer = 4
-[limits]
-max_buffered_per_peer = "1MiB"
-"""
-    settings = load(tmp_path, GOOD.replace('header_timeout = "500ms"\n', more))
-    listener = settings.listener["rpc"]
-    assert (listener.origins, listener.hosts) == (("https://a.example:8443", "null"), ("gateway",))
-    assert (listener.max_calls_per_peer, listener.max_connections_per_peer) == (3, 4)
-    assert settings.limits.max_buffered_per_peer == 2**20
+@each_case("file", ["docker/gateway.toml", "docker/dom0.toml", "docker/demo/gateway.toml"])
+def test_shipped_configs_match_the_schema_and_nothing_is_doubtful(file: str) -> None:
+    if (ROOT / file).exists():
+        Draft202012Validator(config.schema()).validate(tomllib.loads((ROOT / file).read_text()))
+        assert config.notes(config.load(ROOT / file)) == []
 
 
-@pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "https://a.example/x", ""])
+@each_case("origin", ["a.example", "https://a.example/", "https://a.example/x", ""])
 def test_an_origin_is_a_scheme_and_an_authority(tmp_path: Path, origin: str) -> None:
     says = refusal(tmp_path, GOOD.replace("max_body", f'origins = ["{origin}"]\nmax_body'))
     assert "listener.rpc.origins[0]" in says
@@ -325,13 +307,6 @@ def test_root_is_trusted_on_unix_sockets_only_and_certificates_may_be_unverified
     assert config.notes(load(tmp_path, only)) == []
 
 
-def test_the_web_page_is_on_loopback_only(tmp_path: Path) -> None:
-    assert load(tmp_path, GOOD + '[admin]\nweb = "tcp:[::1]:8081"\n').admin.web == "tcp:[::1]:8081"
-    assert refusal(tmp_path, GOOD + '[admin]\nweb = "tcp:0.0.0.0:8081"\n') == (
-        "gateway.toml:19:7: admin.web: expected a loopback address such as tcp:127.0.0.1:8081, got tcp:0.0.0.0:8081"
-    )
-
-
 # The schema, and the places
 
 
@@ -347,12 +322,6 @@ def test_the_schema_has_each_key_with_its_meaning_and_default() -> None:
     listener = sections["listener"]["additionalProperties"]
     assert (listener["required"], listener["properties"]["max_body"]["default"]) == (["bind"], "300KiB")
     assert "file" not in sections
-
-
-@each_case("file", ["docker/gateway.toml", "docker/dom0.toml", "docker/demo/gateway.toml"])
-def test_shipped_configs_match_the_schema(file: str) -> None:
-    if (ROOT / file).exists():
-        Draft202012Validator(config.schema()).validate(tomllib.loads((ROOT / file).read_text()))
 
 
 PLACES = """# a comment with = and [x]

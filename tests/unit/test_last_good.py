@@ -16,7 +16,7 @@ from gateway.config import parse
 from gateway.last_good import LastGood
 from gateway.mapping.table import Table
 from tests.kit.cases import present
-from tests.kit.gateway import TOY_MAPPING, Folder
+from tests.kit.gateway import Folder
 
 
 @pytest.fixture
@@ -43,42 +43,28 @@ def test_what_was_kept_compiles_to_the_same_revision_whatever_the_files_say_now(
     assert (problems, after.revision, len(after.routes())) == ([], before.revision, len(before.routes()))
 
 
-def test_it_is_private_and_one_for_each_config(folder: Folder) -> None:
+def test_it_is_private_and_one_for_each_config_that_has_a_state_file(folder: Folder) -> None:
     state = folder.path / "state.db"
-    kept, other = LastGood(state, folder.config), LastGood(state, folder.path / "other.toml")
-    kept.save(table(folder))
+    kept, other, none = LastGood(state, folder.config), LastGood(state, folder.path / "x.toml"), LastGood(None, state)
+    for each in (kept, none):
+        each.save(table(folder))
     assert kept.path is not None
     assert stat.S_IMODE(kept.path.stat().st_mode) == 0o600
-    assert other.load() is None
+    assert (other.load(), none.load()) == (None, None)
     assert list(folder.path.glob(".state.db*")) == []
-
-
-def test_without_a_state_file_nothing_is_kept(folder: Folder) -> None:
-    kept = LastGood(None, folder.config)
-    kept.save(table(folder))
-    assert kept.load() is None
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff", b'{"format":2,"revision":"","mappings":{},"idl":{}}'])
-def test_what_cannot_be_used_is_as_if_it_were_not_there(folder: Folder, content: bytes) -> None:
-    kept = LastGood(folder.path / "state.db", folder.config)
-    assert kept.path is not None
-    kept.path.write_bytes(content)
-    assert kept.load() is None
-
-
-def test_a_fifo_does_not_hold_the_start_up(folder: Folder) -> None:
-    kept = LastGood(folder.path / "state.db", folder.config)
-    assert kept.path is not None
-    os.mkfifo(kept.path)
-    assert kept.load() is None
-
-
-def test_the_mapping_of_before_stays_where_the_new_one_cannot_be_written(folder: Folder) -> None:
-    kept = LastGood(folder.path / "none" / "state.db", folder.config)
     with pytest.raises(OSError, match="No such file"):
-        kept.save(table(folder))
-    assert TOY_MAPPING
+        LastGood(folder.path / "none" / "state.db", folder.config).save(table(folder))
+
+
+def test_what_cannot_be_used_is_as_if_it_were_not_there(folder: Folder) -> None:
+    kept = LastGood(folder.path / "state.db", folder.config)
+    assert kept.path is not None
+    for content in (b"", b"garbage", b"\xff", b'{"format":2,"revision":"","mappings":{},"idl":{}}'):
+        kept.path.write_bytes(content)
+        assert kept.load() is None
+    kept.path.unlink()
+    os.mkfifo(kept.path)  # does not hold the start up
+    assert kept.load() is None
 
 
 # File descriptors

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from adapters.limits import ConcurrencyLimiter, Quota
-from gateway.core.interfaces import NOT_SENT, always
+from gateway.core.interfaces import always
 
 
 def test_a_room_is_full_when_either_of_its_limits_is_reached() -> None:
@@ -74,20 +74,3 @@ async def test_a_turn_that_is_taken_away_in_the_moment_of_a_cancellation_is_nobo
     limiter.release()
     assert await limiter.acquire(always)
     assert not limiter.is_full
-
-
-async def test_a_cancelled_call_in_line_says_that_it_was_not_sent() -> None:
-    limiter = ConcurrencyLimiter(1, 2)
-    await limiter.acquire(always)
-
-    async def asks() -> tuple[object, ...]:
-        try:
-            await limiter.acquire(always)
-        except asyncio.CancelledError as error:
-            return error.args
-        raise AssertionError("unreachable")
-
-    task = asyncio.get_running_loop().create_task(asks())
-    await asyncio.sleep(0)
-    task.cancel()
-    assert NOT_SENT in await task

@@ -9,13 +9,10 @@ import sys
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from gateway.check import check, compiled
-from gateway.cli import app
 from gateway.core.routing.route import encode_arguments
 from gateway.core.rpc.model import Call, Fault
 from gateway.mapping.changes.surface import Surface, surface
@@ -23,7 +20,8 @@ from gateway.mapping.table import EndpointKey
 from gateway.reference import examples
 from gateway.reference.pages import pages, to_html
 from tests.kit.buses import private_bus
-from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, gateway_process
+from tests.kit.command import command
+from tests.kit.gateway import Folder, gateway_process
 from tests.kit.programs import ROOT
 
 EVIL = "a | b <script>alert(1)</script> `x` ](http://evil)"
@@ -100,12 +98,10 @@ busctl get-property org.example.Shop /shops/x org.example.Shop1 Size
 
 
 def test_examples_of_other_kinds_of_calls() -> None:
-    assert "busctl set-property org.example.Shop /shop/x org.example.Shop1 Size 'a(sb)' 1 text true" in section(
-        "set_size"
-    )
-    assert "busctl call org.example.Shop /shop/x org.freedesktop.DBus.Properties GetAll s org.example.Shop1" in section(
-        "record"
-    )
+    setter = "busctl set-property org.example.Shop /shop/x org.example.Shop1 Size 'a(sb)' 1 text true"
+    assert setter in section("set_size")
+    reader = "busctl call org.example.Shop /shop/x org.freedesktop.DBus.Properties GetAll s org.example.Shop1"
+    assert reader in section("record")
     find = section("find-book")
     assert "Other names: `search`." in find
     assert "from xmlrpc.client import Binary, ServerProxy" in find
@@ -116,15 +112,12 @@ def test_examples_of_other_kinds_of_calls() -> None:
     assert message["params"] == [{"id": "text", "title": "text", "data": "ZGF0YQ==", "options": {"text": "text"}}]
 
 
-def test_errors_that_all_methods_have_are_listed_once() -> None:
+def test_errors_of_all_methods_are_listed_once_and_the_index_leads_to_each_page() -> None:
     text = page()
     assert text.count("NO_BOOK") == 1
     assert text.index("NO_BOOK") < text.index("### `find-book`")
-
-
-def test_the_index_leads_to_each_page() -> None:
-    index = pages(shop(), URLS)["index.md"]
-    assert "| [http://h/idl](rpc-idl.md) | jsonrpc, xapi_idl | 4 | shop |" in index.replace("\\", "")
+    index = page("index.md").replace("\\", "")
+    assert "| [http://h/idl](rpc-idl.md) | jsonrpc, xapi_idl | 4 | shop |" in index
 
 
 class Elements(HTMLParser):
@@ -164,7 +157,7 @@ def test_every_example_of_the_shipped_mappings_has_the_form_that_the_method_take
 
 
 def docs(*words: str | Path) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["docs", *map(str, words)])
+    done = command("docs", *words)
     return done.exit_code, done.stdout, done.stderr
 
 
@@ -183,11 +176,9 @@ def test_pages_are_written_and_replaced_but_no_other_file(tmp_path: Path) -> Non
     assert "index.md exists and was not generated" in message
     code, _, message = docs(folder.mappings / "none.yaml")
     assert code == 2, message
-    done = CliRunner().invoke(app, ["docs", *map(str, where), "--json"])
-    assert json.loads(done.stdout)["status"] == 1  # index.md is not ours
+    assert json.loads(docs(*where, "--json")[1])["status"] == 1  # index.md is not ours
     (tmp_path / "ref/index.md").unlink()
-    done = CliRunner().invoke(app, ["docs", *map(str, where), "--json"])
-    assert json.loads(done.stdout) == {"files": [f"{tmp_path}/ref/{name}" for name in names]}
+    assert json.loads(docs(*where, "--json")[1]) == {"files": [f"{tmp_path}/ref/{name}" for name in names]}
 
 
 @pytest.mark.bus
@@ -211,10 +202,3 @@ def test_the_examples_run_as_they_are(tmp_path: Path) -> None:
             program = (tmp_path / "ref/rpc-RPC2.md").read_text().split("```python\n")[1].partition("```")[0]
             done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
             assert "org.example.toy" in done.stderr
-
-
-def test_a_toy_page_names_what_is_called() -> None:
-    path = Path("/nowhere/toy.yaml")
-    table, _ = compiled(path, TOY_MAPPING.encode(), {path.with_name("toy.xml"): TOY_IDL.encode()})
-    made: Any = pages(surface(table), {})
-    assert "busctl call org.example.toy /org/example/toy org.example.Toy1 Echo s text" in made["rpc-RPC2.md"]

@@ -102,13 +102,9 @@ def seen(tmp_path: Path, bus: str, first: str, *changes: str) -> Seen:
 
 
 def test_a_small_gateway_starts_without_what_other_configs_need(tmp_path: Path, empty_bus: str) -> None:
+    """The first operator is answered by what a thread imports: that takes 0.1 s, in which the event loop goes on."""
     found = seen(tmp_path, empty_bus, "")
     assert {name: why for name, why in NEEDED_BY.items() if name in found.started} == {}
-
-
-def test_the_first_operator_is_answered_by_what_a_thread_imports(tmp_path: Path, empty_bus: str) -> None:
-    """The imports take 0.1 s, in which the event loop goes on."""
-    found = seen(tmp_path, empty_bus, "")
     assert ("aiohttp.web" in found.later, found.in_event_loop, found.is_answered) == (True, [], True)
 
 

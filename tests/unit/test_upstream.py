@@ -126,10 +126,17 @@ async def test_a_call_is_written_in_the_clients_own_codec_where_the_upstream_und
     assert body.startswith(begins)
 
 
-async def test_an_upstream_may_know_nothing_but_json_rpc_1_0() -> None:
+@each_case(
+    ("call", "dialect", "body"),
+    [
+        (Call("f", (1,)), "plain", b'{"method":"f","params":[1],"id":1}'),
+        (Call("f", ("x",), {"id": "a"}), "xapi_idl", b'{"method":"f","params":[{"id":"a"},"x"],"id":1}'),
+    ],
+)
+async def test_an_upstream_may_know_nothing_but_json_rpc_1_0(call: Call, dialect: str, body: bytes) -> None:
     line = Line(answered(b'{"result":null,"error":null,"id":0}'))
-    assert await outcome(line, Call("f", (1,)), "jsonrpc1") == Reply(None)
-    assert line.sent[0][0] == b'{"method":"f","params":[1],"id":1}'
+    assert await outcome(line, call, "jsonrpc1", dialect) == Reply(None)
+    assert line.sent[0][0] == body
 
 
 @each_case(
@@ -165,12 +172,6 @@ async def test_numbers_that_xml_has_as_text_are_numbers_where_the_mapping_says_s
         assert await backend.call(replace(to("old"), result=parse_one("s")), Call("f")) == Reply("42")
 
 
-async def test_named_parameters_go_into_a_struct_in_front_where_the_dialect_has_them_there() -> None:
-    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
-    await outcome(line, Call("VM.shutdown", ("x",), {"id": "a"}), "jsonrpc1", "xapi_idl")
-    assert line.sent[0][0] == b'{"method":"VM.shutdown","params":[{"id":"a"},"x"],"id":1}'
-
-
 async def test_a_oneway_call_is_asked_like_any_other_and_its_result_is_nothing() -> None:
     line = Line(answered(b'{"jsonrpc":"2.0","result":7,"id":1}'), Fault(FaultCode.UNAVAILABLE, "gone"))
     async with running(old=upstream(line)) as backend:
@@ -179,52 +180,44 @@ async def test_a_oneway_call_is_asked_like_any_other_and_its_result_is_nothing()
     assert b'"id":1' in line.sent[0][0]
 
 
-async def test_a_fault_of_the_line_is_the_outcome() -> None:
-    assert await outcome(Line(LOST), Call("f")) == LOST
-
-
 async def test_only_a_write_is_never_sent_twice() -> None:
     line = Line(LOST, LOST, LOST)
     async with running(old=upstream(line)) as backend:
         for effect in Effect:
-            await backend.call(to("old", effect=effect), Call("f"))
+            assert await backend.call(to("old", effect=effect), Call("f")) == LOST
     assert [repeatable for _, _, repeatable in line.sent] == [effect is not Effect.WRITE for effect in Effect]
 
 
+MOVED = structs.replace(
+    answered(b"<html>", 302, "Found"), headers=((b"LOCATION", b"https://10.0.0.2/RPC2?session_id=x"),)
+)
+
+
 @each_case(
-    ("answer", "text"),
+    ("answer", "text", "name"),
     [
-        (answered(b"<html>", 500, "Internal Error"), "answered with HTTP status 500 Internal Error"),
-        (answered(b"", 404, ""), "answered with HTTP status 404"),
-        (answered(b"<html>", 304, "Not Modified"), "answered with HTTP status 304 Not Modified"),
+        (answered(b"<html>", 500, "Internal Error"), "answered with HTTP status 500 Internal Error", "HTTP"),
+        (answered(b"", 404, ""), "answered with HTTP status 404", "HTTP"),
+        (answered(b"<html>", 304, "Not Modified"), "answered with HTTP status 304 Not Modified", "HTTP"),
+        (
+            MOVED,
+            (
+                "answered with HTTP status 302 Found, a redirect to 'https://10.0.0.2/RPC2': "
+                "`url` of the upstream must be the address that answers calls"
+            ),
+            "302",
+        ),
     ],
 )
-async def test_an_http_error_that_is_no_answer_is_told_by_its_status(answer: Answer, text: str) -> None:
-    assert await outcome(Line(answer), Call("f")) == Fault(
-        FaultCode.REMOTE, f"the legacy service 'old' {text}", name="HTTP"
-    )
+async def test_an_http_error_that_is_no_answer_is_told_by_its_status(answer: Answer, text: str, name: str) -> None:
+    found = await outcome(Line(answer), Call("f"))
+    assert found == Fault(FaultCode.REMOTE, f"the legacy service 'old' {text}", name=name)
+    assert (ended(found) == "redirect") == (name == "302")
 
 
-async def test_a_redirect_of_a_translated_call_is_told_as_one_with_its_address() -> None:
-    moved = structs.replace(
-        answered(b"<html>", 302, "Found"), headers=((b"LOCATION", b"https://10.0.0.2/RPC2?session_id=x"),)
-    )
-    found = await outcome(Line(moved), Call("f"))
-    assert found == Fault(
-        FaultCode.REMOTE,
-        "the legacy service 'old' answered with HTTP status 302 Found, a redirect to 'https://10.0.0.2/RPC2': "
-        "`url` of the upstream must be the address that answers calls",
-        name="302",
-    )
-    assert ended(found) == "redirect"
-
-
-async def test_an_http_error_that_is_an_answer_is_read() -> None:
+async def test_an_answer_is_read_whatever_its_status_and_one_without_sense_is_the_old_services_fault() -> None:
     answer = answered(b'{"jsonrpc":"2.0","error":{"code":-32601,"message":"no"},"id":1}', 404)
     assert await outcome(Line(answer), Call("f")) == Fault(FaultCode.UNKNOWN_METHOD, "no")
-
-
-async def test_an_answer_without_sense_is_the_old_services_fault_and_not_the_clients() -> None:
     got = expect(Fault, await outcome(Line(answered(b"Unexpected_exception")), Call("f")))
     assert got.code is FaultCode.REMOTE
     assert got.message.startswith("the answer of the legacy service 'old' cannot be read: ")
@@ -260,13 +253,6 @@ ANSWER = b'{"jsonrpc":"2.0","result":"yes","id":1}'
 async def test_an_answer_that_is_compressed_is_inflated_within_bounds(answer: Answer, expected: Outcome) -> None:
     async with running(old=replace(upstream(Line(answer)), max_answer=1000)) as backend:
         assert await backend.call(to("old"), Call("f")) == expected
-
-
-async def test_who_waits_for_any_upstream_is_asked_when_modes_may_have_changed() -> None:
-    line = Line(answered(ANSWER))
-    async with running(old=upstream(line)) as backend:
-        backend.review()
-        assert line.did == ["start", "review"]
 
 
 async def test_a_call_that_its_protocol_cannot_say_is_refused_and_not_sent() -> None:
@@ -306,18 +292,16 @@ def test_parameters_are_given_as_the_old_service_takes_them(
     assert (got.params, dict(got.named)) == expected
 
 
-async def test_a_positional_call_reaches_a_service_that_wants_names() -> None:
-    line = Line(answered(b'{"result":null,"error":null,"id":0}'))
+async def test_a_positional_call_reaches_a_service_that_wants_names_or_writes_them_with_dashes() -> None:
+    line = Line(*[answered(b'{"result":null,"error":null,"id":0}')] * 2)
     async with running(old=upstream(line, "jsonrpc1", "xapi_idl", "named")) as backend:
         await backend.call(to("old", "debug_info", "id"), Call("VM.shutdown", ("dbg", "a")))
-    assert line.sent[0][0] == b'{"method":"VM.shutdown","params":[{"debug_info":"dbg","id":"a"}],"id":1}'
-
-
-async def test_a_service_may_write_names_with_dashes() -> None:
-    line = Line(answered(b'{"jsonrpc":"2.0","result":1,"id":1}'))
-    async with running(old=replace(upstream(line), dashes=True)) as backend:
+    async with running(old=replace(upstream(line, "jsonrpc1"), dashes=True)) as backend:
         await backend.call(to("old"), Call("reserve_memory", ("a_b",)))
-    assert b'"method":"reserve-memory","params":["a_b"]' in line.sent[0][0]
+    assert [body for body, _, _ in line.sent] == [
+        b'{"method":"VM.shutdown","params":[{"debug_info":"dbg","id":"a"}],"id":1}',
+        b'{"method":"reserve-memory","params":["a_b"],"id":1}',
+    ]
 
 
 # Messages as they come
@@ -349,7 +333,8 @@ async def test_an_upstream_that_stays_keeps_its_line() -> None:
     async with running(old=upstream(old, key="same")) as backend:
         await backend.reconfigure({"old": upstream(new, key="same")})
         assert await backend.call(to("old"), Call("f")) == Reply(1)
-    assert (old.did, new.did) == (["start", "stop"], [])
+        backend.review()
+    assert (old.did, new.did) == (["start", "review", "stop"], [])
 
 
 async def test_an_upstream_that_changes_gets_the_next_call_and_the_old_one_ends_its_own() -> None:
@@ -366,30 +351,24 @@ async def test_an_upstream_that_changes_gets_the_next_call_and_the_old_one_ends_
         assert backend.status() == ()
 
 
+class Probed(Line):
+    why, asked = "connection refused", 0
+
+    async def probe(self) -> str:
+        self.asked += 1
+        await asyncio.sleep(3600 if self.why == "hangs" else 0)
+        return self.why
+
+
 async def test_an_upstream_that_was_reached_is_not_disturbed_again_and_one_that_was_not_is() -> None:
-    class Probed(Line):
-        why, asked = "connection refused", 0
-
-        async def probe(self) -> str:
-            self.asked += 1
-            return self.why
-
     line = Probed()
     backend = Backend({"old": upstream(line)})
-    for asked in (1, 2):
-        (state,) = await backend.probed(1.0)
-        assert (state.unreachable, line.asked) == ("connection refused", asked)
-    line.why = ""
-    for _ in range(2):
-        (state,) = await backend.probed(1.0)
-        assert (state.unreachable, line.asked) == ("", 3)
-
-
-async def test_a_probe_that_hangs_ends_in_time() -> None:
-    class Hung(Line):
-        async def probe(self) -> str:
-            await asyncio.Event().wait()
-            return ""
-
-    (state,) = await Backend({"old": upstream(Hung())}).probed(0.01)
-    assert state.unreachable == "no connection within 0.01 s"
+    for why, seconds, told, asked in (
+        ("connection refused", 1.0, "connection refused", 1),
+        ("hangs", 0.01, "no connection within 0.01 s", 2),
+        ("", 1.0, "", 3),
+        ("connection refused", 1.0, "", 3),
+    ):
+        line.why = why
+        (state,) = await backend.probed(seconds)
+        assert (state.unreachable, line.asked) == (told, asked)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.http.quotas import HttpLimits
 from adapters.xenstore.server.listener import XenstoreTransport
 from adapters.xenstore.server.state import ExposedEndpoint
 from gateway import config, wiring
@@ -67,21 +68,13 @@ def test_answers_may_be_far_larger_than_requests(name: str) -> None:
     assert codec.decode_outcome(answer) == reply
 
 
-@each_case("dialect", sorted(wiring.DIALECTS))
-def test_a_dialect_is_made_for_each_codec(dialect: str) -> None:
-    assert [wiring.dialect(dialect, codec).name for codec in wiring.CODECS] == [dialect] * len(wiring.CODECS)
-
-
 def test_a_bus_section_becomes_a_bus() -> None:
     (bus,) = wiring.buses(SETTINGS).values()
     assert (bus.name, bus.address, bus.services) == ("b", "unix:path=/run/b", ("org.x.*",))
     assert (bus.connections, bus.max_message) == (2, 2**20)
     assert (bus.in_flight, bus.per_destination, bus.waiting_each) == (100, 64, 128)
     assert (bus.breaker_failures, bus.breaker_pause) == (5, 1.0)
-
-
-def test_the_backend_knows_every_bus() -> None:
-    assert [bus.name for bus in wiring.backend(SETTINGS).status()] == ["b"]
+    assert [bus.name for bus in wiring.Backend(wiring.buses(SETTINGS)).status()] == ["b"]
 
 
 def test_a_listener_has_its_limits() -> None:
@@ -89,6 +82,12 @@ def test_a_listener_has_its_limits() -> None:
     transport = wiring.transport("rpc", LISTENER, lambda _path: None, room, wiring.inherited(), lambda _why: None)
     assert (transport.name, transport.limits.max_calls) == ("rpc", 3)
     assert transport.limits.body == LISTENER.max_body
+    limits = {name: getattr(LISTENER, name) for name in HttpLimits.__struct_fields__ if hasattr(LISTENER, name)}
+    assert {name: getattr(transport.limits, name) for name in limits} == limits
+    assert {*HttpLimits.__struct_fields__} - limits.keys() == {"body", "header_bytes", "poll_interval", "probe_after"}
+    listener = config.ListenerConfig(bind=("xenstore:/run/x",), max_calls=3, max_calls_per_domain=2, max_elements=10)
+    store = wiring.store_transport("store", listener, wiring.Quota(), lambda _: None)
+    assert (store.name, store.addresses) == ("store", ("xenstore:/run/x",))
 
 
 # Legacy services
@@ -114,16 +113,23 @@ def test_an_upstream_becomes_a_line_a_codec_and_a_dialect() -> None:
     assert wiring.spoken(settings) == {"xapi": {"xmlrpc/xenapi", "jsonrpc/xenapi"}}
 
 
-def test_an_upstream_that_knows_json_rpc_1_0_only_understands_nothing_as_it_comes() -> None:
-    settings = with_upstream(codec="jsonrpc1", speaks=[])
-    assert wiring.upstreams(settings, wiring.Quota())["xapi"].codec.name == "jsonrpc"
-    assert wiring.spoken(settings) == {"xapi": frozenset()}
-
-
-def test_an_upstream_over_xenstore_is_a_node() -> None:
-    settings = with_upstream(url="xenstore:/squeezed", codec="xenstore", dialect="plain", speaks=[], store="/x")
-    made = wiring.upstreams(settings, wiring.Quota())["xapi"]
-    assert (made.codec.name, made.connection.status().url) == ("xenstore", "xenstore:/squeezed")
+@each_case(
+    ("changes", "codec", "spoken"),
+    [
+        ({"codec": "jsonrpc1"}, "jsonrpc", set()),
+        (
+            {"url": "xenstore:/squeezed", "codec": "xenstore", "dialect": "plain", "store": "/x"},
+            "xenstore",
+            {"xenstore/plain"},
+        ),
+    ],
+)
+def test_what_an_upstream_of_another_codec_understands_as_it_comes(
+    changes: dict[str, object], codec: str, spoken: set[str]
+) -> None:
+    settings = with_upstream(speaks=[], **changes)
+    assert wiring.upstreams(settings, wiring.Quota())["xapi"].codec.name == codec
+    assert wiring.spoken(settings) == {"xapi": spoken}
 
 
 def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_changed() -> None:
@@ -148,12 +154,6 @@ def test_an_upstream_is_the_same_after_a_reload_when_nothing_about_it_has_change
 def test_what_is_wrong_with_an_upstream_is_told_with_its_place(changes: dict[str, object], problem: str) -> None:
     (found,) = wiring.upstream_problems(with_upstream(**changes))
     assert f"{format_place(found[0])}: {found[1]}".startswith(f"upstream.xapi.{problem}")
-
-
-def test_a_listener_on_a_xenstore_has_limits_by_domain() -> None:
-    listener = config.ListenerConfig(bind=("xenstore:/run/x",), max_calls=3, max_calls_per_domain=2, max_elements=10)
-    transport = wiring.store_transport("store", listener, wiring.Quota(), lambda _: None)
-    assert (transport.name, transport.addresses) == ("store", ("xenstore:/run/x",))
 
 
 def test_what_an_endpoint_offers_in_a_store_names_its_writes_as_nodes() -> None:

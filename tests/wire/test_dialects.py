@@ -12,6 +12,7 @@ A case is a mapping of
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,13 @@ def test_a_wrong_type_is_refused_with_its_text(text: str, words: str) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the words follow
         parse_type(text)
     assert str(refused.value) == words
+
+
+def test_spaces_in_a_type_cost_no_more_than_they_are() -> None:
+    started = time.thread_time()
+    with pytest.raises(ValueError, match="expected a type such as"):
+        parse_type(" " * 50_000 + "!")
+    assert time.thread_time() - started < 1
 
 
 def test_a_type_that_is_unknown_or_contains_itself_is_refused() -> None:

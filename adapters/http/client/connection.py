@@ -13,7 +13,7 @@ import os
 import select
 import ssl
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from adapters.http import headers as http_headers
 from adapters.http.client.request import UpstreamAddress
@@ -21,7 +21,8 @@ from adapters.http.client.response import KnownResponses, NotHttpError, Response
 from adapters.limits import Quota
 from gateway.core.rpc.model import Answer, Headers
 
-READ_BUFFER = 64 * 1024  # bytes of a streamed body that wait to be read; past them the socket is not read
+if TYPE_CHECKING:  # a pool makes the connections
+    from adapters.http.client.upstream import SentRequest
 
 # How a connection ends before its answer is whole.
 LOST = (OSError, EOFError, NotHttpError)
@@ -29,19 +30,6 @@ LOST = (OSError, EOFError, NotHttpError)
 
 class TooLargeError(Exception):
     """An answer is over a limit; the text names the limit."""
-
-
-class ResponseWatcher(Protocol):
-    """Is told of a response as it comes, in place of a task that waits for it."""
-
-    def progress(self, connection: ClientConnection) -> None:
-        """More of the response has come, or the connection has ended."""
-
-    def takes_whole(self, size: int) -> bool:
-        """Whether `finish` may be called for a response of so many bytes."""
-
-    def finish(self, connection: ClientConnection, head: ResponseHead, body: bytes) -> None:
-        """The same as `progress` where a whole response has come at once, with a head that is known."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -70,14 +58,13 @@ class ClientConnection(asyncio.Protocol):
         self._response = ResponseParser(known)
         self._error: Exception | None = None  # why the response can never be whole
         self._waiting: asyncio.Future[None] | None = None  # for bytes of the response, or its end
-        self.watcher: ResponseWatcher | None = None  # in its place; `sent` is for the watcher
-        self.sent: object = None
+        self.sent: SentRequest | None = None  # in its place: a request that no task waits for
         self._held = 0  # bytes of an answer that are counted in the quota
         self._draining: asyncio.Future[None] | None = None  # for space in the write buffer
         self._is_full = False  # the write buffer
         self._most_unread: int | None = None  # bytes of a streamed body; None: the answer is read whole
         self._is_paused = False
-        self._is_sent = True  # the whole request
+        self.is_sent = True  # the whole request
         self._is_new = True  # no request was sent yet
         self._unsent = 0  # bytes of a request, when the kernel took none of it at first
         self.was_unwritten = False  # the request was aborted before a byte of it was sent
@@ -92,18 +79,17 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a response."""
-        response, watcher = self._response, self.watcher
-        if watcher is not None and watcher.takes_whole(len(data)):
+        response, sent = self._response, self.sent
+        if sent is not None and sent.upstream.takes_whole(len(data)):
             body = response.take_known(data)
             if body is not None:
                 assert response.head is not None
-                watcher.finish(self, response.head, body)
+                sent.upstream.finish(sent, response.head, body)
                 return
         try:
             response.feed(data)
         except LOST as error:
             self._fail(error)
-            self.reset()
             return
         most = self._most_unread
         if most is not None and response.size > most and not self._is_paused and self.transport is not None:
@@ -163,7 +149,7 @@ class ClientConnection(asyncio.Protocol):
         self._response.begin(bodiless=bodiless)
         self._error = None
         self._most_unread = buffer
-        self._is_sent = True
+        self.is_sent = True
         self._unsent = 0 if sent or self._tls else len(request)
         if sent < len(request):
             transport.write(request[sent:] if sent else request)
@@ -259,10 +245,6 @@ class ClientConnection(asyncio.Protocol):
         """The trailers behind a streamed body in chunks that may be passed on; known when the body has ended."""
         return http_headers.passed_trailers(self._response.trailers)
 
-    def end_of_answer(self, *, is_sent: bool) -> None:
-        """Note that a streamed answer was read to its end; `is_sent`: and the request sent to its end."""
-        self._is_sent = is_sent
-
     # The connection
 
     @property
@@ -271,14 +253,16 @@ class ClientConnection(asyncio.Protocol):
         transport, response = self.transport, self._response
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
-        if not response.is_whole or response.is_dirty or not self._is_sent:
+        if not response.is_whole or response.is_dirty or not self.is_sent:
             return False
         return response.head is not None and response.head.keep_alive
 
     @property
     def promises_keep_alive(self) -> bool:
         """Whether the answer has `Connection: keep-alive`."""
-        return self._response.head is not None and self._response.head.promises_keep_alive
+        head = self._response.head
+        said = None if head is None else http_headers.first(head.headers, b"connection")
+        return said is not None and said.strip().lower() == b"keep-alive"
 
     def abort(self) -> None:
         """Close now; `was_unwritten` tells afterwards whether certainly no byte was sent.
@@ -299,10 +283,11 @@ class ClientConnection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         self._error = error
         self._wake()
+        self.reset()
 
     def _wake(self) -> None:
-        if self.watcher is not None:
-            self.watcher.progress(self)
+        if self.sent is not None:
+            self.sent.upstream.progress(self.sent)
             return
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
@@ -332,7 +317,7 @@ async def connect(
     """Connect; raises OSError (TimeoutError after `seconds`), and then nothing was sent."""
     loop = asyncio.get_running_loop()
     return await connect_as(
-        lambda: ClientConnection(loop, tls=address.is_tls, known=known, on_lost=on_lost), address, seconds
+        lambda: ClientConnection(loop, tls=address.tls is not None, known=known, on_lost=on_lost), address, seconds
     )
 
 

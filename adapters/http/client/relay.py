@@ -12,7 +12,8 @@ when nothing passes for a while after that, the tunnel ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -46,7 +47,7 @@ async def relay(connection: ClientConnection, exchange: HttpExchange, idle_timeo
             if head.status in _OK:
                 await sending
             if body.broken is None:
-                connection.end_of_answer(is_sent=body.is_sent)
+                connection.is_sent = body.is_sent
                 await exchange.finish(connection.trailers)
         except LOST as error:
             failure = error
@@ -114,7 +115,8 @@ class TunnelConnection(ClientConnection):
         self._head += data
         while (end := self._head.find(_HEAD_END)) >= 0:
             head, rest = self._head[: end + len(_HEAD_END)], self._head[end + len(_HEAD_END) :]
-            status = _status(head)
+            words = head.split(b" ", 2)
+            status = int(words[1][:3]) if len(words) > 1 and words[1][:3].isdigit() else 0
             if status in _OK if self.is_connect else status == _SWITCHING_PROTOCOLS:
                 self._open(head, rest)
                 return
@@ -133,7 +135,6 @@ class TunnelConnection(ClientConnection):
             parser.feed(head)
         except LOST as error:
             self._fail(error)
-            self.reset()
             return
         self._opening = parser.head
         self.reader = asyncio.StreamReader(PIECE, self._loop)
@@ -184,9 +185,10 @@ async def tunnel(
             await _copy(connection, exchange, lambda: limit.reschedule(loop.time() + idle_timeout))
             await exchange.finish()
             return head
-    carrier = _Carrier(connection, connection.reader, exchange)
+    carrier, reader = _Carrier(loop), connection.reader
     async with asyncio.TaskGroup() as group:
-        pending = {group.create_task(each, name="tunnel") for each in (carrier.out(), carrier.back())}
+        directions = (carrier.out(exchange, connection), carrier.back(reader, exchange))
+        pending = {group.create_task(each, name="tunnel") for each in directions}
         seconds: float | None = None
         while pending and not carrier.is_broken and (seconds is None or seconds > 0):
             _, pending = await asyncio.wait(pending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -201,39 +203,28 @@ async def tunnel(
 class _Carrier:
     """Carries the bytes of an open tunnel."""
 
-    def __init__(self, connection: TunnelConnection, reader: asyncio.StreamReader, exchange: HttpExchange) -> None:
-        self._connection = connection
-        self._reader = reader
-        self._exchange = exchange
-        self._loop = asyncio.get_running_loop()
-        self.moved_at = self._loop.time()  # the last byte, or the end of a direction
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.moved_at = loop.time()  # the last byte, or the end of a direction
         self.is_broken = False  # the upstream's connection was reset
 
-    async def out(self) -> None:
+    async def out(self, exchange: HttpExchange, connection: TunnelConnection) -> None:
         """To the upstream, until the client ends its direction."""
-        try:
-            while piece := await self._exchange.read():
-                self.moved_at = self._loop.time()
-                await self._connection.write(piece)
-        except LOST:
-            self.is_broken = True
-        self.moved_at = self._loop.time()
-        transport = self._connection.transport
+        await self._carry(exchange.read, connection.write)
+        transport = connection.transport
         if transport is not None and not transport.is_closing():
             transport.write_eof() if transport.can_write_eof() else transport.close()  # TLS has no half-close
 
-    async def back(self) -> None:
+    async def back(self, reader: asyncio.StreamReader, exchange: HttpExchange) -> None:
         """To the client, until the upstream ends its direction."""
+        await self._carry(partial(reader.read, PIECE), exchange.write)
+        await exchange.finish()
+
+    async def _carry(self, read: Callable[[], Awaitable[bytes]], write: Callable[[bytes], Awaitable[None]]) -> None:
         try:
-            while piece := await self._reader.read(PIECE):
+            while piece := await read():
                 self.moved_at = self._loop.time()
-                await self._exchange.write(piece)
+                await write(piece)
         except LOST:
             self.is_broken = True
         self.moved_at = self._loop.time()
-        await self._exchange.finish()
-
-
-def _status(head: bytes) -> int:
-    words = head.split(b" ", 2)
-    return int(words[1][:3]) if len(words) > 1 and words[1][:3].isdigit() else 0

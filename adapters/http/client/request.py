@@ -30,11 +30,6 @@ class UpstreamAddress(Struct, frozen=True):
     named: bytes = b"localhost"  # the Host header, where the client sent none
     tls: ssl.SSLContext | None = None
 
-    @property
-    def is_tls(self) -> bool:
-        """Whether it is reached over TLS."""
-        return self.tls is not None
-
 
 def parse_url(url: str, *, ca_file: str | None = None, verify: bool = True) -> UpstreamAddress:
     """Parse a url; raises ValueError that says what was expected, OSError when the CA file cannot be read."""

@@ -47,17 +47,6 @@ class ResponseHead(Struct, frozen=True):
     content_type: str
     forwarded: bytes = b""  # the head that a client gets, where it is known; see Answer.known_head
 
-    @property
-    def ends_with_connection(self) -> bool:
-        """Whether the end of the connection is that of the body (RFC 9112 section 6.3)."""
-        return self.length is None and not self.is_chunked
-
-    @property
-    def promises_keep_alive(self) -> bool:
-        """Whether it has `Connection: keep-alive`."""
-        said = http_headers.first(self.headers, b"connection") or b""
-        return said.strip().lower() == b"keep-alive"
-
     def answer(self, body: bytes | None) -> Answer:
         """The response of which everything is read."""
         return Answer(body, self.content_type, None, self.status, self.reason, self.end_to_end)
@@ -177,7 +166,7 @@ class ResponseParser:
         """The connection has ended without an error; raises EOFError when the response is not whole."""
         if self.is_whole:
             return
-        if self.head is None or not self.head.ends_with_connection:
+        if self.head is None or self.head.length is not None or self.head.is_chunked:  # RFC 9112 section 6.3
             raise EOFError("the connection has ended before the response")
         self.is_whole = True
 

@@ -8,6 +8,7 @@ what the upstream had read. A request of which a byte was sent is sent again onl
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
 
 from msgspec import Struct
@@ -74,7 +75,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._idle: list[ClientConnection] = []  # last in, first out: the first has been idle longest
         self._is_sweeping = False  # a timer runs that closes idle connections
         self._keeps_alive = bool(limits.keepalive)  # else a request could cross the close of a connection, and be lost
-        self._probe: tuple[ClientConnection, float] | None = None  # a connection that may show it, and since when
+        self._probe: ClientConnection | None = None  # an idle connection that may show it
         self._open: set[ClientConnection] = set()
         self._in_flight = 0
         self._retired = False
@@ -138,7 +139,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         finally:
             self._in_flight -= 1
 
-    # Requests that no task waits for; see ResponseWatcher
+    # Requests that no task waits for
 
     def send_at_once(
         self, body: bytes, carried: RequestMetadata, receiver: AnswerReceiver, *, repeatable: bool
@@ -156,36 +157,32 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             self._limiter.release()
             return None
         self._in_flight += 1
-        connection.watcher = self
-        sent = connection.sent = _SentRequest(self, connection, request, receiver, repeatable)
+        sent = connection.sent = SentRequest(self, connection, request, receiver, repeatable)
         return sent
 
     def takes_whole(self, size: int) -> bool:
-        """See ResponseWatcher."""
+        """Whether `finish` may be called for a response of so many bytes."""
         if not self._keeps_alive or not self._is_sweeping or self._retired or self._stopped:
             return False
         return size <= self._limits.answer and self._quota.fits(size)
 
-    def finish(self, connection: ClientConnection, head: ResponseHead, body: bytes) -> None:
-        """See ResponseWatcher."""
-        sent, connection.watcher, connection.sent = connection.sent, None, None
-        assert isinstance(sent, _SentRequest)
+    def finish(self, sent: SentRequest, head: ResponseHead, body: bytes) -> None:
+        """The same as `progress` where a whole response has come at once, with a head that is known."""
+        connection = sent.connection
+        connection.sent = None
         if connection.is_reusable:
             connection.idle_since = connection.clock()
             self._idle.append(connection)
         else:
             self._drop(connection)
-        self._limiter.release()
-        self._in_flight -= 1
+        self._end_sent()
         sent.receiver.receive(
             Answer(body, head.content_type, None, head.status, head.reason, head.end_to_end, known_head=head.forwarded)
         )
 
-    def progress(self, connection: ClientConnection) -> None:
-        """See ResponseWatcher."""
-        sent = connection.sent
-        assert isinstance(sent, _SentRequest)
-        kept = False
+    def progress(self, sent: SentRequest) -> None:
+        """More of the response has come, or the connection has ended."""
+        connection, kept = sent.connection, False
         answer: Answer | Fault | None
         try:
             answer = connection.answer_now(self._limits.answer, self._quota)
@@ -195,7 +192,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         except (*LOST, TooLargeError) as error:
             answer = self._failure(error)
             self._distrust()
-        connection.watcher = connection.sent = None
+        connection.sent = None
         connection.release(self._quota)
         if not kept:
             self._drop(connection)
@@ -213,13 +210,13 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         finally:
             self._end_sent()
 
-    def withdraw(self, sent: _SentRequest) -> bool:
+    def withdraw(self, sent: SentRequest) -> bool:
         """See SentMessage."""
         connection = sent.connection
         self._end_sent()
         if sent.has_failed:
             return False
-        connection.watcher = connection.sent = None
+        connection.sent = None
         connection.release(self._quota)
         self._drop(connection)
         return connection.was_unwritten
@@ -276,22 +273,14 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             connection = await self._write_on_new(head, bodiless=bodiless, buffer=PIECE)
         if isinstance(connection, Fault):
             return connection
-        kept = False
-        try:
-            answer = await relay(connection, exchange, idle_timeout)
-            kept = self._return_to_pool(connection)
-            return answer
-        except (*LOST, BrokenBodyError) as error:
+        answer = await self._used(connection, relay(connection, exchange, idle_timeout), idle_timeout)
+        if isinstance(answer, Fault):
             self._distrust()
-            return self._not_relayed(error, idle_timeout)
-        finally:
-            if not kept:
-                self._drop(connection)
+        return answer
 
     async def _tunnel(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
         try:
-            loop, tls = asyncio.get_running_loop(), self._address.is_tls
-            make = partial(TunnelConnection, loop, tls=tls)
+            make = partial(TunnelConnection, asyncio.get_running_loop(), tls=self._address.tls is not None)
             connection = await connect_as(make, self._address, self._limits.connect_timeout)
         except OSError as error:
             return self._not_sent(f"cannot be reached: {reason(error)}")
@@ -302,17 +291,9 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
                 return self._not_sent("closed the connection at once")
             return await tunnel(connection, exchange, idle_timeout, self._limits.half_closed_timeout)
         except LOST as error:
-            return self._not_relayed(error, idle_timeout)
+            return self._failure(error, idle_timeout)
         finally:
             self._drop(connection)
-
-    def _not_relayed(self, error: Exception, idle_timeout: float) -> Fault:
-        if isinstance(error, BrokenBodyError):
-            return Fault(FaultCode.INVALID_REQUEST, f"the body is broken: {error}; {self._label} got a part of it")
-        if isinstance(error, TimeoutError):
-            text = f"no byte from or to {self._label} within {idle_timeout:g} s; it may have been executed"
-            return Fault(FaultCode.TIMEOUT, text)
-        return self._no_reply(error)
 
     async def _send_once(self, request: bytes, *, bodiless: bool, repeatable: bool) -> Answer | Fault:
         connection: ClientConnection | Fault | None = self._write_on_idle(request, bodiless=bodiless)
@@ -358,13 +339,19 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         return self._not_sent("closed the connection at once")
 
     async def _answer(self, connection: ClientConnection) -> Answer | Fault:
+        return await self._used(connection, connection.answer(self._limits.answer, self._quota))
+
+    async def _used(
+        self, connection: ClientConnection, reading: Awaitable[Answer], idle_timeout: float = 0.0
+    ) -> Answer | Fault:
+        """Read what comes over a connection, which is kept for the next request if it can be."""
         kept = False
         try:
-            answer = await connection.answer(self._limits.answer, self._quota)
+            answer = await reading
             kept = self._return_to_pool(connection)
             return answer
-        except (*LOST, TooLargeError) as error:
-            return self._failure(error)
+        except (*LOST, TooLargeError, BrokenBodyError) as error:
+            return self._failure(error, idle_timeout)
         finally:
             if not kept:
                 self._drop(connection)
@@ -376,9 +363,12 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         connection.idle_since = asyncio.get_running_loop().time()
         if not self._is_sweeping:
             self._sweep_later(self._limits.idle)
-        if not self._keeps_alive:
-            return self._start_probe(connection)
-        self._idle.append(connection)
+        if self._keeps_alive:
+            self._idle.append(connection)
+        elif self._probe is None:
+            self._probe = connection
+        else:
+            return False
         return True
 
     def _forget(self, connection: ClientConnection) -> None:
@@ -397,9 +387,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         """Close what was idle for too long."""
         self._is_sweeping = False
         oldest = asyncio.get_running_loop().time() - self._limits.idle
-        probed = (self._probe[0],) if self._probe is not None else ()
         left = float("inf")
-        for connection in (*probed, *self._idle):
+        for connection in self._unused():
             if connection.idle_since > oldest:
                 left = min(left, connection.idle_since - oldest)
                 continue
@@ -411,20 +400,14 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     # Whether the upstream keeps connections open: from the config, from its headers, or learnt by a probe
 
-    def _start_probe(self, connection: ClientConnection) -> bool:
-        if self._probe is not None:
-            return False
-        self._probe = (connection, connection.idle_since)
-        return True
-
     def _check_probe(self) -> None:
-        if self._probe is None:
+        connection = self._probe
+        if connection is None:
             return
-        connection, since = self._probe
         if connection.transport is None:
             self._probe = None
             self._drop(connection)
-        elif asyncio.get_running_loop().time() - since >= self._limits.probe_interval:
+        elif asyncio.get_running_loop().time() - connection.idle_since >= self._limits.probe_interval:
             self._probe = None
             self._keeps_alive = True
             self._idle.append(connection)
@@ -436,10 +419,13 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             self._close_idle()
 
     def _close_idle(self) -> None:
-        trial, self._probe = self._probe, None
-        for connection in (*self._idle, *([trial[0]] if trial else ())):
+        for connection in self._unused():
             self._drop(connection)
         self._idle.clear()
+        self._probe = None
+
+    def _unused(self) -> list[ClientConnection]:
+        return [*self._idle, *([] if self._probe is None else [self._probe])]
 
     def _drop(self, connection: ClientConnection) -> None:
         connection.abort()
@@ -453,13 +439,16 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._last_error = why
         return Fault(FaultCode.UNAVAILABLE, f"{self._label} {why}; nothing was executed")
 
-    def _failure(self, error: Exception) -> Fault:
+    def _failure(self, error: Exception, idle_timeout: float = 0.0) -> Fault:
+        """What is known of a request that was sent, and has no whole answer. `idle_timeout`: of a streamed one."""
+        if isinstance(error, BrokenBodyError):
+            return Fault(FaultCode.INVALID_REQUEST, f"the body is broken: {error}; {self._label} got a part of it")
         if isinstance(error, TooLargeError):
             self._last_error = f"an answer {error}"
             return Fault(FaultCode.TOO_LARGE, f"the answer of {self._label} {error}; the call was executed")
-        return self._no_reply(error)
-
-    def _no_reply(self, error: Exception) -> Fault:
+        if isinstance(error, TimeoutError) and idle_timeout:
+            text = f"no byte from or to {self._label} within {idle_timeout:g} s; it may have been executed"
+            return Fault(FaultCode.TIMEOUT, text)
         garbled = isinstance(error, NotHttpError)
         why = "answered with something other than HTTP" if garbled else "closed the connection before it had answered"
         self._last_error = why
@@ -467,7 +456,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         return Fault(FaultCode.NO_REPLY, text, name="" if garbled else HUNG_UP)
 
 
-class _SentRequest(Struct, eq=False):
+class SentRequest(Struct, eq=False):
     """A request that was sent over an idle connection, and that no task waits for. It has a slot of its upstream."""
 
     upstream: HttpUpstreamConnection

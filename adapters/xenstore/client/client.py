@@ -14,13 +14,10 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import count
-from types import TracebackType
 from typing import Self, TypeVar
 
-from msgspec import Struct
-
 from adapters.xenstore.client.connection import StoreLostError, XenstoreConnection
-from adapters.xenstore.client.operations import EarlyTransaction, StoreOperations, Transaction
+from adapters.xenstore.client.operations import START, EarlyTransaction, StoreOperations, Transaction
 from adapters.xenstore.client.wire import (
     NUL,
     Answer,
@@ -32,6 +29,7 @@ from adapters.xenstore.client.wire import (
     path_argument,
     transaction_id,
 )
+from gateway.core.admin.status import StoreStatus
 
 __all__ = [
     "Permissions",
@@ -40,7 +38,6 @@ __all__ = [
     "Transaction",
     "Watch",
     "XenstoreClient",
-    "XenstoreClientStatus",
     "socket_path",
 ]
 
@@ -123,17 +120,6 @@ def socket_path(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("XENSTORED_PATH") or f"{directory}/socket"
 
 
-class XenstoreClientStatus(Struct, frozen=True):
-    """The state of a client, for an operator."""
-
-    address: str
-    connected: bool
-    last_error: str  # the reason why there is no connection, or why the last one ended
-    reconnects: int
-    watches: int
-    in_flight: int
-
-
 class XenstoreClient(StoreOperations):
     """Keeps a connection to the store at `path` between `start` and `stop`; an async context manager does both.
 
@@ -187,9 +173,7 @@ class XenstoreClient(StoreOperations):
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -206,16 +190,12 @@ class XenstoreClient(StoreOperations):
         """Wait until there is a connection."""
         await self._connected.wait()
 
-    def status(self) -> XenstoreClientStatus:
-        """The state for an operator."""
-        return XenstoreClientStatus(
-            address=self._path,
-            connected=self.connected,
-            last_error=self._error,
-            reconnects=max(0, self._connections - 1),
-            watches=len(self._watches),
-            in_flight=self._connection.in_flight if self._connection is not None else 0,
-        )
+    def status(self) -> StoreStatus:
+        """The state for an operator, as far as it is known without a listener."""
+        waiting = self._connection.in_flight if self._connection is not None else 0
+        reconnects = max(0, self._connections - 1)
+        is_up = self.connected
+        return StoreStatus("", self._path, is_up, is_up, self._error, reconnects, len(self._watches), waiting)
 
     def watch(self, path: str) -> Watch:
         """Watch a node and its descendants, from now on or from the next connection. Raises StoreError EINVAL."""
@@ -285,19 +265,20 @@ class XenstoreClient(StoreOperations):
 
     async def _begin(self) -> Transaction:
         connection = self._require_connection()
-        response = await connection.request(Operation.TRANSACTION_START, NUL, path="transaction")
+        response = await connection.request(START.operation, START.payload, path=START.path)
         return Transaction(connection, transaction_id(response))
 
     async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
         """Send it; repeat it while the store refuses it for a transient reason: a refused operation has no effect."""
-        for attempt in range(TRIES - 1):
+        attempt = 0
+        while True:
             try:
                 return await self._require_connection().request(operation, payload, path=path)
             except StoreError as error:
-                if error.name not in RETRIED:
+                attempt += 1
+                if error.name not in RETRIED or attempt == TRIES:
                     raise
-            await self._pause(_random_pause(attempt))
-        return await self._require_connection().request(operation, payload, path=path)
+            await self._pause(_random_pause(attempt - 1))
 
     async def _list_in_parts(self, path: str, too_large: StoreError) -> bytes | None:
         """Use a transaction that is then dropped: inside it the directory does not change between its parts."""
@@ -320,25 +301,22 @@ class XenstoreClient(StoreOperations):
         loop, backoff = asyncio.get_running_loop(), 0.0
         while True:
             began = loop.time()
-            await self._connect_and_serve()
+            connection = XenstoreConnection(self._on_event, self._on_lost, deadline=self._deadline)
+            try:
+                await connection.open(self._path)
+            except StoreLostError as error:
+                self._error = str(error)
+            else:
+                try:
+                    if not connection.lost:
+                        await self._serve(connection)
+                finally:
+                    connection.close("the gateway closed it")
+                    await connection.closed()
             if loop.time() - began > self._steady:
                 backoff = 0.0
             await self._pause(backoff)
             backoff = min(LAST_BACKOFF, max(FIRST_BACKOFF, backoff * 2))
-
-    async def _connect_and_serve(self) -> None:
-        connection = XenstoreConnection(self._on_event, self._on_lost, deadline=self._deadline)
-        try:
-            await connection.open(self._path)
-        except StoreLostError as error:
-            self._error = str(error)
-            return
-        try:
-            if not connection.lost:
-                await self._serve(connection)
-        finally:
-            connection.close("the gateway closed it")
-            await connection.closed()
 
     async def _serve(self, connection: XenstoreConnection) -> None:
         """Register watches over this connection until it is lost."""

@@ -52,10 +52,6 @@ class StoreTimeoutError(StoreLostError):
     """The store did not respond to this request before its deadline; it may still execute it."""
 
 
-def _ignore(*_: object) -> None:
-    """The default of both callbacks."""
-
-
 class _Batch(Struct):
     """Requests that are sent together; the future is done when the last response has come."""
 
@@ -70,28 +66,22 @@ class _Batch(Struct):
         if not self.missing and not self.future.done():
             self.future.set_result(self.answers)
 
+    def fail(self, error: StoreLostError) -> None:
+        """There is no response to one of them."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
 
 class _Waiting(Struct):
-    """A request whose response has not come. In a batch the future is that of the batch."""
+    """A request whose response has not come."""
 
-    response: asyncio.Future[bytes] | asyncio.Future[list[Answer]]
+    batch: _Batch
+    place: int  # in the batch
     operation: Operation
     transaction: int
     path: str
     sent: float  # the loop's clock
     received: int  # value of `_received_count` when it was sent
-    batch: _Batch | None = None
-    place: int = 0  # in the batch
-
-    def end(self, answer: Answer) -> None:
-        """Take the response."""
-        if self.batch is not None:
-            self.batch.put(self.place, answer)
-        elif not self.response.done():
-            if isinstance(answer, StoreError):
-                self.response.set_exception(answer)
-            else:
-                cast("asyncio.Future[bytes]", self.response).set_result(answer)
 
 
 class XenstoreConnection(asyncio.Protocol):
@@ -99,11 +89,10 @@ class XenstoreConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        on_event: Callable[[str, bytes], None] = _ignore,
-        on_lost: Callable[[XenstoreConnection], None] = _ignore,
+        on_event: Callable[[str, bytes], None] = lambda *_: None,
+        on_lost: Callable[[XenstoreConnection], None] = lambda _: None,
         *,
         deadline: float,
-        first_id: int = 1,
         max_late: int = MAX_LATE,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -111,7 +100,7 @@ class XenstoreConnection(asyncio.Protocol):
         self._on_event = on_event  # path and token
         self._on_lost = on_lost
         self._deadline = deadline  # seconds
-        self._id = first_id - 1
+        self._id = 0
         self._reader = Reader()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
@@ -146,36 +135,24 @@ class XenstoreConnection(asyncio.Protocol):
 
     async def request(self, operation: Operation, payload: bytes, *, path: str = "", transaction: int = 0) -> bytes:
         """The payload of the response. Raises StoreError, StoreLostError, StoreTimeoutError."""
-        return await self.send(operation, payload, path=path, transaction=transaction)
-
-    def send(
-        self, operation: Operation, payload: bytes, *, path: str = "", transaction: int = 0
-    ) -> asyncio.Future[bytes]:
-        """The same as a future. The store executes requests in the order of these calls."""
-        if self.lost:
-            raise StoreLostError(self.error, sent=False)
-        number = self._next_id()
-        self._put(request(operation, payload, number, transaction, path=path))
-        response: asyncio.Future[bytes] = self._loop.create_future()
-        now = self._loop.time()
-        self._waiting[number] = _Waiting(response, operation, transaction, path, now, self._received_count)
-        if self._timer is None:
-            self._arm(now + self._deadline)
-        return response
+        (answer,) = await self.send_all([Asked(operation, payload, path)], transaction, at_once=False)
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
 
     def send_all(
-        self, asked: Sequence[Asked], transaction: int = 0, *, write: bool = True
+        self, asked: Sequence[Asked], transaction: int = 0, *, at_once: bool = True
     ) -> asyncio.Future[list[Answer]]:
-        """Send requests in one piece, at once. The future has the response to each, or the error of the store.
+        """Send requests in one piece. The future has the response to each, or the error of the store.
 
-        Without `write` they are written with what is sent next.
-
-        What the store has refused keeps nothing behind it from being executed.
+        The store executes requests in the order of these calls. What it has refused keeps nothing behind it from being
+        executed. Not `at_once`: with all others of this turn of the loop. Raises StoreLostError.
         """
         if self.lost:
             raise StoreLostError(self.error, sent=False)
         future: asyncio.Future[list[Answer]] = self._loop.create_future()
         batch, now = _Batch(future, [b""] * len(asked), len(asked)), self._loop.time()
+        is_first = not self._out
         if not asked:
             future.set_result([])
         for place, (operation, payload, path) in enumerate(asked):
@@ -185,20 +162,22 @@ class XenstoreConnection(asyncio.Protocol):
             except StoreError as error:  # it is too large
                 batch.put(place, error)
                 continue
-            self._waiting[number] = _Waiting(
-                future, operation, transaction, path, now, self._received_count, batch, place
-            )
+            self._waiting[number] = _Waiting(batch, place, operation, transaction, path, now, self._received_count)
         if self._timer is None and self._waiting:
             self._arm(now + self._deadline)
-        if write:
+        if at_once:
             self.flush()
+        elif is_first:
+            self._loop.call_soon(self.flush)
         return future
 
     def send_and_forget(self, operation: Operation, payload: bytes, *, transaction: int = 0) -> None:
         """Send without waiting for the response. Does nothing when the connection is lost."""
         if not self.lost:
             number = self._next_id()
-            self._put(request(operation, payload, number, transaction))
+            if not self._out:
+                self._loop.call_soon(self.flush)
+            self._out.append(request(operation, payload, number, transaction))
             self._late[number] = operation
 
     def _next_id(self) -> int:
@@ -206,12 +185,6 @@ class XenstoreConnection(asyncio.Protocol):
             self._id = (self._id + 1) % IDS
             if self._id and self._id not in self._waiting and self._id not in self._late:
                 return self._id
-
-    def _put(self, packet: bytes) -> None:
-        """Queue a packet; all packets of one turn of the loop are written together."""
-        if not self._out:
-            self._loop.call_soon(self.flush)
-        self._out.append(packet)
 
     def flush(self) -> None:
         """Write what is queued now."""
@@ -252,7 +225,7 @@ class XenstoreConnection(asyncio.Protocol):
         self._late.clear()
         self._on_lost(self)
         for each in waiting.values():
-            _fail(each, StoreLostError(f"{each.path}: {reason}" if each.path else reason, sent=True))
+            each.batch.fail(StoreLostError(f"{each.path}: {reason}" if each.path else reason, sent=True))
 
     async def closed(self) -> None:
         """Wait until the socket is gone."""
@@ -263,29 +236,31 @@ class XenstoreConnection(asyncio.Protocol):
             return
         if packet.operation == _EVENT:
             self._on_event(*event(packet.payload))
-        elif packet.request in self._late:
-            self._came_late(packet)
-        else:
-            self._answered(packet)
-
-    def _answered(self, packet: Received) -> None:
+            return
+        late = self._late.pop(packet.request, None)
+        if late is not None:
+            if late == packet.operation == _START:
+                self.end_transaction(packet.payload)
+            return
         waiting = self._waiting.get(packet.request)
         if waiting is None:
             raise ProtocolError(f"a response to request {packet.request}, which was not sent")
         if packet.operation == _ERROR:
             del self._waiting[packet.request]
-            waiting.end(StoreError(text(packet.payload.rstrip(NUL)), waiting.path))
+            waiting.batch.put(waiting.place, StoreError(text(packet.payload.rstrip(NUL)), waiting.path))
             return
-        _check(packet, waiting)
+        if packet.operation != waiting.operation or packet.transaction != waiting.transaction:
+            raise ProtocolError(
+                f"a response to {Operation(packet.operation).name} in transaction {packet.transaction}; expected "
+                f"{waiting.operation.name} in transaction {waiting.transaction}"
+            )
+        if packet.operation in ACKNOWLEDGED and packet.payload != OK:
+            raise ProtocolError(f"{packet.payload[:80]!r} as the response to {waiting.operation.name}; expected {OK!r}")
         del self._waiting[packet.request]
-        if waiting.operation == _START and waiting.response.done():
+        if waiting.operation == _START and waiting.batch.future.done():
             self.end_transaction(packet.payload)
         else:
-            waiting.end(packet.payload)
-
-    def _came_late(self, packet: Received) -> None:
-        if self._late.pop(packet.request) == packet.operation == Operation.TRANSACTION_START:
-            self.end_transaction(packet.payload)
+            waiting.batch.put(waiting.place, packet.payload)
 
     def end_transaction(self, transaction: bytes) -> None:
         """Drop a transaction whose caller has gone."""
@@ -315,19 +290,4 @@ class XenstoreConnection(asyncio.Protocol):
             self._late[number] = oldest.operation
             del self._waiting[number]
             late = f"{oldest.path}: the store did not answer {oldest.operation.name} in {self._deadline:g} s"
-            _fail(oldest, StoreTimeoutError(late, sent=True))
-
-
-def _check(packet: Received, waiting: _Waiting) -> None:
-    if packet.operation != waiting.operation or packet.transaction != waiting.transaction:
-        raise ProtocolError(
-            f"a response to {Operation(packet.operation).name} in transaction {packet.transaction}; expected "
-            f"{waiting.operation.name} in transaction {waiting.transaction}"
-        )
-    if packet.operation in ACKNOWLEDGED and packet.payload != OK:
-        raise ProtocolError(f"{packet.payload[:80]!r} as the response to {waiting.operation.name}; expected {OK!r}")
-
-
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.response.done():
-        waiting.response.set_exception(error)
+            oldest.batch.fail(StoreTimeoutError(late, sent=True))

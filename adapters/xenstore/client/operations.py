@@ -29,6 +29,7 @@ Names: TypeAlias = "list[str]"
 LISTINGS = 50  # attempts to list a directory that changes meanwhile
 UNKNOWN_OPERATION = ("EINVAL", "ENOSYS")
 EARLY = 0.05  # seconds after which a transaction that was begun early is dropped: it must not hold the store up
+START = Asked(Operation.TRANSACTION_START, NUL, "transaction")
 COMMIT, ABORT = (Asked(Operation.TRANSACTION_END, each + NUL, "transaction") for each in (b"T", b"F"))
 
 
@@ -117,28 +118,24 @@ class StoreOperations:
 
     async def _list_in_parts(self, path: str, too_large: StoreError) -> bytes | None:
         """List a directory that does not fit into one response. Starts again when the directory changes meanwhile."""
+        argument = path_argument(path)
         for _ in range(LISTINGS):
+            names, first, last = b"", b"", False
             try:
-                names = await self._list_one_generation(path)
+                while not last:
+                    payload = await self._request(Operation.DIRECTORY_PART, b"%s%d\0" % (argument, len(names)), path)
+                    generation, more, last = part(payload, path)
+                    first = first or generation
+                    if generation != first:
+                        break
+                    names += more
+                else:
+                    return names
             except StoreError as error:
                 if error.name == "ENOENT":
                     return None
                 raise too_large if error.name in UNKNOWN_OPERATION else error from None
-            if names is not None:
-                return names
         raise StoreError("EAGAIN", path, f"the directory changed during each of {LISTINGS} attempts to list it")
-
-    async def _list_one_generation(self, path: str) -> bytes | None:
-        """All names of one generation of the directory; None when it has changed while its parts were read."""
-        argument, names, first, last = path_argument(path), b"", b"", False
-        while not last:
-            payload = await self._request(Operation.DIRECTORY_PART, b"%s%d\0" % (argument, len(names)), path)
-            generation, more, last = part(payload, path)
-            first = first or generation
-            if generation != first:
-                return None
-            names += more
-        return names
 
 
 class EarlyTransaction:
@@ -150,9 +147,7 @@ class EarlyTransaction:
 
     def __init__(self, connection: XenstoreConnection) -> None:
         self._connection = connection
-        self._response: asyncio.Future[bytes] | None = connection.send(
-            Operation.TRANSACTION_START, NUL, path="transaction"
-        )
+        self._response: asyncio.Future[list[Answer]] | None = connection.send_all([START], at_once=False)
         self._timer = asyncio.get_running_loop().call_later(EARLY, self.drop)
 
     def drop(self) -> None:
@@ -162,7 +157,9 @@ class EarlyTransaction:
         if response is None or response.cancel():  # the connection ends it when its number comes
             return
         if not response.cancelled() and response.exception() is None:
-            self._connection.end_transaction(response.result())
+            (number,) = response.result()
+            if not isinstance(number, StoreError):
+                self._connection.end_transaction(number)
 
     async def take(self) -> Transaction | None:
         """The transaction; None when it was dropped or taken, or could not be begun."""
@@ -171,7 +168,8 @@ class EarlyTransaction:
         if response is None:
             return None
         try:
-            return Transaction(self._connection, transaction_id(await response))
+            (number,) = await response
+            return None if isinstance(number, StoreError) else Transaction(self._connection, transaction_id(number))
         except (StoreError, StoreLostError):
             return None
 
@@ -204,7 +202,7 @@ class Transaction(StoreOperations):
         if self._ended:
             return []
         self._ended = True
-        done = self._connection.send_all([*asked, COMMIT], self._number, write=False)
+        done = self._connection.send_all([*asked, COMMIT], self._number, at_once=False)
         if goes_on:
             self.following = EarlyTransaction(self._connection)
         self._connection.flush()

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
-from typing import Final, NamedTuple, NoReturn, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 from pyxs import PyXSError, UnexpectedPacket
@@ -53,17 +53,9 @@ class Operation(IntEnum):
     DIRECTORY_PART = 22  # not in every store
 
 
-ACKNOWLEDGED = frozenset(
-    {
-        Operation.WATCH,
-        Operation.UNWATCH,
-        Operation.TRANSACTION_END,
-        Operation.WRITE,
-        Operation.MKDIR,
-        Operation.RM,
-        Operation.SET_PERMS,
-    }
-)
+_OPERATIONS = frozenset(Operation)
+_WITH_CONTENT = {"DIRECTORY", "READ", "GET_PERMS", "TRANSACTION_START", "WATCH_EVENT", "ERROR", "DIRECTORY_PART"}
+ACKNOWLEDGED = frozenset(each for each in Operation if each.name not in _WITH_CONTENT)  # their response is OK
 
 
 class StoreError(PyXSError):  # type: ignore[misc] # theirs has no types
@@ -123,44 +115,40 @@ class Permissions(Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The payload of SET_PERMS. Raises ValueError for an unknown letter or a negative domid."""
-        return b"".join(_grant(letter, domid) for domid, letter in ((self.owner, self.others), *self.domains))
+        grants = ((self.owner, self.others), *self.domains)
+        for domid, letter in grants:
+            if letter not in _GRANTS or domid < 0:
+                what = f"expected a permission such as r5 (one of n, r, w, b and a domid), got {letter}{domid}"
+                raise ValueError(what)
+        return b"".join(b"%s%d\0" % (letter.encode(), domid) for domid, letter in grants)
 
     @classmethod
     def decode(cls, payload: bytes, path: str = "") -> Permissions:
         """Read the payload of GET_PERMS. Raises StoreError EBADMSG."""
-        try:
-            return _decoded(payload)
-        except ValueError:
-            what = f"expected permissions such as n0 r5, got {payload[:80]!r}"
-            raise StoreError("EBADMSG", path, what) from None
+        found = _decoded(payload)
+        if found is None:
+            raise StoreError("EBADMSG", path, f"expected permissions such as n0 r5, got {payload[:80]!r}")
+        return found
 
 
 @lru_cache(KNOWN_PERMISSIONS)
-def _decoded(payload: bytes) -> Permissions:
+def _decoded(payload: bytes) -> Permissions | None:
     texts = [text.decode("ascii", "replace") for text in payload.split(NUL) if text]
     if not texts or any(text[0] not in _GRANTS or not text[1:].isdecimal() for text in texts):
-        raise ValueError
+        return None
     first, *rest = [(int(text[1:]), text[0]) for text in texts]
     return Permissions(*first, tuple(rest))
-
-
-def _grant(letter: str, domid: int) -> bytes:
-    if letter not in _GRANTS or domid < 0:
-        raise ValueError(f"expected a permission such as r5 (one of n, r, w, b and a domid), got {letter}{domid}")
-    return b"%s%d\0" % (letter.encode(), domid)
 
 
 def path_argument(path: str) -> bytes:
     """A path as packets carry it. Raises StoreError EINVAL: the store would read a NUL inside it as its end."""
     if len(path) > MAX_PATH:
-        raise StoreError("EINVAL", _shown(path), f"expected a path of at most {MAX_PATH} characters, got {len(path)}")
-    if not _PATH.fullmatch(path):
-        raise StoreError("EINVAL", _shown(path), "expected an absolute xenstore path (A-Z a-z 0-9 - _ @ and /)")
-    return path.encode() + NUL
-
-
-def _shown(path: str) -> str:
-    return ascii(path[:80])
+        why = f"expected a path of at most {MAX_PATH} characters, got {len(path)}"
+    elif not _PATH.fullmatch(path):
+        why = "expected an absolute xenstore path (A-Z a-z 0-9 - _ @ and /)"
+    else:
+        return path.encode() + NUL
+    raise StoreError("EINVAL", ascii(path[:80]), why)
 
 
 def request(operation: int, payload: bytes, request_id: int, transaction: int = 0, *, path: str = "") -> bytes:
@@ -227,8 +215,10 @@ class Reader:
         try:
             while whole - at >= HEADER.size:
                 operation, request_id, transaction, size = HEADER.unpack_from(buffer, at)
-                if operation not in _OPERATIONS or size > MAX_RESPONSE:
-                    _refuse(operation, size)
+                if operation not in _OPERATIONS:
+                    raise ProtocolError(f"a packet of the unknown type {operation}")
+                if size > MAX_RESPONSE:
+                    raise ProtocolError(f"a packet of {size} bytes; expected at most {MAX_RESPONSE}")
                 end = at + HEADER.size + size
                 if whole < end:
                     break
@@ -240,12 +230,3 @@ class Reader:
                 del self._buffer[:at]
             else:
                 self._buffer += buffer[at:]
-
-
-_OPERATIONS = frozenset(Operation)
-
-
-def _refuse(operation: int, size: int) -> NoReturn:
-    if operation not in _OPERATIONS:
-        raise ProtocolError(f"a packet of the unknown type {operation}")
-    raise ProtocolError(f"a packet of {size} bytes; expected at most {MAX_RESPONSE}")

@@ -1,10 +1,8 @@
 """Publishes nodes in one store and runs its watch triggers.
 
-`NodeWriter` keeps nodes as they were last shown. The nodes of one set are written in one transaction, and only those
-that differ. They are compared again after each new connection, since the store may have forgotten them. A node with a
-trigger is left alone until the trigger has processed its content.
-
-`XenstorePublisher` owns the writer and the triggers, each with a task of its own.
+The nodes of one set are written in one transaction, and only those that differ. They are compared again after each new
+connection, since the store may have forgotten them. A node with a trigger is left alone until the trigger has processed
+its content. Writing has a task of its own, and so has each trigger.
 """
 
 from __future__ import annotations
@@ -27,6 +25,8 @@ MAX_NODE_SETS = 50_000
 FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before refused nodes are written again
 MAX_AWAITED = 1000  # domains that do not exist yet, each with a watch
 
+log = logging.getLogger(__name__)
+
 
 class _Awaited(NamedTuple):
     """Node sets that wait for a domain, and the watch that reports the domain."""
@@ -35,14 +35,22 @@ class _Awaited(NamedTuple):
     watch: Watch
 
 
-class NodeWriter:
-    """The node sets of one store, by the publisher's keys. `run` writes them."""
+class XenstorePublisher(interfaces.NodePublisher):
+    """Publishes nodes and runs triggers between `start` and `stop`.
+
+    `fire` makes a call; `on_fired` is called with the key of the node set whose node has fired.
+    """
 
     def __init__(
-        self, store: XenstoreClient, has_trigger: Callable[[str], bool], max_node_sets: int = MAX_NODE_SETS
+        self,
+        store: XenstoreClient,
+        fire: FireTrigger,
+        on_fired: Callable[[str], object],
+        max_node_sets: int = MAX_NODE_SETS,
     ) -> None:
         self._store = store
-        self._has_trigger = has_trigger
+        self._fire = fire
+        self._on_fired = on_fired
         self._max_node_sets = max_node_sets
         self._node_sets: OrderedDict[str, NodeSet] = OrderedDict()
         self._keys: dict[str, str] = {}  # path of a leaf -> key
@@ -51,8 +59,31 @@ class NodeWriter:
         self._there: set[str] = set()  # domains that existed over this connection
         self._awaited: dict[str, _Awaited] = {}  # by domain that does not exist yet
         self._more = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._triggers: dict[str, XenstoreTrigger] = {}  # by fingerprint
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by fingerprint; that of the writer under ""
+        self._leaving: dict[asyncio.Task[None], XenstoreTrigger] = {}  # unregistered, with calls in progress
         self.written = 0  # nodes
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._begin("", self._write_all())
+
+    async def stop(self, grace: float = 0.0) -> int:
+        """Stop writing and firing; calls in progress have `grace` seconds. Returns how many triggers were cut off."""
+        writer = self._tasks.pop("", None)
+        if writer is not None:
+            writer.cancel()
+        for watcher in self._triggers.values():
+            watcher.close()
+        self._triggers.clear()
+        running = {*self._tasks.values(), *self._leaving}
+        late = (await asyncio.wait(running, timeout=grace))[1] if running else set()
+        for task in late:
+            task.cancel()
+        tasks = {*late, *([writer] if writer is not None else [])}
+        if tasks:
+            await asyncio.wait(tasks)
+        return len(late)
 
     def show(self, key: str, node_set: NodeSet) -> None:
         """Write these nodes, and keep them so. Nodes of the key's previous set that are not in this one stay."""
@@ -61,7 +92,7 @@ class NodeWriter:
         self._keys.update(dict.fromkeys(node_set.leaves, key))
         if len(self._node_sets) > self._max_node_sets:
             self.forget(next(iter(self._node_sets)))
-        self.check(key)
+        self._check(key)
 
     def forget(self, key: str) -> None:
         """Stop writing the nodes of a key; the nodes stay as they are."""
@@ -75,25 +106,49 @@ class NodeWriter:
                 del self._keys[path]
         self._stop_waiting(key, node_set.domain)
 
-    def check(self, key: str) -> None:
+    def register(self, trigger: WatchTrigger) -> None:
+        """Call the trigger's method when one of its nodes changes."""
+        watcher = XenstoreTrigger(trigger, self._store, self._fire, self._after_fire)
+        before = [task for task, left in self._leaving.items() if left.node == watcher.node]
+        self._triggers[trigger.fingerprint] = watcher
+        self._begin(trigger.fingerprint, _after(before, watcher.run))
+
+    def unregister(self, trigger: WatchTrigger) -> None:
+        """Fire no more. Calls in progress end before a new trigger of the same node starts."""
+        watcher = self._triggers.pop(trigger.fingerprint, None)
+        task = self._tasks.pop(trigger.fingerprint, None)
+        if watcher is not None and task is not None:
+            watcher.close()
+            self._leaving[task] = watcher
+            task.add_done_callback(self._leaving.pop)
+
+    def _begin(self, key: str, work: Coroutine[object, object, None]) -> None:
+        self._tasks[key] = asyncio.get_running_loop().create_task(_run(work))
+
+    def _after_fire(self, path: str) -> None:
+        key = self._keys.get(path)
+        if key is not None:
+            self._on_fired(key)
+
+    # Writing
+
+    def _check(self, key: str) -> None:
         """Compare the nodes of a key with the store, and write those that differ."""
         if key in self._node_sets:
             self._due[key] = None
             self._more.set()
 
-    def key_of(self, path: str) -> str | None:
-        """The key whose node set has this node."""
-        return self._keys.get(path)
-
-    async def run(self) -> None:
+    async def _write_all(self) -> None:
         """Write until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
             tasks.create_task(self._follow_connections())
             while True:
                 await self._more.wait()
                 await self._store.until_connected()
-                await self._write_next()
+                if self._due:
+                    await self._write_next(tasks)
+                else:
+                    self._more.clear()
 
     async def _follow_connections(self) -> None:
         """After a new connection compare everything: the store may have forgotten all nodes."""
@@ -102,35 +157,26 @@ class NodeWriter:
             self._due = dict.fromkeys(self._node_sets)
             self._more.set()
 
-    async def _write_next(self) -> None:
-        key = next(iter(self._due), None)
-        if key is None:
-            self._more.clear()
-            return
+    async def _write_next(self, tasks: asyncio.TaskGroup) -> None:
+        """Write one node set. Wait for its domain if that does not exist yet; forget the nodes of one that has gone."""
+        key = next(iter(self._due))
         del self._due[key]
         node_set = self._node_sets[key]
+        domain = node_set.domain
         try:
             is_there = await self._store.transaction(lambda transaction: self._write(transaction, key, node_set))
         except StoreLostError:
             self._due[key] = None  # the next connection schedules everything anyway
+            return
         except StoreError as error:
             log.warning("nodes cannot be published: %s", error)
             if not is_permanent(error):
-                self._retry_later(key)
-        else:
-            self._pauses.pop(key, None)
-            if self._node_sets.get(key) is node_set:
-                self._on_written(key, node_set.domain, is_there=is_there)
-
-    def _retry_later(self, key: str) -> None:
-        """Check again after a growing pause."""
-        pause = self._pauses.get(key, FIRST_PAUSE)
-        self._pauses[key] = min(2 * pause, LAST_PAUSE)
-        asyncio.get_running_loop().call_later(pause, self.check, key)
-
-    def _on_written(self, key: str, domain: str, *, is_there: bool) -> None:
-        """Wait for a domain that does not exist yet; forget the nodes of one that has gone."""
-        if not domain:
+                pause = self._pauses.get(key, FIRST_PAUSE)
+                self._pauses[key] = min(2 * pause, LAST_PAUSE)
+                asyncio.get_running_loop().call_later(pause, self._check, key)
+            return
+        self._pauses.pop(key, None)
+        if self._node_sets.get(key) is not node_set or not domain:
             return
         if is_there:
             self._there.add(domain)
@@ -139,16 +185,16 @@ class NodeWriter:
             self.forget(key)
         elif domain in self._awaited:
             self._awaited[domain].keys.add(key)
-        elif len(self._awaited) < MAX_AWAITED and self._tasks is not None:
+        elif len(self._awaited) < MAX_AWAITED:
             self._awaited[domain] = _Awaited({key}, self._store.watch(domain))
-            self._tasks.create_task(self._watch_domain(self._awaited[domain]))
+            tasks.create_task(self._watch_domain(self._awaited[domain]))
 
     async def _watch_domain(self, awaited: _Awaited) -> None:
         """Check the waiting node sets whenever the domain's node may have been created."""
         try:
             async for _ in awaited.watch:
                 for key in awaited.keys:
-                    self.check(key)
+                    self._check(key)
         except StoreError as error:
             log.warning("a domain that does not exist yet cannot be watched: %s", error)
 
@@ -173,8 +219,13 @@ class NodeWriter:
 
     async def _write_leaf(self, nodes: Transaction, path: str, value: bytes | None, grants: Grants) -> None:
         now = await nodes.read(path)
-        if self._has_trigger(path) and not await _may_write(nodes, path, now, value):
-            return
+        if any(watcher.is_at(path) for watcher in self._triggers.values()):
+            known = await watch_trigger.read_processed(nodes, path)
+            if now is not None and (known.in_progress or known.digest != digest(now)):
+                return  # its trigger has not processed this content
+            wanted = "" if value is None else digest(value)
+            if known.digest != wanted:  # our content fires no trigger
+                await watch_trigger.mark_processed(nodes, path, wanted)
         if value is None:
             if now is not None:
                 await nodes.remove(path)
@@ -190,102 +241,9 @@ class NodeWriter:
             await nodes.set_permissions(path, _permissions(grants))
 
 
-async def _may_write(nodes: Transaction, path: str, now: bytes | None, value: bytes | None) -> bool:
-    """Whether the node's trigger has processed its content; then record our content as processed too."""
-    known = await watch_trigger.read_processed(nodes, path)
-    if now is not None and (known.in_progress or known.digest != digest(now)):
-        return False
-    wanted = "" if value is None else digest(value)
-    if known.digest != wanted:
-        await watch_trigger.mark_processed(nodes, path, wanted)
-    return True
-
-
 def _permissions(grants: Grants) -> Permissions:
     (others, owner), *rest = grants
     return Permissions(owner, others, tuple((domid, letter) for letter, domid in rest))
-
-
-log = logging.getLogger(__name__)
-
-
-class XenstorePublisher(interfaces.NodePublisher):
-    """Publishes nodes and runs triggers between `start` and `stop`.
-
-    `fire` makes a call; `on_fired` is called with the key of the node set whose node has fired.
-    """
-
-    def __init__(self, store: XenstoreClient, fire: FireTrigger, on_fired: Callable[[str], object]) -> None:
-        self._store = store
-        self._fire = fire
-        self._on_fired = on_fired
-        self._writer = NodeWriter(store, self._has_trigger)
-        self._triggers: dict[str, XenstoreTrigger] = {}  # by fingerprint
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # by fingerprint; that of the writer under ""
-        self._leaving: dict[
-            asyncio.Task[None], XenstoreTrigger
-        ] = {}  # unregistered triggers whose calls are in progress
-
-    @property
-    def written(self) -> int:
-        """How many nodes were written."""
-        return self._writer.written
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._begin("", self._writer.run())
-
-    async def stop(self, grace: float = 0.0) -> int:
-        """Stop writing and firing; calls in progress have `grace` seconds. Returns how many triggers were cut off."""
-        writer = self._tasks.pop("", None)
-        if writer is not None:
-            writer.cancel()
-        for watcher in self._triggers.values():
-            watcher.close()
-        self._triggers.clear()
-        running = {*self._tasks.values(), *self._leaving}
-        late = (await asyncio.wait(running, timeout=grace))[1] if running else set()
-        for task in late:
-            task.cancel()
-        tasks = {*late, *([writer] if writer is not None else [])}
-        if tasks:
-            await asyncio.wait(tasks)
-        return len(late)
-
-    def show(self, key: str, node_set: NodeSet) -> None:
-        """Write these nodes in place of those of the same key."""
-        self._writer.show(key, node_set)
-
-    def forget(self, key: str) -> None:
-        """Stop writing the nodes of a key; the nodes stay as they are."""
-        self._writer.forget(key)
-
-    def register(self, trigger: WatchTrigger) -> None:
-        """Call the trigger's method when one of its nodes changes."""
-        watcher = XenstoreTrigger(trigger, self._store, self._fire, self._after_fire)
-        before = [task for task, left in self._leaving.items() if left.node == watcher.node]
-        self._triggers[trigger.fingerprint] = watcher
-        self._begin(trigger.fingerprint, _after(before, watcher.run))
-
-    def unregister(self, trigger: WatchTrigger) -> None:
-        """Fire no more. Calls in progress end before a new trigger of the same node starts."""
-        watcher = self._triggers.pop(trigger.fingerprint, None)
-        task = self._tasks.pop(trigger.fingerprint, None)
-        if watcher is not None and task is not None:
-            watcher.close()
-            self._leaving[task] = watcher
-            task.add_done_callback(self._leaving.pop)
-
-    def _begin(self, key: str, work: Coroutine[object, object, None]) -> None:
-        self._tasks[key] = asyncio.get_running_loop().create_task(_run(work))
-
-    def _has_trigger(self, path: str) -> bool:
-        return any(watcher.is_at(path) for watcher in self._triggers.values())
-
-    def _after_fire(self, path: str) -> None:
-        key = self._writer.key_of(path)
-        if key is not None:
-            self._on_fired(key)
 
 
 async def _after(tasks: Collection[asyncio.Task[None]], work: Callable[[], Awaitable[None]]) -> None:

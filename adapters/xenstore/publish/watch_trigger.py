@@ -20,6 +20,7 @@ from adapters.xenstore.client.client import Permissions, StoreError, StoreLostEr
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import is_permanent
 from adapters.xenstore.server.caller import caller_of, least_privileged
+from adapters.xenstore.server.transactions import places
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.routing.publication import Content, RelatedContent, RelatedNode, WatchTrigger, digest
 from gateway.core.routing.route import Effect, Route
@@ -80,7 +81,6 @@ MAX_RELATED = 256  # related nodes that are passed with a call; with more the ca
 FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a call is repeated
 ALL = ""  # in place of a path: a scan of all nodes
 
-NO_RECORD = ProcessedContent()
 NOT_EXECUTED = frozenset({FaultCode.UNAVAILABLE, FaultCode.BUSY})
 UNKNOWN = frozenset({FaultCode.TIMEOUT, FaultCode.NO_REPLY})
 
@@ -104,6 +104,7 @@ class XenstoreTrigger:
         self, trigger: WatchTrigger, store: XenstoreClient, fire: FireTrigger, on_fired: Callable[[str], object]
     ) -> None:
         self._trigger = trigger
+        self._source = trigger.source
         self._store = store
         self._fire = fire
         self._on_fired = on_fired
@@ -136,7 +137,13 @@ class XenstoreTrigger:
             async with asyncio.TaskGroup() as tasks:
                 answering = tasks.create_task(self._process_due(tasks))
                 async for path in watch:
-                    await self._on_change(path, everything=path == watch.path)
+                    if path == watch.path:
+                        await self._scan_all()
+                    elif self.is_at(path):
+                        self._schedule(path)
+                    else:  # an ancestor was removed or created; nodes that came with it have events of their own
+                        for known in [known for known in self._known if known.startswith(f"{path}/")]:
+                            self._schedule(known)
                 answering.cancel()
         finally:
             watch.close()
@@ -151,33 +158,24 @@ class XenstoreTrigger:
 
     # Which nodes may have changed
 
-    async def _on_change(self, path: str, *, everything: bool) -> None:
-        if everything:
-            await self._scan_all()
-        elif self.is_at(path):
-            self._schedule(path)
-        else:  # an ancestor was removed or created; nodes that came with it have events of their own
-            for known in [known for known in self._known if known.startswith(f"{path}/")]:
-                self._schedule(known)
-
     async def _scan_all(self) -> None:
-        """Schedule every node. When the store refuses the scan, repeat it: changes from before have no later event."""
-        self._timers.pop(ALL, None)
-        try:
-            for found in await self._scan():
-                self._schedule(found)
-            self._pauses.pop(ALL, None)
-        except (StoreLostError, StoreError) as error:
-            log.warning("trigger %s: the nodes cannot be scanned; tried again: %s", self._trigger.source, error)
-            if self._watch is not None and self._store.connected:  # else the next connection reports the watched path
-                self._timers[ALL] = self._call_later(ALL, self._watch.notify, self._watch.path)
+        """Schedule every node that may exist, and every node that has a record.
 
-    async def _scan(self) -> list[str]:
-        """Every node that may exist, and every node that has a record."""
+        When the store refuses the scan, repeat it: changes from before have no later event.
+        """
         template = self._trigger.node
         records = Template((*RECORDS.split("/")[1:], *template.elements))
-        recorded = [path.removeprefix(RECORDS) for path in await _expand(self._store, records)]
-        return [*await _expand(self._store, template), *recorded]
+        self._timers.pop(ALL, None)
+        try:
+            nodes = await places(self._store, template, "")
+            recorded = await places(self._store, records, "")
+            for path in [*(match.node for match in nodes), *(match.node.removeprefix(RECORDS) for match in recorded)]:
+                self._schedule(path)
+            self._pauses.pop(ALL, None)
+        except (StoreLostError, StoreError) as error:
+            log.warning("trigger %s: the nodes cannot be scanned; tried again: %s", self._source, error)
+            if self._watch is not None and self._store.connected:  # else the next connection reports the watched path
+                self._call_later(ALL, self._watch.notify, self._watch.path)
 
     def _schedule(self, path: str) -> None:
         self._timers.pop(path, None)
@@ -195,9 +193,9 @@ class XenstoreTrigger:
             except StoreLostError:
                 pass  # the next connection reports the watched path
             except StoreError as error:
-                log.warning("trigger %s at %s: %s", self._trigger.source, path, error)
+                log.warning("trigger %s at %s: %s", self._source, path, error)
                 if not is_permanent(error):
-                    self._timers[path] = self._call_later(path, self._schedule, path)
+                    self._call_later(path, self._schedule, path)
             finally:
                 slots.release()
                 self._busy.discard(path)
@@ -213,36 +211,33 @@ class XenstoreTrigger:
                 tasks.create_task(visit(path))
 
     async def _visit(self, path: str) -> None:
-        if await self._is_unchanged(path):
+        """Make a call if the content of the node is new. That it is not is the usual case, without a transaction."""
+        value, known = await asyncio.gather(self._store.read(path), read_processed(self._store, path))
+        if value is None:
+            is_unchanged = known == ProcessedContent() and path not in self._known
+        else:
+            is_unchanged = not self._trigger.related and known == (digest(value), "")
+        if is_unchanged:
             self._pauses.pop(path, None)
             return
         planned = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
-        if planned is None or planned.call is None:
-            self._finish(path, is_processed=planned is not None)
-            return
-        outcome = await self._fire(self._trigger.route, planned.call)
-        if isinstance(outcome, Fault) and self._may_repeat(outcome):
-            self._repeatable[path] = planned.digest
-            self._retry_later(path, outcome)
-            await self._record(path, planned.before)
-            return
-        if isinstance(outcome, Fault):
-            log.warning("trigger %s at %s: %s", self._trigger.source, path, _loggable(outcome))
-        await self._record(path, planned.digest)
-        self._finish(path, is_processed=True)
-
-    def _finish(self, path: str, *, is_processed: bool) -> None:
+        if planned is not None and planned.call is not None:
+            outcome = await self._fire(self._trigger.route, planned.call)
+            if isinstance(outcome, Fault):
+                may_repeat = self._trigger.route.effect is not Effect.WRITE
+                if outcome.code in NOT_EXECUTED or (may_repeat and outcome.code in UNKNOWN):
+                    if path not in self._pauses:
+                        log.warning("trigger %s at %s is tried again: %s", self._source, path, _loggable(outcome))
+                    self._repeatable[path] = planned.digest
+                    self._call_later(path, self._schedule, path)  # with the content of that moment
+                    await self._record(path, planned.before)
+                    return
+                log.warning("trigger %s at %s: %s", self._source, path, _loggable(outcome))
+            await self._record(path, planned.digest)
         self._pauses.pop(path, None)
         self._repeatable.pop(path, None)
-        if is_processed:
+        if planned is not None:
             self._on_fired(path)
-
-    async def _is_unchanged(self, path: str) -> bool:
-        """The usual case, without a transaction. A change that it misses is found in the transaction."""
-        value, known = await asyncio.gather(self._store.read(path), read_processed(self._store, path))
-        if value is None:
-            return known == NO_RECORD and path not in self._known
-        return not self._trigger.related and known == (digest(value), "")
 
     async def _prepare(self, nodes: Transaction, path: str) -> _Planned | None:
         """The call for a new content; None when the content is not new. Runs in a transaction."""
@@ -261,11 +256,8 @@ class XenstoreTrigger:
             return None
         call = None
         if content.digest == before.in_progress and self._repeatable.get(path) != content.digest:
-            log.warning(
-                "trigger %s at %s: it is unknown whether the call was executed; it is not repeated",
-                self._trigger.source,
-                path,
-            )
+            why = "it is unknown whether the call was executed; it is not repeated"
+            log.warning("trigger %s at %s: %s", self._source, path, why)
         elif content.digest != before.digest:
             call = await self._call(nodes, path, content, writers)
         if call is None:
@@ -291,56 +283,38 @@ class XenstoreTrigger:
                 why = f"expected at most {MAX_RELATED} nodes of at most {MAX_VALUE} bytes"
             except MarshalError as error:
                 why = error.bare
-        log.warning("trigger %s at %s: not called: %s", self._trigger.source, path, why)
+        log.warning("trigger %s at %s: not called: %s", self._source, path, why)
         return None
 
     async def _record(self, path: str, digest: str) -> None:
-        """Record the outcome of a call; repeat until the store accepts it, or the call would be made again."""
+        """Record the outcome of a call unless the node is gone meanwhile.
+
+        Repeat until the store accepts it, or the call would be made again.
+        """
+
+        async def record(nodes: Transaction) -> None:
+            is_there = await nodes.read(path) is not None
+            await mark_processed(nodes, path, digest if is_there else "")
+
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._store.transaction(lambda nodes: self._record_unless_gone(nodes, path, digest))
+                return await self._store.transaction(record)
             except StoreError as error:
                 if is_permanent(error):
                     raise
-                log.warning("trigger %s at %s: the record is written later: %s", self._trigger.source, path, error)
+                log.warning("trigger %s at %s: the record is written later: %s", self._source, path, error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
-    async def _record_unless_gone(self, nodes: Transaction, path: str, digest: str) -> None:
-        """Write the record unless the node is gone meanwhile."""
-        is_there = await nodes.read(path) is not None
-        await mark_processed(nodes, path, digest if is_there else "")
-
-    def _may_repeat(self, fault: Fault) -> bool:
-        may_repeat = self._trigger.route.effect is not Effect.WRITE
-        return fault.code in NOT_EXECUTED or (may_repeat and fault.code in UNKNOWN)
-
-    def _retry_later(self, path: str, fault: Fault) -> None:
-        """Fire again after a pause, with the content of that moment."""
-        if path not in self._pauses:
-            log.warning("trigger %s at %s is tried again: %s", self._trigger.source, path, _loggable(fault))
-        self._timers[path] = self._call_later(path, self._schedule, path)
-
-    def _call_later(self, key: str, work: Callable[[str], None], path: str) -> asyncio.TimerHandle:
+    def _call_later(self, key: str, work: Callable[[str], None], path: str) -> None:
         """Do the work after a pause, which grows until the key's pause is forgotten."""
         before = self._timers.pop(key, None)
         if before is not None:
             before.cancel()
         pause = self._pauses.get(key, FIRST_PAUSE)
         self._pauses[key] = min(2 * pause, LAST_PAUSE)
-        return asyncio.get_running_loop().call_later(pause, work, path)
-
-
-async def _expand(nodes: StoreOperations, template: Template) -> list[str]:
-    """Every path that fits the template. Elements behind its last parameter need not exist."""
-    paths = [""]
-    for wanted in template.elements:
-        if Template((wanted,)).parameters:
-            paths = [f"{path}/{name}" for path in paths for name in await nodes.list(path or "/") or ()]
-        else:
-            paths = [f"{path}/{wanted}" for path in paths]
-    return paths
+        self._timers[key] = asyncio.get_running_loop().call_later(pause, work, path)
 
 
 async def _read_related(

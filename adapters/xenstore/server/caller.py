@@ -7,8 +7,9 @@ write it, so the permissions of a request tell which domain has written it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, nullcontext
+from typing import TypeAlias
 
 from msgspec import Struct
 
@@ -55,21 +56,7 @@ class StoreLimits(Struct, frozen=True):
     nodes: int = NODES  # of one request
 
 
-class AdmittedRequest:
-    """One request in flight. `size`: the bytes that are reserved for it."""
-
-    def __init__(self, admission: Admission, domid: int) -> None:
-        self._admission = admission
-        self._domid = domid
-        self.size = 0
-
-    def resize(self, size: int) -> bool:
-        """Reserve `size` bytes in place of those so far. Without capacity return False and change nothing."""
-        if not self._admission.has_capacity(self._domid, 0, size - self.size):
-            return False
-        self._admission.add(self._domid, 0, size - self.size)
-        self.size = size
-        return True
+Reserve: TypeAlias = Callable[[int], bool]  # reserves bytes in place of those so far; False without capacity for them
 
 
 class Admission:
@@ -86,32 +73,39 @@ class Admission:
         return self._limits.body if domid == DOM0 else self._limits.body_per_domain
 
     @asynccontextmanager
-    async def admitted(self, domid: int) -> AsyncIterator[AdmittedRequest | None]:
+    async def admitted(self, domid: int) -> AsyncIterator[Reserve | None]:
         """Count a request before it is read; None without capacity. Domain 0 waits for capacity of its own limit."""
+        reserved = 0
+
+        def reserve(size: int) -> bool:
+            nonlocal reserved
+            if not self._add(domid, 0, size - reserved):
+                return False
+            reserved = size
+            return True
+
         async with self._dom0 if domid == DOM0 else nullcontext():
-            if self._quota.is_full or not self.has_capacity(domid, 1, 0):
+            if self._quota.is_full or not self._add(domid, 1, 0):
                 yield None
                 return
-            self.add(domid, 1, 0)
-            admitted = AdmittedRequest(self, domid)
             try:
-                yield admitted
+                yield reserve
             finally:
-                self.add(domid, -1, -admitted.size)
+                self._count(domid, -1, -reserved)
 
-    def has_capacity(self, domid: int, calls: int, size: int) -> bool:
-        """Whether this many more calls and bytes of this domain are within the limits."""
+    def _add(self, domid: int, calls: int, size: int) -> bool:
+        """Count this many more calls and bytes of a domain, if they are within the limits."""
         in_flight, used = self._in_flight.get(domid, (0, 0))
         limits = self._limits
-        if not self._quota.fits(size):
+        is_within = in_flight + calls <= limits.calls_per_domain and used + size <= limits.body_per_domain
+        if not self._quota.fits(size) or (domid != DOM0 and not is_within):
             return False
-        return domid == DOM0 or (in_flight + calls <= limits.calls_per_domain and used + size <= limits.body_per_domain)
+        self._count(domid, calls, size)
+        return True
 
-    def add(self, domid: int, calls: int, size: int) -> None:
-        """Change the counts of a domain; negative numbers release."""
+    def _count(self, domid: int, calls: int, size: int) -> None:
         self._quota.calls += calls
         self._quota.buffered += size
-        before = self._in_flight.pop(domid, (0, 0))
-        after = (before[0] + calls, before[1] + size)
-        if domid != DOM0 and after[0]:
-            self._in_flight[domid] = after
+        in_flight, used = self._in_flight.pop(domid, (0, 0))
+        if domid != DOM0 and in_flight + calls:
+            self._in_flight[domid] = (in_flight + calls, used + size)

@@ -7,9 +7,9 @@ moment is repeated with growing pauses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
@@ -64,22 +64,12 @@ class PackedResponse(Struct, frozen=True):
 
 
 class Delivery:
-    """Writes the responses of one exposed endpoint.
+    """Writes the responses of one exposed endpoint. `refuse` packs a fault."""
 
-    `parameters`: nodes beside a response that are not part of it. `refuse` packs a fault.
-    """
-
-    def __init__(
-        self,
-        style: Style,
-        shared: SharedContext,
-        parameters: Collection[str],
-        refuse: Callable[[Fault], PackedResponse],
-    ) -> None:
+    def __init__(self, style: Style, shared: SharedContext, refuse: Callable[[Fault], PackedResponse]) -> None:
         self._style = style
         self._shared = shared
         self._store = shared.store
-        self._parameters = parameters
         self._refuse = refuse
 
     async def deliver(self, pending: PendingRequest, response: PackedResponse, early: list[EarlyTransaction]) -> None:
@@ -153,7 +143,7 @@ class Delivery:
         if error_of(pairs):
             pairs = shortened(pairs)
         else:
-            pairs = _pairs(self._refuse(structs.replace(fault, message=f"{fault.message}; {response.executed}")).body)
+            pairs = _pairs(self._refuse(replace(fault, message=f"{fault.message}; {response.executed}")).body)
         refused = self._style.respond(pending.match, pending.request, pairs)
         assert not isinstance(refused, Fault), "every style can express an error"
         return refused
@@ -193,11 +183,11 @@ class Delivery:
         folder = self._style.shared_folder(match)
         if folder is None:
             return ()
-        record = state.answer_path(match.node)
+        record = state.record_path(state.ANSWERS, match.node)
         before = (await nodes.read(record) or b"").decode("ascii").split()
         owned = [step.path for step in steps if isinstance(step, Write) and step.owned]
         left = sorted({path[len(folder) + 1 :].partition("/")[0] for path in owned})
-        stay = {*left, *self._parameters}
+        stay = {*left, *self._style.exposure.parameters}
         written = Write(record, " ".join(left).encode()) if left else Remove(record)
         return [*(Remove(f"{folder}/{name}") for name in before if name not in stay), written]
 

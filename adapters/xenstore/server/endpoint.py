@@ -18,22 +18,17 @@ What the store refuses for the moment is repeated with growing pauses.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from os import getpid
 
 from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
-from adapters.xenstore.client.operations import (
-    EarlyTransaction,
-    Transaction,
-    ask,
-    found,
-    permissions_in,
-)
-from adapters.xenstore.client.wire import Answer, Asked, Operation, StoreError, is_permanent
+from adapters.xenstore.client.operations import EarlyTransaction, Transaction, ask, found, permissions_in
+from adapters.xenstore.client.wire import Answer, Operation, StoreError, is_permanent
 from adapters.xenstore.server import state, transactions
-from adapters.xenstore.server.caller import AdmittedRequest, caller_of, least_privileged
+from adapters.xenstore.server.caller import Reserve, caller_of, least_privileged
 from adapters.xenstore.server.delivery import (
     EXECUTED,
     NOT_EXECUTED,
@@ -53,12 +48,7 @@ from adapters.xenstore.server.state import (
 )
 from adapters.xenstore.server.transactions import operations, run_steps
 from adapters.xenstore.styles import STYLES
-from adapters.xenstore.styles.base import (
-    Pairs,
-    ReadSet,
-    Request,
-    Style,
-)
+from adapters.xenstore.styles.base import Pairs, ReadSet, Request, Style
 from gateway.core.dbus.names import quoted
 from gateway.core.rpc.model import Fault, FaultCode, Peer
 from gateway.core.xenstore.exposure import DOM0
@@ -77,11 +67,7 @@ class _UnexpectedNodesError(Exception):
 
 
 class _ClaimRefusedError(Exception):
-    """The store refuses the claim; the text is the name of its error."""
-
-    def __init__(self, error: StoreError) -> None:
-        super().__init__(error.name)
-        self.error = error
+    """The store refuses the claim with the StoreError that is the argument."""
 
 
 class XenstoreEndpoint:
@@ -92,7 +78,7 @@ class XenstoreEndpoint:
         self._shared = shared
         self._store = shared.store
         self._style: Style = STYLES[exposed.exposure.style](exposed.exposure)
-        self._delivery = Delivery(self._style, shared, exposed.exposure.parameters, self._refusal)
+        self._delivery = Delivery(self._style, shared, self._refusal)
         self._requests = self._style.requests
         self._tasks: list[asyncio.Task[None]] = []
         self._scanned_at = -1  # number of reconnects at the last full scan
@@ -131,8 +117,9 @@ class XenstoreEndpoint:
                 match = self._requests.match(path)
                 if match is not None:
                     self._schedule(match)
-                    if match.rest:
-                        self._note_child(match)
+                    children = self._shared.children.get(match.node)
+                    if match.rest and children is not None and len(children) < transactions.BATCH:
+                        children[match.rest[0]] = None  # so that it is read together with the request
                 if path == self._requests.root or (match is None and self._requests.continues(path) is not None):
                     self._to_scan[path] = None
                     self._wake.set()
@@ -193,12 +180,6 @@ class XenstoreEndpoint:
             self._shared.children[match.node] = {}
             self._shared.spawn(self._serve(match), f"request {match.node}")
 
-    def _note_child(self, match: Match) -> None:
-        """Note a node below a request that has changed, so that it is read together with the request."""
-        children = self._shared.children.get(match.node)
-        if children is not None and len(children) < transactions.BATCH:
-            children[match.rest[0]] = None
-
     # Serving one request
 
     async def _serve(self, match: Match) -> None:
@@ -224,7 +205,7 @@ class XenstoreEndpoint:
             del running[match.node], self._shared.children[match.node]
 
     async def _process(self, match: Match) -> None:
-        """Peek at the node and respond if there is a request."""
+        """Peek at the node; claim, call and deliver within the limits of its domain if there is a request."""
         early: list[EarlyTransaction] = []
         try:
             pending = await self._peek(match, early)
@@ -237,25 +218,14 @@ class XenstoreEndpoint:
             elif pending.fault is not None or pending.domid is None:
                 await self._delivery.deliver(pending, self._refusal(pending.fault or SHARED), early)
             else:
-                await self._admit(pending, pending.domid, early)
+                async with self._shared.admission.admitted(pending.domid) as reserve:
+                    claimed = await self._claim(pending, reserve, early)
+                    if claimed is not None:
+                        response = await self._call(claimed) if claimed.fault is None else self._refusal(claimed.fault)
+                        await self._delivery.deliver(claimed, response, early)
         finally:
             for each in early:
                 each.drop()
-
-    async def _admit(self, pending: PendingRequest, domid: int, early: list[EarlyTransaction]) -> None:
-        """Claim, call and deliver within the limits of the domain."""
-        async with self._shared.admission.admitted(domid) as admitted:
-            try:
-                if admitted is None:
-                    claimed: PendingRequest | None = replace(pending, fault=BUSY)
-                else:
-                    claimed = await self._claim(pending, admitted, early)
-            except _ClaimRefusedError as error:
-                why = f"the store does not let the call be begun ({error}); it was not made"
-                claimed = replace(pending, fault=Fault(FaultCode.UNAVAILABLE, why))
-            if claimed is not None:
-                response = await self._call(claimed) if claimed.fault is None else self._refusal(claimed.fault)
-                await self._delivery.deliver(claimed, response, early)
 
     async def _peek(self, match: Match, early: list[EarlyTransaction]) -> PendingRequest | None:
         """Read few nodes to find the caller and whether there is a request; None when there is none.
@@ -265,11 +235,15 @@ class XenstoreEndpoint:
         node, shared, wanted = match.node, self._shared, self._style.read_set(match)
         connection = self._store.connections
         owner_node, known = self._style.owner_node(match), shared.owners.get(node)
-        first, rest = [ask(Operation.GET_PERMS, owner_node)], self._asked_in_peek(wanted, node)
+        first = [ask(Operation.GET_PERMS, owner_node)]
+        rest = [ask(Operation.READ, each) for each in (state.claim_path(node), *wanted.nodes)]
+        if wanted.response is not None:
+            rest.append(ask(Operation.GET_PERMS, wanted.response))
         is_new = known is None and shared.unproductive < MAX_UNPRODUCTIVE
         async with shared.lane(known):
-            if is_new:
-                self._begin_early(early)
+            begun = self._store.begin_early() if is_new else None
+            if begun is not None:
+                early.append(begun)
             answers = await self._store.together([*first, *rest] if is_new else first)
         permissions = permissions_in(answers[0], owner_node)
         if permissions is None:
@@ -293,18 +267,6 @@ class XenstoreEndpoint:
         if pending is None:
             await self._end_claim(node)
         return pending
-
-    def _begin_early(self, early: list[EarlyTransaction]) -> None:
-        begun = self._store.begin_early()
-        if begun is not None:
-            early.append(begun)
-
-    def _asked_in_peek(self, wanted: ReadSet, node: str) -> list[Asked]:
-        """The claim, the single nodes, and whether there is a response."""
-        asked = [ask(Operation.READ, each) for each in (state.claim_path(node), *wanted.nodes)]
-        if wanted.response is not None:
-            asked.append(ask(Operation.GET_PERMS, wanted.response))
-        return asked
 
     def _pending(
         self, match: Match, wanted: ReadSet, owner: int | None, connection: int, answers: Sequence[Answer]
@@ -340,7 +302,9 @@ class XenstoreEndpoint:
         parameters = {name: value.decode() for name, value in of_path.items()}
         method = pending.request.method
         if not self.exposed.allows(pending.domid, method, parameters):
-            return Fault(FaultCode.ACCESS_DENIED, f"domain {pending.domid} may not call {_shown(method)}")
+            with suppress(ValueError):
+                method = text_of(method)
+            return Fault(FaultCode.ACCESS_DENIED, f"domain {pending.domid} may not call {quoted(method)}")
         if pending.request.fault is not None:
             return pending.request.fault
         for path, _ in pending.request.pairs:
@@ -349,45 +313,59 @@ class XenstoreEndpoint:
         return None
 
     async def _claim(
-        self, pending: PendingRequest, admitted: AdmittedRequest, early: list[EarlyTransaction]
+        self, pending: PendingRequest, reserve: Reserve | None, early: list[EarlyTransaction]
     ) -> PendingRequest | None:
         """Read the whole request and claim it if it must not be executed twice, in one transaction.
 
-        None when the request has changed. Raises _ClaimRefusedError when the store refuses the claim. The transaction
-        ends in the trip of the last read, or of the claim, since there is nothing else in it that could be refused.
+        None when the request has changed. With a fault when the domain has no capacity, or the store refuses the claim.
+        The transaction ends in the trip of the last read, or of the claim, since there is nothing else in it that could
+        be refused.
         """
+        if reserve is None:
+            return replace(pending, fault=BUSY)
         waits = backoff()
         for left in reversed(range(CLAIM_ATTEMPTS)):
             try:
                 async with self._shared.lane(pending.owner):
-                    return await self._claim_once(pending, admitted, early)
+                    return await self._claim_once(pending, reserve, early)
             except _ClaimRefusedError as refused:
-                if is_permanent(refused.error) or not left:
-                    raise
+                (error,) = refused.args
+                if is_permanent(error) or not left:
+                    why = f"the store does not let the call be begun ({error.name}); it was not made"
+                    return replace(pending, fault=Fault(FaultCode.UNAVAILABLE, why))
             await self._shared.pause(next(waits))
-        raise AssertionError("the last attempt returns or raises")
+        raise AssertionError("the last attempt returns")
 
     async def _claim_once(
-        self, pending: PendingRequest, admitted: AdmittedRequest, early: list[EarlyTransaction]
+        self, pending: PendingRequest, reserve: Reserve, early: list[EarlyTransaction]
     ) -> PendingRequest | None:
         node, unstarted = pending.match.node, self._shared.unstarted
         names = list(self._shared.children[node])
         claiming = False
 
         async def work(nodes: Transaction) -> PendingRequest | None:
+            """Read the request, write the claim, and do the style's first steps."""
             nonlocal claiming
             claiming = False
-            whole = await self._read_whole(nodes, pending, admitted, names)
+            whole = await self._read_whole(nodes, pending, reserve, names)
             if whole is not None and whole.fault is None and whole.once:
                 claiming = True
                 unstarted.add(node)
-                await self._write_claim(nodes, whole)
+                claim = ask(Operation.WRITE, state.claim_path(node), node.encode())
+                steps = operations(self._style.start(whole.match, whole.request), DOM0)
+                answers = await (nodes.together([claim, *steps]) if steps else nodes.commit([claim], goes_on=True))
+                for answer in answers:
+                    found(answer)
             if nodes.following is not None:
                 early.append(nodes.following)
             return whole
 
         try:
-            whole = await self._in_transaction(work, names, early)
+            try:
+                whole = await self._store.transaction(work, early=early.pop() if early else None)
+            except _UnexpectedNodesError:
+                names.clear()
+                whole = await self._store.transaction(work)
         except StoreError as error:
             unstarted.discard(node)
             if claiming:
@@ -396,29 +374,8 @@ class XenstoreEndpoint:
         unstarted.discard(node)
         return whole
 
-    async def _in_transaction(
-        self,
-        work: Callable[[Transaction], Awaitable[PendingRequest | None]],
-        names: list[str],
-        early: list[EarlyTransaction],
-    ) -> PendingRequest | None:
-        """Do the work; again, without the names, when the request has other nodes."""
-        try:
-            return await self._store.transaction(work, early=early.pop() if early else None)
-        except _UnexpectedNodesError:
-            names.clear()
-            return await self._store.transaction(work)
-
-    async def _write_claim(self, nodes: Transaction, whole: PendingRequest) -> None:
-        """Write the claim and do the style's first steps. A claim alone is sent with the end of the transaction."""
-        claim = ask(Operation.WRITE, state.claim_path(whole.match.node), whole.match.node.encode())
-        steps = operations(self._style.start(whole.match, whole.request), DOM0)
-        answers = await (nodes.together([claim, *steps]) if steps else nodes.commit([claim], goes_on=True))
-        for answer in answers:
-            found(answer)
-
     async def _read_whole(
-        self, nodes: Transaction, pending: PendingRequest, admitted: AdmittedRequest, names: Sequence[str]
+        self, nodes: Transaction, pending: PendingRequest, reserve: Reserve, names: Sequence[str]
     ) -> PendingRequest | None:
         """The whole request and its caller; None when it is gone, changed, or belongs to another domain.
 
@@ -427,32 +384,31 @@ class XenstoreEndpoint:
         """
         match, wanted, limits = pending.match, pending.wanted, self._shared.limits
         single = await transactions.several(nodes, wanted.nodes)
-        request = self._style.parse(match, single.values)
+        request = self._style.parse(match, {path: node.value for path, node in single.items()})
         if request is None:
             return None
-        permissions = single.permissions
+        permissions = {path: node.permissions for path, node in single.items()}
         if wanted.tree is not None:
             try:
                 size = self._shared.admission.max_body(pending.owner or DOM0)
                 if names and not wanted.nodes and not self._is_once(match, request):
-                    leaves = await transactions.leaves(nodes, wanted.tree, limits.nodes, size, names)
-                    if leaves is None:
+                    tree = await transactions.leaves(nodes, wanted.tree, limits.nodes, size, names)
+                    if tree is None:
                         raise _UnexpectedNodesError
-                    tree = leaves
                 else:
                     tree = await transactions.tree(nodes, wanted.tree, limits.nodes, size, names)
             except transactions.RequestTooLargeError as error:
                 return replace(pending, fault=Fault(FaultCode.TOO_LARGE, str(error)))
-            below = {f"{wanted.tree}/{path}" if path else wanted.tree: each for path, each in tree.permissions.items()}
-            permissions = {**permissions, **below}
-            request = self._style.complete(match, request, tree.values)
+            for path, node in tree.items():
+                permissions[f"{wanted.tree}/{path}" if path else wanted.tree] = node.permissions
+            request = self._style.complete(match, request, {path: node.value for path, node in tree.items()})
         owned = permissions.get(self._style.owner_node(match))
         if owned is None or caller_of(owned) != pending.owner:
             return None
         domid = least_privileged(map(caller_of, permissions.values()))
         whole = replace(pending, request=request, domid=domid, once=self._is_once(match, request))
         fault = self._check(whole)
-        if fault is None and not admitted.resize(sum(len(path) + len(value) for path, value in request.pairs)):
+        if fault is None and not reserve(sum(len(path) + len(value) for path, value in request.pairs)):
             fault = BUSY
         return replace(whole, fault=fault)
 
@@ -480,10 +436,3 @@ class XenstoreEndpoint:
 def _path_parameters(match: Match) -> Pairs:
     """The parameters that are elements of the request's path. Raises ValueError for an invalid escape."""
     return [(member(name), text_of(value).encode()) for name, value in match.parameters.items() if name[0] != "_"]
-
-
-def _shown(method: str) -> str:
-    try:
-        return quoted(text_of(method))
-    except ValueError:
-        return quoted(method)

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from adapters.limits import Quota
 from adapters.xenstore.client.client import XenstoreClient, socket_path
 from adapters.xenstore.server.caller import NODES, Admission, StoreLimits
@@ -108,13 +110,5 @@ class XenstoreTransport(interfaces.Transport):
     def status(self) -> StoreStatus:
         """The state for an operator."""
         status = self.store.status()
-        return StoreStatus(
-            self.name,
-            status.address,
-            status.connected,
-            status.connected and all(endpoint.is_up for endpoint in self._endpoints),
-            status.last_error,
-            status.reconnects,
-            status.watches,
-            len(self._shared.running),
-        )
+        serving = status.connected and all(endpoint.is_up for endpoint in self._endpoints)
+        return replace(status, listener=self.name, serving=serving, waiting=len(self._shared.running))

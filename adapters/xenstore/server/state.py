@@ -20,7 +20,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -36,7 +36,6 @@ from adapters.xenstore.styles.base import Style
 from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import Value
 from gateway.core.xenstore.exposure import DOM0, Domains, Exposure
-from gateway.core.xenstore.paths import Match
 
 READERS = 32  # requests of domain 0 that are read at the same time
 READERS_PER_DOMAIN = 2  # of each other domain
@@ -156,8 +155,12 @@ class SharedContext(Struct):
         """Remember the response of a write, for a store that forgets it. The oldest make way beyond the limits."""
         now = self.clock()
         self.forget_response(node)
-        while self.responses and (self._is_full(len(body)) or next(iter(self.responses.values())).until < now):
-            self.forget_response(next(iter(self.responses)))
+        while self.responses:
+            oldest = next(iter(self.responses))
+            is_full = len(self.responses) >= MAX_RESPONSES or self.response_bytes + len(body) > MAX_RESPONSE_BYTES
+            if not is_full and self.responses[oldest].until >= now:
+                break
+            self.forget_response(oldest)
         self.responses[node] = StoredResponse(now + RESPONSE_TTL, owner, body, connection)
         self.response_bytes += len(body)
 
@@ -176,9 +179,6 @@ class SharedContext(Struct):
         stored = self.responses.pop(node, None)
         self.response_bytes -= len(stored.body) if stored is not None else 0
 
-    def _is_full(self, more: int) -> bool:
-        return len(self.responses) >= MAX_RESPONSES or self.response_bytes + more > MAX_RESPONSE_BYTES
-
 
 # Records in the store
 
@@ -190,16 +190,12 @@ ANSWERS = f"{RECORDS}/answers"
 
 @lru_cache(KNOWN_CLAIMS)
 def claim_path(node: str) -> str:
-    """The path of the claim on a request. Its length does not depend on the request's path."""
-    return _record(CLAIMS, node)
+    """The path of the claim on a request."""
+    return record_path(CLAIMS, node)
 
 
-def answer_path(node: str) -> str:
-    """The path of the record which nodes the last response to this request consists of."""
-    return _record(ANSWERS, node)
-
-
-def _record(root: str, node: str) -> str:
+def record_path(root: str, node: str) -> str:
+    """The path of a record on a request. Its length does not depend on the request's path."""
     name = hashlib.sha256(node.encode()).hexdigest()[:40]
     return f"{root}/{name[:2]}/{name[2:]}"
 
@@ -237,11 +233,8 @@ async def remove_expired_responses(style: Style, shared: SharedContext, ttl: flo
         try:
             there = {each.node: each for each in await transactions.places(shared.store, template, template.root)}
             for node in sorted(before & there.keys()):
-                await _remove(shared.store, style, there.pop(node))
+                removal = style.removal(there.pop(node))
+                await shared.store.transaction(partial(run_steps, steps=removal, domid=DOM0))
             before = frozenset(there)
         except (StoreError, StoreLostError) as error:
             shared.report(f"expired responses at {template} cannot be removed; they are tried again: {error}")
-
-
-async def _remove(store: XenstoreClient, style: Style, response: Match) -> None:
-    await store.transaction(lambda nodes: run_steps(nodes, style.removal(response), DOM0))

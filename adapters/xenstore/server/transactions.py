@@ -5,7 +5,7 @@ The functions take `StoreOperations`, so that they work inside a transaction and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from adapters.xenstore.client.operations import StoreOperations, Transaction, ask, found, permissions_in
@@ -23,11 +23,11 @@ async def run_steps(nodes: StoreOperations, steps: Sequence[WriteStep], domid: i
         found(answer)
 
 
-async def in_pieces(nodes: StoreOperations, asked: Sequence[Asked]) -> list[Answer]:
+async def in_pieces(nodes: StoreOperations, asked: Sequence[Asked], size: int = PIECE) -> list[Answer]:
     """As `together`, in pieces that no store takes long for: others get their turn, and each has its own deadline."""
     answers: list[Answer] = []
-    for at in range(0, len(asked), PIECE):
-        answers += await nodes.together(asked[at : at + PIECE])
+    for at in range(0, len(asked), size):
+        answers += await nodes.together(asked[at : at + size])
     return answers
 
 
@@ -70,14 +70,16 @@ class RequestTooLargeError(Exception):
     """The request has too many nodes or bytes; the text says the limit."""
 
 
-class Read(NamedTuple):
-    """Nodes that exist: their values and their permissions, by path."""
+class ReadNode(NamedTuple):
+    """What is read of a node that exists."""
 
-    values: dict[str, bytes]
-    permissions: dict[str, Permissions]
+    value: bytes
+    permissions: Permissions
 
 
-async def tree(nodes: StoreOperations, root: str, limit: int, size: int, names: Sequence[str] = ()) -> Read:
+async def tree(
+    nodes: StoreOperations, root: str, limit: int, size: int, names: Sequence[str] = ()
+) -> dict[str, ReadNode]:
     """The node `root` and its descendants, by their path below it. Nodes below a node with a value are not read.
 
     `limit` nodes and `size` bytes are the most. `names`: children that are probably there, read together with the root.
@@ -85,123 +87,51 @@ async def tree(nodes: StoreOperations, root: str, limit: int, size: int, names: 
     """
     likely = [f"{root}/{name}" for name in names]
     answers = await nodes.together(_with_children(root, likely))
-    whole = _read([root, *likely], [*answers[:2], *answers[3:]])
+    first = _read([root, *likely], [*answers[:2], *answers[3:]])
     level = await _names(nodes, root, answers[2])
     more = [path for path in level if path not in likely]
-    whole = _only(whole, [root, *level])
+    whole = {path: first[path] for path in (root, *level) if path in first}
     while level:
-        if len(whole.values.keys() | level) > limit:
+        if len(whole.keys() | level) > limit:
             raise RequestTooLargeError(f"expected at most {limit} nodes")
-        read = await several(nodes, more)
-        whole.values.update(read.values)
-        whole.permissions.update(read.permissions)
+        whole.update(await several(nodes, more))
         _check_size(whole, size)
-        inner = [path for path in level if whole.values.get(path) == b""]
+        inner = [path for path in level if path in whole and not whole[path].value]
         level = more = await _lists(nodes, inner)
     return _below(root, whole)
 
 
-async def leaves(nodes: Transaction, root: str, limit: int, size: int, names: Sequence[str]) -> Read | None:
+async def leaves(
+    nodes: Transaction, root: str, limit: int, size: int, names: Sequence[str]
+) -> dict[str, ReadNode] | None:
     """The node `root` with children of these names, as `tree`, and the end of the transaction in the same trip.
 
     None when there are other nodes; the transaction has ended then too. Raises StoreError, RequestTooLargeError.
     """
     likely = sorted(f"{root}/{name}" for name in names)
     answers = await nodes.commit(_with_children(root, likely), goes_on=True)
-    there = _unless_too_long(answers[2])
     whole = _read([root, *likely], [*answers[:2], *answers[3:]])
-    if there is None or sorted(children(there)) != sorted(names) or b"" in map(whole.values.get, likely):
+    if isinstance(answers[2], StoreError) and answers[2].name == "E2BIG":  # its names do not fit into one answer
         return None
-    if len(whole.values) > limit:
+    there = children(found(answers[2]) or b"")
+    if sorted(there) != sorted(names) or any(path in whole and not whole[path].value for path in likely):
+        return None
+    if len(whole) > limit:
         raise RequestTooLargeError(f"expected at most {limit} nodes")
     _check_size(whole, size)
     return _below(root, whole)
 
 
-def _with_children(root: str, paths: Sequence[str]) -> list[Asked]:
-    return [*_pair(root), ask(Operation.DIRECTORY, root), *(each for path in paths for each in _pair(path))]
-
-
-def _pair(path: str) -> tuple[Asked, Asked]:
-    return ask(Operation.READ, path), ask(Operation.GET_PERMS, path)
-
-
-def _read(paths: Sequence[str], answers: Sequence[Answer]) -> Read:
-    """Those of the nodes that exist, from the answers to READ and GET_PERMS of each."""
-    read = Read({}, {})
-    for at, path in enumerate(paths):
-        value, permissions = found(answers[2 * at]), permissions_in(answers[2 * at + 1], path)
-        if value is not None and permissions is not None:
-            read.values[path] = value
-            read.permissions[path] = permissions
-    return read
-
-
-def _only(read: Read, paths: Sequence[str]) -> Read:
-    """Those of the paths, in their order."""
-    return Read(
-        {path: read.values[path] for path in paths if path in read.values},
-        {path: read.permissions[path] for path in paths if path in read.permissions},
-    )
-
-
-def _below(root: str, read: Read) -> Read:
-    begin = len(root) + 1
-    return Read(
-        {path[begin:]: value for path, value in read.values.items()},
-        {path[begin:]: each for path, each in read.permissions.items()},
-    )
-
-
-def _check_size(read: Read, size: int) -> None:
-    if sum(map(len, read.values.values())) > size:
-        raise RequestTooLargeError(f"expected at most {size} bytes in all nodes together")
-
-
-def _unless_too_long(answer: Answer) -> bytes | None:
-    """The answer to DIRECTORY; None too when the names do not fit into one answer."""
-    return None if isinstance(answer, StoreError) and answer.name == "E2BIG" else found(answer)
-
-
-async def _names(nodes: StoreOperations, path: str, answer: Answer) -> list[str]:
-    """The paths of the children, from the answer to DIRECTORY."""
-    if isinstance(answer, StoreError) and answer.name == "E2BIG":
-        names = await nodes.list(path)
-    else:
-        payload = found(answer)
-        names = None if payload is None else children(payload)
-    return [f"{path}/{name}" for name in sorted(names or ())]
-
-
-async def _lists(nodes: StoreOperations, paths: Sequence[str]) -> list[str]:
-    """The paths of the children of all nodes."""
-    answers = await _in_batches(nodes, [(ask(Operation.DIRECTORY, path),) for path in paths])
-    return [child for path, answer in zip(paths, answers, strict=True) for child in await _names(nodes, path, answer)]
-
-
-async def several(nodes: StoreOperations, paths: Iterable[str]) -> Read:
+async def several(nodes: StoreOperations, paths: Sequence[str]) -> dict[str, ReadNode]:
     """Those of the nodes that exist."""
-    paths = list(paths)
-    return _read(paths, await _in_batches(nodes, [_pair(path) for path in paths]))
-
-
-async def values(nodes: StoreOperations, paths: Iterable[str]) -> dict[str, bytes]:
-    """The values of those of the nodes that exist."""
-    paths = list(paths)
-    answers = await _in_batches(nodes, [(ask(Operation.READ, path),) for path in paths])
-    return {path: value for path, answer in zip(paths, answers, strict=True) if (value := found(answer)) is not None}
-
-
-async def _in_batches(nodes: StoreOperations, asked: Sequence[Sequence[Asked]]) -> list[Answer]:
-    """The answers to what is asked of each node, in one list."""
-    answers: list[Answer] = []
-    for at in range(0, len(asked), BATCH):
-        answers += await nodes.together([each for of_node in asked[at : at + BATCH] for each in of_node])
-    return answers
+    return _read(paths, await in_pieces(nodes, [each for path in paths for each in _pair(path)], 2 * BATCH))
 
 
 async def places(nodes: StoreOperations, template: Template, start: str) -> list[Match]:
-    """Every node at or below `start` that fits the template. Elements behind its last parameter need not exist."""
+    """Every node at or below `start` that fits the template. Elements behind its last parameter need not exist.
+
+    `start` may be "": all nodes.
+    """
     rest = template.continues(start)
     if rest is None:
         return []
@@ -212,3 +142,45 @@ async def places(nodes: StoreOperations, template: Template, start: str) -> list
         else:
             paths = [f"{path}/{element}" for path in paths]
     return [match for path in paths if (match := template.match(path)) is not None]
+
+
+def _with_children(root: str, paths: Sequence[str]) -> list[Asked]:
+    return [*_pair(root), ask(Operation.DIRECTORY, root), *(each for path in paths for each in _pair(path))]
+
+
+def _pair(path: str) -> tuple[Asked, Asked]:
+    return ask(Operation.READ, path), ask(Operation.GET_PERMS, path)
+
+
+def _read(paths: Sequence[str], answers: Sequence[Answer]) -> dict[str, ReadNode]:
+    """Those of the nodes that exist, from the answers to READ and GET_PERMS of each."""
+    read = {}
+    for at, path in enumerate(paths):
+        value, permissions = found(answers[2 * at]), permissions_in(answers[2 * at + 1], path)
+        if value is not None and permissions is not None:
+            read[path] = ReadNode(value, permissions)
+    return read
+
+
+def _below(root: str, read: dict[str, ReadNode]) -> dict[str, ReadNode]:
+    return {path[len(root) + 1 :]: node for path, node in read.items()}
+
+
+def _check_size(read: dict[str, ReadNode], size: int) -> None:
+    if sum(len(node.value) for node in read.values()) > size:
+        raise RequestTooLargeError(f"expected at most {size} bytes in all nodes together")
+
+
+async def _names(nodes: StoreOperations, path: str, answer: Answer) -> list[str]:
+    """The paths of the children, from the answer to DIRECTORY."""
+    if isinstance(answer, StoreError) and answer.name == "E2BIG":
+        names = await nodes.list(path or "/")
+    else:
+        names = children(found(answer) or b"")
+    return [f"{path}/{name}" for name in sorted(names or ())]
+
+
+async def _lists(nodes: StoreOperations, paths: Sequence[str]) -> list[str]:
+    """The paths of the children of all nodes."""
+    answers = await in_pieces(nodes, [ask(Operation.DIRECTORY, path or "/") for path in paths], BATCH)
+    return [child for path, answer in zip(paths, answers, strict=True) for child in await _names(nodes, path, answer)]

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from adapters.xenstore.styles import chunked, directory, mailbox, tree, value
+from adapters.xenstore.styles import queries, words
 from adapters.xenstore.styles.base import Style
 
 STYLES: Mapping[str, type[Style]] = {
-    "tree": tree.Tree,
-    "chunked": chunked.Chunked,
-    "mailbox": mailbox.Mailbox,
-    "word": value.Word,
-    "deletion": value.Deletion,
-    "directory": directory.Directory,
+    "tree": queries.Tree,
+    "chunked": queries.Chunked,
+    "mailbox": words.Mailbox,
+    "word": words.Word,
+    "deletion": words.Deletion,
+    "directory": words.Directory,
 }

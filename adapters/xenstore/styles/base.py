@@ -4,17 +4,17 @@ A style is pure. It names the place of requests (a template), the few nodes that
 whole request, and the steps that start and answer it. All steps of one moment are done in one transaction. The tree
 below a request may be large, so it is read only for a request whose domain may call.
 
-A new style is one file in this folder and one line in `STYLES`.
+A new style is one class in this folder and one line in `STYLES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct, field
 
-from gateway.core.rpc.model import Fault, FaultCode
+from gateway.core.rpc.model import Fault
 from gateway.core.xenstore.exposure import Exposure
 from gateway.core.xenstore.paths import MAX_VALUE, Match, Template
 
@@ -74,89 +74,58 @@ class Request(Struct, frozen=True):
     started: bool = False  # its first steps are done already, by this server or by another one
 
 
-class Style(Protocol):
-    """One way to write requests and responses as nodes. Made for one exposure."""
+class Style:
+    """One way to write requests and responses as nodes, made for one exposure. The defaults suit most styles."""
 
-    unique: bool  # a request node is never used twice: a client makes an id for each request
-
-    def __init__(self, exposure: Exposure) -> None: ...
-
-    @property
-    def requests(self) -> Template:
-        """The place of requests. Names of parameters that begin with an underscore belong to the style."""
-
-    def announce(self, pid: int) -> Sequence[WriteStep]:
-        """The steps that tell clients that there is a server."""
-
-    def owner_node(self, match: Match) -> str:
-        """The node whose permissions tell who has written the request."""
-
-    def read_set(self, match: Match) -> ReadSet:
-        """The nodes to read after a change at a request node or below it."""
-
-    def parse(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
-        """The request in the single nodes; None when there is none. The tree is not yet part of it."""
-
-    def complete(self, match: Match, request: Request, tree: Mapping[str, bytes]) -> Request:
-        """The request with the nodes of the tree, by their path below it ("" is its root)."""
-
-    def start(self, match: Match, request: Request) -> Sequence[WriteStep]:
-        """The steps to do before the call is made."""
-
-    def respond(self, match: Match, request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
-        """The steps that write the response; a fault when the style cannot express it."""
-
-    def shared_folder(self, match: Match) -> str | None:
-        """The folder of a response that lies among other nodes; None when the response has a place of its own."""
-
-    @property
-    def responses(self) -> Template | None:
-        """The place of responses that clients have to remove; None when no response stays."""
-
-    def removal(self, match: Match) -> Sequence[WriteStep]:
-        """The steps that remove a response at `responses` and its request."""
-
-
-class BaseStyle(Style):
-    """The defaults of most styles: no announcement, no first steps, no responses that stay."""
-
-    unique = False
+    unique = False  # a request node is never used twice: a client makes an id for each request
 
     def __init__(self, exposure: Exposure) -> None:
         self.exposure = exposure
 
     @property
     def requests(self) -> Template:
-        """The exposed path itself."""
+        """The place of requests. Names of parameters that begin with an underscore belong to the style."""
         return self.exposure.path
-
-    def announce(self, _pid: int) -> Sequence[WriteStep]:
-        """No steps."""
-        return ()
-
-    def owner_node(self, match: Match) -> str:
-        """The request node."""
-        return match.node
-
-    def complete(self, _match: Match, request: Request, _tree: Mapping[str, bytes]) -> Request:
-        """The request as it is."""
-        return request
-
-    def start(self, _match: Match, _request: Request) -> Sequence[WriteStep]:
-        """No steps."""
-        return ()
-
-    def shared_folder(self, _match: Match) -> str | None:
-        """None."""
-        return None
 
     @property
     def responses(self) -> Template | None:
-        """None."""
+        """The place of responses that clients have to remove; None when no response stays."""
         return None
 
+    def announce(self, _pid: int) -> Sequence[WriteStep]:
+        """The steps that tell clients that there is a server."""
+        return ()
+
+    def owner_node(self, match: Match) -> str:
+        """The node whose permissions tell who has written the request."""
+        return match.node
+
+    def shared_folder(self, _match: Match) -> str | None:
+        """The folder of a response that lies among other nodes; None when the response has a place of its own."""
+        return None
+
+    def read_set(self, match: Match) -> ReadSet:
+        """The nodes to read after a change at a request node or below it."""
+        raise NotImplementedError
+
+    def parse(self, match: Match, nodes: Mapping[str, bytes]) -> Request | None:
+        """The request in the single nodes; None when there is none. The tree is not yet part of it."""
+        raise NotImplementedError
+
+    def complete(self, _match: Match, request: Request, _tree: Mapping[str, bytes]) -> Request:
+        """The request with the nodes of the tree, by their path below it ("" is its root)."""
+        return request
+
+    def start(self, _match: Match, _request: Request) -> Sequence[WriteStep]:
+        """The steps to do before the call is made."""
+        return ()
+
+    def respond(self, match: Match, request: Request, pairs: Pairs) -> Sequence[WriteStep] | Fault:
+        """The steps that write the response; a fault when the style cannot express it."""
+        raise NotImplementedError
+
     def removal(self, _match: Match) -> Sequence[WriteStep]:
-        """No steps."""
+        """The steps that remove a response at `responses` and its request."""
         return ()
 
 
@@ -180,38 +149,10 @@ def only_value(pairs: Pairs) -> bytes | None:
     return pairs[0][1] if [path for path, _ in pairs] == [""] else None
 
 
-def named_only(pairs: Pairs) -> bool:
-    """Whether each node of an answer has a name, so that the answer is not a single value."""
-    return all(path for path, _ in pairs)
-
-
-def owned_nodes(folder: str, pairs: Pairs) -> Sequence[WriteStep]:
-    """The steps that write an answer below a folder with nodes of other domains: each belongs to the caller alone."""
-    values = dict(pairs)
-    steps: list[WriteStep] = []
-    for top in dict.fromkeys(path.partition("/")[0] for path in values):
-        steps.append(Write(f"{folder}/{top}", values.get(top, b""), owned=True))
-        steps += [Write(f"{folder}/{path}", value) for path, value in pairs if path.startswith(f"{top}/")]
-    return steps
-
-
-def invalid_request(message: str) -> Fault:
-    """The fault of a request that does not follow its style."""
-    return Fault(FaultCode.INVALID_REQUEST, message)
-
-
-def unrepresentable(message: str) -> Fault:
-    """The fault of an answer that its style cannot express."""
-    return Fault(FaultCode.UNREPRESENTABLE, message)
-
-
 def pairs_below(tree: Mapping[str, bytes]) -> Pairs:
     """The nodes of a tree that carry data: those with a value, and leaves."""
-    inner = {path.rpartition("/")[0] for path in tree if "/" in path}
-    above = {path for each in inner for path in _ancestors(each)}
+    above: set[str] = set()
+    for path in tree:
+        while path := path.rpartition("/")[0]:
+            above.add(path)
     return [(path, value) for path, value in tree.items() if path and (value or path not in above)]
-
-
-def _ancestors(path: str) -> Sequence[str]:
-    elements = path.split("/")
-    return ["/".join(elements[:count]) for count in range(1, len(elements) + 1)]

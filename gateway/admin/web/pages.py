@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,8 +24,6 @@ from gateway.core.admin.records import Counts, MethodId, StateRefused
 from gateway.core.admin.views import MethodRow
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.statistics import BOUNDS, BUCKETS
-
-Page: TypeAlias = Callable[[web.Request, Session, bool], Awaitable[str]]
 
 SAMPLES = 120  # of the number of calls, for the plot of the overview
 MIN_INTERVAL = 1.0  # seconds between two of them
@@ -47,8 +45,16 @@ SORTS: Mapping[str, Callable[[MethodRow], Any]] = {
 }
 
 
+class Page(NamedTuple):
+    """What a page shows: the name of its template, its title, and the values in it."""
+
+    template: str
+    title: str
+    values: Mapping[str, Any]
+
+
 class Pages:
-    """Renders each page for a session. `may_change`: whether it has forms."""
+    """Gathers each page of a request, and renders it."""
 
     def __init__(self, operations: Operations, service: AdminService, traffic: Traffic) -> None:
         self._operations = operations
@@ -58,10 +64,7 @@ class Pages:
         loader = PackageLoader("gateway.admin.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         self._templates.filters |= {"moment": _moment, "seconds": _seconds, "share": _share, "number": _number}
-
-    def routes(self) -> Mapping[str, Page]:
-        """Path -> page."""
-        return {
+        self.routes: Mapping[str, Callable[[web.Request], Awaitable[Page]]] = {  # by path
             "/": self.overview,
             "/methods": self.methods,
             "/method/{service}/{method:.+}": self.method,
@@ -74,104 +77,96 @@ class Pages:
         """A page that says one thing, such as an error."""
         return self._templates.get_template("message.html").render(title="xcp-gateway", text=text)
 
-    async def overview(self, request: web.Request, session: Session, may_change: bool) -> str:  # noqa: FBT001
-        """Health, buses, services, upstreams, calls a second."""
-        now = time.monotonic()
-        if not self._samples or now - self._samples[-1][0] >= MIN_INTERVAL:
-            self._samples.append((now, *await self._operations.totals()))
-        rates = _rates(self._samples)
-        known = {
-            "status": await self._operations.status(),
-            "rates": rates,
-            "plot": _line([calls for calls, _ in rates]),
-        }
-        return self._render("overview.html", "Overview", request, session, may_change, **known)
-
-    async def methods(self, request: web.Request, session: Session, may_change: bool) -> str:  # noqa: FBT001
-        """A row for each method with a legacy service; `all` in the query: for each."""
-        pattern = request.query.get("pattern", "").strip()
-        sort = request.query.get("sort", "method")
-        found = await self._service.methods(pattern or "*")
-        problem = found.why if isinstance(found, StateRefused) else ""
-        rows = [] if isinstance(found, StateRefused) else list(found)
-        rows.sort(key=SORTS.get(sort, SORTS["method"]))
-        longest = max((each.p99 or 0 for row in rows for each in (row.legacy, row.dbus)), default=0)
-        page = max(0, int(request.query["page"])) if request.query.get("page", "").isdigit() else 0
-        known: dict[str, Any] = {"rows": rows[page * ROWS : (page + 1) * ROWS], "total": len(rows), "page": page}
-        known |= {"pages": -(-len(rows) // ROWS), "pattern": pattern, "sort": sort, "sorts": SORTS, "problem": problem}
-        return self._render("methods.html", "Methods", request, session, may_change, longest=longest, **known)
-
-    async def method(self, request: web.Request, session: Session, may_change: bool) -> str:  # noqa: FBT001
-        """One method: mode and its history, latency of both sides, differences side by side, callers."""
-        service, name = request.match_info["service"], request.match_info["method"]
-        rows = await self._service.methods(f"{service}/{name}")
-        if isinstance(rows, StateRefused) or not rows:
-            why = rows.why if isinstance(rows, StateRefused) else f"no mapped method is named '{service}/{name}'"
-            raise web.HTTPNotFound(text=why)
-        row = rows[0]
-        counts = await self._traffic.state.evidence()
-        mine = NOTHING if isinstance(counts, StateRefused) else counts.get(MethodId(row.service, row.method), NOTHING)
-        sides = counters.sides(mine)
-        history = await self._service.audit(ENTRIES, 0.0, f"{row.service}/{row.method}")
-        differences = await self._service.diff(f"{row.service}/{row.method}", MISMATCHES)
-        known = await callers(self._traffic, api.ClientsQuery(method=row.method, service=row.service, limit=CALLERS))
-        return self._render(
-            "method.html",
-            f"{row.service}/{row.method}",
-            request,
-            session,
-            may_change,
-            row=row,
-            modes=[mode.value for mode in Mode],
-            explained=_found(self._service.explain(f"{row.service}/{row.method}")),
-            histograms=_histograms(sides.control.latency, sides.candidate.latency),
-            history=_found(history),
-            differences=_found(differences),
-            callers=_found(known),
-        )
-
-    async def rollouts(self, request: web.Request, session: Session, may_change: bool) -> str:  # noqa: FBT001
-        """The rollouts, with their steps as a track."""
-        found = await self._service.rollouts.list()
-        return self._render("rollouts.html", "Rollouts", request, session, may_change, rollouts=_found(found))
-
-    async def callers(self, request: web.Request, session: Session, may_change: bool) -> str:  # noqa: FBT001
-        """Who calls over which protocol: who would be hit if it ended."""
-        known = _found(await callers(self._traffic, api.ClientsQuery(limit=10_000)))
-        protocols: dict[str, dict[tuple[str, str, str], list[api.ClientRow]]] = {}
-        for row in known:
-            who = row["peer"], row["agent"], row["user"]
-            protocols.setdefault(row["protocol"], {}).setdefault(who, []).append(row)
-        return self._render("callers.html", "Callers", request, session, may_change, protocols=protocols)
-
-    async def audit(self, request: web.Request, session: Session, may_change: bool) -> str:  # noqa: FBT001
-        """The newest decisions."""
-        subject = request.query.get("subject", "").strip()
-        entries = _found(await self._service.audit(ENTRIES, 0.0, subject or None))
-        return self._render("audit.html", "Audit", request, session, may_change, entries=entries, subject=subject)
-
-    def _render(
-        self,
-        name: str,
-        title: str,
-        request: web.Request,
-        session: Session,
-        may_change: bool,  # noqa: FBT001
-        **known: Any,
-    ) -> str:
-        return self._templates.get_template(name).render(
-            title=title,
+    def render(self, page: Page, request: web.Request, session: Session, *, may_change: bool) -> str:
+        """A page as its session sees it: with forms where it may change something."""
+        return self._templates.get_template(page.template).render(
+            title=page.title,
             path=request.path,
             back=request.path_qs.partition("done=")[0].rstrip("?&"),
             done=request.query.get("done", ""),
             who=str(session.caller),
             secret=session.secret,
             may_change=may_change,
-            **known,
+            **page.values,
         )
 
+    async def overview(self, _request: web.Request) -> Page:
+        """Health, buses, services, upstreams, calls and faults a second."""
+        now, samples = time.monotonic(), self._samples
+        if not samples or now - samples[-1][0] >= MIN_INTERVAL:
+            samples.append((now, *await self._operations.totals()))
+        pairs = zip(samples, list(samples)[1:], strict=False)
+        rates = [((b[1] - a[1]) / (b[0] - a[0]), (b[2] - a[2]) / (b[0] - a[0])) for a, b in pairs]
+        known = {
+            "status": await self._operations.status(),
+            "rates": rates,
+            "plot": _line([calls for calls, _ in rates]),
+        }
+        return Page("overview.html", "Overview", known)
 
-NOTHING = Counts()
+    async def methods(self, request: web.Request) -> Page:
+        """A row for each method of a pattern."""
+        pattern, asked = request.query.get("pattern", "").strip(), request.query.get("page", "")
+        sort = request.query.get("sort", "method")
+        found = await self._service.methods(pattern or "*")
+        problem, rows = (found.why, []) if isinstance(found, StateRefused) else ("", list(found))
+        rows.sort(key=SORTS.get(sort, SORTS["method"]))
+        page = int(asked) if asked.isdigit() else 0
+        known = {
+            "rows": rows[page * ROWS : (page + 1) * ROWS],
+            "total": len(rows),
+            "page": page,
+            "pages": -(-len(rows) // ROWS),
+            "pattern": pattern,
+            "sort": sort,
+            "sorts": SORTS,
+            "problem": problem,
+            "longest": max((each.p99 or 0 for row in rows for each in (row.legacy, row.dbus)), default=0),
+        }
+        return Page("methods.html", "Methods", known)
+
+    async def method(self, request: web.Request) -> Page:
+        """One method: mode and its history, latency of both sides, differences side by side, callers."""
+        name = f"{request.match_info['service']}/{request.match_info['method']}"
+        rows = await self._service.methods(name)
+        if isinstance(rows, StateRefused) or not rows:
+            why = rows.why if isinstance(rows, StateRefused) else f"no mapped method is named '{name}'"
+            raise web.HTTPNotFound(text=why)
+        row = rows[0]
+        identity, name = MethodId(row.service, row.method), f"{row.service}/{row.method}"
+        counts = await self._traffic.state.evidence()
+        sides = counters.sides(Counts() if isinstance(counts, StateRefused) else counts.get(identity, Counts()))
+        history = await self._service.audit(ENTRIES, 0.0, name)
+        differences = await self._service.diff(name, MISMATCHES)
+        known = await callers(self._traffic, api.ClientsQuery(method=row.method, service=row.service, limit=CALLERS))
+        values = {
+            "row": row,
+            "modes": [mode.value for mode in Mode],
+            "explained": _found(self._service.explain(name)),
+            "histograms": _histograms(sides.control.latency, sides.candidate.latency),
+            "history": _found(history),
+            "differences": _found(differences),
+            "callers": _found(known),
+        }
+        return Page("method.html", name, values)
+
+    async def rollouts(self, _request: web.Request) -> Page:
+        """The rollouts, with their steps as a track."""
+        return Page("rollouts.html", "Rollouts", {"rollouts": _found(await self._service.rollouts.list())})
+
+    async def callers(self, _request: web.Request) -> Page:
+        """Who calls over which protocol: who would be hit if it ended."""
+        protocols: dict[str, dict[tuple[str, str, str], list[api.ClientRow]]] = {}
+        for row in _found(await callers(self._traffic, api.ClientsQuery(limit=10_000))):
+            who = row["peer"], row["agent"], row["user"]
+            protocols.setdefault(row["protocol"], {}).setdefault(who, []).append(row)
+        return Page("callers.html", "Callers", {"protocols": protocols})
+
+    async def audit(self, request: web.Request) -> Page:
+        """The newest decisions."""
+        subject = request.query.get("subject", "").strip()
+        entries = _found(await self._service.audit(ENTRIES, 0.0, subject or None))
+        return Page("audit.html", "Audit", {"entries": entries, "subject": subject})
 
 
 def _found(answer: Any) -> Any:
@@ -179,12 +174,6 @@ def _found(answer: Any) -> Any:
     if isinstance(answer, StateRefused):
         raise web.HTTPServiceUnavailable(text=answer.why)
     return answer
-
-
-def _rates(samples: Sequence[tuple[float, int, int]]) -> list[tuple[float, float]]:
-    """Calls and faults a second between each two samples."""
-    pairs = zip(samples, list(samples)[1:], strict=False)
-    return [((b[1] - a[1]) / (b[0] - a[0]), (b[2] - a[2]) / (b[0] - a[0])) for a, b in pairs]
 
 
 WIDTH, HEIGHT = 480, 80  # of a plot

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib.resources import files
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
 from aiohttp import web
 
+from gateway.admin import api
 from gateway.admin.handlers import Operations
 from gateway.admin.http import check_origin
 from gateway.admin.service import AdminService
 from gateway.admin.sockets import TcpServer
 from gateway.admin.traffic import Traffic
-from gateway.admin.web.actions import ACTIONS, Outcome
-from gateway.admin.web.pages import Pages
+from gateway.admin.web.pages import Page, Pages
 from gateway.admin.web.sessions import Session, WebSessions
 from gateway.core.admin.access import AccessRules, Caller, Right, denial
-from gateway.core.admin.views import Notification
+from gateway.core.admin.records import StateRefused
+from gateway.core.admin.views import ModeRequest, ModeResult, Notification
 from gateway.core.logger import Logger
+from gateway.core.rpc import units
 
 COOKIE = "xcp-gateway"
 MAX_FORM = 64 * 1024  # bytes
@@ -43,6 +47,8 @@ SESSION = web.RequestKey("session", Session)
 STATIC = {"style.css": "text/css", "live.js": "text/javascript"}
 
 _log = Logger("admin")
+Form = Mapping[str, str]
+_T = TypeVar("_T")
 _Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -71,8 +77,8 @@ class WebServer(TcpServer):
         made.router.add_get("/static/{name}", _static)
         made.router.add_get("/events", self._events)
         made.router.add_post("/do/{action}", self._act)
-        for path, page in self._pages.routes().items():
-            made.router.add_get(path, self._shown(page))
+        for path, page in self._pages.routes.items():
+            made.router.add_get(path, partial(self._show, page))
         return made
 
     @web.middleware
@@ -113,41 +119,32 @@ class WebServer(TcpServer):
         raise redirect
 
     async def _leave(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
-        if not _session(request).allows(str(form.get("secret", ""))):
-            raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
+        await _form(request)
         self._sessions.leave(request.cookies.get(COOKIE, ""))
         raise web.HTTPSeeOther("/")
 
-    def _shown(self, page: Callable[[web.Request, Session, bool], Awaitable[str]]) -> _Handle:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            session = _session(request)
-            may_change = self._rights.have(session.caller, Right.CHANGE)
-            return web.Response(text=await page(request, session, may_change), content_type="text/html")
-
-        return handle
+    async def _show(self, page: Callable[[web.Request], Awaitable[Page]], request: web.Request) -> web.Response:
+        session: Session = request[SESSION]
+        may_change = self._rights.have(session.caller, Right.CHANGE)
+        text = self._pages.render(await page(request), request, session, may_change=may_change)
+        return web.Response(text=text, content_type="text/html")
 
     async def _act(self, request: web.Request) -> web.StreamResponse:
-        session, form = _session(request), await request.post()
-        given = {name: value.strip() for name, value in form.items() if isinstance(value, str)}
-        if not session.allows(given.get("secret", "")):
-            raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
-        if not self._rights.have(session.caller, Right.CHANGE):
-            raise web.HTTPForbidden(text=denial(session.caller, Right.CHANGE))
+        given, caller = await _form(request), request[SESSION].caller
+        if not self._rights.have(caller, Right.CHANGE):
+            raise web.HTTPForbidden(text=denial(caller, Right.CHANGE))
         action = ACTIONS.get(request.match_info["action"])
         if action is None:
             raise web.HTTPNotFound(text="unknown action")
         if not given.get("why"):
             raise web.HTTPUnprocessableEntity(text="why: the reason is missing; the audit keeps it")
-        done = await action(self._operations, self._service, given, str(session.caller))
-        return self._answer(done, given.get("back", "/"))
-
-    def _answer(self, done: Outcome, back: str) -> web.StreamResponse:
-        if not done.is_done:
-            return self._failed(done.text, 422)
-        path = urlsplit(back)
+        try:
+            done = await action(self._operations, self._service, given, str(caller))
+        except Refusal as refusal:
+            return self._failed(str(refusal), 422)
+        path = urlsplit(given.get("back", "/"))
         place = path.path if path.path.startswith("/") and not path.path.startswith("//") else "/"
-        raise web.HTTPSeeOther(f"{place}?{path.query + '&' if path.query else ''}done={quote(done.text)}")
+        raise web.HTTPSeeOther(f"{place}?{path.query + '&' if path.query else ''}done={quote(done)}")
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Each change as a server-sent event, until the browser leaves or is too slow."""
@@ -187,8 +184,13 @@ async def _next_event(waiting: asyncio.Queue[Notification]) -> bytes:
     return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
-def _session(request: web.Request) -> Session:
-    return request[SESSION]
+async def _form(request: web.Request) -> dict[str, str]:
+    """The fields of a form of this session."""
+    given = {name: value.strip() for name, value in (await request.post()).items() if isinstance(value, str)}
+    session: Session = request[SESSION]
+    if not session.allows(given.get("secret", "")):
+        raise web.HTTPForbidden(text="this form is not one of this session: load the page again")
+    return given
 
 
 async def _static(request: web.Request) -> web.StreamResponse:
@@ -197,3 +199,75 @@ async def _static(request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound
     content = files("gateway.admin.web").joinpath("static", name).read_bytes()
     return web.Response(body=content, content_type=STATIC[name])
+
+
+# What the forms do: the same operations as the commands, with the fields of a form as arguments.
+
+
+class Refusal(Exception):  # noqa: N818 - it is no error of the program
+    """Why an action was not done, for the person who asked for it."""
+
+
+def _done(result: _T | StateRefused) -> _T:
+    if isinstance(result, StateRefused):
+        raise Refusal(result.why)
+    return result
+
+
+async def _changed(changing: Awaitable[ModeResult | StateRefused]) -> str:
+    result = _done(await changing)
+    moved = [each for each in result.methods if each.changed]
+    held = f"; applies to this gateway only: {result.held}" if result.held else ""
+    if len(moved) == 1:
+        (one,) = moved
+        return f"{one.service}/{one.method}: {one.before} -> {one.after}{held}"
+    return f"{len(moved)} methods changed: {result.mode}{held}" if moved else f"nothing has changed{held}"
+
+
+async def _set_mode(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
+    try:
+        seconds = units.seconds(form["duration"]) if form.get("duration") else None
+    except ValueError as error:
+        raise Refusal(f"duration: {error}") from error
+    wanted = ModeRequest(
+        pattern=form.get("pattern", ""),
+        mode=form.get("mode", ""),
+        percent=form.get("percent") or None,
+        control=form.get("control", "") if form.get("mode") == "shadow" else "",
+        observe="observe" in form,
+        noise="noise" in form,
+        seconds=seconds,
+        why=form["why"],
+    )
+    return await _changed(service.set_mode(wanted, who))
+
+
+async def _reset(_operations: Operations, service: AdminService, form: Form, who: str) -> str:
+    done = _done(await service.reset_statistics(form.get("pattern", ""), who, form["why"]))
+    return f"mismatches and call statistics of {len(done)} methods are deleted"
+
+
+async def _reload(operations: Operations, service: AdminService, form: Form, who: str) -> str:
+    answer = await operations.reload()
+    problems = answer.get("problems")
+    if isinstance(problems, list) and problems:
+        raise Refusal("reload refused:\n" + "\n".join(map(str, problems)))
+    await service.note(who, "reload", "*", {"revision": str(answer["revision"])}, form["why"])
+    return f"revision {answer['revision']} is live"
+
+
+async def _rollout(verb: str, _operations: Operations, service: AdminService, form: Form, who: str) -> str:
+    view = _done(await getattr(service.rollouts, verb)(form.get("name", ""), who, form["why"]))
+    return f"{view.name}: {view.state} at {view.step}"
+
+
+# Name in the path -> what it does, and then says; each has the reason in `why`.
+ACTIONS: Mapping[str, Callable[[Operations, AdminService, Form, str], Awaitable[str]]] = {
+    "set-mode": _set_mode,
+    "clear-mode": lambda _, service, form, who: _changed(service.clear_mode(form.get("pattern", ""), who, form["why"])),
+    "rollback": lambda _, service, form, who: _changed(service.rollback_all(who, form["why"])),
+    "undo-rollback": lambda _, service, form, who: _changed(service.undo_rollback(who, form["why"])),
+    "reset-statistics": _reset,
+    "reload": _reload,
+    **{f"{verb}-rollout": partial(_rollout, verb) for verb in api.ROLLOUT_VERBS},
+}

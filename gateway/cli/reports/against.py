@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,10 +33,17 @@ def report(
     from gateway import check
     from gateway.config import ConfigError
     from gateway.mapping.changes.revision import RevisionError
-    from gateway.mapping.changes.rules import DEFAULT_LEVELS, without_ignored
+    from gateway.mapping.changes.rules import DEFAULT_LEVELS, Ignored, Level, without_ignored
 
-    chosen = _levels(levels) or set(DEFAULT_LEVELS)
-    ignored = _ignored([*ignore, *_lines(ignore_file)])
+    known = {level.value: level for level in Level}
+    for name in levels:
+        if name not in known:
+            fail(f"--level: expected one of {', '.join(known)}, got '{name}'", UNUSABLE)
+    chosen = {known[name] for name in levels} or set(DEFAULT_LEVELS)
+    try:
+        ignored = [Ignored.parse(entry) for entry in (*ignore, *_lines(ignore_file))]
+    except ValueError as error:
+        fail(f"--ignore: {error}", UNUSABLE)
     if form not in FORMATS:
         fail(f"--format: expected one of {', '.join(FORMATS)}, got '{form}'", UNUSABLE)
     try:
@@ -70,16 +77,6 @@ def _other(other: str, socket: Path) -> Any:
     return Against([], commit=other)
 
 
-def _levels(names: Sequence[str]) -> set[Any]:
-    from gateway.mapping.changes.rules import Level
-
-    known = {level.value: level for level in Level}
-    for name in names:
-        if name not in known:
-            fail(f"--level: expected one of {', '.join(known)}, got '{name}'", UNUSABLE)
-    return {known[name] for name in names}
-
-
 def _lines(file: Path | None) -> list[str]:
     """The entries of an ignore file: one a line, `#` begins a comment."""
     if file is None:
@@ -89,15 +86,6 @@ def _lines(file: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         fail(f"--ignore-file: {error_text(error)}", UNUSABLE)
     return [line for line in lines if line]
-
-
-def _ignored(entries: Iterable[str]) -> list[Any]:
-    from gateway.mapping.changes.rules import Ignored
-
-    try:
-        return [Ignored.parse(entry) for entry in entries]
-    except ValueError as error:
-        fail(f"--ignore: {error}", UNUSABLE)
 
 
 # Formats
@@ -143,16 +131,15 @@ def _sarif(found: Sequence[Any], breaking: Sequence[Any], _ignored: int) -> None
             "ruleIndex": used.index(each.rule),
             "level": "error" if each in breaking else "note",
             "message": {"text": f"{each.subject}: {each.message}"},
-            "locations": [_location(each)] if each.file else [],
+            "locations": [{"physicalLocation": _place(each)}] if each.file else [],
         }
         for each in found
     ]
     print_json({"$schema": SARIF, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]})
 
 
-def _location(change: Any) -> dict[str, Any]:
-    region = {"startLine": change.line}
-    return {"physicalLocation": {"artifactLocation": {"uri": _relative(change.file)}, "region": region}}
+def _place(change: Any) -> dict[str, Any]:
+    return {"artifactLocation": {"uri": _relative(change.file)}, "region": {"startLine": change.line}}
 
 
 def _github(found: Sequence[Any], breaking: Sequence[Any], _ignored: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -27,12 +27,6 @@ _VERDICTS: Mapping[str, tuple[str, str]] = {
     "different": ("different", "yellow"),
     "error_different": ("errors differ", "red"),
 }
-
-
-def lines(pairs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Mismatches as JSON lines."""
-    for pair in pairs:
-        yield json.dumps(pair, separators=(",", ":"), allow_nan=False)
 
 
 def places(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -78,43 +72,37 @@ def show(pair: Mapping[str, Any], when: float | None = None, zone: tzinfo | None
 
     `when`: seconds since 1970, shown in `zone`, or else in local time.
     """
-    parts: list[RenderableType] = [_head(pair, when, zone), _context(pair)]
-    if pair["differences"]:
-        parts.append(Padding(_table(pair), (0, 0, 0, 2), expand=False))
-    parts += [Text(f"  {note}", "dim") for note in _notes(pair)]
-    return Group(*parts)
-
-
-def _head(pair: Mapping[str, Any], when: float | None, zone: tzinfo | None) -> Text:
     words, style = _VERDICTS.get(pair["verdict"], (pair["verdict"], ""))
     moment = "" if when is None else datetime.fromtimestamp(when, zone).isoformat(" ", "seconds")
-    return Text.assemble((printable(pair["call"]["method"]), "bold"), "  ", (words, style), (f"  {moment}", "dim"))
-
-
-def _context(pair: Mapping[str, Any]) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row("  called", Text(_called(pair)))
-    for name, style in (("control", CONTROL), ("candidate", CANDIDATE)):
-        ran = pair[name]
-        grid.add_row(f"  {name}", Text.assemble((ran["side"], style), f" in {ran['ms']:.1f} ms"))
-    return grid
+    name = (printable(pair["call"]["method"]), "bold")
+    context = Table.grid(padding=(0, 2))
+    context.add_column(style="dim", no_wrap=True)
+    context.add_column(overflow="fold")
+    context.add_row("  called", Text(_called(pair)))
+    for side, colour in (("control", CONTROL), ("candidate", CANDIDATE)):
+        ran = pair[side]
+        context.add_row(f"  {side}", Text.assemble((ran["side"], colour), f" in {ran['ms']:.1f} ms"))
+    parts: list[RenderableType] = [Text.assemble(name, "  ", (words, style), (f"  {moment}", "dim")), context]
+    if pair["differences"]:
+        parts.append(Padding(_table(pair), (0, 0, 0, 2), expand=False))
+    if pair["more"]:
+        parts.append(Text(f"  and more differences than these {len(pair['differences'])}", "dim"))
+    for kind, title in (("ignored", "ignored"), ("noisy", "noise (the control differs from itself)")):
+        if found := pair[kind]:
+            named = ", ".join(printable(each["path"]) for each in found[:NAMED])
+            rest = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            parts.append(Text(f"  {title}: {named}{rest}", "dim"))
+    return Group(*parts)
 
 
 def _called(pair: Mapping[str, Any]) -> str:
     call = pair["call"]
     given = [value_in_words(value) for value in call["params"]]
-    given += [f"{name}={value_in_words(value)}" for name, value in _named(call["named"])]
+    for name, value in call["named"].get("$struct", call["named"].items()):  # a name that is not text is in such pairs
+        given.append(f"{printable(name) if isinstance(name, str) else value_in_words(name)}={value_in_words(value)}")
     by = f" by {printable(pair['caller'])}" if pair["caller"] else ""
     over = f" over {printable(pair['protocol'])}" if pair["protocol"] else ""
     return f"({', '.join(given)}){by}{over}"
-
-
-def _named(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Named parameters; a name that is not text is in a list of pairs."""
-    for name, value in document.get("$struct", document.items()):
-        yield printable(name) if isinstance(name, str) else value_in_words(name), value
 
 
 def _table(pair: Mapping[str, Any]) -> Table:
@@ -137,7 +125,9 @@ def _both(difference: Mapping[str, Any]) -> tuple[Text, Text]:
     write, nothing = (_fault_in_words, "a reply") if difference["path"] == "fault" else (value_in_words, "missing")
     control, candidate = (write(difference[side]) if side in difference else None for side in ("control", "candidate"))
     if control is None or candidate is None or min(len(control), len(candidate)) < LONG:
-        return _or_missing(control, nothing, CONTROL), _or_missing(candidate, nothing, CANDIDATE)
+        both = ((control, CONTROL), (candidate, CANDIDATE))
+        one, other = (Text(f"({nothing})", f"italic {c}") if text is None else Text(text, c) for text, c in both)
+        return one, other
     start = _common_prefix(control, candidate)
     end = _common_prefix(control[start:][::-1], candidate[start:][::-1])
     return _highlighted(control, start, end, CONTROL), _highlighted(candidate, start, end, CANDIDATE)
@@ -149,10 +139,6 @@ def _fault_in_words(fault: Mapping[str, Any]) -> str:
     return printable(f"{fault['code']}: {' '.join(filter(None, parts))}")
 
 
-def _or_missing(text: str | None, nothing: str, style: str) -> Text:
-    return Text(f"({nothing})", f"italic {style}") if text is None else Text(text, style)
-
-
 def _common_prefix(one: str, other: str) -> int:
     """The number of equal characters at the beginning."""
     pairs = enumerate(zip(one, other, strict=False))
@@ -162,20 +148,6 @@ def _common_prefix(one: str, other: str) -> int:
 def _highlighted(text: str, start: int, end: int, style: str) -> Text:
     stop = len(text) - end
     return Text.assemble((text[:start], style), (text[start:stop], f"bold reverse {style}"), (text[stop:], style))
-
-
-def _notes(pair: Mapping[str, Any]) -> Iterator[str]:
-    if pair["more"]:
-        yield f"and more differences than these {len(pair['differences'])}"
-    for kind, words in (("ignored", "ignored"), ("noisy", "noise (the control differs from itself)")):
-        if pair[kind]:
-            yield f"{words}: {_paths(pair[kind])}"
-
-
-def _paths(differences: Sequence[Mapping[str, Any]]) -> str:
-    named = ", ".join(printable(each["path"]) for each in differences[:NAMED])
-    rest = len(differences) - NAMED
-    return f"{named} and {rest} more" if rest > 0 else named
 
 
 def value_in_words(document: Any) -> str:
@@ -195,13 +167,11 @@ def _words(document: Any) -> str:
             return _MARKERS[tag](inside)
     if document.keys() == {"$begins", "$left_out"}:
         return f"{_words(document['$begins'])}... ({document['$left_out']} more)"
-    return f"{{{', '.join(map(_member, document, document.values()))}}}"
-
-
-def _member(name: str, member: Any) -> str:
-    if name == "$left_out":
-        return f"... ({member} more)"
-    return f"{json.dumps(name, ensure_ascii=False)}: {_words(member)}"
+    members = (
+        f"... ({member} more)" if name == "$left_out" else f"{json.dumps(name, ensure_ascii=False)}: {_words(member)}"
+        for name, member in document.items()
+    )
+    return f"{{{', '.join(members)}}}"
 
 
 # Marker for a redacted value or one that JSON cannot carry -> its text.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -23,46 +23,48 @@ def print_status(answer: Mapping[str, Any]) -> None:
         out.print(f"independent of modes: {what}")
     with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
         for bus in answer["buses"]:
-            state = Text("connected", "green") if bus["connected"] else Text("down", "red")
-            shown.add_row(
-                bus["name"],
-                state,
-                bus["address"],
-                str(bus["in_flight"]),
-                str(bus["late_replies"]),
-                bus["last_error"] or "",
-            )
+            numbers = (str(bus["in_flight"]), str(bus["late_replies"]))
+            shown.add_row(bus["name"], _connected(bus), bus["address"], *numbers, bus["last_error"] or "")
     if answer["upstreams"]:
         out.print()
         with table("UPSTREAM", "STATE", "ADDRESS", "IN FLIGHT", "WAITING", "LAST ERROR") as shown:
             for upstream in answer["upstreams"]:
                 why = upstream["unreachable"]
                 state = Text("unreachable", "red") if why else Text("reachable", "green")
-                error = why or upstream["last_error"]
-                cells = (upstream["url"], str(upstream["in_flight"]), str(upstream["waiting"]), error)
-                shown.add_row(upstream["name"], state, *cells)
+                numbers = (str(upstream["in_flight"]), str(upstream["waiting"]))
+                shown.add_row(upstream["name"], state, upstream["url"], *numbers, why or upstream["last_error"])
     if answer["stores"]:
         out.print()
         with table("STORE", "STATE", "ADDRESS", "WATCHES", "WAITING", "LAST ERROR") as shown:
             for store in answer["stores"]:
-                shown.add_row(*_store_cells(store))
-    _print_workers(answer["workers"])
+                numbers = (str(store["watches"]), str(store["waiting"]))
+                error = store["last_error"] if not store["connected"] or store["reconnects"] else ""
+                shown.add_row(store["listener"], _connected(store), store["address"], *numbers, error)
+    _print_processes(answer)
+
+
+def _connected(part: Mapping[str, Any]) -> Text:
+    return Text("connected", "green") if part["connected"] else Text("down", "red")
+
+
+def _print_processes(answer: Mapping[str, Any]) -> None:
+    """Print the workers, where there are several, and the services."""
+    if answer["workers"]:
+        out.print()
+        with table("WORKER", "PID", "STATE", "LEADS", "RESTARTS") as shown:
+            for each in answer["workers"]:
+                state = Text(each["state"], "green" if each["state"] == "serving" else "red")
+                leads = "yes" if each["leads"] else ""
+                shown.add_row(str(each["number"]), str(each["pid"]), state, leads, str(each["restarts"]))
     out.print()
     with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
         for service in answer["services"]:
-            shown.add_row(*_service_cells(service))
-
-
-def _print_workers(workers: Sequence[Mapping[str, Any]]) -> None:
-    """Print the processes, where there are several."""
-    if not workers:
-        return
-    out.print()
-    with table("WORKER", "PID", "STATE", "LEADS", "RESTARTS") as shown:
-        for each in workers:
-            state = Text(each["state"], "green" if each["state"] == "serving" else "red")
-            leads = "yes" if each["leads"] else ""
-            shown.add_row(str(each["number"]), str(each["pid"]), state, leads, str(each["restarts"]))
+            missing = service["state"] in ("absent", "unknown")
+            owner = Text(service["owner"] or service["state"], "red" if missing else "")
+            probe = f", next probe in {service['probe_in']:g} s" if service["probe_in"] else ""
+            breaker = Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
+            counts = (str(service[key]) for key in ("in_flight", "calls", "faults"))
+            shown.add_row(service["name"], service["bus"], owner, breaker, *counts)
 
 
 def print_troubles(answer: Mapping[str, Any]) -> None:
@@ -74,25 +76,6 @@ def print_troubles(answer: Mapping[str, Any]) -> None:
     operators = answer["operators"]
     if operators is not None and not operators["connected"]:
         out.print(f"the admin service is not on D-Bus: {operators['last_error']}", style="red")
-
-
-def _store_cells(store: Mapping[str, Any]) -> Iterator[str | Text]:
-    yield store["listener"]
-    yield Text("connected", "green") if store["connected"] else Text("down", "red")
-    yield store["address"]
-    yield str(store["watches"])
-    yield str(store["waiting"])
-    yield store["last_error"] if not store["connected"] or store["reconnects"] else ""
-
-
-def _service_cells(service: Mapping[str, Any]) -> Iterator[str | Text]:
-    missing = service["state"] in ("absent", "unknown")
-    yield service["name"]
-    yield service["bus"]
-    yield Text(service["owner"] or service["state"], "red" if missing else "")
-    probe = f", next probe in {service['probe_in']:g} s" if service["probe_in"] else ""
-    yield Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
-    yield from (str(service[key]) for key in ("in_flight", "calls", "faults"))
 
 
 Row = Mapping[str, Any]
@@ -136,7 +119,7 @@ def _count(who: str, rows: Sequence[Row]) -> str:
 
 
 def _print_rows(rows: Sequence[Row], width: int | None) -> None:
-    columns = [name for name, (_, least) in _COLUMNS.items() if width is None or width >= least]
+    columns = [name for name, least in _COLUMNS.items() if width is None or width >= least]
     services = {row["service"] for row in rows}
     out.print(_LEGEND, style="dim")
     with table("METHOD", *columns) as shown:
@@ -146,8 +129,9 @@ def _print_rows(rows: Sequence[Row], width: int | None) -> None:
             column.justify = "left" if header in _LEFT else "right"
         for row in rows:
             name = Text(f"{row['service']}/{row['method']}" if len(services) > 1 else row["method"])
-            cells = (_COLUMNS[column][0](row) for column in columns)
-            shown.add_row(name, *cells, style="dim" if _uncalled(row) and row["set_by"] == "mapping" else None)
+            cells = _cells(row)
+            style = "dim" if _uncalled(row) and row["set_by"] == "mapping" else None
+            shown.add_row(name, *(cells[column] for column in columns), style=style)
     if any(row[side]["client_errors"] for row in rows for side in ("legacy", "dbus")):
         out.print(_CLIENT_ERRORS, style="dim", soft_wrap=True)
     if any((row["setting"]["mode"], row["setting"]["control"]) == ("shadow", "legacy") for row in rows):
@@ -158,61 +142,44 @@ def _uncalled(row: Row) -> bool:
     return not row["legacy"]["calls"] and not row["dbus"]["calls"]
 
 
-def _mode(row: Row) -> Text:
-    words = row["mode"].split()
-    return Text(" ".join(word for word in words if not word.endswith("%")))
+def _cells(row: Row) -> dict[str, Text]:
+    """The cells of a method by column. Where another source holds than its rollout: "root (rollout done)"."""
 
+    def both(name: str, write: Callable[[Any], str]) -> str:
+        return pair(write(row["legacy"][name]), write(row["dbus"][name]))
 
-def _share(row: Row) -> Text:
-    setting = row["setting"]
-    return Text(f"{setting['percent']}%" if setting["mode"] == "canary" else NOTHING)
-
-
-def _source(row: Row) -> Text:
-    """ "rollout default (running)"; where another source holds, "root (rollout done)"."""
-    source, state = row["set_by"], row["rollout"]
-    rollout = f" ({state})" if source.startswith("rollout ") else f" (rollout {state})"
-    return Text(source + (rollout if state else ""), "dim" if source == "mapping" else "")
-
-
-def _equal(row: Row) -> Text:
-    return Text(f"{rate(row['equal_share'])} of {number(row['comparisons'])}" if row["comparisons"] else NOTHING)
-
-
-def _compared(row: Row) -> Text:
+    setting, source, state = row["setting"], row["set_by"], row["rollout"]
+    rollout = state if source.startswith("rollout ") else f"rollout {state}"
     too_large = row["not_compared"].get("too_large", 0)
-    return Text(rate(row["compared_share"]) + (f", {number(too_large)} too large" if too_large else ""))
+    has_client_errors = row["legacy"]["client_errors"] or row["dbus"]["client_errors"]
+    clients = f", client {both('client_errors', number)}" if has_client_errors else ""
+    equal = f"{rate(row['equal_share'])} of {number(row['comparisons'])}" if row["comparisons"] else NOTHING
+    return {
+        "MODE": Text(" ".join(word for word in row["mode"].split() if not word.endswith("%"))),
+        "SHARE": Text(f"{setting['percent']}%" if setting["mode"] == "canary" else NOTHING),
+        "SOURCE": Text(f"{source} ({rollout})" if state else source, "dim" if source == "mapping" else ""),
+        "CALLS": Text(both("calls", number)),
+        "EQUAL": Text(equal),
+        "COMPARED": Text(rate(row["compared_share"]) + (f", {number(too_large)} too large" if too_large else "")),
+        "ERRORS": Text(both("error_rate", rate) + clients),
+        "P50": Text(both("p50", seconds)),
+        "P99": Text(both("p99", seconds)),
+        "ASSESSMENT": Text(row["verdict"], STYLES.get(row["verdict"], "")),
+    }
 
 
-def _errors(row: Row) -> Text:
-    legacy, dbus = row["legacy"], row["dbus"]
-    clients = ""
-    if legacy["client_errors"] or dbus["client_errors"]:
-        clients = f", client {pair(number(legacy['client_errors']), number(dbus['client_errors']))}"
-    return Text(pair(rate(legacy["error_rate"]), rate(dbus["error_rate"])) + clients)
-
-
-def _assessment(row: Row) -> Text:
-    return Text(row["verdict"], STYLES.get(row["verdict"], ""))
-
-
-def _both(read: Callable[[Mapping[str, Any]], str]) -> Callable[[Row], Text]:
-    """The cell with the values of legacy and D-Bus."""
-    return lambda row: Text(pair(read(row["legacy"]), read(row["dbus"])))
-
-
-# Column -> its cell, and the least width of a terminal that shows it.
-_COLUMNS: Mapping[str, tuple[Callable[[Row], Text], int]] = {
-    "MODE": (_mode, 0),
-    "SHARE": (_share, 0),
-    "SOURCE": (_source, 100),
-    "CALLS": (_both(lambda side: number(side["calls"])), 120),
-    "EQUAL": (_equal, 0),
-    "COMPARED": (_compared, 110),
-    "ERRORS": (_errors, 76),
-    "P50": (_both(lambda side: seconds(side["p50"])), 140),
-    "P99": (_both(lambda side: seconds(side["p99"])), 90),
-    "ASSESSMENT": (_assessment, 0),
+# Column -> the least width of a terminal that shows it.
+_COLUMNS = {
+    "MODE": 0,
+    "SHARE": 0,
+    "SOURCE": 100,
+    "CALLS": 120,
+    "EQUAL": 0,
+    "COMPARED": 110,
+    "ERRORS": 76,
+    "P50": 140,
+    "P99": 90,
+    "ASSESSMENT": 0,
 }
 _LEFT = frozenset({"METHOD", "MODE", "SOURCE", "ASSESSMENT"})
 _FOLDED = frozenset({"METHOD", "SOURCE", "ASSESSMENT"})

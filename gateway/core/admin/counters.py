@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.core.admin.records import Counts
 from gateway.core.comparison.compare import Verdict
 from gateway.core.migration.limits import BothSides, SideCounts
@@ -18,34 +20,16 @@ COMPARED = tuple(verdict.value for verdict in Verdict if verdict is not Verdict.
 MISMATCHES = (Verdict.DIFFERENT.value, Verdict.ERROR_DIFFERENT.value)
 
 
-def calls(side: Side) -> str:
-    """Calls that a side has run, served or only observed, but for `client_errors`."""
-    return f"calls_{side.value}"
+def _of_side(form: str) -> Callable[[Side], str]:
+    return {side: form.format(side.value) for side in Side}.__getitem__
 
 
-def errors(side: Side) -> str:
-    """Those of them that ended with a fault."""
-    return f"errors_{side.value}"
-
-
-def client_errors(side: Side) -> str:
-    """Calls that ended with a fault that the mapping lists as the client's: they count for neither side."""
-    return f"client_errors_{side.value}"
-
-
-def keys(side: Side) -> str:
-    """The histogram of calls, then of errors, by group of keys."""
-    return f"{side.value}_keys"
-
-
-def client_keys(side: Side) -> str:
-    """The histogram of `client_errors`, by group of keys."""
-    return f"{side.value}_client_keys"
-
-
-def answered(side: Side) -> str:
-    """Calls that a side has served."""
-    return f"answered_{side.value}"
+calls = _of_side("calls_{}")  # that a side has run, served or only observed, but for `client_errors`
+errors = _of_side("errors_{}")  # those of them that ended with a fault
+client_errors = _of_side("client_errors_{}")  # calls that ended with a fault that the mapping lists as the client's
+answered = _of_side("answered_{}")  # calls that a side has served
+keys = _of_side("{}_keys")  # the histogram of calls, then of errors, by group of keys
+client_keys = _of_side("{}_client_keys")  # the histogram of `client_errors`, by group of keys
 
 
 def sides(counts: Counts) -> BothSides:

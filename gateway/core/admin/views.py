@@ -15,7 +15,7 @@ from gateway.core.admin import counters
 from gateway.core.admin.records import Counts, MethodId
 from gateway.core.comparison.compare import Verdict
 from gateway.core.migration.limits import SideCounts, assess
-from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side, percent
+from gateway.core.migration.modes import BUCKETS, Key, Mode, Setting, Side, percent
 from gateway.core.migration.statistics import quantile
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.policy import CallPlan, bucket
@@ -257,13 +257,17 @@ def explanation(route: Route, setting: Setting, source: str, plan: CallPlan, val
     migration = route.migration
     subject = migration.group or f"{route.service}/{route.method}"
     canary = setting.mode is Mode.CANARY
+    listed = {"never": migration.never, "always": migration.always}
+    tasks = ""  # those that the mode does not govern
+    if plan.answer is Side.DBUS and migration.tasks == "legacy":
+        tasks = f"; in a form that returns a task (Async.) '{migration.upstream}' answers it (async: legacy)"
     return Explanation(
         service=route.service,
         method=route.method,
         answers=plan.answer.value if plan.answer is not None else "nobody",
         observed=plan.candidate.value if plan.candidate is not None else "",
         sampling=str(migration.sampling),
-        why=plan.why + _about_tasks(migration, plan),
+        why=plan.why + tasks,
         mode=str(setting),
         source=source,
         mapping=route.source,
@@ -274,24 +278,10 @@ def explanation(route: Route, setting: Setting, source: str, plan: CallPlan, val
         bucket=bucket(subject, value) if canary and value is not None else None,
         buckets=setting.buckets if canary else 0,
         of=BUCKETS,
-        list=_list(route, value),
+        list=next((name for name, values in listed.items() if value in values), ""),
         fallback=plan.fallback,
         client_errors=sorted(migration.client_errors),
     )
-
-
-def _about_tasks(migration: Migration, plan: CallPlan) -> str:
-    """A note on calls for tasks that are independent of the mode."""
-    if plan.answer is Side.DBUS and migration.tasks == "legacy":
-        return f"; in a form that returns a task (Async.) '{migration.upstream}' answers it (async: legacy)"
-    return ""
-
-
-def _list(route: Route, value: str | None) -> str:
-    if value is None:
-        return ""
-    listed = {"never": route.migration.never, "always": route.migration.always}
-    return next((name for name, values in listed.items() if value in values), "")
 
 
 def with_key(key: Key | None, value: str | None) -> Key | None:

@@ -39,8 +39,15 @@ def align(
     `by`: only structs whose members of these names are equal become partners; those that are left over are paired in
     their order. Without `by`, left-over items have no partner, except a single one on each side.
     """
+
+    def identity(item: Value) -> Hashable:
+        """The members that identify an item; None for an item that lacks one of them."""
+        if not by or not isinstance(item, dict) or not all(name in item for name in by):
+            return None
+        return tuple([hash_key(item[name], budget) for name in by])
+
     pairs: list[AlignedPair] = []
-    for ours, theirs in _grouped(control, candidate, lambda item: _identity(item, by, budget)):
+    for ours, theirs in _grouped(control, candidate, identity):
         if len(ours) == len(theirs) == 1:
             pairs.append((ours[0], theirs[0]))
             continue
@@ -56,12 +63,7 @@ def align(
         pairs += zip(rest[:together], others[:together], strict=True)
         pairs += [(one, None) for one in rest[together:]]
         pairs += [(None, other) for other in others[together:]]
-    return sorted(pairs, key=_in_order)
-
-
-def _in_order(pair: AlignedPair) -> tuple[bool, int]:
-    one, other = pair
-    return (False, one) if one is not None else (True, other or 0)
+    return sorted(pairs, key=lambda pair: (pair[0] is None, pair[1] or 0 if pair[0] is None else pair[0]))
 
 
 def _grouped(
@@ -72,13 +74,6 @@ def _grouped(
         for index, item in enumerate(items):
             groups[key(item)][side].append(index)
     yield from groups.values()
-
-
-def _identity(item: Value, by: Sequence[str], budget: Budget) -> Hashable:
-    """The members that identify an item; None for an item that lacks one of them."""
-    if not by or not isinstance(item, dict) or not all(name in item for name in by):
-        return None
-    return tuple([hash_key(item[name], budget) for name in by])
 
 
 def _equal_items(

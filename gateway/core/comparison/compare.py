@@ -10,7 +10,8 @@ verdict is TOO_LARGE, never equal. The walk calls the checkpoint of its caller r
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import TypeAlias
 
@@ -27,7 +28,6 @@ from gateway.core.comparison.equality import (
     MaybeValue,
     equal,
     hash_key,
-    is_container,
     leaves_equal,
     no_checkpoint,
 )
@@ -134,6 +134,7 @@ def walk_outcomes(control: Outcome, candidate: Outcome, rules: Rules, limit: int
 _Trail: TypeAlias = "tuple[_Trail, str | int] | None"  # the reversed place of a value: lengthening it costs no copy
 _Cursor: TypeAlias = "Cursor[How]"
 _Visit: TypeAlias = "tuple[_Trail, MaybeValue, MaybeValue, _Cursor]"
+_Inside: TypeAlias = tuple[str | int, MaybeValue, MaybeValue]  # the step to two values, and both
 
 
 class Walk(Struct):
@@ -170,37 +171,37 @@ class Walk(Struct):
                 pending.pop()
                 continue
             self.budget.spend()
+            trail, _, _, cursor = visit
             inside = self._visit(*visit)
             if inside is not None:
-                pending.append(inside)
+                pending.append(_visits(trail, cursor, inside))
 
     def _visit(
         self, trail: _Trail, control: MaybeValue, candidate: MaybeValue, cursor: _Cursor
-    ) -> Iterator[_Visit] | None:
-        """Compare two values by the rule for their place; returns the visits of the values inside them."""
+    ) -> Iterator[_Inside] | None:
+        """Compare two values by the rule for their place; returns the pairs of values inside them."""
         how = json_path.cursor_value(cursor)
         if isinstance(how, Ignore):
             if not equal(control, candidate, self.budget):
-                self._note(self.ignored, trail, control, candidate, "")
+                self._note(self.ignored, trail, control, candidate)
         elif control is MISSING or candidate is MISSING:
             if control is not candidate:
-                self._differ(trail, control, candidate, "")
-        elif isinstance(how, Near) and not (is_container(control) and is_container(candidate)):
+                self._note(self.differences, trail, control, candidate)
+        elif isinstance(how, Near) and not (isinstance(control, list | dict) and isinstance(candidate, list | dict)):
             why = how.apart(control, candidate)
             if why:
-                self._differ(trail, control, candidate, why)
+                self._note(self.differences, trail, control, candidate, why)
         elif isinstance(control, dict) and isinstance(candidate, dict):
-            return _inside(trail, cursor, _members(control, candidate))
+            return _members(control, candidate)
         elif isinstance(control, list) and isinstance(candidate, list):
-            unordered = how if isinstance(how, Unordered) else None
-            return _inside(trail, cursor, self._items(unordered, control, candidate, cursor))
+            return self._items(how if isinstance(how, Unordered) else None, control, candidate, cursor)
         elif type(control) is not type(candidate) or not leaves_equal(control, candidate):
-            self._differ(trail, control, candidate, "")
+            self._note(self.differences, trail, control, candidate)
         return None
 
     def _items(
         self, how: Unordered | None, control: list[Value], candidate: list[Value], cursor: _Cursor
-    ) -> Iterator[tuple[str | int, MaybeValue, MaybeValue]]:
+    ) -> Iterator[_Inside]:
         """The items of two lists, each with its partner, at the control's index."""
         if how is None:
             for index in range(max(len(control), len(candidate))):
@@ -215,43 +216,32 @@ class Walk(Struct):
         def key(item: Value) -> Hashable:
             return agreement_key(item, json_path.advance_cursor(cursor, 0), self.budget)
 
-        def same_key(_: Value) -> Hashable:
-            return None
-
         deeper = [steps[0] for steps, _ in cursor if steps]
         by_index = any(isinstance(step, int) for step in deeper)  # such a rule means an index of the control
-        agreement = Agreement(agree, same_key if by_index else key) if deeper else None
+        agreement = Agreement(agree, (lambda _: None) if by_index else key) if deeper else None
         for ours, theirs in align(control, candidate, how.by, self.budget, agreement):
             yield (theirs or 0) if ours is None else ours, _at(control, ours), _at(candidate, theirs)
 
-    def _differ(self, trail: _Trail, control: MaybeValue, candidate: MaybeValue, why: str) -> None:
-        if len(self.differences) == self.limit:
-            self.more = True
-        else:
-            self._note(self.differences, trail, control, candidate, why)
-
     def _note(
-        self, where: list[Difference], trail: _Trail, control: MaybeValue, candidate: MaybeValue, why: str
+        self, where: list[Difference], trail: _Trail, control: MaybeValue, candidate: MaybeValue, why: str = ""
     ) -> None:
-        if len(where) < self.limit:
-            steps: list[str | int] = []
-            while trail is not None:
-                trail, step = trail
-                steps.append(step)
-            place = tuple(reversed(steps))
-            where.append(Difference(json_path.show(place, self.root), control, candidate, why, place))
+        if len(where) == self.limit:
+            self.more = self.more or where is self.differences
+            return
+        steps: list[str | int] = []
+        while trail is not None:
+            trail, step = trail
+            steps.append(step)
+        place = tuple(reversed(steps))
+        where.append(Difference(json_path.show(place, self.root), control, candidate, why, place))
 
 
-def _inside(
-    trail: _Trail, cursor: _Cursor, values: Iterator[tuple[str | int, MaybeValue, MaybeValue]]
-) -> Iterator[_Visit]:
+def _visits(trail: _Trail, cursor: _Cursor, values: Iterator[_Inside]) -> Iterator[_Visit]:
     for step, ours, theirs in values:
         yield (trail, step), ours, theirs, json_path.advance_cursor(cursor, step)
 
 
-def _members(
-    control: Mapping[str, Value], candidate: Mapping[str, Value]
-) -> Iterator[tuple[str | int, MaybeValue, MaybeValue]]:
+def _members(control: Mapping[str, Value], candidate: Mapping[str, Value]) -> Iterator[_Inside]:
     for name, member in control.items():
         yield name, member, candidate.get(name, MISSING)
     for name, member in candidate.items():
@@ -274,27 +264,22 @@ def agreement_key(value: Value, cursor: _Cursor, budget: Budget) -> Hashable:
     how = json_path.cursor_value(cursor)
     if isinstance(how, Ignore | Near):
         return _ANY_VALUE
-    if isinstance(value, dict):
-        steps = ((name, member, json_path.advance_cursor(cursor, name)) for name, member in value.items())
-        return "struct", frozenset(
-            [(name, agreement_key(member, inner, budget)) for name, member, inner in steps if not _is_ignored(inner)]
-        )
-    if not isinstance(value, list):
+    if not isinstance(value, list | dict):
         return hash_key(value, budget)
-    if isinstance(how, Unordered):
+    if isinstance(how, Unordered) and isinstance(value, list):
         if any(isinstance(steps[0], int) for steps, _ in cursor if steps):
             return "list"
-        inner = json_path.advance_cursor(cursor, 0)
-        counts: dict[Hashable, int] = {}
-        for item in () if _is_ignored(inner) else value:
-            key = agreement_key(item, inner, budget)
-            counts[key] = counts.get(key, 0) + 1
-        return "list", frozenset(counts.items())
-    items = ((index, item, json_path.advance_cursor(cursor, index)) for index, item in enumerate(value))
-    return "list", tuple(
-        [(index, agreement_key(item, inner, budget)) for index, item, inner in items if not _is_ignored(inner)]
-    )
+        keys = _keys_inside(((0, item) for item in value), cursor, budget)
+        return "list", frozenset(Counter(key for _, key in keys).items())
+    if isinstance(value, list):
+        return "list", tuple(_keys_inside(enumerate(value), cursor, budget))
+    return "struct", frozenset(_keys_inside(value.items(), cursor, budget))
 
 
-def _is_ignored(cursor: _Cursor) -> bool:
-    return isinstance(json_path.cursor_value(cursor), Ignore)
+def _keys_inside(
+    values: Iterable[tuple[str | int, Value]], cursor: _Cursor, budget: Budget
+) -> Iterator[tuple[str | int, Hashable]]:
+    for step, value in values:
+        inner = json_path.advance_cursor(cursor, step)
+        if not isinstance(json_path.cursor_value(inner), Ignore):
+            yield step, agreement_key(value, inner, budget)

@@ -42,12 +42,12 @@ class Budget:
         self.checkpoint = checkpoint
         self._since_check = 0
 
-    def spend(self, values: int = 1) -> None:
-        """Count visited values; raises ComparisonBudgetError when there were too many."""
-        self.left -= values
+    def spend(self) -> None:
+        """Count a visited value; raises ComparisonBudgetError when there were too many."""
+        self.left -= 1
         if self.left < 0:
             raise ComparisonBudgetError
-        self._since_check += values
+        self._since_check += 1
         if self._since_check >= CHECK_EVERY:
             self._since_check = 0
             self.checkpoint()
@@ -69,7 +69,7 @@ def equal(one: MaybeValue, other: MaybeValue, budget: Budget) -> bool:
             if isinstance(one, dict) and isinstance(other, dict):
                 if one.keys() != other.keys():
                     return False
-                pending.append(_members(one, other))
+                pending.append(zip(one.values(), map(other.__getitem__, one), strict=True))
                 break
             if not leaves_equal(one, other):
                 return False
@@ -78,19 +78,9 @@ def equal(one: MaybeValue, other: MaybeValue, budget: Budget) -> bool:
     return True
 
 
-def _members(one: dict[str, Value], other: dict[str, Value]) -> Iterator[tuple[MaybeValue, MaybeValue]]:
-    for name, member in one.items():
-        yield member, other[name]
-
-
 def leaves_equal(one: object, other: object) -> bool:
     """The same for two values of one type that contain no other values."""
     return one is other or one == other or (one != one and other != other)
-
-
-def is_container(value: MaybeValue) -> bool:
-    """Whether the value is a list or a struct."""
-    return isinstance(value, list | dict)
 
 
 def hash_key(value: MaybeValue, budget: Budget) -> Hashable:

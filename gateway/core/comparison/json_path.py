@@ -7,10 +7,12 @@ are written: `$.vms[2].name`. A cursor follows many patterns at once through a v
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias, TypeVar
 
 from msgspec import Struct
+
+from gateway.core.dbus import names
 
 Place: TypeAlias = "tuple[str | int, ...]"  # the names and indexes on the way to one value
 
@@ -61,7 +63,9 @@ def parse(text: str, roots: Iterable[str] = ("$",)) -> Pattern:
     """Read a path that begins with one of these roots; raises ValueError naming the character."""
     root = next((root for root in roots if text.startswith(root)), None)
     if root is None:
-        raise ValueError(f"expected a path such as {next(iter(roots))}.name or $.list[*].name, got {_shown(text)}")
+        raise ValueError(
+            f"expected a path such as {next(iter(roots))}.name or $.list[*].name, got {names.quoted(text)}"
+        )
     if len(text) > LONGEST:
         raise ValueError(f"expected a path of at most {LONGEST} characters, got {len(text)}")
     steps: list[PathStep] = []
@@ -122,25 +126,18 @@ def _each_once(cursor: Iterable[tuple[PathSteps, T]]) -> Cursor[T]:
 
 
 def _step(text: str, at: int) -> tuple[PathStep, int]:
-    read = next((read for sign, read in _READERS.items() if text.startswith(sign, at)), None)
-    if read is None:
-        raise _wrong(text, at, "a step such as .name, ['name'], [3], [*], .* or ..name")
-    return read(text, at)
-
-
-def _below(text: str, at: int) -> tuple[PathStep, int]:
-    step, end = _bracket(text, at + 2) if text.startswith("[", at + 2) else _name(text, at + 2)
-    if not isinstance(step, str):
-        raise _wrong(text, at + 2, "a name after '..'")
-    return Below(step), end
-
-
-def _each(_text: str, at: int) -> tuple[PathStep, int]:
-    return EACH, at + 2
-
-
-def _member(text: str, at: int) -> tuple[PathStep, int]:
-    return _name(text, at + 1)
+    if text.startswith("..", at):
+        step, end = (_bracket if text.startswith("[", at + 2) else _name)(text, at + 2)
+        if not isinstance(step, str):
+            raise _wrong(text, at + 2, "a name after '..'")
+        return Below(step), end
+    if text.startswith(".*", at):
+        return EACH, at + 2
+    if text.startswith(".", at):
+        return _name(text, at + 1)
+    if text.startswith("[", at):
+        return _bracket(text, at)
+    raise _wrong(text, at, "a step such as .name, ['name'], [3], [*], .* or ..name")
 
 
 def _name(text: str, at: int) -> tuple[PathStep, int]:
@@ -162,25 +159,17 @@ def _bracket(text: str, at: int) -> tuple[PathStep, int]:
     if quoted is None:
         raise _wrong(text, at, "[3], [*] or ['name']")
     inside = quoted[1] if quoted[1] is not None else quoted[2]
-    return _ESCAPE.sub(lambda match: _unescaped(match, text, at), inside), quoted.end()
 
+    def unescaped(match: re.Match[str]) -> str:
+        *codes, plain = match.groups()
+        code = next((code for code in codes if code), None)
+        if code is not None and int(code, 16) <= 0x10FFFF:
+            return chr(int(code, 16))
+        if plain not in _ESCAPED:
+            raise _wrong(text, at, r"an escape such as \', \\, \n or \u00e9")
+        return _ESCAPED[plain]
 
-_READERS: Mapping[str, Callable[[str, int], tuple[PathStep, int]]] = {
-    "..": _below,
-    ".*": _each,
-    ".": _member,
-    "[": _bracket,
-}
-
-
-def _unescaped(match: re.Match[str], text: str, at: int) -> str:
-    *codes, plain = match.groups()
-    code = next((code for code in codes if code), None)
-    if code is not None and int(code, 16) <= 0x10FFFF:
-        return chr(int(code, 16))
-    if plain not in _ESCAPED:
-        raise _wrong(text, at, r"an escape such as \', \\, \n or \u00e9")
-    return _ESCAPED[plain]
+    return _ESCAPE.sub(unescaped, inside), quoted.end()
 
 
 def _written(step: str | int) -> str:
@@ -189,17 +178,9 @@ def _written(step: str | int) -> str:
     if _PLAIN.fullmatch(step):
         return f".{step}"
     quoted = step.replace("\\", "\\\\").replace("'", "\\'")
-    return f"['{quoted if quoted.isprintable() else ''.join(map(_printable, quoted))}']"
-
-
-def _printable(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]
+    return f"['{names.printable(quoted)}']"
 
 
 def _wrong(text: str, at: int, expected: str) -> ValueError:
-    rest = f"got {_shown(text[at:])}" if at < len(text) else "but it ends there"
-    return ValueError(f"path {_shown(text)}, character {at + 1}: expected {expected}, {rest}")
-
-
-def _shown(text: str) -> str:
-    return ascii(text if len(text) <= 60 else text[:60] + "...")
+    rest = f"got {names.quoted(text[at:])}" if at < len(text) else "but it ends there"
+    return ValueError(f"path {names.quoted(text)}, character {at + 1}: expected {expected}, {rest}")

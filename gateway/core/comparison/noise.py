@@ -10,7 +10,8 @@ Noise excuses what the control itself varies in, and nothing else:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import TypeAlias
 
@@ -58,18 +59,12 @@ class _Noise:
     def __init__(self, noise: Sequence[Difference], checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._at = {(each.root, each.place): each for each in noise}
-        self._items: dict[_Key, list[Difference]] = {}
-        for each in noise:
-            if _is_item(each):
-                self._items.setdefault(_parent(each), []).append(each)
+        self._items = _items_by_list(noise)
 
     def blame(self, differences: Sequence[Difference]) -> Iterator[Difference]:
         """Those that are not noise, in their order."""
-        items: dict[_Key, list[Difference]] = {}
-        for each in differences:
-            if _is_item(each):
-                items.setdefault(_parent(each), []).append(each)
-        excused = {id(each) for parent, group in items.items() for each in self._excused_items(parent, group)}
+        lists = _items_by_list(differences)
+        excused = {id(each) for where, items in lists.items() for each in self._excused_items(where, items)}
         for each in differences:
             self._checkpoint()
             if id(each) not in excused and (_is_item(each) or not self._excuses(each)):
@@ -77,9 +72,8 @@ class _Noise:
 
     def _excuses(self, difference: Difference) -> bool:
         kind = _kind(difference.control, difference.candidate)
-        return any(
-            kind is _Kind.VALUE or kind is _kind(*pair) for pair in self._pairs(difference.root, difference.place)
-        )
+        pairs = self._pairs(difference.root, difference.place)
+        return any(kind is _Kind.VALUE or kind is _kind(*pair) for pair in pairs)
 
     def _pairs(self, root: str, place: Place) -> Iterator[tuple[MaybeValue, MaybeValue]]:
         """Both values of the control at a place, from each unstable place at or around it."""
@@ -88,30 +82,33 @@ class _Noise:
             if around is not None:
                 yield _follow(around.control, place[length:]), _follow(around.candidate, place[length:])
 
-    def _excused_items(self, parent: _Key, group: Sequence[Difference]) -> Iterable[Difference]:
-        root, place = parent
-        noise = self._items.get(parent, [])
+    def _excused_items(self, where: _Key, items: Sequence[Difference]) -> Iterable[Difference]:
+        root, place = where
+        noise = self._items.get(where, [])
+        unstable = {each.place for each in noise}
         if noise:
-            unstable = {each.place for each in noise}
-            first = min(unstable)
-            varies = _growth(noise) != 0
+            first, varies = min(unstable), _growth(noise) != 0
         else:
-            lengths = [_length(each) for pair in self._pairs(root, place) for each in pair]
-            unstable, varies = set(), len(set(lengths)) > 1
-            first = (*place, min(lengths, default=0))
-        if _growth(group) and not varies:
+            lengths = [len(each) if isinstance(each, list) else 0 for pair in self._pairs(root, place) for each in pair]
+            first, varies = (*place, min(lengths, default=0)), len(set(lengths)) > 1
+        if _growth(items) and not varies:
             return ()
-        return [each for each in group if each.place in unstable or (varies and each.place >= first)]
+        return [each for each in items if each.place in unstable or (varies and each.place >= first)]
+
+
+def _items_by_list(differences: Sequence[Difference]) -> Mapping[_Key, list[Difference]]:
+    """The items that are present on one side only, by root and place of their list."""
+    items: dict[_Key, list[Difference]] = defaultdict(list)
+    for each in differences:
+        if _is_item(each):
+            items[each.root, each.place[:-1]].append(each)
+    return items
 
 
 def _is_item(difference: Difference) -> bool:
     """Whether an item of a list is present on one side only."""
     one_sided = difference.control is MISSING or difference.candidate is MISSING
     return one_sided and bool(difference.place) and isinstance(difference.place[-1], int)
-
-
-def _parent(difference: Difference) -> _Key:
-    return difference.root, difference.place[:-1]
 
 
 def _growth(items: Iterable[Difference]) -> int:
@@ -134,7 +131,3 @@ def _follow(value: MaybeValue, steps: Place) -> MaybeValue:
         else:
             return MISSING
     return value
-
-
-def _length(value: MaybeValue) -> int:
-    return len(value) if isinstance(value, list) else 0

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gateway.core.comparison import json_path
 from gateway.core.comparison.compare import Comparison, Difference
-from gateway.core.comparison.equality import MISSING, MaybeValue
+from gateway.core.comparison.equality import MISSING
 from gateway.core.comparison.json_path import Cursor, Pattern, Place
 from gateway.core.comparison.rules import RESULT
 from gateway.core.rpc.model import Call, Fault, Outcome, Reply, Value
@@ -61,27 +61,28 @@ class Redaction:
     def __init__(self, redactions: RedactionRules, call: Call, *outcomes: Outcome) -> None:
         self._rules = redactions
         self._cursor = json_path.start_cursor((pattern, True) for pattern in redactions.patterns)
-        self._secrets = _Secrets()
+        self._whole: set[str | bytes] = set()  # texts of secrets that are hidden where they are a whole text
+        self._parts: dict[str, None] = {}  # and those that are hidden inside a text too
         self._hidden_call(call)
         for outcome in outcomes:
             self._hidden_outcome(outcome)
         if call.extensions.get("login") and any(isinstance(outcome, Fault) for outcome in outcomes):
-            self._secrets.remember(str(call.extensions.get("user", "")))  # people type passwords into this field
+            self._remember(str(call.extensions.get("user", "")))  # people type passwords into this field
 
     def call(self, call: Call) -> Call:
         """The call, or a shortened form of it, without its extensions: headers contain secrets too."""
         hidden = self._hidden_call(call)
-        params = tuple(self._secrets.scrub(value) for value in hidden.params)
-        named = {self._secrets.text(name): self._secrets.scrub(value) for name, value in hidden.named.items()}
+        params = tuple(self._scrub(value) for value in hidden.params)
+        named = {self._text(name): self._scrub(value) for name, value in hidden.named.items()}
         return Call(call.method, params, named, call.oneway, call.peer)
 
     def outcome(self, outcome: Outcome) -> Outcome:
         """One of the outcomes given at creation, or a shortened form of it."""
-        hidden, secrets = self._hidden_outcome(outcome), self._secrets
+        hidden = self._hidden_outcome(outcome)
         if isinstance(hidden, Reply):
-            return Reply(secrets.scrub(hidden.value))
-        name, message = secrets.text(hidden.name), secrets.text(hidden.message)
-        return Fault(hidden.code, message, name, secrets.scrub(hidden.data))
+            return Reply(self._scrub(hidden.value))
+        name, message = self._text(hidden.name), self._text(hidden.message)
+        return Fault(hidden.code, message, name, self._scrub(hidden.data))
 
     def comparison(self, comparison: Comparison) -> Comparison:
         """The comparison of these outcomes."""
@@ -92,64 +93,106 @@ class Redaction:
         return Comparison(comparison.verdict, differences, ignored, noisy, comparison.more)
 
     def _difference(self, difference: Difference) -> Difference:
-        root = difference.path.startswith(RESULT)
-        cursor = json_path.advance_cursor(self._cursor, RESULT_OF if root else FAULT_OF)
+        cursor = json_path.advance_cursor(self._cursor, RESULT_OF if difference.root == RESULT else FAULT_OF)
         for step in difference.place:
             cursor = _WHOLE if isinstance(step, str) and is_secret(step) else _inside(cursor, step)
-        place = tuple(self._secrets.text(step) if isinstance(step, str) else step for step in difference.place)
-        return Difference(
-            json_path.show(place, difference.path[: 1 if root else len(FAULT_OF)]),
-            self._hidden_found(difference.control, cursor),
-            self._hidden_found(difference.candidate, cursor),
-            self._secrets.text(difference.why),
-            place,
+        place = tuple(self._text(step) if isinstance(step, str) else step for step in difference.place)
+        control, candidate = (
+            found if found is MISSING else self._scrub(self._hide(found, cursor))
+            for found in (difference.control, difference.candidate)
         )
-
-    def _hidden_found(self, value: MaybeValue, cursor: _Cursor) -> MaybeValue:
-        return MISSING if value is MISSING else self._secrets.scrub(self._secrets.hide(value, cursor))
+        path = json_path.show(place, difference.root)
+        return Difference(path, control, candidate, self._text(difference.why), place)
 
     def _hidden_call(self, call: Call) -> Call:
         """A path means a parameter by position or by name, however the client passes it."""
-        by_position, by_name = (
-            json_path.advance_cursor(self._cursor, PARAMS),
-            json_path.advance_cursor(self._cursor, NAMED),
-        )
-        indexes = {name: index for index, name in enumerate(self._rules.parameters)}
-        free = [name for name in self._rules.parameters if name not in call.named]
+        by_position, by_name = (json_path.advance_cursor(self._cursor, root) for root in (PARAMS, NAMED))
+        parameters = self._rules.parameters
+        free = [name for name in parameters if name not in call.named]
         entries = _entries({**dict(zip(free, call.params, strict=False)), **call.named})
+
+        def hide(value: Value, name: str, *cursors: _Cursor) -> Value:
+            return self._hide(value, _WHOLE if name in entries else sum(cursors, ()))
+
         params = []
         for index, value in enumerate(call.params):
-            cursor = _inside(by_position, index)
-            if index < len(free):
-                cursor += _inside(by_name, free[index]) + _inside(by_position, indexes[free[index]])
-                cursor = _WHOLE if free[index] in entries else cursor
-            params.append(self._secrets.hide(value, cursor))
+            given, name = _inside(by_position, index), free[index] if index < len(free) else ""
+            if name:
+                at = _inside(by_position, parameters.index(name))
+                params.append(hide(value, name, given, _inside(by_name, name), at))
+            else:
+                params.append(self._hide(value, given))
         named = {}
         for name, value in call.named.items():
-            cursor = _inside(by_name, name)
-            cursor += _inside(by_position, indexes[name]) if name in indexes else ()
-            cursor = _WHOLE if name in entries else cursor
-            named[name] = self._secrets.hide(value, cursor)
+            at = _inside(by_position, parameters.index(name)) if name in parameters else ()
+            named[name] = hide(value, name, _inside(by_name, name), at)
         return replace(call, params=tuple(params), named=named)
 
     def _hidden_outcome(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Reply):
-            return Reply(self._secrets.hide(outcome.value, json_path.advance_cursor(self._cursor, RESULT_OF)))
+            return Reply(self._hide(outcome.value, json_path.advance_cursor(self._cursor, RESULT_OF)))
         cursor = json_path.advance_cursor(self._cursor, FAULT_OF)
-        name = self._secrets.hide(outcome.name, _inside(cursor, "name"))
-        message = self._secrets.hide(outcome.message, _inside(cursor, "message"))
-        data = self._secrets.hide(outcome.data, _inside(cursor, "data"))
-        return Fault(outcome.code, _words(message), _words(name), data)
+        name, message, data = (
+            self._hide(value, _inside(cursor, member))
+            for member, value in (("name", outcome.name), ("message", outcome.message), ("data", outcome.data))
+        )
+        name, message = (text if isinstance(text, str) else HIDDEN for text in (name, message))
+        return Fault(outcome.code, message, name, data)
+
+    def _hide(self, value: Value, cursor: _Cursor) -> Value:
+        """The value with markers in place of its secrets."""
+        if cursor and json_path.cursor_value(cursor) is not None:
+            self._remember(value)
+            return marker(value)
+        if isinstance(value, list):
+            return [self._hide(item, json_path.advance_cursor(cursor, index)) for index, item in enumerate(value)]
+        if isinstance(value, dict):
+            entries = _entries(value)
+            return {
+                name: self._hide(item, _WHOLE if name in entries else json_path.advance_cursor(cursor, name))
+                for name, item in value.items()
+            }
+        return value
+
+    def _scrub(self, value: Value) -> Value:
+        """The value without the texts of hidden secrets."""
+        if not self._whole:
+            return value
+        if isinstance(value, str):
+            return marker(value) if value in self._whole else self._text(value)
+        if isinstance(value, bytes):
+            inside = any(secret.encode("utf-8", "surrogatepass") in value for secret in self._parts)
+            return marker(value) if inside or value in self._whole else value
+        if isinstance(value, list):
+            return [self._scrub(item) for item in value]
+        if isinstance(value, dict) and not _is_marker(value):
+            return {self._text(name): self._scrub(item) for name, item in value.items()}
+        return value
+
+    def _text(self, text: str) -> str:
+        """The same for a value that has to stay a text."""
+        if text in self._whole:
+            return HIDDEN
+        for secret in self._parts:
+            if secret in text:
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    def _remember(self, value: Value) -> None:
+        """Treat these texts as secrets everywhere: they may occur where no path leads, as a session in an error."""
+        if isinstance(value, str | bytes) and value:
+            self._whole.add(value)
+        long = [text for text in _texts(value) if len(text) >= SHORTEST_INSIDE]
+        self._whole.update(long)
+        for text in long[: MOST_INSIDE - len(self._parts)]:
+            self._parts[text] = None
+        # A longer one may contain a shorter one.
+        self._parts = dict.fromkeys(sorted(self._parts, key=len, reverse=True))
 
 
 def _inside(cursor: _Cursor, step: str | int) -> _Cursor:
     """One step further in; everything inside a secret is secret."""
     return _WHOLE if json_path.cursor_value(cursor) is not None else json_path.advance_cursor(cursor, step)
-
-
-def redacted_call(redactions: RedactionRules, call: Call) -> Call:
-    """A call without its secrets, when no outcome is kept with it."""
-    return Redaction(redactions, call).call(call)
 
 
 def parse(text: str) -> Pattern:
@@ -204,67 +247,6 @@ def _entries(members: Mapping[str, Value]) -> Collection[str]:
     return secret | {"value"} if "value" in members and isinstance(entry, str) and is_secret(entry) else secret
 
 
-class _Secrets:
-    """The texts of hidden secrets, which may occur again where no path leads, such as a session in an error."""
-
-    def __init__(self) -> None:
-        self._whole: set[str | bytes] = set()  # secret where they are a whole text
-        self._inside: dict[str, None] = {}  # secret also inside a text
-
-    def hide(self, value: Value, cursor: _Cursor) -> Value:
-        """The value with markers in place of its secrets."""
-        if cursor and json_path.cursor_value(cursor) is not None:
-            self.remember(value)
-            return marker(value)
-        if isinstance(value, list):
-            return [self.hide(item, json_path.advance_cursor(cursor, index)) for index, item in enumerate(value)]
-        if isinstance(value, dict):
-            entries = _entries(value)
-            return {
-                name: self.hide(item, _WHOLE if name in entries else json_path.advance_cursor(cursor, name))
-                for name, item in value.items()
-            }
-        return value
-
-    def scrub(self, value: Value) -> Value:
-        """The value without the texts of hidden secrets."""
-        if not self._whole:
-            return value
-        if isinstance(value, str):
-            return marker(value) if value in self._whole else self.text(value)
-        if isinstance(value, bytes):
-            return marker(value) if value in self._whole or self._holds_one(value) else value
-        if isinstance(value, list):
-            return [self.scrub(item) for item in value]
-        if isinstance(value, dict) and not _is_marker(value):
-            return {self.text(name): self.scrub(item) for name, item in value.items()}
-        return value
-
-    def text(self, text: str) -> str:
-        """The same for a value that has to stay a text."""
-        if text in self._whole:
-            return HIDDEN
-        for secret in self._inside:
-            if secret in text:
-                text = text.replace(secret, HIDDEN)
-        return text
-
-    def _holds_one(self, value: bytes) -> bool:
-        return any(secret.encode("utf-8", "surrogatepass") in value for secret in self._inside)
-
-    def remember(self, value: Value) -> None:
-        """Treat these texts as secrets everywhere."""
-        if isinstance(value, str | bytes) and value:
-            self._whole.add(value)
-        long = [text for text in _texts(value) if len(text) >= SHORTEST_INSIDE]
-        self._whole.update(long)
-        for text in long[: MOST_INSIDE - len(self._inside)]:
-            self._inside[text] = None
-        self._inside = dict.fromkeys(
-            sorted(self._inside, key=len, reverse=True)
-        )  # a longer one may contain a shorter one
-
-
 def _texts(value: Value) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -275,7 +257,3 @@ def _texts(value: Value) -> Iterator[str]:
 
 def _is_marker(value: Value) -> bool:
     return isinstance(value, dict) and value.keys() == {REDACTED} and value[REDACTED] in _KINDS.values()
-
-
-def _words(value: Value) -> str:
-    return value if isinstance(value, str) else HIDDEN

@@ -7,9 +7,11 @@ reads them from mapping files.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from math import isfinite
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -105,10 +107,17 @@ NO_RULES = Rules()
 def as_number(value: Value) -> Value | Fraction | None:
     """A number, or a text that is one; infinity and NaN stay as they are."""
     if isinstance(value, str):
-        value = _number_in(value)
+        text, value = value.strip(), None
+        if len(text) > _LONGEST_NUMBER or "_" in text:
+            return None
+        for kind in (int, float):
+            with suppress(ValueError):
+                value = kind(text) if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return _fraction(value) if _finite(value) else value  # in decimal: 0.4 is exactly 0.1 more than 0.3
+    if isinstance(value, int):
+        return Fraction(value)
+    return Fraction(repr(value)) if isfinite(value) else value  # in decimal: 0.4 is exactly 0.1 more than 0.3
 
 
 def as_moment(value: Value) -> Value | Fraction | None:
@@ -145,26 +154,6 @@ def as_text(value: Value) -> Value | Fraction | None:
 _BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 
 
-def _number_in(text: str) -> int | float | None:
-    text = text.strip()
-    if len(text) > _LONGEST_NUMBER or "_" in text:
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
-
-
-def _fraction(number: float) -> Fraction:
-    return Fraction(number) if isinstance(number, int) else Fraction(repr(number))
-
-
-def _finite(number: float) -> bool:
-    return isinstance(number, int) or (abs(number) != float("inf") and number == number)
-
-
 # Name of a type in mapping files -> its conversion, and the type in words.
 READINGS: Mapping[str, tuple[Callable[[Value], Value | Fraction | None], str]] = {
     "number": (as_number, "a number"),
@@ -178,7 +167,10 @@ READINGS: Mapping[str, tuple[Callable[[Value], Value | Fraction | None], str]] =
 
 def compile_rule(entry: Mapping[str, Any]) -> Rule:
     """A rule from a mapping file; raises RuleError naming the wrong key."""
-    path = _attempt("path", parse, entry["path"], (RESULT, FAULT))
+    try:
+        path = parse(entry["path"], (RESULT, FAULT))
+    except ValueError as error:
+        raise RuleError("path", str(error)) from None
     kinds = [key for key in RULES if key in entry]
     if len(kinds) != 1 and kinds != ["tolerance", "as"]:
         given = " and ".join(kinds) or "none"
@@ -192,18 +184,6 @@ class RuleError(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
-
-
-def _attempt(key: str, read: Callable[..., Any], *given: Any) -> Any:
-    try:
-        return read(*given)
-    except ValueError as error:
-        raise RuleError(key, str(error)) from None
-
-
-def _by(entry: Mapping[str, Any]) -> How:
-    names: str | Sequence[str] = entry["by"]
-    return Unordered((names,) if isinstance(names, str) else tuple(names))
 
 
 def _tolerance(entry: Mapping[str, Any]) -> How:
@@ -221,16 +201,12 @@ def _tolerance(entry: Mapping[str, Any]) -> How:
     return Near(*READINGS["number"], within, percent=unit == "%", text=match[0], mixed="as" in entry)
 
 
-def _as(entry: Mapping[str, Any]) -> How:
-    return Near(*READINGS[entry["as"]])
-
-
 # Key of a rule in mapping files -> its reader. A test checks that the schema has the same keys.
 RULES: Mapping[str, Callable[[Mapping[str, Any]], How]] = {
     "ignore": lambda _entry: Ignore(),
     "exact": lambda _entry: Exact(),
     "order": lambda _entry: Unordered(),
-    "by": _by,
+    "by": lambda entry: Unordered((entry["by"],) if isinstance(entry["by"], str) else tuple(entry["by"])),
     "tolerance": _tolerance,
-    "as": _as,
+    "as": lambda entry: Near(*READINGS[entry["as"]]),
 }

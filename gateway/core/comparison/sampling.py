@@ -60,14 +60,11 @@ class Sampler:
         self._number += 1
         self._calls += 1
         share = min(sampling.share, sampling.at_most / max(self._rate, self._calls))
-        if self._chosen >= sampling.at_most or _place(f"{subject}\0{self._number}", call) >= share:
+        if self._chosen >= sampling.at_most:
+            return False
+        given = [str(each)[:_HASHED] for each in (*call.params, *call.named.values()) if isinstance(each, str | int)]
+        hashed = "\0".join([subject, str(self._number), *given]).encode("utf-8", "surrogatepass")
+        if int.from_bytes(blake2b(hashed, digest_size=8).digest(), "big") / 2**64 >= share:
             return False
         self._chosen += 1
         return True
-
-
-def _place(subject: str, call: Call) -> float:
-    """Where the hash falls between 0 and 1."""
-    given = [str(each)[:_HASHED] for each in (*call.params, *call.named.values()) if isinstance(each, str | int)]
-    digest = blake2b("\0".join([subject, *given]).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

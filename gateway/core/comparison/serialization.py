@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from gateway.core.dbus.scalars import has_surrogate
 from gateway.core.rpc.model import Value
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -51,8 +52,8 @@ def _unknown(value: Any) -> Json:
         if isinstance(value, kind):
             return _WRITERS[kind](value)
     if isinstance(value, bytearray | memoryview):
-        return _bytes(bytes(value))
-    return _list(value) if isinstance(value, tuple) else {"$unknown": type(value).__name__}
+        return write(bytes(value))
+    return write(list(value)) if isinstance(value, tuple) else {"$unknown": type(value).__name__}
 
 
 def _integer(value: int) -> Json:
@@ -61,62 +62,30 @@ def _integer(value: int) -> Json:
     return {"$integer": str(int(value)) if value.bit_length() < 3 * LONGEST_DECIMAL else hex(value)}
 
 
-def _double(value: float) -> Json:
-    return float(value) if isfinite(value) else {"$double": repr(float(value))}
-
-
 def _text(value: str) -> Json:
-    if _is_unicode(value):
+    if not has_surrogate(value):
         return str(value)
     return {"$text": b64encode(value.encode("utf-8", "surrogatepass")).decode()}
 
 
-def _bytes(value: bytes) -> Json:
-    return {"$bytes": b64encode(value).decode()}
-
-
-def _moment(value: datetime) -> Json:
-    return {"$dateTime": value.isoformat()}
-
-
-def _list(value: Any) -> Json:
-    return [write(item) for item in value]
-
-
 def _struct(value: Mapping[Any, Value]) -> Json:
-    plain = all(isinstance(name, str) and _is_unicode(name) for name in value)
+    plain = all(isinstance(name, str) and not has_surrogate(name) for name in value)
     if plain and not (len(value) == 1 and next(iter(value)) in _READERS):
         return {str(name): write(member) for name, member in value.items()}
     return {"$struct": [[write(name), write(member)] for name, member in value.items()]}
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 _WRITERS: Mapping[type, Callable[[Any], Json]] = {
     type(None): lambda _value: None,
     bool: bool,
     int: _integer,
-    float: _double,
+    float: lambda value: float(value) if isfinite(value) else {"$double": repr(float(value))},
     str: _text,
-    bytes: _bytes,
-    datetime: _moment,
-    list: _list,
+    bytes: lambda value: {"$bytes": b64encode(value).decode()},
+    datetime: lambda value: {"$dateTime": value.isoformat()},
+    list: lambda value: [write(item) for item in value],
     dict: _struct,
 }
-
-
-def _read_integer(inside: Json) -> Value:
-    return int(_expect(inside), 0)
-
-
-def _read_text(inside: Json) -> Value:
-    return b64decode(_expect(inside), validate=True).decode("utf-8", "surrogatepass")
 
 
 def _read_struct(inside: Json) -> Value:
@@ -142,8 +111,8 @@ _READERS: Mapping[str, Callable[[Json], Value]] = {
     "$bytes": lambda inside: b64decode(_expect(inside), validate=True),
     "$dateTime": lambda inside: datetime.fromisoformat(_expect(inside)),
     "$double": lambda inside: float(_expect(inside)),
-    "$integer": _read_integer,
-    "$text": _read_text,
+    "$integer": lambda inside: int(_expect(inside), 0),
+    "$text": lambda inside: b64decode(_expect(inside), validate=True).decode("utf-8", "surrogatepass"),
     "$struct": _read_struct,
 }
 
@@ -165,52 +134,33 @@ EVIDENCE = SizeBudget()
 
 def shorten(value: Value, size: SizeBudget = EVIDENCE) -> Value:
     """The value without its long parts; beside each is how much was left out: `{"$left_out": 950}`."""
-    return _Shortening(size).cut(value, size.depth)
+    left = size.values
 
-
-class _Shortening:
-    def __init__(self, size: SizeBudget) -> None:
-        self._size = size
-        self._left = size.values
-
-    def cut(self, value: Value, depth: int) -> Value:
-        self._left -= 1
+    def cut(value: Value, depth: int) -> Value:
+        nonlocal left
+        left -= 1
         if isinstance(value, str | bytes):
-            return self._begin(value)
-        if isinstance(value, list):
-            return self._list(value, depth)
-        if isinstance(value, dict):
-            return self._struct(value, depth)
-        if type(value) is int and value.bit_length() > 4 * self._size.text:
+            return value if len(value) <= size.text else {BEGINS: value[: size.text], LEFT_OUT: len(value) - size.text}
+        if type(value) is int and value.bit_length() > 4 * size.text:
             return {LEFT_OUT: f"an integer of {value.bit_length()} bits"}
-        return value
-
-    def _begin(self, value: str | bytes) -> Value:
-        size = self._size.text
-        return value if len(value) <= size else {BEGINS: value[:size], LEFT_OUT: len(value) - size}
-
-    def _list(self, value: list[Value], depth: int) -> Value:
+        if not isinstance(value, list | dict):
+            return value
         if value and depth <= 0:
             return {LEFT_OUT: len(value)}
-        items: list[Value] = []
-        for item in value[: self._size.items]:
-            if self._left <= 0:
+        kept: dict[str | int, Value] = {}
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if left <= 0 or len(kept) >= size.items:
                 break
-            items.append(self.cut(item, depth - 1))
-        out = len(value) - len(items)
-        return [*items, {LEFT_OUT: out}] if out else items
+            kept[_short_name(name, size.text)] = cut(item, depth - 1)
+        out: dict[str, Value] = {LEFT_OUT: len(value) - len(kept)} if len(value) > len(kept) else {}
+        if isinstance(value, list):
+            return [*kept.values(), *([out] if out else [])]
+        return {**{str(name): member for name, member in kept.items()}, **out}
 
-    def _struct(self, value: dict[str, Value], depth: int) -> Value:
-        if value and depth <= 0:
-            return {LEFT_OUT: len(value)}
-        members: dict[str, Value] = {}
-        for name, member in value.items():
-            if self._left <= 0 or len(members) >= self._size.items:
-                break
-            members[_short_name(name, self._size.text)] = self.cut(member, depth - 1)
-        out = len(value) - len(members)
-        return {**members, LEFT_OUT: out} if out else members
+    return cut(value, size.depth)
 
 
-def _short_name(name: str, size: int) -> str:
-    return name if len(name) <= size else f"{name[:size]}... ({len(name) - size} left out)"
+def _short_name(name: str | int, size: int) -> str | int:
+    if isinstance(name, int) or len(name) <= size:
+        return name
+    return f"{name[:size]}... ({len(name) - size} left out)"

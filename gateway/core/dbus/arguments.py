@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from msgspec import Struct, field
-from msgspec.structs import replace
 
-from gateway.core.dbus.marshal import Encode, Variant
+from gateway.core.dbus.marshal import Encode, Variant, dict_encoder, list_encoder
 from gateway.core.dbus.object_paths import Escape, PathTemplate, Slots, placeholders
-from gateway.core.dbus.scalars import KEYS_IN, MarshalError
+from gateway.core.dbus.scalars import KEYS_IN, MarshalError, absent, placed
 from gateway.core.dbus.signature import Type
 from gateway.core.dbus.target import MethodCall, Target
 from gateway.core.rpc.model import Call, Value
@@ -101,15 +100,11 @@ class Unpacked(Struct, frozen=True):
         if not isinstance(value, dict):
             raise MarshalError("a struct", value)
         if not self.others_ignored:
-            reject_unknown_members(value, self.members)
-        return [self._member(value, name) for name in self.members]
-
-    def _member(self, value: dict[str, Value], name: str) -> Value:
-        if name in value:
-            return value[name]
-        if name in self.defaults:
-            return self.defaults[name]
-        raise missing("a member of this name").at(name)
+            _reject_unknown_members(value, self.members)
+        for name in self.members:
+            if name not in value and name not in self.defaults:
+                raise absent("a member of this name").at(name)
+        return [value[name] if name in value else self.defaults[name] for name in self.members]
 
 
 class ArgumentPlan(Struct, frozen=True):
@@ -128,59 +123,19 @@ class ArgumentPlan(Struct, frozen=True):
     escapes: Mapping[str, Escape] = field(default_factory=dict)  # the rule of a parameter in the object path
     objects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # parameters that are object paths: subtrees
 
-    @property
-    def path(self) -> PathTemplate:
-        """Return the template of the object path."""
-        return PathTemplate(self.target.object_path, self.escapes, self.objects)
-
-    @property
-    def origins(self) -> tuple[tuple[int, *tuple[str, ...]], ...]:
-        """Return the origin of each slot: a parameter and a member of it."""
-        members = ((apart.slot, name) for apart in self.structs for name in apart.members)
-        return (*((index,) for index in range(len(self.names))), *members)
-
 
 def compile_arguments(plan: ArgumentPlan) -> EncodeArguments:
     """Return the function that encodes calls; it raises MarshalError or ParameterCountError."""
-    arrange = _translated(plan, _single_where_dropped(plan, compile_arrange(plan)))
-    direct = tuple(take for take in plan.arguments if isinstance(take, Slot))
+    arrange = _arranger(plan)
+    direct = [(take.slot, take.convert) for take in plan.arguments if isinstance(take, Slot)]
     if not plan.structs and len(direct) == len(plan.arguments) and not placeholders(plan.target.object_path):
         return _bind_directly(plan, arrange, direct)
     return _bind(plan, arrange)
 
 
-def _single_where_dropped(plan: ArgumentPlan, arrange: Arrange) -> Arrange:
-    """Refuse a struct for an unused parameter: it would be a struct of named parameters, all of which would be lost."""
-    if not plan.dropped:
-        return arrange
-
-    def arrange_and_look(call: Call) -> Slots:
-        slots = arrange(call)
-        for slot in plan.dropped:
-            if isinstance(slots[slot], dict | list):
-                raise MarshalError("a single value, which is not used", slots[slot]).at(*_place(plan, call, (slot,)))
-        return slots
-
-    return arrange_and_look
-
-
-def _translated(plan: ArgumentPlan, arrange: Arrange) -> Arrange:
-    if not plan.translated:
-        return arrange
-
-    def arrange_and_translate(call: Call) -> Slots:
-        slots = [*arrange(call)]
-        for slot, translate in plan.translated.items():
-            slots[slot] = translate(slots[slot])
-        return slots
-
-    return arrange_and_translate
-
-
-def _bind_directly(plan: ArgumentPlan, arrange: Arrange, direct: Sequence[Slot]) -> EncodeArguments:
+def _bind_directly(plan: ArgumentPlan, arrange: Arrange, steps: Sequence[tuple[int, Encode]]) -> EncodeArguments:
     """Encode the common case: each in-argument is a parameter, and the object path is fixed."""
     bus_name, path, interface, member, signature = _names(plan.target)
-    steps = [(take.slot, take.convert) for take in direct]
     count = -1 if plan.dropped or plan.translated else len(plan.names)
 
     def bind(call: Call) -> MethodCall:
@@ -199,15 +154,20 @@ def _bind_directly(plan: ArgumentPlan, arrange: Arrange, direct: Sequence[Slot])
 
 def _bind(plan: ArgumentPlan, arrange: Arrange) -> EncodeArguments:
     bus_name, _, interface, member, signature = _names(plan.target)
-    path_of = plan.path.encoder(plan.names)
-    origins = plan.origins
-    structs = plan.structs
-    arguments = plan.arguments
+    path_of = PathTemplate(plan.target.object_path, plan.escapes, plan.objects).encoder(plan.names)
+    structs, arguments = plan.structs, plan.arguments
+    # The origin of each slot: a parameter, and a member of it.
+    origins: list[tuple[int, *tuple[str, ...]]] = [(index,) for index in range(len(plan.names))]
+    origins += [(apart.slot, name) for apart in structs for name in apart.members]
 
     def bind(call: Call) -> MethodCall:
         slots = arrange(call)
         try:
-            slots = _open(structs, slots) if structs else slots
+            if structs:
+                slots = [
+                    *slots,
+                    *(item for apart in structs for item in placed(apart.slot, apart.open, slots[apart.slot])),
+                ]
             body = [take(slots) for take in arguments]
             path = path_of(slots)
         except MarshalError as error:
@@ -225,17 +185,6 @@ def _names(target: Target) -> tuple[str, str, str, str, str]:
     return target.bus_name, target.object_path, target.interface, target.member, target.signature
 
 
-def _open(structs: Sequence[Unpacked], parameters: Slots) -> Slots:
-    slots = [*parameters]
-    for apart in structs:
-        try:
-            slots += apart.open(parameters[apart.slot])
-        except MarshalError as error:
-            error.at(apart.slot)
-            raise
-    return slots
-
-
 def _place(plan: ArgumentPlan, call: Call, origin: tuple[int, *tuple[str, ...]]) -> tuple[str | int, ...]:
     """Return the place of a value in the call: `params[1]`, or `params.vm` if it was given by name."""
     index, *member = origin
@@ -248,8 +197,8 @@ def _place(plan: ArgumentPlan, call: Call, origin: tuple[int, *tuple[str, ...]])
 # Parameters: positional, named, or named ones and the rest positional
 
 
-def compile_arrange(plan: ArgumentPlan) -> Arrange:
-    """Return the function that orders a call's parameters and fills in defaults."""
+def _arranger(plan: ArgumentPlan) -> Arrange:
+    """Return the function that orders a call's parameters, fills in defaults, and translates."""
     count, defaults = len(plan.names), plan.defaults
     least = count - len(defaults)
 
@@ -263,15 +212,23 @@ def compile_arrange(plan: ArgumentPlan) -> Arrange:
             return call.params
         if least <= given < count:
             return call.params + defaults[given - least :]
-        raise _miscounted(plan, call)
+        raise _miscounted(plan, given)
 
-    return arrange
+    def arrange_and_translate(call: Call) -> Slots:
+        slots = arrange(call)
+        for slot in plan.dropped:  # a struct could be one of named parameters, all of which would be lost
+            if isinstance(slots[slot], dict | list):
+                raise MarshalError("a single value, which is not used", slots[slot]).at(*_place(plan, call, (slot,)))
+        for slot, translate in plan.translated.items():
+            slots = [*slots[:slot], translate(slots[slot]), *slots[slot + 1 :]]
+        return slots
+
+    return arrange_and_translate if plan.dropped or plan.translated else arrange
 
 
-def _miscounted(plan: ArgumentPlan, call: Call) -> ParameterCountError:
+def _miscounted(plan: ArgumentPlan, given: int) -> ParameterCountError:
     session = 1 if plan.session else 0
     most = len(plan.names) - session
-    given = len(call.params) + len(call.named)
     lacking = plan.names[given] if given < len(plan.names) - len(plan.defaults) else ""
     return ParameterCountError(most - len(plan.defaults), given - session, most, lacking)
 
@@ -281,25 +238,22 @@ def _by_name(plan: ArgumentPlan, call: Call) -> Slots:
 
     Where further values are ignored, they fill required parameters only: they could be such values.
     """
-    if plan.surplus:
-        call = replace(call, named={name: value for name, value in call.named.items() if name in plan.names})
+    named = {name: value for name, value in call.named.items() if name in plan.names}
+    others = {} if plan.surplus else {name: value for name, value in call.named.items() if name not in plan.names}
     if plan.rest:
-        others = {name: value for name, value in call.named.items() if name not in plan.names}
-        call = replace(call, named={**{n: v for n, v in call.named.items() if n in plan.names}, plan.rest: others})
-    for name in call.named:
-        if name not in plan.names:
-            expected = f"no parameter of this name (there are: {', '.join(plan.names) or 'none'})"
-            raise MarshalError(expected, call.named[name]).at("params", name)
-    rest = [name for name in plan.names if name not in call.named]
-    if plan.surplus:
-        required = plan.names[: len(plan.names) - len(plan.defaults)]
-        rest = [name for name in rest if name in required]
-    elif len(call.params) > len(rest):
-        raise _miscounted(plan, call)
-    known = {**_defaults(plan), **dict(zip(rest, call.params, strict=False)), **call.named}
+        named[plan.rest] = others
+    elif others:
+        name, value = next(iter(others.items()))
+        expected = f"no parameter of this name (there are: {', '.join(plan.names) or 'none'})"
+        raise MarshalError(expected, value).at("params", name)
+    required = plan.names[: len(plan.names) - len(plan.defaults)] if plan.surplus else plan.names
+    rest = [name for name in required if name not in named]
+    if len(call.params) > len(rest) and not plan.surplus:
+        raise _miscounted(plan, len(call.params) + len(named))
+    known = {**_defaults(plan), **dict(zip(rest, call.params, strict=False)), **named}
     for name in plan.names:
         if name not in known:
-            raise missing("a parameter of this name").at("params", name)
+            raise absent("a parameter of this name").at("params", name)
     return [known[name] for name in plan.names]
 
 
@@ -325,13 +279,6 @@ def parameter(plan: ArgumentPlan, name: str, *, translated: bool = False) -> Cal
     return find if translate is None or not translated else lambda call: translate(find(call))
 
 
-def missing(expected: str) -> MarshalError:
-    """Return the error of a missing parameter."""
-    error = MarshalError(expected, None)
-    error.got = "nothing"
-    return error
-
-
 # Structs by the names of their members
 
 
@@ -342,13 +289,28 @@ def struct_encoder(
 
     `encoder` makes a converter for a type and the number of containers around it; `around`: those around this one.
     """
-    if kind.code == "(":
-        return _named_fields(names, [encoder(child, around + 1) for child in kind.children], ignore=ignore)
     if kind.is_dict:
         key, item = kind.children[0].children
         convert = struct_encoder(item, names, encoder, ignore=ignore, around=around + 2)
-        return _each_entry(str(kind), KEYS_IN[key.code], convert)
-    return _each_item(str(kind), struct_encoder(kind.children[0], names, encoder, ignore=ignore, around=around + 1))
+        return dict_encoder(str(kind), KEYS_IN[key.code], convert)
+    if kind.code == "a":
+        convert = struct_encoder(kind.children[0], names, encoder, ignore=ignore, around=around + 1)
+        return list_encoder(str(kind), convert)
+    steps = [(name, encoder(child, around + 1)) for name, child in zip(names, kind.children, strict=True)]
+
+    def encode(value: Value) -> object:
+        if not isinstance(value, dict):
+            raise MarshalError("a struct", value)
+        if not ignore:
+            _reject_unknown_members(value, names)
+        fields = []
+        for name, convert in steps:
+            if name not in value:
+                raise absent("a member of this name").at(name)
+            fields.append(placed(name, convert, value[name]))
+        return tuple(fields)
+
+    return encode
 
 
 def record_encoder(members: Mapping[str, tuple[str, str, Encode]]) -> Encode:
@@ -364,66 +326,13 @@ def record_encoder(members: Mapping[str, tuple[str, str, Encode]]) -> Encode:
         for name, item in value.items():
             if name in members:
                 known, signature, convert = members[name]
-                found[known] = Variant(signature, _placed(name, convert, item))
+                found[known] = Variant(signature, placed(name, convert, item))
         return found
 
     return encode
 
 
-def _named_fields(names: Sequence[str], converts: Sequence[Encode], *, ignore: bool) -> Encode:
-    steps = tuple(zip(names, converts, strict=True))
-
-    def encode(value: Value) -> object:
-        if not isinstance(value, dict):
-            raise MarshalError("a struct", value)
-        if not ignore:
-            reject_unknown_members(value, names)
-        return tuple([_member(value, name, convert) for name, convert in steps])
-
-    return encode
-
-
-def _member(value: dict[str, Value], name: str, convert: Encode) -> object:
-    if name not in value:
-        raise missing("a member of this name").at(name)
-    try:
-        return convert(value[name])
-    except MarshalError as error:
-        error.at(name)
-        raise
-
-
-def reject_unknown_members(value: Mapping[str, Value], names: Sequence[str]) -> None:
-    """Raise MarshalError for a member that is not one of `names`."""
+def _reject_unknown_members(value: Mapping[str, Value], names: Sequence[str]) -> None:
     for name in value:
         if name not in names:
             raise MarshalError(f"no member of this name (there are: {', '.join(names)})", value[name]).at(name)
-
-
-def _each_item(expected: str, convert: Encode) -> Encode:
-    def encode(value: Value) -> object:
-        if not isinstance(value, list):
-            raise MarshalError(expected, value)
-        return [_placed(index, convert, item) for index, item in enumerate(value)]
-
-    return encode
-
-
-def _each_entry(expected: str, key_of: Callable[[Any], object], convert: Encode) -> Encode:
-    def encode(value: Value) -> object:
-        if not isinstance(value, dict):
-            raise MarshalError(expected, value)
-        made = {_placed(key, key_of, key): _placed(key, convert, item) for key, item in value.items()}
-        if len(made) != len(value):
-            raise MarshalError("keys that stay different", value)
-        return made
-
-    return encode
-
-
-def _placed(step: str | int, convert: Callable[[Any], Any], value: Value) -> Any:
-    try:
-        return convert(value)
-    except MarshalError as error:
-        error.at(step)
-        raise

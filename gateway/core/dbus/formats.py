@@ -25,10 +25,16 @@ _SECOND = timedelta(seconds=1)
 
 def moment_encoder(kind: Type, convert: Encode) -> Encode:
     """Return an encoder of datetimes and ISO 8601 texts as type `kind`, then `convert`. No zone means UTC."""
-    says = _SAYS.get(kind.code, _whole_seconds)
 
     def encode(value: Value) -> object:
-        return convert(says(_moment(value)))
+        moment = _moment(value)
+        if kind.code == "s":
+            return convert(moment.isoformat().replace("+00:00", "Z"))
+        if kind.code == "d":
+            return convert(moment.timestamp())
+        if moment.microsecond:
+            raise MarshalError("a dateTime in whole seconds", moment.isoformat())
+        return convert((moment - _EPOCH) // _SECOND)
 
     return encode
 
@@ -43,26 +49,20 @@ def _moment(value: Value) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
-def _whole_seconds(moment: datetime) -> int:
-    if moment.microsecond:
-        raise MarshalError("a dateTime in whole seconds", moment.isoformat())
-    return (moment - _EPOCH) // _SECOND
+def _everywhere(convert: Show) -> Show:
+    """Convert a value, or each one inside arrays and structs."""
+
+    def show(value: Value) -> Value:
+        if isinstance(value, list):
+            return [show(item) for item in value]
+        if isinstance(value, dict):
+            return {key: show(item) for key, item in value.items()}
+        return convert(value)
+
+    return show
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
-
-
-# Conversions for D-Bus types that do not hold whole seconds.
-_SAYS: Mapping[str, Callable[[datetime], Value]] = {"s": _text, "d": datetime.timestamp}
-
-
-def show_moment(value: Value) -> Value:
-    """Convert Unix seconds or ISO 8601 text to a datetime in UTC, also inside arrays and structs."""
-    if isinstance(value, list):
-        return [show_moment(item) for item in value]
-    if isinstance(value, dict):
-        return {key: show_moment(item) for key, item in value.items()}
+def _to_moment(value: Value) -> datetime:
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return _EPOCH + timedelta(seconds=value)
@@ -71,35 +71,15 @@ def show_moment(value: Value) -> Value:
     return _moment(value)
 
 
-def show_moment_without_zone(value: Value) -> Value:
-    """The same without the zone, for clients of servers that write none: strict readers refuse the Z of UTC."""
-    if isinstance(value, list):
-        return [show_moment_without_zone(item) for item in value]
-    if isinstance(value, dict):
-        return {key: show_moment_without_zone(item) for key, item in value.items()}
-    shown = show_moment(value)
-    assert isinstance(shown, datetime)
-    return shown.astimezone(UTC).replace(tzinfo=None)
-
-
-def show_text(value: Value) -> Value:
-    """Convert numbers to text, also inside arrays and structs; other values are unchanged."""
-    if isinstance(value, list):
-        return [show_text(item) for item in value]
-    if isinstance(value, dict):
-        return {key: show_text(item) for key, item in value.items()}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(value)
-    return value
-
-
-def show_base64(value: Value) -> Value:
-    """Convert bytes to base64 text, also inside arrays and structs; other values are unchanged."""
-    if isinstance(value, list):
-        return [show_base64(item) for item in value]
-    if isinstance(value, dict):
-        return {key: show_base64(item) for key, item in value.items()}
-    return b64encode(value).decode() if isinstance(value, bytes) else value
+# Unix seconds or ISO 8601 text as a datetime in UTC.
+show_moment = _everywhere(_to_moment)
+# Without the zone, for clients of servers that write none: strict readers refuse the Z of UTC.
+show_moment_without_zone = _everywhere(lambda value: _to_moment(value).astimezone(UTC).replace(tzinfo=None))
+# Numbers as text, bytes as base64 text; other values are unchanged.
+show_text = _everywhere(
+    lambda value: repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+)
+show_base64 = _everywhere(lambda value: b64encode(value).decode() if isinstance(value, bytes) else value)
 
 
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -117,14 +97,7 @@ def of_class(name: str) -> Show:
     def other(found: re.Match[str]) -> str:
         return str(UUID(int=UUID(found[0]).int ^ redact))
 
-    def show(value: Value) -> Value:
-        if isinstance(value, list):
-            return [show(item) for item in value]
-        if isinstance(value, dict):
-            return {key: show(item) for key, item in value.items()}
-        return _UUID.sub(other, value, count=1) if isinstance(value, str) else value
-
-    return show
+    return _everywhere(lambda value: _UUID.sub(other, value, count=1) if isinstance(value, str) else value)
 
 
 def identity_of_class(name: str) -> Show:

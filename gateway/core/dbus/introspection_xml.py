@@ -158,20 +158,10 @@ class _Reader:
         self.name = ""
         self._entities = 0
         self._open: list[object] = []  # the object that each open element builds; None for an ignored one
-        self._within: Interface | None = None  # the open interface
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
+        self._parser.EndElementHandler = lambda _tag: self._open.pop()
         self._parser.EntityDeclHandler = self._entity
-        self._elements: Mapping[str, Callable[[object, dict[str, str]], object]] = {
-            "node": self._node,
-            "interface": self._interface,
-            "method": self._method,
-            "signal": self._signal,
-            "property": self._property,
-            "arg": self._argument,
-            "annotation": self._annotation,
-        }
 
     def read(self, xml: bytes) -> Node:
         try:
@@ -196,16 +186,21 @@ class _Reader:
         if not self._open and tag not in ("node", "interface"):
             raise self._fail(f"expected the root element 'node', got '{tag}'")
         inside = self._open[-1] if self._open else self
-        build = self._elements.get(tag)
+        built: object = None
         try:
-            self._open.append(build(inside, attributes) if build is not None else None)
+            if tag == "node":
+                built = self._node(inside, attributes)
+            elif tag == "interface" and (inside is self or isinstance(inside, _Inner)):
+                built = self._interface(inside, attributes.get("name", ""))
+            elif tag in ("method", "signal", "property") and isinstance(inside, Interface):
+                built = self._member(tag, inside, attributes)
+            elif tag == "arg" and isinstance(inside, IdlMethod | IdlSignal):
+                built = self._argument(inside, attributes)
+            elif tag == "annotation":
+                self._annotation(inside, attributes)
         except _Odd:
-            self._open.append(None)
-
-    def _end(self, tag: str) -> None:
-        ended = self._open.pop()
-        if tag == "interface" and ended is self._within:
-            self._within = None
+            pass
+        self._open.append(built)
 
     def _node(self, inside: object, attributes: dict[str, str]) -> object:
         if not self._open:
@@ -215,12 +210,11 @@ class _Reader:
             self.children.append(attributes["name"])
         return _Inner() if inside is self or isinstance(inside, _Inner) else None
 
-    def _interface(self, inside: object, attributes: dict[str, str]) -> object:
+    def _interface(self, inside: object, name: str) -> object:
         """An interface of this object, or of one inside; there the first of a name is kept."""
-        name = attributes.get("name", "")
-        if not (inside is self or isinstance(inside, _Inner)) or not _fits(names.interface, name):
+        if not _fits(names.interface, name):
             return None
-        self._within = interface = Interface(name)
+        interface = Interface(name)
         if inside is not self:
             self.inner.setdefault(name, interface)
         elif name in self.interfaces:
@@ -229,50 +223,43 @@ class _Reader:
             self.interfaces[name] = interface
         return interface
 
-    def _method(self, inside: object, attributes: dict[str, str]) -> object:
-        if not isinstance(inside, Interface):
-            return None
-        name = self._member("method", attributes, names.member, inside.methods)
-        return inside.methods.setdefault(name, IdlMethod(name))
+    def _member(self, what: str, interface: Interface, attributes: dict[str, str]) -> object:
+        """A member; raises _Odd for one that cannot be used, whose namesake is set aside too.
 
-    def _signal(self, inside: object, attributes: dict[str, str]) -> object:
-        if not isinstance(inside, Interface):
-            return None
-        name = self._member("signal", attributes, names.member, inside.signals)
-        return inside.signals.setdefault(name, IdlSignal(name))
+        The name of a property is any text: `scan-type`, `Rx Mode`.
+        """
+        name = attributes.get("name", "")
+        member, known = f"{what} {name}", _members(interface, what)
+        if member in interface.odd or name in known:
+            raise self._set_aside(member, f"duplicate {what} '{name}'")
+        if not _fits(names.property_name if what == "property" else names.member, name):
+            raise _Odd
+        if what == "property":
+            access = attributes.get("access", "")
+            if access not in ("read", "write", "readwrite"):
+                raise self._set_aside(member, f"expected access read, write or readwrite, got '{access}'")
+            known[name] = IdlProperty(name, self._type(member, attributes), access)
+        else:
+            known[name] = IdlMethod(name) if what == "method" else IdlSignal(name)
+        return known[name]
 
-    def _property(self, inside: object, attributes: dict[str, str]) -> object:
-        """A property. Its name is any text: `scan-type`, `Rx Mode`."""
-        if not isinstance(inside, Interface):
-            return None
-        name = self._member("property", attributes, names.property_name, inside.properties)
-        access = attributes.get("access", "")
-        if access not in ("read", "write", "readwrite"):
-            raise self._set_aside(f"property {name}", f"expected access read, write or readwrite, got '{access}'")
-        return inside.properties.setdefault(name, IdlProperty(name, self._type(f"property {name}", attributes), access))
-
-    def _argument(self, inside: object, attributes: dict[str, str]) -> object:
+    def _argument(self, inside: IdlMethod | IdlSignal, attributes: dict[str, str]) -> object:
         """An argument without a name is named by its index: arg0, arg1. One that is odd makes its member odd."""
-        if not isinstance(inside, IdlMethod | IdlSignal):
-            return None
-        member = f"{'method' if isinstance(inside, IdlMethod) else 'signal'} {inside.name}"
         direction = attributes.get("direction")
-        if isinstance(inside, IdlMethod) and direction not in (None, "in", "out"):
-            raise self._set_aside(member, f"expected direction in or out, got '{direction}'")
-        arguments = self._arguments(inside, direction)
+        if isinstance(inside, IdlSignal):
+            member, arguments = f"signal {inside.name}", inside.args
+        else:
+            member, arguments = f"method {inside.name}", inside.outs if direction == "out" else inside.ins
+            if direction not in (None, "in", "out"):
+                raise self._set_aside(member, f"expected direction in or out, got '{direction}'")
         name = attributes.get("name") or f"arg{len(arguments)}"
         if any(argument.name == name for argument in arguments):
             raise self._set_aside(member, f"duplicate argument '{name}'")
-        arguments.append(Argument(name, self._type(member, attributes, name)))
+        arguments.append(Argument(name, self._type(member, attributes, f"'{name}': ")))
         if sum(len(str(argument.type)) for argument in arguments) > MAX_LENGTH:
             text = f"the signature of the arguments is longer than {MAX_LENGTH} characters"
             raise self._set_aside(member, text)
         return arguments[-1]
-
-    def _arguments(self, inside: IdlMethod | IdlSignal, direction: str | None) -> list[Argument]:
-        if isinstance(inside, IdlSignal):
-            return inside.args
-        return inside.outs if direction == "out" else inside.ins
 
     def _annotation(self, inside: object, attributes: dict[str, str]) -> None:
         name, value = attributes.get("name", ""), attributes.get("value", "")
@@ -287,41 +274,31 @@ class _Reader:
         elif name == LEGACY_TYPE and isinstance(inside, IdlProperty | Argument):
             inside.legacy_type = " ".join(value.split())
 
-    # Odd members
-
-    def _member(
-        self, what: str, attributes: dict[str, str], check: Callable[[str], str], known: Mapping[str, object]
-    ) -> str:
-        """The name of a member; raises _Odd for one that cannot be used, whose namesake is set aside too."""
-        name = attributes.get("name", "")
-        assert self._within is not None
-        if f"{what} {name}" in self._within.odd or name in known:
-            raise self._set_aside(f"{what} {name}", f"duplicate {what} '{name}'")
-        if not _fits(check, name):
-            raise _Odd
-        return name
-
     def _set_aside(self, member: str, message: str) -> _Odd:
         """Make the member `method Start` of the open interface odd."""
-        assert self._within is not None
+        interface = next(each for each in reversed(self._open) if isinstance(each, Interface))
         what, _, name = member.partition(" ")
-        self._within.odd.setdefault(member, self._place(message))
-        kinds: Mapping[str, dict[str, Any]] = {
-            "method": self._within.methods,
-            "signal": self._within.signals,
-            "property": self._within.properties,
-        }
-        kinds[what].pop(name, None)
+        interface.odd.setdefault(member, self._place(message))
+        _members(interface, what).pop(name, None)
         return _Odd()
 
     def _place(self, message: str) -> OddMember:
         return OddMember(self._parser.CurrentLineNumber, self._parser.CurrentColumnNumber + 1, message)
 
-    def _type(self, member: str, attributes: dict[str, str], name: str = "") -> Type:
+    def _type(self, member: str, attributes: dict[str, str], where: str = "") -> Type:
         try:
             return parse_one(attributes.get("type", ""))
         except ValueError as error:
-            raise self._set_aside(member, f"'{name}': {error}" if name else str(error)) from error
+            raise self._set_aside(member, f"{where}{error}") from error
+
+
+def _members(interface: Interface, what: str) -> dict[str, Any]:
+    kinds: Mapping[str, dict[str, Any]] = {
+        "method": interface.methods,
+        "signal": interface.signals,
+        "property": interface.properties,
+    }
+    return kinds[what]
 
 
 def _fits(check: Callable[[str], str], name: str) -> bool:

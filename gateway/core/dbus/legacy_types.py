@@ -17,13 +17,13 @@ form on D-Bus (`signature`); `encoder` converts a legacy value of the type to it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct, field
 
-from gateway.core.dbus.marshal import Encode, Variant, to_dbus
-from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.marshal import Encode, Variant, dict_encoder, list_encoder, to_dbus, tuple_encoder
+from gateway.core.dbus.scalars import STRICT, MarshalError, absent, placed
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Coerce
 from gateway.core.rpc.model import Value
@@ -37,7 +37,7 @@ BASIC: Mapping[str, tuple[str, str]] = {
     "any": ("v", ""),
 }
 COMBINED: Mapping[str, int | None] = {"list": 1, "dict": 1, "option": 1, "tuple": None}  # number of items; None: any
-_TOKEN = re.compile(r"\s*(?:([A-Za-z_][\w.]*)|([(),]))")
+_TOKEN = re.compile(r"([A-Za-z_][\w.]*|[(),])|\S")  # the group is empty for what no type holds
 
 
 class LegacyType(Struct, frozen=True):
@@ -52,14 +52,11 @@ class LegacyType(Struct, frozen=True):
 
 def parse_type(text: str) -> LegacyType:
     """Parse a type; raises ValueError."""
-    tokens = []
-    at = 0
-    while text[at:].strip():
-        found = _TOKEN.match(text, at)
-        if found is None:
+    tokens: list[str] = []
+    for found in _TOKEN.finditer(text):
+        if found[1] is None:
             raise ValueError(f"expected a type such as list(string), got '{text}'")
-        tokens.append(found[1] or found[2])
-        at = found.end()
+        tokens.append(found[1])
     kind, rest = _parsed(tokens, text)
     if rest:
         raise ValueError(f"expected one type, got '{text}'")
@@ -121,11 +118,9 @@ def read_definition(data: Any) -> Definition:
 
 
 def _read_member(data: Any) -> RecordMember:
-    if isinstance(data, str):
-        kind = parse_type(data)
-        return RecordMember(kind, has_default=kind.name == "option")
-    kind = parse_type(data["type"])
-    return RecordMember(kind, "default" in data or kind.name == "option", data.get("default"))
+    given = {"type": data} if isinstance(data, str) else data
+    kind = parse_type(given["type"])
+    return RecordMember(kind, "default" in given or kind.name == "option", given.get("default"))
 
 
 class LegacyTypes(Struct):
@@ -170,21 +165,50 @@ class LegacyTypes(Struct):
 
         `around`: the number of containers that enclose the value.
         """
-        maker = _MAKERS.get(kind.name)
-        if maker is not None:
-            return maker(self, kind, argument, coerce, around)
-        definition = self.definitions[kind.name]
+        self._require(kind, argument)
+        name, items, expected = kind.name, kind.items, str(kind)
+        if name in BASIC:
+            return to_dbus(argument, coerce=coerce, around=around)
+        if name == "dict":
+            convert = self.encoder(items[0], argument.children[0].children[1], coerce, around + 2)
+            return dict_encoder(expected, STRICT["s"], convert)
+        if name == "tuple":
+            pairs = zip(items, argument.children, strict=True)
+            return tuple_encoder(expected, [self.encoder(item, child, coerce, around + 1) for item, child in pairs])
+        if name in COMBINED:
+            convert = self.encoder(items[0], argument.children[0], coerce, around + 1)
+            return list_encoder(expected, convert) if name == "list" else _option(f"{expected}: [] or [value]", convert)
+        definition = self.definitions[name]
         if definition.alias is not None:
             return self.encoder(definition.alias, argument, coerce, around)
         if definition.record is not None:
-            return self._record(kind, definition.record, argument, coerce, around)
-        assert definition.variant is not None
-        return self._variant(kind, definition, argument, coerce, around)
+            return self._record(definition.record, coerce, around)
+        return self._variant(definition, coerce, around, plain=argument.code == "s")
+
+    def _fits(self, kind: LegacyType, argument: Type) -> bool:
+        match kind.name:
+            case "list" | "option":
+                return argument.code == "a" and not argument.is_dict
+            case "dict":
+                return argument.is_dict and argument.children[0].children[0].code == "s"
+            case "tuple":
+                return argument.code == "(" and len(argument.children) == len(kind.items)
+            case name if name in BASIC:
+                own, others = BASIC[name]
+                return argument.code == own or argument.code in others
+        definition = self.definitions[kind.name]
+        if definition.alias is not None:
+            return True  # decided by what it stands for
+        return str(argument) == self.signature(kind) or (definition.variant is not None and argument.code == "v")
+
+    def _require(self, kind: LegacyType, argument: Type) -> None:
+        if not self._fits(kind, argument):
+            needed = self.signature(kind)
+            raise ValueError(f"type {kind} needs a D-Bus argument of type {needed}, not {argument}")
 
     def optional(self, kind: LegacyType, argument: Type, coerce: Coerce) -> Encode:
         """For a parameter or member that may be absent: the value itself, or None for none, as no or one item."""
-        if argument.code != "a" or argument.is_dict:
-            raise _misfit(kind, argument, self)
+        self._require(kind, argument)
         convert = self.encoder(kind.items[0], argument.children[0], coerce, 1)
         return lambda value: [] if value is None else [convert(value)]
 
@@ -193,11 +217,7 @@ class LegacyTypes(Struct):
         signature = self.signature(kind)
         return signature, self.encoder(kind, parse_one(signature), coerce, around)
 
-    def _record(
-        self, kind: LegacyType, members: Mapping[str, RecordMember], argument: Type, coerce: Coerce, around: int
-    ) -> Encode:
-        if str(argument) != "a{sv}":
-            raise _misfit(kind, argument, self)
+    def _record(self, members: Mapping[str, RecordMember], coerce: Coerce, around: int) -> Encode:
         steps: list[tuple[str, RecordMember, str, Encode]] = []
         for name, member in members.items():
             item = member.type.items[0] if member.type.name == "option" else member.type
@@ -211,28 +231,27 @@ class LegacyTypes(Struct):
             made: dict[str, object] = {}
             for name, member, signature, convert in steps:
                 if name not in given and not member.has_default:
-                    raise _missing().at(name)
+                    raise absent("a member of this name").at(name)
                 item = given.get(name, member.default)
                 if item is None and member.has_default:
                     if member.default is None:
                         continue
                     item = member.default
-                value_of = _at(name, convert, item)
+                value_of = placed(name, convert, item)
                 made[name] = value_of if signature == "v" else Variant(signature, value_of)
             return made
 
         return encode
 
-    def _variant(self, kind: LegacyType, definition: Definition, argument: Type, coerce: Coerce, around: int) -> Encode:
-        assert definition.variant is not None
+    def _variant(self, definition: Definition, coerce: Coerce, around: int, *, plain: bool) -> Encode:
+        """The converter of a variant to `v`, or to `s` where it has tags alone (`plain`)."""
+        tags = definition.variant or {}
         payloads: dict[str, tuple[str, str, Encode | None]] = {}
-        for tag, payload in definition.variant.items():
+        for tag, payload in tags.items():
             signature, convert = ("", None) if payload is None else self.own(payload, coerce, around + 2)
             payloads[tag.lower()] = tag, signature, convert
-        plain = str(argument) == "s" and not any(definition.variant.values())
-        if str(argument) != "v" and not plain:
-            raise _misfit(kind, argument, self)
-        expected = f"a variant ({', '.join(_shown(t, p) for t, p in definition.variant.items())})"
+        shown = (tag if payload is None else f"[{tag}, {payload}]" for tag, payload in tags.items())
+        expected = f"a variant ({', '.join(shown)})"
         default = definition.default
 
         def encode(value: Value) -> object:
@@ -245,91 +264,17 @@ class LegacyTypes(Struct):
             name, signature, convert = found
             if convert is None:
                 return name if plain else Variant("s", name)
-            return Variant(f"(s{signature})", (name, _at(1, convert, given[0])))
+            return Variant(f"(s{signature})", (name, placed(1, convert, given[0])))
 
         return encode
 
 
-def _shown(tag: str, payload: LegacyType | None) -> str:
-    return tag if payload is None else f"[{tag}, {payload}]"
-
-
-def _misfit(kind: LegacyType, argument: Type, types: LegacyTypes) -> ValueError:
-    return ValueError(f"type {kind} needs a D-Bus argument of type {types.signature(kind)}, not {argument}")
-
-
-def _missing() -> MarshalError:
-    error = MarshalError("a member of this name", None)
-    error.got = "nothing"
-    return error
-
-
-def _at(step: str | int, convert: Encode, value: Value) -> object:
-    try:
-        return convert(value)
-    except MarshalError as error:
-        error.at(step)
-        raise
-
-
-_Maker = Callable[[LegacyTypes, LegacyType, Type, Coerce, int], Encode]
-
-
-def _basic(types: LegacyTypes, kind: LegacyType, argument: Type, coerce: Coerce, around: int) -> Encode:
-    own, others = BASIC[kind.name]
-    if argument.code != own and argument.code not in others:
-        raise _misfit(kind, argument, types)
-    return to_dbus(argument, coerce=coerce, around=around)
-
-
-def _list(types: LegacyTypes, kind: LegacyType, argument: Type, coerce: Coerce, around: int) -> Encode:
-    if argument.code != "a" or argument.is_dict:
-        raise _misfit(kind, argument, types)
-    convert = types.encoder(kind.items[0], argument.children[0], coerce, around + 1)
-    option, expected = kind.name == "option", str(kind)
+def _option(expected: str, convert: Encode) -> Encode:
+    items = list_encoder(expected, convert)
 
     def encode(value: Value) -> object:
-        if not isinstance(value, list) or (option and len(value) > 1):
-            raise MarshalError(f"{expected}: [] or [value]" if option else expected, value)
-        return [_at(index, convert, item) for index, item in enumerate(value)]
-
-    return encode
-
-
-def _dict(types: LegacyTypes, kind: LegacyType, argument: Type, coerce: Coerce, around: int) -> Encode:
-    if not argument.is_dict or argument.children[0].children[0].code != "s":
-        raise _misfit(kind, argument, types)
-    convert = types.encoder(kind.items[0], argument.children[0].children[1], coerce, around + 2)
-    text, expected = to_dbus(parse_one("s")), str(kind)
-
-    def encode(value: Value) -> object:
-        if not isinstance(value, dict):
+        if isinstance(value, list) and len(value) > 1:
             raise MarshalError(expected, value)
-        return {_at(name, text, name): _at(name, convert, item) for name, item in value.items()}
+        return items(value)
 
     return encode
-
-
-def _tuple(types: LegacyTypes, kind: LegacyType, argument: Type, coerce: Coerce, around: int) -> Encode:
-    if argument.code != "(" or len(argument.children) != len(kind.items):
-        raise _misfit(kind, argument, types)
-    converts = [
-        types.encoder(item, child, coerce, around + 1)
-        for item, child in zip(kind.items, argument.children, strict=True)
-    ]
-    expected = str(kind)
-
-    def encode(value: Value) -> object:
-        if not isinstance(value, list) or len(value) != len(converts):
-            raise MarshalError(expected, value)
-        return tuple([_at(index, convert, item) for index, (convert, item) in enumerate(zip(converts, value))])  # noqa: B905
-
-    return encode
-
-
-_MAKERS: Mapping[str, _Maker] = {
-    **dict.fromkeys(BASIC, _basic),
-    **dict.fromkeys(("list", "option"), _list),
-    "dict": _dict,
-    "tuple": _tuple,
-}

@@ -21,6 +21,7 @@ from gateway.core.dbus.scalars import (
     MarshalError,
     all_texts,
     byte_array,
+    placed,
     refuse_file_descriptor,
     text,
 )
@@ -37,7 +38,6 @@ Decode: TypeAlias = Callable[[Any], Value]  # D-Bus to legacy; the library made 
 # Nested arrays, structs, dict entries and variants. The specification ("Valid Signatures") allows 64, but dbus-broker
 # counts the body as one of them and disconnects a sender that exceeds its limit.
 MAX_DEPTH = 63
-_TOO_DEEP = f"at most {MAX_DEPTH} nested containers"
 _TYPED = 'v as {"signature": ..., "value": ...}'
 _TYPED_KEYS = {"signature", "value"}
 _CACHED = 256  # converters kept for signatures that stand in variants: clients choose them, and one may take 100 KiB
@@ -73,7 +73,24 @@ def from_dbus(kind: Type, *, variants: Variants = "plain") -> Decode:
     It raises MarshalError for a file descriptor and for two dict keys with the same text. A variant may be of any
     class that has `signature` and `value`.
     """
-    return _DECODERS.get(kind.code, _basic_decoder)(kind, variants)
+    if kind.code in BASIC:
+        return refuse_file_descriptor if kind.code == "h" else same
+    if kind.code == "v":
+        return _untyped if variants == "plain" else _typed
+    if kind.code == "(":
+        fields = [from_dbus(child, variants=variants) for child in kind.children]
+        return list if all(decode is same for decode in fields) else _each_field(fields)
+    element = kind.children[0]
+    if element.code == "y":
+        return bytes
+    if element.code != "{":
+        decode = from_dbus(element, variants=variants)
+        return same if decode is same else each_item(decode)
+    key, item = element.children
+    decode = from_dbus(item, variants=variants)
+    if key.code in KEYS_OUT:
+        return _each_entry(KEYS_OUT[key.code], decode)
+    return same if decode is same else each_value(decode)
 
 
 def same(value: Any) -> Any:
@@ -81,13 +98,37 @@ def same(value: Any) -> Any:
     return value
 
 
+# Legacy to D-Bus
+
+
 def _encoder(kind: Type, how: _How, depth: int) -> Encode:
-    """Return an encoder. `depth`: the number of containers around this one."""
+    """Return an encoder. `depth`: the number of containers around this one; a dictionary counts as array and entry."""
     if kind.code in BASIC:
         return (STRICT if how.coerce == "strict" else LEGACY)[kind.code]
     if depth >= MAX_DEPTH:
         return _refuse_depth
-    return _ENCODERS[kind.code](kind, how, depth)
+    if kind.code == "v":
+        return (_plain_encoder if how.variants == "plain" else _typed_encoder)(how, depth)
+    if kind.code == "(":
+        return tuple_encoder(str(kind), [_encoder(child, how, depth + 1) for child in kind.children])
+    element = kind.children[0]
+    if element.code == "y":
+        return byte_array
+    if element.code != "{":
+        return list_encoder(str(kind), _encoder(element, how, depth + 1), UNCHANGED.get(element.code, _unknown))
+    key, item = element.children
+    encode = _encoder(item, how, depth + 2) if depth + 1 < MAX_DEPTH else _refuse_depth
+    entries = dict_encoder(str(kind), KEYS_IN[key.code], encode)
+    if key.code != "s":
+        return entries
+    unchanged, values = UNCHANGED.get(item.code, _unknown), each_value(encode)
+
+    def texts(value: Value) -> object:
+        if type(value) is not dict or not all_texts(value):
+            return entries(value)  # which finds the place
+        return value if unchanged(value.values()) else values(value)
+
+    return texts
 
 
 @lru_cache(maxsize=_CACHED)
@@ -95,52 +136,31 @@ def _encoder_of(signature: str, how: _How, depth: int) -> Encode:
     return _encoder(parse_one(signature), how, depth)
 
 
-@lru_cache(maxsize=_CACHED)
-def _decoder_of(signature: str, variants: Variants) -> Decode:
-    return from_dbus(parse_one(signature), variants=variants)
-
-
 def _refuse_depth(value: Value) -> object:
-    raise MarshalError(_TOO_DEEP, value)
+    raise MarshalError(f"at most {MAX_DEPTH} nested containers", value)
 
 
-# Legacy to D-Bus
+def _unknown(_values: Collection[object]) -> bool:
+    return False
 
 
-def _array_encoder(kind: Type, how: _How, depth: int) -> Encode:
-    element = kind.children[0]
-    if element.code == "y":
-        return byte_array
-    if element.code == "{":
-        return _dict_encoder(kind, how, depth)
-    return _checked(kind, list, UNCHANGED.get(element.code, _unknown), _each(_encoder(element, how, depth + 1)))
+def list_encoder(
+    expected: str, convert: Encode, unchanged: Callable[[Collection[Any]], bool] = _unknown
+) -> Callable[[Value], object]:
+    """Return the encoder of an array. `unchanged`: whether no item needs to be converted."""
+    items = each_item(convert)
 
-
-def _dict_encoder(kind: Type, how: _How, depth: int) -> Encode:
-    """Return the encoder of a dict, which counts as two containers: the array and the entry."""
-    key, item = kind.children[0].children
-    encode = _encoder(item, how, depth + 2) if depth + 1 < MAX_DEPTH else _refuse_depth
-    entries = _each_entry(KEYS_IN[key.code], encode)
-    if key.code != "s":
-        return _checked(kind, dict, _unknown, entries)
-    unchanged = UNCHANGED.get(item.code, _unknown)
-    values = _each_value(encode)
-    expected = str(kind)
-
-    def texts(value: Value) -> object:
-        if type(value) is not dict:
+    def array(value: Value) -> object:
+        if type(value) is not list:
             raise MarshalError(expected, value)
-        if not all_texts(value):
-            return entries(value)  # which finds the place
-        return value if unchanged(value.values()) else values(value)
+        return value if unchanged(value) else items(value)
 
-    return texts
+    return array
 
 
-def _struct_encoder(kind: Type, how: _How, depth: int) -> Encode:
-    fields = _each_field([_encoder(child, how, depth + 1) for child in kind.children])
-    count = len(kind.children)
-    expected = str(kind)
+def tuple_encoder(expected: str, converts: Sequence[Encode]) -> Encode:
+    """Return the encoder of a D-Bus struct, which is an array on the legacy side."""
+    fields, count = _each_field(converts), len(converts)
 
     def struct(value: Value) -> object:
         if type(value) is not list or len(value) != count:
@@ -150,8 +170,19 @@ def _struct_encoder(kind: Type, how: _How, depth: int) -> Encode:
     return struct
 
 
-def _variant_encoder(_kind: Type, how: _How, depth: int) -> Encode:
-    return (_plain_encoder if how.variants == "plain" else _typed_encoder)(how, depth)
+def dict_encoder(expected: str, key_of: Callable[[Any], object], convert: Encode) -> Encode:
+    """Return the encoder of a dictionary."""
+    entries = _each_entry(key_of, convert)
+
+    def dictionary(value: Value) -> object:
+        if type(value) is not dict:
+            raise MarshalError(expected, value)
+        return entries(value)
+
+    return dictionary
+
+
+PLAIN: Mapping[type, str] = {bool: "b", int: "x", float: "d", str: "s", bytes: "ay", list: "av", dict: "a{sv}"}
 
 
 @cache  # there are as many as depths, twice
@@ -181,82 +212,24 @@ def _typed_encoder(how: _How, depth: int) -> Encode:
     def variant(value: Value) -> Variant:
         if type(value) is not dict or value.keys() != _TYPED_KEYS:
             raise MarshalError(_TYPED, value)
-        signature = _complete_type(value["signature"])
+        signature = value["signature"]
         try:
-            return Variant(signature, _encoder_of(signature, how, depth + 1)(value["value"]))
-        except MarshalError as error:
-            error.at("value")
-            raise
+            if type(signature) is not str:
+                raise ValueError  # noqa: TRY301 - one kind of error for both
+            encode = _encoder_of(signature, how, depth + 1)
+        except ValueError:
+            raise MarshalError("the signature of one complete type", signature).at("signature") from None
+        return Variant(signature, placed("value", encode, value["value"]))
 
     return variant
 
 
-def _complete_type(signature: Value) -> str:
-    try:
-        if type(signature) is str and parse_one(signature):
-            return signature
-    except ValueError:
-        pass
-    raise MarshalError("the signature of one complete type", signature).at("signature")
+# D-Bus to legacy: variants
 
 
-def _checked(
-    kind: Type, shape: type, unchanged: Callable[[Any], bool], convert: Callable[[Any], object]
-) -> Callable[[Value], object]:
-    expected = str(kind)
-
-    def container(value: Value) -> object:
-        if type(value) is not shape:
-            raise MarshalError(expected, value)
-        return value if unchanged(value) else convert(value)
-
-    return container
-
-
-def _unknown(_values: Collection[object]) -> bool:
-    return False
-
-
-PLAIN: Mapping[type, str] = {bool: "b", int: "x", float: "d", str: "s", bytes: "ay", list: "av", dict: "a{sv}"}
-_ENCODERS: Mapping[str, Callable[[Type, _How, int], Encode]] = {
-    "a": _array_encoder,
-    "(": _struct_encoder,
-    "v": _variant_encoder,
-}
-
-
-# D-Bus to legacy
-
-
-def _basic_decoder(kind: Type, _variants: Variants) -> Decode:
-    return refuse_file_descriptor if kind.code == "h" else same
-
-
-def _array_decoder(kind: Type, variants: Variants) -> Decode:
-    element = kind.children[0]
-    if element.code == "y":
-        return bytes
-    if element.code == "{":
-        return _dict_decoder(element, variants)
-    decode = from_dbus(element, variants=variants)
-    return same if decode is same else _each(decode)
-
-
-def _dict_decoder(entry: Type, variants: Variants) -> Decode:
-    key, item = entry.children
-    decode = from_dbus(item, variants=variants)
-    if key.code in KEYS_OUT:
-        return _each_entry(KEYS_OUT[key.code], decode)
-    return same if decode is same else _each_value(decode)
-
-
-def _struct_decoder(kind: Type, variants: Variants) -> Decode:
-    decoders = [from_dbus(child, variants=variants) for child in kind.children]
-    return list if all(decode is same for decode in decoders) else _each_field(decoders)
-
-
-def _variant_decoder(_kind: Type, variants: Variants) -> Decode:
-    return _untyped if variants == "plain" else _typed
+@lru_cache(maxsize=_CACHED)
+def _decoder_of(signature: str, variants: Variants) -> Decode:
+    return from_dbus(parse_one(signature), variants=variants)
 
 
 def _untyped(variant: Any) -> Value:
@@ -264,25 +237,16 @@ def _untyped(variant: Any) -> Value:
 
 
 def _typed(variant: Any) -> Value:
-    try:
-        value = _decoder_of(variant.signature, "typed")(variant.value)
-    except MarshalError as error:
-        error.at("value")
-        raise
+    value = placed("value", _decoder_of(variant.signature, "typed"), variant.value)
     return {"signature": variant.signature, "value": value}
-
-
-_DECODERS: Mapping[str, Callable[[Type, Variants], Decode]] = {
-    "a": _array_decoder,
-    "(": _struct_decoder,
-    "v": _variant_decoder,
-}
 
 
 # Items of a container, one by one; the place is computed only on an error.
 
 
-def _each(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+def each_item(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    """Return a function that converts the items of an array."""
+
     def items(values: Any) -> list[Any]:
         done: list[Any] = []
         try:
@@ -310,7 +274,9 @@ def _each_field(converts: Sequence[Callable[[Any], Any]]) -> Callable[[Any], lis
     return fields
 
 
-def _each_value(convert: Callable[[Any], Any]) -> Callable[[Any], dict[Any, Any]]:
+def each_value(convert: Callable[[Any], Any]) -> Callable[[Any], dict[Any, Any]]:
+    """Return a function that converts the values of a dictionary."""
+
     def values(entries: Any) -> dict[Any, Any]:
         done = {}
         key = ""
@@ -373,38 +339,23 @@ def body_size(signature: str, body: Sequence[object]) -> int:
 
 def _end(kind: Type, value: Any, at: int) -> int:
     """Return the end of a value that begins at `at`, once aligned."""
-    at = _aligned(kind, at)
-    if kind.code in _FIXED:
-        return at + ALIGNMENT[kind.code]
-    return _ENDS[kind.code](kind, value, at)
-
-
-def _aligned(kind: Type, at: int) -> int:
-    return at + -at % ALIGNMENT[kind.code]
-
-
-def _text_end(_kind: Type, value: str, at: int) -> int:
-    return at + 4 + (len(value) if value.isascii() else len(value.encode())) + 1
-
-
-def _signature_end(_kind: Type, value: str, at: int) -> int:
-    return at + 1 + len(value) + 1
-
-
-def _variant_end(kind: Type, value: Any, at: int) -> int:
-    return _end(parse_one(value.signature), value.value, _signature_end(kind, value.signature, at))
-
-
-def _struct_end(kind: Type, value: Sequence[Any], at: int) -> int:
-    for child, item in zip(kind.children, value, strict=True):
-        at = _end(child, item, at)
-    return at
-
-
-def _array_end(kind: Type, value: Any, at: int) -> int:
-    """Return the end of an array. Padding before the first element is not counted in its length; it is always there."""
+    code = kind.code
+    at += -at % ALIGNMENT[code]
+    if code in _FIXED:
+        return at + ALIGNMENT[code]
+    if code in "so":
+        return at + 4 + (len(value) if value.isascii() else len(value.encode())) + 1
+    if code == "g":
+        return at + 1 + len(value) + 1
+    if code == "v":
+        return _end(parse_one(value.signature), value.value, at + 1 + len(value.signature) + 1)
+    if code in "({":
+        for child, item in zip(kind.children, value, strict=True):
+            at = _end(child, item, at)
+        return at
+    # Padding before the first element is not counted in the length of an array; it is always there.
     element = kind.children[0]
-    start = end = _aligned(element, at + 4)
+    start = end = at + 4 + -(at + 4) % ALIGNMENT[element.code]
     if element.code in _FIXED:
         end = start + len(value) * ALIGNMENT[element.code]
     else:
@@ -413,14 +364,3 @@ def _array_end(kind: Type, value: Any, at: int) -> int:
     if end - start > MAX_ARRAY:
         raise MarshalError(f"an array of at most {MAX_ARRAY} bytes", end - start)
     return end
-
-
-_ENDS: Mapping[str, Callable[[Type, Any, int], int]] = {
-    "s": _text_end,
-    "o": _text_end,
-    "g": _signature_end,
-    "v": _variant_end,
-    "a": _array_end,
-    "(": _struct_end,
-    "{": _struct_end,
-}

@@ -7,6 +7,7 @@ says what was expected.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 MAX_LENGTH = 255  # bytes of a bus name, interface, member or error name; an object path has no limit of its own
 _SHOWN = 60  # characters of a bad name that a message repeats
@@ -23,36 +24,29 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPES = [b"_%02x" % byte for byte in range(256)]
 
 
+def _check(pattern: re.Pattern[str], expected: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if len(text) > MAX_LENGTH:
+            raise ValueError(f"expected {expected} and at most {MAX_LENGTH} bytes long, got {len(text)} characters")
+        if pattern.fullmatch(text) is None:
+            raise ValueError(f"expected {expected}, got {quoted(text)}")
+        return text
+
+    return check
+
+
+_well_known_name = _check(_WELL_KNOWN_NAME, "a bus name such as org.example.Service")
+_unique_name = _check(_UNIQUE_NAME, "a unique name such as :1.42")
+interface = _check(_INTERFACE, "an interface such as org.example.Service1")
+error_name = _check(_INTERFACE, "an error name such as org.example.Error.NotFound")
+member = _check(_MEMBER, "a member such as GetAll")
+# Any text: the specification has no grammar for it, and `scan-type` is in use.
+property_name = _check(_PROPERTY, "the name of a property without control characters")
+
+
 def bus_name(text: str) -> str:
-    """Check a well-known name (`org.xen.xcp.xapi`) or a unique name (`:1.42`)."""
-    if text.startswith(":"):
-        return unique_name(text)
-    return _checked(_WELL_KNOWN_NAME, text, "a bus name such as org.example.Service")
-
-
-def unique_name(text: str) -> str:
-    """Check a unique name, which the bus assigns to a connection (`:1.42`)."""
-    return _checked(_UNIQUE_NAME, text, "a unique name such as :1.42")
-
-
-def interface(text: str) -> str:
-    """Check an interface (`org.xen.xcp.xenopsd.VM1`)."""
-    return _checked(_INTERFACE, text, "an interface such as org.example.Service1")
-
-
-def error_name(text: str) -> str:
-    """Check an error name; the grammar is that of an interface."""
-    return _checked(_INTERFACE, text, "an error name such as org.example.Error.NotFound")
-
-
-def member(text: str) -> str:
-    """Check the name of a method or signal (`Start`)."""
-    return _checked(_MEMBER, text, "a member such as GetAll")
-
-
-def property_name(text: str) -> str:
-    """Check the name of a property: any text. The specification has no grammar for it, and `scan-type` is in use."""
-    return _checked(_PROPERTY, text, "the name of a property without control characters")
+    """Check a well-known name (`org.xen.xcp.xapi`) or a unique name, which the bus assigns (`:1.42`)."""
+    return (_unique_name if text.startswith(":") else _well_known_name)(text)
 
 
 def object_path(text: str) -> str:
@@ -81,23 +75,21 @@ def unescape_path_element(element: str) -> str:
     An element counts as not escaped if escaping its text would not return it, or if the text would hold a control
     character (BlueZ's "dev_11_22").
     """
+    text = decoded_path_element(element)
+    if text is None or escape_path_element(text) != element or _CONTROL.search(text):
+        return element
+    return text
+
+
+def decoded_path_element(element: str) -> str | None:
+    """Return the text whose escaped form an element may be; None if there is none."""
     if element == "_":
         return ""
     unescaped = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), element.encode("utf-8", "surrogatepass"))
     try:
-        text = unescaped.decode("utf-8", "surrogatepass")
+        return unescaped.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
-        return element
-    was_escaped = escape_path_element(text) == element and not _CONTROL.search(text)
-    return text if was_escaped else element
-
-
-def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
-    if len(text) > MAX_LENGTH:
-        raise ValueError(f"expected {expected} and at most {MAX_LENGTH} bytes long, got {len(text)} characters")
-    if pattern.fullmatch(text) is None:
-        raise ValueError(f"expected {expected}, got {quoted(text)}")
-    return text
+        return None
 
 
 def quoted(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from gateway.core.dbus.names import escape_path_element, is_object_path
+from gateway.core.dbus.names import decoded_path_element, escape_path_element, is_object_path
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Value
 
@@ -24,7 +24,6 @@ EncodePath: TypeAlias = Callable[[Slots], str]  # MarshalErrors say the slot as 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _ELEMENT = re.compile(r"[A-Za-z0-9_]+")
 _DASHES = str.maketrans("-:", "__")
-_ESCAPED = re.compile(rb"_([0-9a-f]{2})")
 
 
 def placeholders(template: str) -> list[str]:
@@ -47,17 +46,6 @@ def escape_value(text: str, rule: Escape, *, begins: bool = True) -> str:
         more = ", - and :" if rule == "dashes" else ""
         raise MarshalError(f"text of A-Z, a-z, 0-9, _{more} for the object path (escape: {rule})", text)
     return element
-
-
-def _is_escaped(element: str, *, begins: bool) -> bool:
-    """Return whether some text is this element by the rule `systemd`."""
-    try:
-        text = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), element.encode()).decode(
-            "utf-8", "surrogatepass"
-        )
-    except UnicodeDecodeError:
-        return False
-    return element == "_" or escape_value(text, "systemd", begins=begins) == element
 
 
 # Parameters that are object paths
@@ -159,30 +147,28 @@ class PathTemplate(Struct, frozen=True):
         rule, begins = self.escapes.get(name, "systemd"), before.endswith("/")
 
         def element(value: Value) -> str:
-            return escape_value(value if type(value) is str else _whole_number(value), rule, begins=begins)
+            if type(value) is str:
+                return escape_value(value, rule, begins=begins)
+            if isinstance(value, int):
+                return escape_value(str(int(value)), rule, begins=begins)
+            raise MarshalError("text or a whole number, for the object path", value)
 
         return element
 
     def reaches(self, path: str) -> bool:
         """Return whether some values of the parameters make this object path."""
         pieces = _PLACEHOLDER.split(self.text)
-        pattern = "".join(re.escape(piece) if at % 2 == 0 else self._pattern(piece) for at, piece in enumerate(pieces))
+        pattern = re.escape(pieces[0])
+        for name, after in zip(pieces[1::2], pieces[2::2], strict=True):
+            prefixes = "|".join(re.escape(subtree.rstrip("/")) for subtree in self.objects.get(name, ()))
+            value = f"(?:{prefixes})(?:/[A-Za-z0-9_]+)+" if name in self.objects else "[A-Za-z0-9_]+"
+            pattern += f"({value}){re.escape(after)}"
         found = re.fullmatch(pattern, path)
-        return found is not None and all(
-            name in self.objects
-            or self.escapes.get(name, "systemd") != "systemd"
-            or _is_escaped(element, begins=before.endswith("/"))
-            for before, name, element in zip(pieces[0::2], pieces[1::2], found.groups(), strict=False)
-        )
-
-    def _pattern(self, name: str) -> str:
-        if name not in self.objects:
-            return "([A-Za-z0-9_]+)"
-        prefixes = "|".join(re.escape(subtree.rstrip("/")) for subtree in self.objects[name])
-        return f"((?:{prefixes})(?:/[A-Za-z0-9_]+)+)"
-
-
-def _whole_number(value: Value) -> str:
-    if isinstance(value, int):
-        return str(int(value))
-    raise MarshalError("text or a whole number, for the object path", value)
+        if found is None:
+            return False
+        for before, name, element in zip(pieces[0::2], pieces[1::2], found.groups(), strict=False):
+            if name not in self.objects and self.escapes.get(name, "systemd") == "systemd":
+                text = decoded_path_element(element)
+                if text is None or escape_value(text, "systemd", begins=before.endswith("/")) != element:
+                    return False
+        return True

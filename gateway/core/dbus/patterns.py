@@ -72,17 +72,11 @@ def _cost(text: str) -> int:
         if kind == "repeat":
             if before == "close":
                 raise ValueError(f"'{written}' after a group is unsupported: repeat a character or a class")
-            cost *= _choices(token)
+            if token["high"]:
+                cost *= min(MAX_TEXT, max(1, int(token["high"]) - int(token["low"] or 0) + 1))
+            elif token["range"] or written in "*+":
+                cost *= MAX_TEXT
         elif kind == "choice" and before != "repeat":  # after a repetition, `?` makes it lazy
             cost *= 2
         before = kind
     return cost
-
-
-def _choices(token: re.Match[str]) -> int:
-    if token[0] in "*+":
-        return MAX_TEXT
-    low = int(token["low"] or 0)
-    if token["range"] is None:
-        return 1
-    return min(MAX_TEXT, max(1, int(token["high"]) - low + 1)) if token["high"] else MAX_TEXT

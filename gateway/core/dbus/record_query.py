@@ -36,7 +36,9 @@ def compile_query(expression: str, fields: Collection[str]) -> Selects:
     """Return whether a record is selected, as a function; raises QueryError. `fields`: those of the records."""
     if len(expression) > MAX_LENGTH:
         raise QueryError(f"expected an expression of at most {MAX_LENGTH} characters, got {len(expression)}")
-    selects = _Parser(expression, fields).parse()
+    parser = _Parser(expression, fields)
+    selects = parser.expression(0)
+    parser.expect("'and', 'or' or the end", "")
     return lambda record: selects(_Texts(record))
 
 
@@ -79,103 +81,75 @@ _Holds: TypeAlias = Callable[[_Texts], bool]
 
 
 class _Parser:
-    """A recursive descent parser; a token is a word, a sign, or a text with its first quote."""
+    """A recursive descent parser; a token is a word, a sign, or a text with its first quote. The last one is empty."""
 
     def __init__(self, expression: str, fields: Collection[str]) -> None:
-        self._tokens = [*_tokens(expression)]
+        tokens: list[str] = []
+        text = expression.rstrip(" \t\r\n")
+        for match in _TOKEN.finditer(text):
+            quoted, sign, word, other = match.groups()
+            if other is not None or (word is not None and word not in _WORDS):
+                raise QueryError(f"unexpected '{(word or other)[:40]}'")
+            tokens.append(f'"{quoted}' if quoted is not None else str(sign or word))
+        self._tokens = iter([*tokens, ""])
+        self._next = next(self._tokens)
         self._fields = fields
-        self._at = 0
         self._terms = 0
 
-    def parse(self) -> _Holds:
-        selects = self._expression(0)
-        if self._next is not None:
-            raise QueryError(f"expected 'and', 'or' or the end, got {self._shown()}")
-        return selects
+    def expect(self, what: str, *tokens: str) -> str:
+        """Take the next token, which must be one of these, or a text in quotes where there are none."""
+        found = self._next
+        if not (found in tokens if tokens else found.startswith('"')):
+            shown = f"'{found[:40]}'" if found else "the end"
+            raise QueryError(f"expected {what}, got {shown}")
+        self._next = next(self._tokens, "")
+        return found
 
-    @property
-    def _next(self) -> str | None:
-        return self._tokens[self._at] if self._at < len(self._tokens) else None
+    def _take(self, *tokens: str) -> str:
+        return self.expect("", *tokens) if self._next in tokens else ""
 
-    def _take(self, *expected: str) -> bool:
-        taken = self._next in expected
-        self._at += taken
-        return taken
-
-    def _shown(self) -> str:
-        return "the end" if self._next is None else f"'{self._next[:40]}'"
-
-    def _expression(self, depth: int) -> _Holds:
-        steps = [("", self._operand(depth))]
-        while self._next in ("and", "or"):
-            word = str(self._next)
-            self._at += 1
+    def expression(self, depth: int) -> _Holds:
+        """Read an expression inside so many parentheses and `not`."""
+        steps = [("and", self._operand(depth))]
+        while word := self._take("and", "or"):
             steps.append((word, self._operand(depth)))
-        return steps[0][1] if len(steps) == 1 else _from_left(steps)
+        if len(steps) == 1:
+            return steps[0][1]
+
+        def selects(texts: _Texts) -> bool:
+            holds = True
+            for word, step in steps:
+                holds = (holds or step(texts)) if word == "or" else (holds and step(texts))
+            return holds
+
+        return selects
 
     def _operand(self, depth: int) -> _Holds:
         if depth > MAX_DEPTH:
             raise QueryError(f"more than {MAX_DEPTH} nested parentheses and 'not'")
         if self._take("not"):
-            negated = self._expression(depth + 1)
+            negated = self.expression(depth + 1)
             return lambda texts: not negated(texts)
         if self._take("("):
-            inside = self._expression(depth + 1)
-            if not self._take(")"):
-                raise QueryError(f"expected ')', got {self._shown()}")
+            inside = self.expression(depth + 1)
+            self.expect("')'", ")")
             return inside
         self._terms += 1
         if self._terms > MAX_TERMS:
             raise QueryError(f"more than {MAX_TERMS} comparisons")
-        if self._next in ("true", "false"):
-            constant = self._take("true") or not self._take("false")
-            return lambda _texts: constant
-        return self._comparison()
-
-    def _comparison(self) -> _Holds:
+        if constant := self._take("true", "false"):
+            return lambda _texts: constant == "true"
         left = self._value()
-        if not self._take("="):
-            raise QueryError(f"expected '=', got {self._shown()}")
+        self.expect("'='", "=")
         right = self._value()
         return lambda texts: left(texts) == right(texts)
 
     def _value(self) -> Callable[[_Texts], str]:
         named = self._take("field")
-        token = self._next
-        if token is None or not token.startswith('"'):
-            expected = "a name in double quotes" if named else 'field "NAME" or a text in double quotes'
-            raise QueryError(f"expected {expected}, got {self._shown()}")
-        self._at += 1
-        text = token[1:]
+        text = self.expect("a name in double quotes" if named else 'field "NAME" or a text in double quotes')[1:]
         if not named:
             return lambda _texts: text
         name = text if text in self._fields else text.replace("__", "_")
         if name not in self._fields:
             raise QueryError(f"unknown field '{text[:40]}'")
         return lambda texts: texts[name]
-
-
-def _tokens(expression: str) -> list[str]:
-    """The tokens; raises QueryError for anything else."""
-    found: list[str] = []
-    text = expression.rstrip(" \t\r\n")
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        assert match is not None
-        quoted, sign, word, other = match.groups()
-        if other is not None or (word is not None and word not in _WORDS):
-            raise QueryError(f"unexpected '{(word or other)[:40]}'")
-        found.append(f'"{quoted}' if quoted is not None else str(sign or word))
-        at = match.end()
-    return found
-
-
-def _from_left(steps: list[tuple[str, _Holds]]) -> _Holds:
-    def selects(texts: _Texts) -> bool:
-        holds = True
-        for word, step in steps:
-            holds = (holds or step(texts)) if word == "or" else (holds and step(texts))
-        return holds
-
-    return selects

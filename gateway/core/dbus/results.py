@@ -21,8 +21,8 @@ from gateway.core.dbus.formats import Show
 from gateway.core.dbus.marshal import Decode, from_dbus, same
 from gateway.core.dbus.names import unescape_path_element
 from gateway.core.dbus.patterns import TextPattern
-from gateway.core.dbus.scalars import MarshalError
-from gateway.core.dbus.signature import Type
+from gateway.core.dbus.scalars import MarshalError, absent, placed
+from gateway.core.dbus.signature import INTEGER_RANGES, Type
 from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Fault, FaultCode, Value
 
@@ -50,39 +50,18 @@ def one(item: Item) -> DecodeResult:
     index, convert, _name = item
     if convert is same:
         return itemgetter(index)
-
-    def shape(body: Body) -> Value:
-        return convert(body[index])
-
-    return shape
+    return lambda body: convert(body[index])
 
 
 def array(items: Sequence[Item]) -> DecodeResult:
     """Return several out-arguments as an array."""
-
-    def shape(body: Body) -> Value:
-        return [_shown(item, body) for item in items]
-
-    return shape
+    return lambda body: [placed(name, convert, body[index]) for index, convert, name in items]
 
 
 def struct(members: Mapping[str, Item]) -> DecodeResult:
     """Return several out-arguments as a struct."""
     steps = tuple(members.items())
-
-    def shape(body: Body) -> Value:
-        return {name: _shown(item, body) for name, item in steps}
-
-    return shape
-
-
-def _shown(item: Item, body: Body) -> Value:
-    index, convert, name = item
-    try:
-        return convert(body[index])
-    except MarshalError as error:
-        error.at(name)
-        raise
+    return lambda body: {shown: placed(name, convert, body[index]) for shown, (index, convert, name) in steps}
 
 
 def then(convert: Decode, show: Show | None) -> Decode:
@@ -97,28 +76,43 @@ def then(convert: Decode, show: Show | None) -> Decode:
 
 def struct_of_fields(kind: Type, names: Sequence[str]) -> Show:
     """Convert the array of a D-Bus struct to a struct with these names, also inside arrays and dictionaries."""
-    if kind.code == "(":
-        return lambda fields: dict(zip(names, fields, strict=True))  # type: ignore[arg-type]  # a struct is an array
-    if kind.is_dict:
-        return _each_value(struct_of_fields(kind.children[0].children[1], names))
-    return _each_item(struct_of_fields(kind.children[0], names))
+
+    def show(fields: Value) -> Value:
+        assert isinstance(fields, list)
+        return dict(zip(names, fields, strict=True))
+
+    return _inside(kind, lambda inner: inner.code == "(", show)
 
 
 def picked(kind: Type, members: Mapping[str, tuple[str, Show | None]]) -> Show:
     """Pick and rename members of a dictionary, also inside arrays and dictionaries. Absent members stay absent."""
-    inner = kind.children[0].children[1] if kind.is_dict else kind.children[0]
-    if kind.is_dict and not holds_dict(inner):
-        return _pick(members)
-    return _each_value(picked(inner, members)) if kind.is_dict else _each_item(picked(inner, members))
+    return picked_record(kind, members, {})
 
 
 def picked_record(kind: Type, members: Mapping[str, tuple[str, Show | None]], defaults: Mapping[str, Value]) -> Show:
     """As `picked`; members that are absent have the default."""
-    inner = kind.children[0].children[1] if kind.is_dict else kind.children[0]
-    if not kind.is_dict or holds_dict(inner):
-        return (_each_value if kind.is_dict else _each_item)(picked_record(inner, members, defaults))
-    pick = _pick(members)
-    return lambda value: {**defaults, **pick(value)}  # type: ignore[dict-item]  # a record is a struct
+    steps = [(name, source, show) for name, (source, show) in members.items()]
+
+    def pick(value: Value) -> Value:
+        assert isinstance(value, dict)
+        record = dict(defaults)
+        for name, source, show in steps:
+            if source in value:
+                record[name] = value[source] if show is None else show(value[source])
+        return record
+
+    return _inside(kind, lambda inner: inner.is_dict and not holds_dict(inner.children[0].children[1]), pick)
+
+
+def _inside(kind: Type, is_meant: Callable[[Type], bool], show: Show) -> Show:
+    """Apply `show` to the values of the type that is meant, in the arrays and dictionaries around it."""
+    if is_meant(kind):
+        return show
+    if kind.is_dict:
+        shown = _inside(kind.children[0].children[1], is_meant, show)
+        return lambda value: {key: shown(item) for key, item in value.items()}  # type: ignore[union-attr]  # a dict
+    shown = _inside(kind.children[0], is_meant, show)
+    return lambda value: [shown(item) for item in value]  # type: ignore[union-attr]  # an array is a list
 
 
 def holds_dict(kind: Type) -> bool:
@@ -129,28 +123,6 @@ def holds_dict(kind: Type) -> bool:
         return holds_dict(kind.children[0])
     key, item = kind.children[0].children
     return key.code == "s" or holds_dict(item)
-
-
-def _pick(members: Mapping[str, tuple[str, Show | None]]) -> Show:
-    steps = [(name, source, show) for name, (source, show) in members.items()]
-
-    def show_picked(value: Value) -> Value:
-        assert isinstance(value, dict)
-        return {
-            name: value[source] if show is None else show(value[source])
-            for name, source, show in steps
-            if source in value
-        }
-
-    return show_picked
-
-
-def _each_item(show: Show) -> Show:
-    return lambda value: [show(item) for item in value]  # type: ignore[union-attr]  # an array is a list
-
-
-def _each_value(show: Show) -> Show:
-    return lambda value: {key: show(item) for key, item in value.items()}  # type: ignore[union-attr]  # a dictionary
 
 
 # Properties: variants whose type the IDL gives
@@ -233,7 +205,7 @@ def property_key(name: str, convert: Decode) -> RecordKey:
     """Return the value of a property as text."""
 
     def key(path: str, properties: Mapping[str, Any]) -> str | None:
-        return str(_placed(path, convert, properties[name])) if name in properties else None
+        return str(placed(path, convert, properties[name])) if name in properties else None
 
     return key
 
@@ -288,28 +260,13 @@ def records(
             name = keys[path]
             if name is None or times[name] > 1 or (name in of_interface and name != path):
                 if refuse:
-                    raise _without_key(path, name)
+                    expected = "a key for the record" if name is None else "a key for the record that no other has"
+                    raise (absent(expected) if name is None else MarshalError(expected, name)).at(path)
                 name = path
-            found[name] = _placed(name, record, properties)
+            found[name] = placed(name, record, properties)
         return found
 
     return decode
-
-
-def _without_key(path: str, name: str | None) -> MarshalError:
-    expected = "a key for the record" if name is None else "a key for the record that no other has"
-    error = MarshalError(expected, name).at(path)
-    if name is None:
-        error.got = "nothing"
-    return error
-
-
-def _placed(step: str, convert: Callable[[Any], Value], value: Any) -> Value:
-    try:
-        return convert(value)
-    except MarshalError as error:
-        error.at(step)
-        raise
 
 
 # Errors
@@ -349,7 +306,9 @@ def error_mapper(
     def translate(fault: Fault, call: Call) -> Fault:
         found = listed.get(fault.name) or shared.get(fault.name, ())
         for entry in (*found, *rest) if fault.name else ():
-            code = _code(entry, fault, call)
+            if entry.match is not None and entry.match.match(_text_of(fault)) is None:
+                continue
+            code = entry.code if isinstance(entry.code, str) else _as_text(entry.code(fault, call))
             if code:
                 message = _text_of(fault) if entry.message is None else entry.message(fault, call)
                 args = [part(fault, call) for part in entry.args]
@@ -357,13 +316,6 @@ def error_mapper(
         return fault
 
     return translate
-
-
-def _code(entry: ErrorEntry, fault: Fault, call: Call) -> str:
-    """Return the code that an entry gives; empty if it does not apply."""
-    if entry.match is not None and entry.match.match(_text_of(fault)) is None:
-        return ""
-    return entry.code if isinstance(entry.code, str) else _as_text(entry.code(fault, call))
 
 
 def group_of(pattern: TextPattern, name: str) -> Part:
@@ -425,11 +377,14 @@ def _part(name: str, parameters: Mapping[str, Callable[[Call], Value]]) -> Part:
     if name == "message":
         return lambda fault, _call: _text_of(fault)
     find = parameters.get(name.removeprefix(PARAMETER))
-    return constant("") if find is None else lambda _fault, call: _present(find(call))
+    if find is None:
+        return constant("")
 
+    def given(_fault: Fault, call: Call) -> Value:
+        value = find(call)
+        return "" if value is None else value
 
-def _present(value: Value) -> Value:
-    return "" if value is None else value
+    return given
 
 
 def _argument(fault: Fault, index: int) -> Value:
@@ -458,32 +413,23 @@ def _plain(value: object) -> str:
 # xenstore everything is text. The mapping says which values are numbers.
 
 
-_INTEGERS = frozenset("ynqiuxt")
 _INTEGER = re.compile(r"-?[0-9]{1,20}").fullmatch
 _DOUBLE = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
 
 
 def coerce_numbers(value: Value, kind: Type) -> Value:
     """Convert the numbers of a result; a value that does not fit its type is unchanged."""
+    code, children = kind.code, kind.children
     if isinstance(value, str):
-        return _number(value, kind.code)
-    if isinstance(value, list):
-        return _items(value, kind)
-    if isinstance(value, dict) and kind.is_dict:
-        item = kind.children[0].children[1]
-        return {name: coerce_numbers(each, item) for name, each in value.items()}
+        if code in INTEGER_RANGES and _INTEGER(value):
+            return int(value)
+        return float(value) if code == "d" and _DOUBLE(value) else value
+    if kind.is_dict:
+        if isinstance(value, dict):
+            return {name: coerce_numbers(item, children[0].children[1]) for name, item in value.items()}
+    elif isinstance(value, list):
+        if code == "a":
+            return [coerce_numbers(item, children[0]) for item in value]
+        if code == "(" and len(value) == len(children):
+            return [coerce_numbers(item, child) for item, child in zip(value, children, strict=True)]
     return value
-
-
-def _number(text: str, code: str) -> Value:
-    if code in _INTEGERS and _INTEGER(text):
-        return int(text)
-    return float(text) if code == "d" and _DOUBLE(text) else text
-
-
-def _items(items: list[Value], kind: Type) -> Value:
-    if kind.code == "a" and not kind.is_dict:
-        return [coerce_numbers(item, kind.children[0]) for item in items]
-    if kind.code == "(" and len(items) == len(kind.children):
-        return [coerce_numbers(item, child) for item, child in zip(items, kind.children, strict=True)]
-    return items

@@ -6,11 +6,10 @@ Values are checked one by one, many at once, and as the text of dict keys. docs/
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,12 +17,8 @@ from gateway.core.dbus import names
 from gateway.core.dbus.signature import INTEGER_RANGES, parse
 from gateway.core.rpc.model import Value
 
-# The error of a value that does not fit its type: place, expected, got
-
-
 _SHOWN = 40  # characters of a text that a message repeats
 _SHOWN_BITS = 128  # of an integer that a message repeats
-_SIZED: tuple[tuple[type[Sized], str], ...] = ((list, "an array"), (dict, "a struct"))
 
 
 class MarshalError(Exception):
@@ -49,9 +44,33 @@ class MarshalError(Exception):
         return f"{self.bare}, got {self.got}"
 
 
+def absent(expected: str) -> MarshalError:
+    """Return the error of a value that is not there."""
+    error = MarshalError(expected, None)
+    error.got = "nothing"
+    return error
+
+
+def placed(step: str | int, convert: Callable[[Any], Any], value: Any) -> Any:
+    """Convert a value whose place is one step further in."""
+    try:
+        return convert(value)
+    except MarshalError as error:
+        error.at(step)
+        raise
+
+
 def render(path: Iterable[str | int]) -> str:
     """Return a place in a legacy value, `$.params[1].vcpus`, in ASCII on one line."""
-    return "$" + "".join(map(_step, path))
+    place = "$"
+    for step in path:
+        if isinstance(step, int):
+            place += f"[{step}]"
+        elif len(step) <= _SHOWN and step.isascii() and step.isidentifier():
+            place += f".{step}"
+        else:
+            place += f"[{quoted(step)}]"
+    return place
 
 
 def quoted(value: object) -> str:
@@ -67,17 +86,9 @@ def quoted(value: object) -> str:
         return repr(value)
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    for kind, noun in _SIZED:
-        if isinstance(value, kind):
-            return f"{noun} of {len(value)}"
+    if isinstance(value, list | dict):
+        return f"{'an array' if isinstance(value, list) else 'a struct'} of {len(value)}"
     return "a dateTime" if isinstance(value, datetime) else "a value of no known type"
-
-
-def _step(step: str | int) -> str:
-    if isinstance(step, int):
-        return f"[{step}]"
-    plain = len(step) <= _SHOWN and step.isascii() and step.isidentifier()
-    return f".{step}" if plain else f"[{quoted(step)}]"
 
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")  # canonical, and no longer than any D-Bus integer
@@ -99,7 +110,7 @@ def text(value: Value) -> str:
         raise MarshalError("s", value)
     if "\0" in value:
         raise MarshalError("s without NUL", value)
-    if not value.isascii() and _has_surrogate(value):
+    if not value.isascii() and has_surrogate(value):
         raise MarshalError("s without lone surrogates", value)
     return value
 
@@ -130,7 +141,7 @@ def byte_array(value: Value) -> bytes:
         raise MarshalError("ay", value)
     try:
         decoded = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         decoded = b""
     if base64.b64encode(decoded).decode() != value:
         raise MarshalError("ay as canonical base64", value)
@@ -168,54 +179,15 @@ def legacy_double(value: Value) -> float:
         return double(value)
     if _INTEGER.fullmatch(value):
         return _exact_double(int(value), value)
-    if value not in _NOT_FINITE and not _NUMBER.fullmatch(value):
+    if value in _NOT_FINITE:
+        return float(value)
+    if not _NUMBER.fullmatch(value):
         raise MarshalError("d", value)
     number = float(value)
-    if value not in _NOT_FINITE and (math.isinf(number) or (number == 0 and _says_more_than_zero(value))):
+    lost = number == 0 and any(digit in "123456789" for digit in re.split("[eE]", value)[0])
+    if lost or math.isinf(number):
         raise MarshalError("d within its range", value)
     return number
-
-
-def integer(code: str) -> Callable[[Value], int]:
-    """Return the check for an integer in the range of the D-Bus type `code`; booleans and 1.0 are refused."""
-    low, high = INTEGER_RANGES[code]
-
-    def check(value: Value) -> int:
-        if type(value) is int and low <= value <= high:
-            return value
-        raise MarshalError(code, value)
-
-    return check
-
-
-def legacy_integer(code: str) -> Callable[[Value], int]:
-    """Return the check that also accepts decimal text, as XenAPI writes every int64, and a whole double up to 2^53.
-
-    A larger double stands for several integers and is refused.
-    """
-    decimal = _decimal_integer(code)
-
-    def check(value: Value) -> int:
-        if type(value) is float and value.is_integer() and abs(value) <= _LARGEST_WHOLE:
-            low, high = INTEGER_RANGES[code]
-            if low <= value <= high:
-                return int(value)
-        return decimal(value)
-
-    return check
-
-
-def _decimal_integer(code: str) -> Callable[[Value], int]:
-    """Return the check for an integer or its canonical decimal text."""
-    low, high = INTEGER_RANGES[code]
-    strict = integer(code)
-
-    def check(value: Value) -> int:
-        if type(value) is str and _INTEGER.fullmatch(value) and low <= int(value) <= high:
-            return int(value)
-        return strict(value)
-
-    return check
 
 
 def _exact_double(number: int, value: Value) -> float:
@@ -228,15 +200,34 @@ def _exact_double(number: int, value: Value) -> float:
     return result
 
 
-def _says_more_than_zero(number: str) -> bool:
-    return any(digit in "123456789" for digit in re.split("[eE]", number)[0])
+def integer(code: str, *, decimal: bool = False, whole: bool = False) -> Callable[[Value], int]:
+    """Return the check of an integer in the range of the D-Bus type `code`; booleans and 1.0 are refused.
+
+    `decimal`: canonical decimal text is accepted too, as XenAPI writes every int64. `whole`: so is a whole double up to
+    2^53; a larger one stands for several integers.
+    """
+    low, high = INTEGER_RANGES[code]
+
+    def check(value: Value) -> int:
+        if type(value) is int and low <= value <= high:
+            return value
+        if decimal and type(value) is str and _INTEGER.fullmatch(value) and low <= int(value) <= high:
+            return int(value)
+        if (
+            whole
+            and type(value) is float
+            and low <= value <= high
+            and abs(value) <= _LARGEST_WHOLE
+            and value.is_integer()
+        ):
+            return int(value)
+        raise MarshalError(code, value)
+
+    return check
 
 
-def _is_text(text: str) -> bool:
-    return "\0" not in text and (text.isascii() or not _has_surrogate(text))
-
-
-def _has_surrogate(text: str) -> bool:
+def has_surrogate(text: str) -> bool:
+    """Return whether a text has half of a surrogate pair, which UTF-8 cannot express."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -257,7 +248,7 @@ LEGACY: Mapping[str, Callable[[Any], object]] = {
     **STRICT,
     "b": legacy_boolean,
     "d": legacy_double,
-    **{code: legacy_integer(code) for code in INTEGER_RANGES},
+    **{code: integer(code, decimal=True, whole=True) for code in INTEGER_RANGES},
 }
 
 
@@ -267,9 +258,10 @@ LEGACY: Mapping[str, Callable[[Any], object]] = {
 def all_texts(values: Iterable[Any]) -> bool:
     """Return whether every value is a string that D-Bus can carry."""
     try:
-        return _is_text("".join(values))
+        joined = "".join(values)
     except TypeError:
         return False
+    return "\0" not in joined and (joined.isascii() or not has_surrogate(joined))
 
 
 def _all_integers(code: str) -> Callable[[Collection[Any]], bool]:
@@ -315,7 +307,7 @@ KEYS_IN: Mapping[str, Callable[[Any], object]] = {
     "d": _key('d as a key (in its shortest form: "1.0", "1e+16")', _canonical_double),
     "h": refuse_file_descriptor,
     **{code: _key(f"{code} as a key", STRICT[code]) for code in "sog"},
-    **{code: _key(f"{code} as a key (in decimal)", _decimal_integer(code)) for code in INTEGER_RANGES},
+    **{code: _key(f"{code} as a key (in decimal)", integer(code, decimal=True)) for code in INTEGER_RANGES},
 }
 KEYS_OUT: Mapping[str, Callable[[Any], str]] = {
     "b": lambda key: "true" if key else "false",

@@ -32,15 +32,7 @@ class Type(Struct, frozen=True):
 
     def __str__(self) -> str:
         inner = "".join(map(str, self.children))
-        match self.code:
-            case "a":
-                return "a" + inner
-            case "(":
-                return f"({inner})"
-            case "{":
-                return "{" + inner + "}"
-            case _:
-                return self.code
+        return {"a": f"a{inner}", "(": f"({inner})", "{": f"{{{inner}}}"}.get(self.code, self.code)
 
     @property
     def is_dict(self) -> bool:
@@ -71,7 +63,7 @@ def parse(signature: str) -> tuple[Type, ...]:
     types: list[Type] = []
     at = 0
     while at < len(signature):
-        one, at = _complete(signature, at, arrays=0, structs=0)
+        one, at = _complete(signature, at, 0, 0)
         types.append(one)
     return tuple(types)
 
@@ -84,47 +76,42 @@ def parse_one(signature: str) -> Type:
     return types[0]
 
 
-def _complete(text: str, at: int, *, arrays: int, structs: int) -> tuple[Type, int]:
-    if at >= len(text):
+def _complete(text: str, at: int, arrays: int, structs: int) -> tuple[Type, int]:
+    """Parse the type that begins at `at` within so many arrays and structs; returns its end too."""
+    code = text[at : at + 1]
+    if not code:
         raise ValueError(f"signature '{text}' ends where a type is expected")
-    code = text[at]
     if code in _LEAVES:
         return _LEAVES[code], at + 1
     if code == "a":
         if arrays == MAX_ARRAY_DEPTH:
             raise ValueError(f"signature '{text}' nests more than {MAX_ARRAY_DEPTH} arrays")
-        if text[at + 1 : at + 2] == "{":
-            entry, at = _dict_entry(text, at + 1, arrays=arrays + 1, structs=structs)
-            return Type("a", (entry,)), at
-        element, at = _complete(text, at + 1, arrays=arrays + 1, structs=structs)
-        return Type("a", (element,)), at
-    if code == "(":
-        return _struct(text, at, arrays=arrays, structs=structs)
+        inside = _dict_entry if text.startswith("{", at + 1) else _complete
+        element, after = inside(text, at + 1, arrays + 1, structs)
+        return Type("a", (element,)), after
     if code == "{":
         raise ValueError(f"signature '{text}' has a dict entry outside an array at {at}")
-    raise ValueError(f"unknown type '{code}' in signature '{text}' at {at}")
-
-
-def _struct(text: str, at: int, *, arrays: int, structs: int) -> tuple[Type, int]:
+    if code != "(":
+        raise ValueError(f"unknown type '{code}' in signature '{text}' at {at}")
     if structs == MAX_STRUCT_DEPTH:
         raise ValueError(f"signature '{text}' nests more than {MAX_STRUCT_DEPTH} structs")
     fields: list[Type] = []
-    at += 1
-    while text[at : at + 1] != ")":
-        field, at = _complete(text, at, arrays=arrays, structs=structs + 1)
+    after = at + 1
+    while not text.startswith(")", after):
+        field, after = _complete(text, after, arrays, structs + 1)
         fields.append(field)
     if not fields:
-        raise ValueError(f"signature '{text}' has an empty struct at {at - 1}")
-    return Type("(", tuple(fields)), at + 1
+        raise ValueError(f"signature '{text}' has an empty struct at {at}")
+    return Type("(", tuple(fields)), after + 1
 
 
-def _dict_entry(text: str, at: int, *, arrays: int, structs: int) -> tuple[Type, int]:
+def _dict_entry(text: str, at: int, arrays: int, structs: int) -> tuple[Type, int]:
     if structs == MAX_STRUCT_DEPTH:
         raise ValueError(f"signature '{text}' nests more than {MAX_STRUCT_DEPTH} structs")
-    key, after = _complete(text, at + 1, arrays=arrays, structs=structs + 1)
+    key, after = _complete(text, at + 1, arrays, structs + 1)
     if key.code not in BASIC:
         raise ValueError(f"signature '{text}' has a dict key of type '{key}' at {at + 1}, a basic type is needed")
-    value, after = _complete(text, after, arrays=arrays, structs=structs + 1)
-    if text[after : after + 1] != "}":
+    value, after = _complete(text, after, arrays, structs + 1)
+    if not text.startswith("}", after):
         raise ValueError(f"signature '{text}' has a dict entry that is not closed after key and value at {after}")
     return Type("{", (key, value)), after + 1

@@ -13,7 +13,7 @@ from functools import lru_cache
 from msgspec import Struct
 
 from gateway.core.dbus.marshal import MAX_DEPTH, Encode, Variant, to_dbus
-from gateway.core.dbus.scalars import KEYS_IN, MarshalError
+from gateway.core.dbus.scalars import KEYS_IN, MarshalError, placed
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Coerce, Variants
 from gateway.core.rpc.model import Value
@@ -98,19 +98,10 @@ class _Encoder(Struct, frozen=True):
         made = {}
         for name, item in value.items():
             inner = f"{key}.{name}" if key else name
-            made[self._key(key_kind, name)] = self._item(item_kind, item, inner, depth + 1, name)
+            made[placed(name, KEYS_IN[key_kind.code], name)] = self._item(item_kind, item, inner, depth + 1, name)
         if len(made) != len(value):
             raise MarshalError("keys that stay different", value)
         return made
 
-    def _key(self, kind: Type, name: str) -> object:
-        try:
-            return KEYS_IN[kind.code](name)
-        except MarshalError as error:
-            raise error.at(name) from None
-
     def _item(self, kind: Type, value: Value, key: str, depth: int, at: str | int) -> object:
-        try:
-            return self.encode(kind, value, key, depth + 1)
-        except MarshalError as error:
-            raise error.at(at) from None
+        return placed(at, lambda item: self.encode(kind, item, key, depth + 1), value)

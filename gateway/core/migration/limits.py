@@ -7,7 +7,7 @@ exceeded when the observed value is above it. It is broken when in addition
 - mismatches: "the rate is within the limit" is refuted;
 - errors: "D-Bus fails at most half the limit more often than the legacy service" is refuted. Calls that have a key are
   judged by key, so that one key never breaks the limit, and many calls of few keys count as few;
-- mistakes of clients, which count for neither side: the same, of calls that D-Bus refuses (`_refusals`);
+- mistakes of clients, which count for neither side: the same, of calls that D-Bus refuses;
 - latency: "the quantile is at most sqrt(limit) times the control's" is refuted. Both quantiles are uncertain.
 
 A rate of mismatches just above its limit neither breaks it nor lets a step wait for ever: see `near_limit`.
@@ -57,21 +57,18 @@ class SideCounts(Struct, frozen=True):
     clients: tuple[int, ...] = ()  # of each group of keys: mistakes of clients, which are not among calls; empty: none
 
     def __add__(self, other: SideCounts) -> SideCounts:
-        return SideCounts(
-            self.calls + other.calls,
-            self.errors + other.errors,
-            _each(add, self.latency, other.latency),
-            _each(add, self.keys, other.keys),
-            _each(add, self.clients, other.clients),
-        )
+        return self._each(add, other)
 
     def __sub__(self, other: SideCounts) -> SideCounts:
+        return self._each(sub, other)
+
+    def _each(self, combine: Callable[[int, int], int], other: SideCounts) -> SideCounts:
         return SideCounts(
-            self.calls - other.calls,
-            self.errors - other.errors,
-            _each(sub, self.latency, other.latency),
-            _each(sub, self.keys, other.keys),
-            _each(sub, self.clients, other.clients),
+            combine(self.calls, other.calls),
+            combine(self.errors, other.errors),
+            _each(combine, self.latency, other.latency),
+            _each(combine, self.keys, other.keys),
+            _each(combine, self.clients, other.clients),
         )
 
     @property
@@ -108,19 +105,14 @@ class BothSides(Struct, frozen=True):
 
     def since(self, start: BothSides) -> BothSides:
         """What came after `start`; all of it when the counters were cleared meanwhile."""
-        if any(ours < theirs for ours, theirs in zip(_numbers(self), _numbers(start), strict=True)):
-            return self
-        return BothSides(
+        left = BothSides(
             self.compared - start.compared,
             self.different - start.different,
             self.control - start.control,
             self.candidate - start.candidate,
         )
-
-
-def _numbers(sides: BothSides) -> tuple[int, ...]:
-    control, candidate = sides.control, sides.candidate
-    return (sides.compared, sides.different, control.calls, control.errors, candidate.calls, candidate.errors)
+        numbers = (left.compared, left.different, left.control.calls, left.control.errors)
+        return self if min(*numbers, left.candidate.calls, left.candidate.errors) < 0 else left
 
 
 def _each(combine: Callable[[int, int], int], ours: Sequence[int], theirs: Sequence[int]) -> tuple[int, ...]:
@@ -166,20 +158,27 @@ def find_breaches(
     limits: RolloutLimits, baseline: SideCounts | None, counts: BothSides, alpha: float = ALPHA
 ) -> Iterator[Breach]:
     """The exceeded limits, of those with enough counts. `alpha`: the error probability for each."""
-    needed = statistics.threshold(alpha)
+    needed, ours = statistics.threshold(alpha), counts.candidate
     if counts.compared >= limits.samples:
         yield from _mismatches(limits, counts, needed)
-    if any(counts.candidate.clients):
-        yield from _refusals(limits, counts.control.refusing, counts.candidate.refusing, needed)
-    if counts.candidate.calls < limits.samples:
+    if any(ours.clients):
+        # Mistakes of clients that D-Bus sees more often: it takes right calls for wrong ones. Only beside calls of the
+        # legacy service in the same step: at another time clients make other mistakes.
+        refusing, usual = ours.refusing, counts.control.refusing
+        if min(usual.calls, refusing.calls) >= limits.samples:
+            yield from _errors(limits, usual, refusing, needed, "were refused as mistakes of clients")
+    if ours.calls < limits.samples:
         return
     control = control_of(limits.samples, counts, baseline)
-    if control is None:
-        yield from _hopeless(counts.candidate, needed)
+    if control is not None:
+        yield from _errors(limits, control, ours, needed)
+        for part in (0.5, 0.99):
+            yield from _latency(limits, part, control, ours, alpha)
         return
-    yield from _errors(limits, control, counts.candidate, needed)
-    for part in (0.5, 0.99):
-        yield from _latency(limits, part, control, counts.candidate, alpha)
+    by_key = ours.by_key
+    evidence = statistics.evidence_above(by_key.errors / by_key.effect, by_key.calls / by_key.effect, MAX_ERROR_RATE)
+    if evidence >= needed:
+        yield Breach(evidence, needed, f"{_failed(ours)}, and the legacy service has too few to compare with")
 
 
 def control_of(samples: int, counts: BothSides, baseline: SideCounts | None) -> SideCounts | None:
@@ -191,19 +190,15 @@ def control_of(samples: int, counts: BothSides, baseline: SideCounts | None) -> 
 
 def _mismatches(limits: RolloutLimits, counts: BothSides, needed: float) -> Iterator[Breach]:
     different, compared, limit = counts.different, counts.compared, limits.mismatches
-    if different > compared * limit and not near_limit(limits, counts):
-        words = f"{different} of {compared} differ ({percent(different / compared)}, limit {percent(limit)})"
-        yield Breach(
-            statistics.evidence_above(different, compared, limit), needed, words, _doubt(different, compared, limit)
-        )
-
-
-def _doubt(different: int, compared: int, limit: float) -> str:
-    evidence = statistics.evidence_not_above(different, compared, limit)
-    if evidence <= 0:  # the rate is nearer to a little above than to the limit
-        return "may be chance"
-    more, above = ceil(compared * (_RULED_OUT / evidence - 1)), percent(statistics.a_little_above(limit))
-    return f"may be chance, and {more} comparisons more at this rate rule out {above}"
+    if different <= compared * limit or near_limit(limits, counts):
+        return
+    doubt = "may be chance"
+    against = statistics.evidence_not_above(different, compared, limit)
+    if against > 0:  # the rate is nearer to the limit than to a little above it
+        more, above = ceil(compared * (_RULED_OUT / against - 1)), percent(statistics.a_little_above(limit))
+        doubt = f"may be chance, and {more} comparisons more at this rate rule out {above}"
+    words = f"{different} of {compared} differ ({percent(different / compared)}, limit {percent(limit)})"
+    yield Breach(statistics.evidence_above(different, compared, limit), needed, words, doubt)
 
 
 def near_limit(limits: RolloutLimits, counts: BothSides) -> str:
@@ -216,15 +211,6 @@ def near_limit(limits: RolloutLimits, counts: BothSides) -> str:
     if different <= compared * limit or statistics.evidence_not_above(different, compared, limit) < _RULED_OUT:
         return ""
     return f"above the limit of {percent(limit)}, but {percent(statistics.a_little_above(limit))} is ruled out"
-
-
-def _refusals(limits: RolloutLimits, control: SideCounts, candidate: SideCounts, needed: float) -> Iterator[Breach]:
-    """Mistakes of clients that D-Bus sees more often than the legacy service does: it takes right calls for wrong ones.
-
-    Only beside calls of the legacy service in the same step: at another time clients make other mistakes.
-    """
-    if min(control.calls, candidate.calls) >= limits.samples:
-        yield from _errors(limits, control, candidate, needed, "were refused as mistakes of clients")
 
 
 def _errors(
@@ -261,13 +247,6 @@ def _errors(
     )
     if not few or evidence >= _LIKELY:
         yield Breach(evidence, needed, words)
-
-
-def _hopeless(candidate: SideCounts, needed: float) -> Iterator[Breach]:
-    ours = candidate.by_key
-    evidence = statistics.evidence_above(ours.errors / ours.effect, ours.calls / ours.effect, MAX_ERROR_RATE)
-    if evidence >= needed:
-        yield Breach(evidence, needed, f"{_failed(candidate)}, and the legacy service has too few to compare with")
 
 
 def _failed(candidate: SideCounts, what: str = "failed") -> str:
@@ -391,21 +370,20 @@ class Assessment(Enum):
 
 def assess(sides: BothSides, ignored: int = 0) -> Assessment:
     """`ignored`: comparisons that are equal by the rules of the mapping only; they are among those compared."""
-    return next(word for word, fits in _TABLE.items() if fits(sides, ignored))
+    if not sides.candidate.calls and not sides.compared:
+        return Assessment.NO_EVIDENCE
+    if _exceeds(_ERRORS, sides):
+        return Assessment.FAILS
+    if sides.different:
+        return Assessment.DIFFERS
+    if _exceeds(_LATENCY, sides):
+        return Assessment.SLOW
+    if not sides.compared:
+        return Assessment.NOT_COMPARED
+    if sides.compared < LIMITS.samples:
+        return Assessment.SO_FAR
+    return Assessment.IGNORED if ignored else Assessment.EQUAL
 
 
-def _exceeds(sides: BothSides, *, errors: bool) -> bool:
-    limits = _ERRORS if errors else _LATENCY
+def _exceeds(limits: RolloutLimits, sides: BothSides) -> bool:
     return any(over.broken for over in find_breaches(limits, None, sides, statistics.SHOWN_ALPHA))
-
-
-_TABLE: dict[Assessment, Callable[[BothSides, int], bool]] = {
-    Assessment.NO_EVIDENCE: lambda sides, _: not sides.candidate.calls and not sides.compared,
-    Assessment.FAILS: lambda sides, _: _exceeds(sides, errors=True),
-    Assessment.DIFFERS: lambda sides, _: sides.different > 0,
-    Assessment.SLOW: lambda sides, _: _exceeds(sides, errors=False),
-    Assessment.NOT_COMPARED: lambda sides, _: not sides.compared,
-    Assessment.SO_FAR: lambda sides, _: sides.compared < LIMITS.samples,
-    Assessment.IGNORED: lambda _, ignored: ignored > 0,
-    Assessment.EQUAL: lambda _, __: True,
-}

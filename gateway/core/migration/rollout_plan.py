@@ -13,7 +13,6 @@ from gateway.core.migration.limits import (
     ALPHA,
     LIMITS,
     BothSides,
-    Breach,
     Part,
     RolloutLimits,
     SideCounts,
@@ -197,7 +196,11 @@ def _decide(
     if progress.state not in GUARDED:
         return Action.HOLD, progress.state.value
     exceeded = [*find_breaches(plan.limits, progress.baseline, counts, ALPHA * 3 / 8)]
-    in_parts = [*_exceeded_in_parts(plan.limits, progress, parts)]
+    in_parts = [
+        replace(over, words=f"{where} {over.words}")
+        for where, part in parts.items()
+        for over in find_breaches(plan.limits, progress.baseline, part.counts, part.alpha)
+    ]
     broken = [over.words for over in exceeded if over.broken] or [over.words for over in in_parts if over.broken][:1]
     if broken:
         return Action.BREACH, "; ".join(broken)
@@ -207,14 +210,14 @@ def _decide(
     missing = [*_missing(plan, progress, counts, now), *(f"{over.words}: {over.doubt}" for over in doubtful)]
     if missing:
         return Action.HOLD, "waits: " + "; ".join(missing)
-    seen = [summary(counts), near_limit(plan.limits, counts)]
-    return _onwards(plan, progress, ", ".join(filter(None, seen)))
-
-
-def _exceeded_in_parts(limits: RolloutLimits, progress: Progress, parts: Mapping[str, Part]) -> Iterator[Breach]:
-    for where, part in parts.items():
-        for over in find_breaches(limits, progress.baseline, part.counts, part.alpha):
-            yield replace(over, words=f"{where} {over.words}")
+    seen = ", ".join(filter(None, [summary(counts), near_limit(plan.limits, counts)]))
+    step = plan.steps[progress.step]
+    if progress.step == len(plan.steps) - 1:
+        return Action.DONE, f"{step} has held: {seen}"
+    following = plan.steps[progress.step + 1]
+    if step.gate and not progress.approved:
+        return Action.WAIT, f"a person must approve {following}: {seen}"
+    return Action.PROMOTE, f"{step} -> {following}: {seen}"
 
 
 def _missing(plan: RolloutPlan, progress: Progress, counts: BothSides, now: float) -> Iterator[str]:
@@ -231,16 +234,6 @@ def _missing(plan: RolloutPlan, progress: Progress, counts: BothSides, now: floa
     left = max(step.at_least, plan.watch if last else 0.0) - (now - progress.since)
     if left > 0:
         yield f"{duration(left)} to go"
-
-
-def _onwards(plan: RolloutPlan, progress: Progress, seen: str) -> tuple[Action, str]:
-    step = plan.steps[progress.step]
-    if progress.step == len(plan.steps) - 1:
-        return Action.DONE, f"{step} has held: {seen}"
-    following = plan.steps[progress.step + 1]
-    if step.gate and not progress.approved:
-        return Action.WAIT, f"a person must approve {following}: {seen}"
-    return Action.PROMOTE, f"{step} -> {following}: {seen}"
 
 
 def apply(plan: RolloutPlan, progress: Progress, decision: Decision, counts: BothSides, now: float) -> Progress:

@@ -64,7 +64,9 @@ def binomial_tail(hits: int, trials: int, rate: float) -> float:
 def lower_bound(hits: int, trials: int) -> float:
     """The lowest rate that one look does not rule out (Clopper and Pearson, one-sided; Wilson's for many trials)."""
     if min(hits, trials - hits) > _MANY:
-        return _wilson(hits / trials, trials)
+        rate, square = hits / trials, _DEVIATIONS**2 / trials
+        deviation = _DEVIATIONS * sqrt(rate * (1 - rate) / trials + square / trials / 4)
+        return (rate + square / 2 - deviation) / (1 + square)
     low, high = 0.0, hits / trials if trials else 0.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -73,11 +75,6 @@ def lower_bound(hits: int, trials: int) -> float:
         else:
             high = middle
     return low
-
-
-def _wilson(rate: float, trials: int) -> float:
-    square = _DEVIATIONS**2 / trials
-    return (rate + square / 2 - _DEVIATIONS * sqrt(rate * (1 - rate) / trials + square / trials / 4)) / (1 + square)
 
 
 def upper_bound(hits: int, trials: int) -> float:

@@ -81,6 +81,7 @@ def line(recorded_call: RecordedCall, when: float) -> bytes:
     outcome = recorded_call.outcome if recorded_call.view is None else recorded_call.view(recorded_call.outcome)
     redaction = Redaction(recorded_call.route.migration.redact, recorded_call.call, outcome)
     call, ended = redaction.call(recorded_call.call), redaction.outcome(outcome)
+    kind, answer = ("reply", ended.value) if isinstance(ended, Reply) else ("fault", fault_members(ended))
     return _line(
         {
             "when": round(when, 3),
@@ -94,7 +95,7 @@ def line(recorded_call: RecordedCall, when: float) -> bytes:
             "named": write(dict(call.named)),
             "side": recorded_call.side.value,
             "seconds": round(recorded_call.seconds, 6),
-            **_ended(ended),
+            kind: write(shorten(answer)),
         }
     )
 
@@ -103,12 +104,6 @@ def end(why: str, calls: int, seconds: float, no_room: int, too_large: int) -> b
     """The last line."""
     counts = {"calls": calls, "seconds": round(seconds, 3), "no_room": no_room, "too_large": too_large}
     return _line({"end": why, **counts})
-
-
-def _ended(outcome: Outcome) -> dict[str, Json]:
-    if isinstance(outcome, Reply):
-        return {"reply": write(shorten(outcome.value))}
-    return {"fault": write(shorten(fault_members(outcome)))}
 
 
 def _line(document: Mapping[str, Json]) -> bytes:
@@ -144,9 +139,13 @@ def inside(outcome: Outcome) -> Sequence[Value]:
 
 def parse(text: bytes | str) -> Mapping[str, Any]:
     """One line of a recording; raises ValueError saying what is wrong."""
+
+    def refuse_constant(constant: str) -> None:
+        raise ValueError(f"is not JSON: {constant}")
+
     try:
         decoded = text if isinstance(text, str) else text.decode()
-        document = json.loads(decoded, parse_constant=_no_constant)
+        document = json.loads(decoded, parse_constant=refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8") from error
     except RecursionError as error:
@@ -156,7 +155,8 @@ def parse(text: bytes | str) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise ValueError("expected an object")  # noqa: TRY004 - one kind of error for a reader
     if "recording" in document:
-        _expect_format(document["recording"])
+        if document["recording"] != FORMAT:
+            raise ValueError(f"unknown recording format {document['recording']!r}; expected {FORMAT}")
     elif "end" not in document:
         recorded(document)
     return document
@@ -171,7 +171,7 @@ def recorded(document: object) -> ReadRecord:
             raise ValueError(f"'{name}' is missing")
         if name in document and not isinstance(document[name], kind):
             raise ValueError(f"{name}: expected {words}")
-    params, named = (_value(document, name) for name in ("params", "named"))
+    params, named = (_value(name, document.get(name, empty)) for name, empty in (("params", []), ("named", {})))
     if not isinstance(params, list) or not isinstance(named, dict) or not all(isinstance(name, str) for name in named):
         raise ValueError("expected a list of params and a struct of named")
     texts = {name: str(document[name]) for name in _TEXTS if name in document}
@@ -190,12 +190,13 @@ _MEMBERS: Mapping[str, tuple[type, str]] = {
     "named": (dict, "a struct"),
 }
 _OPTIONAL = ("effect", "params", "named")
-_DEFAULTS: Mapping[str, Any] = {"params": [], "named": {}}
 
 
-def _value(document: Mapping[str, Any], name: str) -> Value:
-    member = document.get(name, _DEFAULTS[name])
-    if _too_deep(member):
+def _value(name: str, member: Json) -> Value:
+    level: list[Json] = [member]
+    for _ in range(DEEPEST):
+        level = [each for outer in level for each in _members(outer)]
+    if level:
         raise ValueError(f"{name}: lists and structs are nested too deeply")
     try:
         return read(member)
@@ -203,28 +204,10 @@ def _value(document: Mapping[str, Any], name: str) -> Value:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _too_deep(document: Json) -> bool:
-    level: list[Json] = [document]
-    for _ in range(DEEPEST):
-        level = [each for outer in level for each in _members(outer)]
-        if not level:
-            return False
-    return True
-
-
 def _members(document: Json) -> Iterable[Json]:
     if isinstance(document, dict):
         return document.values()
     return document if isinstance(document, list) else ()
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"is not JSON: {text}")
-
-
-def _expect_format(found: object) -> None:
-    if found != FORMAT:
-        raise ValueError(f"unknown recording format {found!r}; expected {FORMAT}")
 
 
 # Secrets
@@ -237,37 +220,29 @@ def substitute_secrets(
     one: ReadRecord, parameters: Sequence[str], given: Mapping[str, str]
 ) -> tuple[Call, tuple[str, ...]]:
     """The call with the given secrets, and the places without one. `parameters`: names in order of position."""
-    substitution = _Substitution(one.method, given)
-    free = [name for name in parameters if name not in one.named]
-    names = [*free, *(f"params[{index}]" for index in range(len(free), len(one.params)))]
-    params = tuple(substitution.at(name, (), value) for name, value in zip(names, one.params, strict=False))
-    named = {name: substitution.at(name, (), value) for name, value in one.named.items()}
-    return Call(one.method, params, named), tuple(substitution.missing)
+    missing: list[str] = []
 
-
-class _Substitution:
-    def __init__(self, method: str, given: Mapping[str, str]) -> None:
-        self._method = method
-        self._given = given
-        self.missing: list[str] = []
-
-    def at(self, name: str, place: Place, value: Value) -> Value:
+    def filled(name: str, place: Place, value: Value) -> Value:
         """The value with the given secrets in place of their markers."""
         kind = _redacted_type(value)
         if kind is not None:
-            return self._substitute(json_path.show(place, name), kind, value)
+            where = json_path.show(place, name)
+            text = given.get(f"{one.method}:{where}", given.get(where))
+            if text is None:
+                missing.append(where)
+                return value
+            return text if kind == TEXT else _given_value(text)
         if isinstance(value, list):
-            return [self.at(name, (*place, index), item) for index, item in enumerate(value)]
+            return [filled(name, (*place, index), item) for index, item in enumerate(value)]
         if isinstance(value, dict):
-            return {key: self.at(name, (*place, key), item) for key, item in value.items()}
+            return {key: filled(name, (*place, key), item) for key, item in value.items()}
         return value
 
-    def _substitute(self, where: str, kind: str, value: Value) -> Value:
-        text = self._given.get(f"{self._method}:{where}", self._given.get(where))
-        if text is None:
-            self.missing.append(where)
-            return value
-        return text if kind == TEXT else _given_value(text)
+    free = [name for name in parameters if name not in one.named]
+    names = [*free, *(f"params[{index}]" for index in range(len(free), len(one.params)))]
+    params = tuple(filled(name, (), value) for name, value in zip(names, one.params, strict=False))
+    named = {name: filled(name, (), value) for name, value in one.named.items()}
+    return Call(one.method, params, named), tuple(missing)
 
 
 def _redacted_type(value: Value) -> str | None:

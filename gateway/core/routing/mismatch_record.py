@@ -11,8 +11,6 @@ written by `serialization`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -50,17 +48,27 @@ def document(
     """One pair. `again`: the second outcome of the control, whose secrets are removed too."""
     ours, theirs = control.outcome, candidate.outcome
     redaction = Redaction(route.migration.redact, call, ours, theirs, *([] if again is None else [again]))
-    shown = redaction.comparison(_cut_comparison(comparison))
+    differences, ignored, noisy = (
+        tuple(map(_cut_difference, kind)) for kind in (comparison.differences, comparison.ignored, comparison.noisy)
+    )
+    # The comparison first: a short part of a secret that differs is a secret of its own, also in the call.
+    shown = redaction.comparison(Comparison(comparison.verdict, differences, ignored, noisy, comparison.more))
+    cut_call = Call(call.method, tuple(map(_cut, call.params)), {name: _cut(each) for name, each in call.named.items()})
+    shown_call = redaction.call(cut_call)
     return {
-        "call": _call(redaction.call(_cut_call(call))),
+        "call": {
+            "method": shown_call.method,
+            "params": _short(list(shown_call.params)),
+            "named": _short(dict(shown_call.named)),
+        },
         "caller": caller(call.peer),
         "protocol": str(call.extensions.get("protocol", "")),
         "verdict": shown.verdict.value,
-        "control": _side(control, redaction.outcome(_cut_outcome(ours))),
-        "candidate": _side(candidate, redaction.outcome(_cut_outcome(theirs))),
-        "differences": _differences(shown.differences),
-        "ignored": _differences(shown.ignored),
-        "noisy": _differences(shown.noisy),
+        "control": _side(control, redaction),
+        "candidate": _side(candidate, redaction),
+        "differences": [_difference(each) for each in shown.differences],
+        "ignored": [_difference(each) for each in shown.ignored],
+        "noisy": [_difference(each) for each in shown.noisy],
         "more": shown.more,
     }
 
@@ -69,42 +77,19 @@ def _cut(value: Value) -> Value:
     return shorten(value, _FEWER_ITEMS)
 
 
-def _cut_call(call: Call) -> Call:
-    named = {name: _cut(value) for name, value in call.named.items()}
-    return Call(call.method, tuple(map(_cut, call.params)), named)
-
-
-def _cut_outcome(outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Reply):
-        return Reply(_cut(outcome.value))
-    return Fault(outcome.code, outcome.message, outcome.name, _cut(outcome.data))
-
-
-def _cut_comparison(comparison: Comparison) -> Comparison:
-    kinds = (comparison.differences, comparison.ignored, comparison.noisy)
-    differences, ignored, noisy = (tuple(map(_cut_difference, kind)) for kind in kinds)
-    return Comparison(comparison.verdict, differences, ignored, noisy, comparison.more)
-
-
 def _cut_difference(each: Difference) -> Difference:
     control, candidate = (found if found is MISSING else _cut(found) for found in (each.control, each.candidate))
     return Difference(each.path, control, candidate, each.why, each.place)
 
 
-def _call(call: Call) -> Json:
-    params: Value = list(call.params)
-    return {"method": call.method, "params": _short(params), "named": _short(dict(call.named))}
-
-
-def _side(run: Run, outcome: Outcome) -> Json:
-    ended: dict[str, Json] = (
-        {"reply": _short(outcome.value)} if isinstance(outcome, Reply) else {"fault": _short(fault_members(outcome))}
-    )
-    return {"side": run.side.value, "at": round(run.at, 3), "ms": round(run.seconds * 1000, 3), **ended}
-
-
-def _differences(found: Iterable[Difference]) -> list[Json]:
-    return [_difference(each) for each in found]
+def _side(run: Run, redaction: Redaction) -> Json:
+    outcome = run.outcome
+    if isinstance(outcome, Reply):
+        shown = redaction.outcome(Reply(_cut(outcome.value)))
+    else:
+        shown = redaction.outcome(Fault(outcome.code, outcome.message, outcome.name, _cut(outcome.data)))
+    kind, answer = ("reply", shown.value) if isinstance(shown, Reply) else ("fault", fault_members(shown))
+    return {"side": run.side.value, "at": round(run.at, 3), "ms": round(run.seconds * 1000, 3), kind: _short(answer)}
 
 
 def _difference(each: Difference) -> Json:

@@ -50,7 +50,15 @@ def plan_call(route: Route, setting: Setting, call: Call, forced: Side | None = 
             chosen = CallPlan(setting.control, None, f"mode {setting}")
         case Mode.CANARY:
             chosen = _canary(migration.group or f"{route.service}/{route.method}", migration, setting, call)
-    return _completed(chosen, migration, setting) if migration.upstream is not None else chosen
+    if migration.upstream is None or chosen.answer is None:
+        return chosen
+    # A call that may not run twice has no candidate, whatever the setting says.
+    observed = migration.may_shadow and (setting.observe or setting.mode is Mode.SHADOW)
+    fallback = migration.fallback and chosen.answer is Side.DBUS
+    if not (observed or fallback):
+        return chosen
+    candidate = chosen.answer.other if observed else None
+    return CallPlan(chosen.answer, candidate, chosen.why, fallback, observed and setting.noise)
 
 
 def standing_plan(route: Route, setting: Setting) -> CallPlan | None:
@@ -75,37 +83,18 @@ def task_plan(route: Route, chosen: CallPlan) -> CallPlan:
     return CallPlan(chosen.answer, None, chosen.why)
 
 
-def _completed(chosen: CallPlan, migration: Migration, setting: Setting) -> CallPlan:
-    """Add the candidate and the fallback. A call that may not run twice has no candidate, whatever the setting says."""
-    observed = migration.may_shadow and (setting.observe or setting.mode is Mode.SHADOW)
-    fallback = migration.fallback and chosen.answer is Side.DBUS
-    if chosen.answer is None or not (observed or fallback):
-        return chosen
-    candidate = chosen.answer.other if observed else None
-    return CallPlan(chosen.answer, candidate, chosen.why, fallback, observed and setting.noise)
-
-
 def _canary(subject: str, migration: Migration, setting: Setting, call: Call) -> CallPlan:
+    name = migration.key.name if migration.key is not None else "key"
     key = migration.key.take(call) if migration.key is not None else None
-    if key is not None and migration.key is not None:
-        listed = _listed(migration, migration.key.name, key)
-        if listed is not None:
-            return listed
-    if setting.buckets in (0, BUCKETS):  # 0 % and 100 % need no key
-        side = Side.DBUS if setting.buckets else Side.LEGACY
-        return CallPlan(side, None, f"canary at {percent(setting.buckets)}")
-    if key is None or migration.key is None:
-        name = migration.key.name if migration.key is not None else "key"
-        return CallPlan(Side.LEGACY, None, f"canary at {percent(setting.buckets)}: the call has no {name}")
-    place = bucket(subject, key)
-    side, sign = (Side.DBUS, "<") if place < setting.buckets else (Side.LEGACY, ">=")
-    why = f"canary at {percent(setting.buckets)}: {migration.key.name} is in bucket {place} {sign} {setting.buckets}"
-    return CallPlan(side, None, why)
-
-
-def _listed(migration: Migration, name: str, key: str) -> CallPlan | None:
+    why = f"canary at {percent(setting.buckets)}"
     if key in migration.never:
         return CallPlan(Side.LEGACY, None, f"canary: this {name} is on the list that D-Bus never answers")
     if key in migration.always:
         return CallPlan(Side.DBUS, None, f"canary: this {name} is on the list that D-Bus always answers")
-    return None
+    if setting.buckets in (0, BUCKETS):  # 0 % and 100 % need no key
+        return CallPlan(Side.DBUS if setting.buckets else Side.LEGACY, None, why)
+    if key is None:
+        return CallPlan(Side.LEGACY, None, f"{why}: the call has no {name}")
+    place = bucket(subject, key)
+    side, sign = (Side.DBUS, "<") if place < setting.buckets else (Side.LEGACY, ">=")
+    return CallPlan(side, None, f"{why}: {name} is in bucket {place} {sign} {setting.buckets}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct, field
@@ -92,28 +92,27 @@ class NodeTemplate(Struct, frozen=True):
 
         Raises MarshalError for a value in the path or in the permissions, which concern all nodes.
         """
-        root = self._elements(values)
-        domain = _domain(self.node, root)
+        root = tuple(_element(Text(each), values) for each in self.node.elements)
+        domain = ""
+        if self.node.elements[:2] == DOMAINS and len(root) > 2:
+            domain = f"/{root[0]}/{root[1]}/{_domid(root[2], 'node')}"
         leaves: dict[str, bytes | None] = {}
         left_out: list[str] = []
         for below, leaf in self.leaves.items():
             if all(name in values for name in leaf.names):
-                path = _path(("", *root, *below))
+                path = "/".join(("", *root, *below))
+                if len(path) > MAX_PATH:
+                    raise MarshalError(f"a path of at most {MAX_PATH} characters", path)
                 try:
                     leaves[path] = _leaf(leaf, values)
                 except MarshalError as error:
                     leaves[path] = None
                     left_out.append(f"{path} ({', '.join(leaf.names)}): {error.bare}")
-        return NodeSet(leaves, self._grants(values), domain, tuple(left_out))
-
-    def _elements(self, values: Values) -> tuple[str, ...]:
-        return tuple(_element(Text(each), values) for each in self.node.elements)
-
-    def _grants(self, values: Values) -> Grants:
-        if self.permissions is None:
-            return ()
-        domids = {name: _domid(values.get(name), name) for name in self.permissions.names}
-        return grants(self.permissions.fill(domids) or "")
+        granted: Grants = ()
+        if self.permissions is not None:
+            domids = {name: _domid(values.get(name), name) for name in self.permissions.names}
+            granted = grants(self.permissions.fill(domids) or "")
+        return NodeSet(leaves, granted, domain, tuple(left_out))
 
 
 def _element(text: Text, values: Values) -> str:
@@ -123,16 +122,7 @@ def _element(text: Text, values: Values) -> str:
     filled = text.fill(values)
     if filled is None:
         raise MarshalError("a value for each name in the path", None).at(text.names[0])
-    try:
-        return element(filled)
-    except ValueError:
-        raise MarshalError("text without lone surrogates", filled).at(text.names[0]) from None
-
-
-def _domain(node: Template, root: Sequence[str]) -> str:
-    if node.elements[:2] != DOMAINS or len(root) < 3:
-        return ""
-    return "/" + "/".join((*root[:2], _domid(root[2], "node")))
+    return element(filled)
 
 
 def _domid(value: Value, name: str) -> str:
@@ -143,20 +133,10 @@ def _domid(value: Value, name: str) -> str:
     return text
 
 
-def _path(elements: tuple[str, ...]) -> str:
-    path = "/".join(elements)
-    if len(path) > MAX_PATH:
-        raise MarshalError(f"a path of at most {MAX_PATH} characters", path)
-    return path
-
-
 def _leaf(leaf: Text | Flag, values: Values) -> bytes | None:
     if isinstance(leaf, Flag):
         return b"" if values[leaf.name] else None
-    return _value(leaf.fill(values) or "")
-
-
-def _value(text: str) -> bytes:
+    text = leaf.fill(values) or ""
     try:
         value = text.encode()
     except UnicodeEncodeError:
@@ -244,17 +224,16 @@ class Content(Struct, frozen=True):
     @property
     def digest(self) -> str:
         """Equal for equal content."""
-        related = sorted((node, _sortable(found)) for node, found in self.related.items())
+        related = sorted(
+            (node, sorted(found.items()) if isinstance(found, Mapping) else found)
+            for node, found in self.related.items()
+        )
         return digest(self.value) if not related else hashlib.sha256(repr((self.value, related)).encode()).hexdigest()
 
 
 def digest(value: bytes) -> str:
     """The digest of a node's value alone."""
     return hashlib.sha256(value).hexdigest()
-
-
-def _sortable(found: RelatedContent) -> object:
-    return sorted(found.items()) if isinstance(found, Mapping) else found
 
 
 class WatchTrigger(Struct, frozen=True):
@@ -281,19 +260,14 @@ class WatchTrigger(Struct, frozen=True):
     def call(self, content: Content, path: Values, domid: int) -> Call:
         """The call for a content. Raises MarshalError when a value is not UTF-8."""
         values = {**path, "value": _text(content.value, "value")}
-        parameters = {name: _parameter(source, content, values, name) for name, source in self.parameters.items()}
-        given = {name: value for name, value in parameters.items() if value is not None}
+        given: dict[str, Value] = {}
+        for name, source in self.parameters.items():
+            found = source.fill(values) if isinstance(source, Text) else content.related.get(source)
+            if isinstance(found, Mapping):
+                given[name] = {below: _text(value, name) for below, value in found.items()}
+            elif found is not None:  # a node that does not exist: the method has a default for it or refuses
+                given[name] = found if isinstance(found, str) else _text(found, name)
         return Call(self.route.method, (), given, peer=Peer(f"domain {domid}", domid=domid))
-
-
-def _parameter(source: Text | RelatedNode, content: Content, values: Values, name: str) -> Value:
-    """The value of a parameter; None for a node that does not exist: the method has a default for it or refuses."""
-    if isinstance(source, Text):
-        return source.fill(values)
-    found = content.related.get(source)
-    if isinstance(found, Mapping):
-        return {path: _text(value, name) for path, value in found.items()}
-    return None if found is None else _text(found, name)
 
 
 def _text(value: bytes, name: str) -> str:

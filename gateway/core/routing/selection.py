@@ -62,25 +62,18 @@ def setting(
     requested = Mode(mode)
     if control not in {"", *(side.value for side in Side)}:
         raise ValueError(f"unknown side '{control}'; expected legacy or dbus")
-    wrong = [*_contradictions(requested, percent, control, observe=observe, noise=noise)]
-    if wrong:
-        raise ValueError(wrong[0])
+    what, canary, shadow = requested.value, requested is Mode.CANARY, requested is Mode.SHADOW
+    contradictions = {
+        "canary needs a share: the percentage of its keys that D-Bus answers": canary and percent is None,
+        f"a share belongs to canary, not to {what}": not canary and percent is not None,
+        f"a control belongs to shadow, not to {what}": not shadow and bool(control),
+        "no side answers in mode off: there is nothing to observe": requested is Mode.OFF and observe,
+        "noise needs both sides: use it in shadow, or with observe": noise and not shadow and not observe,
+    }
+    for words, wrong in contradictions.items():
+        if wrong:
+            raise ValueError(words)
     return Setting(requested, share(percent) if percent is not None else 0, Side(control or "legacy"), observe, noise)
-
-
-def _contradictions(
-    mode: Mode, percent: str | float | None, control: str, *, observe: bool, noise: bool
-) -> Iterator[str]:
-    if mode is Mode.CANARY and percent is None:
-        yield "canary needs a share: the percentage of its keys that D-Bus answers"
-    if mode is not Mode.CANARY and percent is not None:
-        yield f"a share belongs to canary, not to {mode.value}"
-    if mode is not Mode.SHADOW and control:
-        yield f"a control belongs to shadow, not to {mode.value}"
-    if mode is Mode.OFF and observe:
-        yield "no side answers in mode off: there is nothing to observe"
-    if noise and mode is not Mode.SHADOW and not observe:
-        yield "noise needs both sides: use it in shadow, or with observe"
 
 
 def setting_problems(routes: Iterable[Route], pattern: str, requested: Setting) -> list[str]:
@@ -89,47 +82,26 @@ def setting_problems(routes: Iterable[Route], pattern: str, requested: Setting) 
     selected = select(routes, pattern)
     if not selected:
         return [no_match(routes, pattern)]
-    return [
-        *_without_upstream(selected, requested),
-        *_double_runs(selected, requested),
-        *_without_key(selected, requested),
-        *_split_groups(routes, selected, requested),
-    ]
+    return [*_impossible(selected, requested), *_split_groups(routes, selected, requested)]
 
 
-def _without_upstream(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
-    if requested.mode not in NEEDS_LEGACY and not requested.observe:
-        return
+def _impossible(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
+    needs_legacy = requested.mode in NEEDS_LEGACY
     without = [route for route in routes if route.migration.upstream is None]
-    if without:
-        what = requested.mode.value if requested.mode in NEEDS_LEGACY else "observe"
+    if without and (needs_legacy or requested.observe):
+        what = requested.mode.value if needs_legacy else "observe"
         yield f"{what} is refused: no upstream is configured for the legacy side of {names(without)}"
-
-
-def _double_runs(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
-    if requested.mode is not Mode.SHADOW and not requested.observe:
-        return
-    what = "shadow" if requested.mode is Mode.SHADOW else "observe"
-    never = [route for route in routes if route.effect is Effect.WRITE]
-    unsaid = [route for route in routes if route.effect is not Effect.WRITE and not route.migration.may_shadow]
-    if never:
-        why = "each call would run twice, and these are writes (no `effect: read` in the mapping)"
-        yield f"{what} is refused: {why}: {names(never)}"
-    if unsaid:
-        yield (
-            f"{what} is refused: each call would run twice, and the mapping has no 'shadow: true' that "
-            f"allows it: {names(unsaid)}"
-        )
-
-
-def _without_key(routes: Sequence[Route], requested: Setting) -> Iterator[str]:
-    if requested.mode is not Mode.CANARY or requested.buckets in (0, BUCKETS):
-        return
-    without = [route for route in routes if route.migration.key is None]
-    if without:
-        yield (
-            f"canary is refused: the mapping has no 'key' to divide by; only 0% and 100% need none: {names(without)}"
-        )
+    if requested.mode is Mode.SHADOW or requested.observe:
+        twice = f"{'shadow' if requested.mode is Mode.SHADOW else 'observe'} is refused: each call would run twice, and"
+        never = [route for route in routes if route.effect is Effect.WRITE]
+        unsaid = [route for route in routes if route.effect is not Effect.WRITE and not route.migration.may_shadow]
+        if never:
+            yield f"{twice} these are writes (no `effect: read` in the mapping): {names(never)}"
+        if unsaid:
+            yield f"{twice} the mapping has no 'shadow: true' that allows it: {names(unsaid)}"
+    keyless = [route for route in routes if route.migration.key is None]
+    if keyless and requested.mode is Mode.CANARY and requested.buckets not in (0, BUCKETS):
+        yield f"canary is refused: the mapping has no 'key' to divide by; only 0% and 100% need none: {names(keyless)}"
 
 
 def _split_groups(routes: Sequence[Route], selected: Sequence[Route], requested: Setting) -> Iterator[str]:

@@ -38,7 +38,14 @@ def content(answer: Answer, limit: int) -> bytes:
     for name in reversed(encodings) if body else ():
         if name not in _FORMATS:
             raise EncodingError(f"Content-Encoding: expected one of {', '.join(_FORMATS)}, got {name!r}")
-        body = _inflated(body, name, limit)
+        for bits in _FORMATS[name]:
+            try:
+                body = _members(body, bits, limit)
+                break
+            except zlib.error:
+                continue
+        else:
+            raise EncodingError(f"the body is not valid {name}")
     return body
 
 
@@ -49,15 +56,6 @@ def _encodings(answer: Answer) -> list[str]:
         return []
     names = (name.strip().lower() for value in values for name in value.split(","))
     return [name for name in names if name not in ("", "identity")]
-
-
-def _inflated(body: bytes, name: str, limit: int) -> bytes:
-    for bits in _FORMATS[name]:
-        try:
-            return _members(body, bits, limit)
-        except zlib.error:
-            continue
-    raise EncodingError(f"the body is not valid {name}")
 
 
 def _members(body: bytes, bits: int, limit: int) -> bytes:

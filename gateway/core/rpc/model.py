@@ -388,26 +388,24 @@ def share_owner(peer: Peer) -> str:
     """The name under which peers share a quota: a user of this host, an IPv4 address, or an IPv6 /64 network."""
     name = caller(peer)
     address = _address(name)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return f"tcp:{address.ipv4_mapped}"
-        if not address.is_loopback:
-            return f"tcp:[{ipaddress.IPv6Network((int(address), _NETWORK), strict=False)}]"
-    return name
+    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
+        return f"tcp:[{ipaddress.IPv6Network((int(address), _NETWORK), strict=False)}]"
+    return f"tcp:{address}" if isinstance(address, ipaddress.IPv4Address) else name
 
 
 def is_loopback(peer: Peer) -> bool:
     """Whether the peer connects over TCP from this host, so that its address does not identify it."""
     address = _address(caller(peer))
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     return address is not None and address.is_loopback
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a caller over TCP; that of IPv4 where it is mapped to IPv6."""
     if not name.startswith("tcp:"):
         return None
     try:
-        return ipaddress.ip_address(name.removeprefix("tcp:").strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(name.removeprefix("tcp:").strip("[]").partition("%")[0])
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -6,12 +6,13 @@ name's UTF-8 is written as `@` and its two hexadecimal digits: `VM.start` is `VM
 
 from __future__ import annotations
 
+import itertools
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -109,11 +110,7 @@ class Template(Struct, frozen=True):
     @property
     def root(self) -> str:
         """The elements before the first parameter: every path that fits is at or below this node."""
-        before = []
-        for each in self.elements:
-            if is_parameter(each):
-                break
-            before.append(each)
+        before = itertools.takewhile(lambda each: not is_parameter(each), self.elements)
         return "/" + "/".join(before)
 
     def below(self, *elements: str) -> Template:
@@ -165,14 +162,27 @@ _I64 = range(-(2**63), 2**64)
 
 def node_text(value: object) -> bytes:
     """A simple value as the text of a node. Raises MarshalError for a value that a node cannot hold."""
-    for kind, write in _WRITERS.items():
-        if isinstance(value, kind):
-            return write(value)
-    raise MarshalError("a simple value, which a node can hold", value)
-
-
-def _nothing(value: None) -> bytes:
-    raise MarshalError("a value (a node cannot hold nil)", value)
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, bool):
+        return b"1" if value else b"0"
+    if isinstance(value, int):
+        if value not in _I64:
+            raise MarshalError("an integer of 64 bits", value)
+        return b"%d" % value
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise MarshalError("a finite number", value)
+        return repr(float(value)).encode()  # the shortest digits that read back as the same number
+    if isinstance(value, bytes):
+        return b64encode(value)
+    if isinstance(value, datetime):
+        text, zone = compact(value)
+        if len(zone) > LONGEST_ZONE:
+            raise MarshalError("an offset of whole minutes from UTC", zone)
+        return (text + zone).encode()
+    expected = "a value (a node cannot hold nil)" if value is None else "a simple value, which a node can hold"
+    raise MarshalError(expected, value)
 
 
 def _string(text: str) -> bytes:
@@ -182,38 +192,6 @@ def _string(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise MarshalError("text without lone surrogates", text) from None
-
-
-def _integer(number: int) -> bytes:
-    if number not in _I64:
-        raise MarshalError("an integer of 64 bits", number)
-    return b"%d" % number
-
-
-def _double(number: float) -> bytes:
-    """The shortest digits that read back as the same number."""
-    if not isfinite(number):
-        raise MarshalError("a finite number", number)
-    return repr(float(number)).encode()
-
-
-def _date(moment: datetime) -> bytes:
-    text, zone = compact(moment)
-    if len(zone) > LONGEST_ZONE:
-        raise MarshalError("an offset of whole minutes from UTC", zone)
-    return (text + zone).encode()
-
-
-# In Python a boolean is an integer, so it comes first.
-_WRITERS: Mapping[type, Callable[[Any], bytes]] = {
-    str: _string,
-    bool: lambda value: b"1" if value else b"0",
-    int: _integer,
-    float: _double,
-    bytes: b64encode,
-    datetime: _date,
-    type(None): _nothing,
-}
 
 
 # Lists of byte strings as netstrings: `4:echo,0:,` (https://cr.yp.to/proto/netstrings.txt)

@@ -165,7 +165,7 @@ def _calling(before: MethodSurface, after: MethodSurface) -> Found:
     yield from _differs("TIMEOUT_SHORTER" if now < was else "TIMEOUT_LONGER", "timeout", f"{was:g} s", f"{now:g} s")
     checks = before.route.session_check, after.route.session_check
     if checks[0] is not None and checks[1] is not None:
-        yield from _differs("SESSION_CHECK_CHANGED", "session check", checks[0].target, checks[1].target)
+        yield from _differs("SESSION_CHECK_CHANGED", "session check", str(checks[0].target), str(checks[1].target))
     elif checks[1] is not None:
         yield "SESSION_ADDED", "the session is checked before each call"
     elif checks[0] is not None:

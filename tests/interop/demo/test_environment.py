@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo import environment
-from demo.environment import Environment, StartError, find_folder, missing_packages, start_environment
+from demo.environment import Environment, StartError, find_folder, start_environment
 from gateway.cli import client
 from gateway.config import load
 
@@ -63,28 +63,10 @@ def test_nothing_is_left_when_it_is_interrupted_while_a_process_starts(monkeypat
         signal.signal(signal.SIGTERM, before)
 
 
-def test_what_is_missing_is_named_with_the_place_where_it_belongs() -> None:
-    with pytest.raises(StartError, match=r"'scenery' is missing: expected /.*/share/xcp-gateway/scenery"):
-        find_folder("scenery")
-
-
 def test_programs_that_are_missing_are_named_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(StartError, match="apt-get install curl dbus-bin dbus-daemon"), start_environment():
         pytest.fail("it started")
-
-
-def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "PACKAGES", ("json", "no_such_package"))
-    with pytest.raises(StartError, match=r"pip install 'xcp-gateway\[demo\]'"), start_environment():
-        pytest.fail("it started")
-
-
-def test_programs_of_the_xenstore_that_are_missing_are_named_by_their_packages() -> None:
-    assert (
-        missing_packages({"no-such-program": "its-package", "sh": "dash", "nor-this": "a-package"})
-        == "a-package its-package"
-    )
 
 
 @pytest.mark.parametrize(

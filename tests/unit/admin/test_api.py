@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,15 @@ from jsonschema import Draft202012Validator
 from gateway.admin.api import OPERATIONS, CallBody, document
 from gateway.admin.handlers import handlers_by_name
 from gateway.admin.http import json
+from gateway.admin.service import AdminService
 from gateway.core.admin.access import AccessRules, Right
-from gateway.core.admin.records import Counts, CountsBatch, MethodId, MismatchRecord, Rejected, StateRefused
+from gateway.core.admin.records import Change, Counts, CountsBatch, MethodId, MismatchRecord, Rejected, StateRefused
+from gateway.core.admin.views import ModeRequest
+from gateway.core.migration.modes import Mode, Setting
+from gateway.core.routing.overrides import Override
+from gateway.migration.active_overrides import ActiveOverrides
+from gateway.migration.rollout_commands import RolloutCommands
+from gateway.state.store import StateStore
 from tests.kit.admin import DOCUMENT, STATE, Api, ask, operation, serving
 from tests.kit.cases import each_case
 
@@ -46,11 +53,6 @@ async def test_a_reload_is_noted_in_the_audit_and_a_refused_one_is_a_conflict(ap
     assert (entry["what"], entry["numbers"]) == ("reload", {"revision": "r2"})
 
 
-async def test_a_call_carries_its_parameters(api: Api) -> None:
-    status, answer = await api.ask("POST", "/v1/call", {"method": "VM.start", "params": [1, {"a": None}]})
-    assert (status, answer["value"]) == (200, [1, {"a": None}])
-
-
 # Modes, statistics, rollouts
 
 
@@ -60,12 +62,22 @@ async def test_a_mode_is_set_shown_and_removed(api: Api) -> None:
     assert (status, changed["mode"], changed["methods"][0]["after"]) == (200, "canary 12.5%", "canary 12.5%")
     assert str(api.overrides.setting(STATE)) == "canary 12.5%"
     status, (mode,) = await api.ask("GET", "/v1/modes")
-    assert (mode["pattern"], mode["who"], mode["why"], mode["by"]) == (
-        "xenopsd/VM.get_state", getpass.getuser(), "try", "person"
-    )  # fmt: skip
+    me, named = getpass.getuser(), "xenopsd/VM.get_state"
+    assert (mode["pattern"], mode["who"], mode["why"], mode["by"]) == (named, me, "try", "person")
     assert mode["until"] == pytest.approx(mode["when"] + 600)
-    status, changed = await api.ask("POST", "/v1/mode/clear", {"pattern": "VM.get_state"})
-    assert (status, changed["mode"], changed["methods"][0]["after"]) == (200, "mapping", "legacy")
+    assert (await api.ask("POST", "/v1/mode", {"pattern": "group:life", "mode": "dbus"}))[0] == 200
+    for pattern, before in (("VM.get_state", "canary 12.5%"), ("group:life", "dbus")):
+        status, changed = await api.ask("POST", "/v1/mode/clear", {"pattern": pattern, "why": "enough"})
+        (moved,) = changed["methods"]
+        assert (status, changed["mode"], moved["before"], moved["after"]) == (200, "mapping", before, "legacy")
+    _, entries = await api.ask("GET", "/v1/audit")
+    assert [(each["what"], each["subject"], each["why"], each["numbers"]["mode"]) for each in entries] == [
+        ("mode", "group:life", "enough", "mapping"),
+        ("mode", named, "enough", "mapping"),
+        ("mode", "group:life", "", "dbus"),
+        ("mode", named, "try", "canary"),
+    ]
+    assert (entries[3]["who"], entries[3]["numbers"]["share"]) == (me, "12.5%")
 
 
 async def test_methods_have_their_mode_and_statistics(api: Api) -> None:
@@ -85,14 +97,19 @@ async def test_a_call_is_explained(api: Api) -> None:
     assert told["value"] == "vm-2"
 
 
-async def test_a_rollback_of_everything_is_in_the_audit(api: Api) -> None:
-    await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "dbus"})
+async def test_a_rollback_of_everything_leaves_off_what_is_off_and_is_in_the_audit(api: Api) -> None:
+    await api.ask("POST", "/v1/mode", {"pattern": "VM.get_state", "mode": "off"})
+    status, changed = await api.ask("POST", "/v1/mode", {"pattern": "*", "mode": "dbus"})
+    stays = f"'xenopsd/VM.get_state' is set to off by {getpass.getuser()}"
+    assert [(each["after"], each["stays"]) for each in changed["methods"]] == [("off", stays), ("dbus", "")]
     status, changed = await api.ask("POST", "/v1/rollback", {"why": "smoke"})
-    assert (status, {moved["after"] for moved in changed["methods"]}) == (200, {"legacy"})
+    assert (status, changed["held"]) == (200, "")
+    assert [(each["after"], each["stays"]) for each in changed["methods"]] == [("off", stays), ("legacy", "")]
     _, entries = await api.ask("GET", "/v1/audit")
     assert [(entry["what"], entry["subject"]) for entry in entries] == [
         ("modes before rollback", "*"),
         ("rollback", "*"),
+        ("mode", "*"),
         ("mode", "xenopsd/VM.get_state"),
     ]
     _, entries = await api.ask("GET", "/v1/audit?limit=1&subject=VM.get_state")
@@ -104,11 +121,60 @@ async def test_mismatches_are_shown_and_deleted(api: Api) -> None:
     await api.state.flush(CountsBatch(pairs=[MismatchRecord(1.5, VM_STATE, {"differences": ["$.x"]})]))
     pair = {"when": 1.5, "method": ["xenopsd", "VM.get_state"], "document": {"differences": ["$.x"]}}
     assert await api.ask("GET", "/v1/diff") == (200, [pair])
-    assert await api.ask("GET", "/v1/diff?method=VM.get_state&limit=1") == (200, [pair])
+    await api.state.flush(CountsBatch(pairs=[MismatchRecord(2.5, VM_STATE, {"differences": []})]))
+    newest = {**pair, "when": 2.5, "document": {"differences": []}}
+    assert await api.ask("GET", "/v1/diff?method=VM.get_state&limit=1") == (200, [newest])
     assert await api.ask("POST", "/v1/statistics/reset", {"pattern": "VM.get_state"}) == (
         200, [["xenopsd", "VM.get_state"]]
     )  # fmt: skip
     assert await api.ask("GET", "/v1/diff") == (200, [])
+
+
+async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(api: Api) -> None:
+    async def why(pattern: str) -> str:
+        status, answer = await api.ask("POST", "/v1/mode/clear", {"pattern": pattern})
+        assert status == 422
+        return str(answer["error"])
+
+    assert await why("VM.get_state") == "nothing is set for 'xenopsd/VM.get_state': the mapping holds"
+    override = Override("VM.get_state", Setting(Mode.SHADOW), "rollout x", 1.0, by="rollout")
+    await api.state.decide(Change((), (override,)))
+    whose = "what is set for 'xenopsd/VM.get_state' is a rollout's: pause or abort the rollout"
+    assert (await why("VM.get_state"), api.state.overrides) == (whose, (override,))
+    await api.ask("POST", "/v1/mode", {"pattern": "*", "mode": "dbus"})
+    exactly = "nothing is set for exactly 'xenopsd/VM.start'; what holds there is set for '*' (dbus, "
+    assert (await why("VM.start")).startswith(f"{exactly}{getpass.getuser()} 20")
+
+
+async def test_two_spellings_of_a_method_are_one_override(api: Api) -> None:
+    older = Override("VM.get_state", Setting(Mode.OFF), "alice", 1.0)  # as an older gateway has kept it
+    await api.state.decide(Change((), (older,)))
+    for pattern, mode in (("VM.get_state", "dbus"), ("xenopsd/VM.get_state", "off")):
+        await api.ask("POST", "/v1/mode", {"pattern": pattern, "mode": mode})
+        (each,) = api.state.overrides
+        assert (each.pattern, each.setting.mode.value) == ("xenopsd/VM.get_state", mode)
+    assert (await api.ask("POST", "/v1/mode/clear", {"pattern": "VM.get_state"}))[0] == 200
+    assert not api.state.overrides
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_mode_for_a_time_ends_after_that_time_whatever_the_wall_clock_says() -> None:
+    wall, steady = Clock(), Clock()
+    overrides = ActiveOverrides(steady)
+    async with StateStore(None, now=wall) as state:
+        commands = RolloutCommands(state, lambda: [STATE], wall, steady)
+        service = AdminService(lambda: [STATE], overrides, state, commands, now=wall, steady=steady)
+        await service.set_mode(ModeRequest("VM.get_state", "off", seconds=600), "alice")
+        for later, further, mode in ((86_400, 0, "off"), (-10 * 86_400, 599, "off"), (0, 2, "legacy")):
+            wall.now += later
+            steady.now += further
+            assert str(overrides.setting(STATE)) == mode
 
 
 async def test_trouble_with_the_state_file_is_reported_and_a_rollback_works(tmp_path: Path) -> None:
@@ -128,6 +194,8 @@ async def test_a_rollout_is_started_paused_resumed_and_aborted(api: Api) -> None
     status, begun = await api.ask("POST", "/v1/rollouts/start", {"name": "VM.get_state", "why": "try"})
     assert (status, begun["name"], begun["state"], begun["step"]) == (200, "xenopsd/VM.get_state", "running", "shadow")
     assert begun["setting"]["mode"] == "shadow"
+    _, rows = await api.ask("GET", "/v1/methods")
+    assert [row["rollout"] for row in rows] == ["running", ""]
     for verb, state in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
         status, view = await api.ask("POST", f"/v1/rollouts/{verb}", {"name": "VM.get_state"})
         assert (status, view["state"]) == (200, state)
@@ -147,43 +215,43 @@ async def test_modes_that_a_mapping_file_could_contain_are_listed(api: Api) -> N
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "says"),
-    [
-        ("/v1/mode", {"pattern": "VM.nope", "mode": "dbus"}, "no mapped method is named 'VM.nope'"),
-        ("/v1/mode", {"pattern": "VM.start", "mode": "shadow"}, "shadow is refused"),
-        ("/v1/mode", {"pattern": "VM.start"}, "Object missing required field `mode`"),
-        ("/v1/mode", {"pattern": "VM.start", "mode": "canary", "percent": []}, "Expected `float | str | null`"),
-        ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'xenopsd/VM.start'"),
-        ("/v1/explain", {"method": "VM.nope"}, "no mapped method is named 'VM.nope'"),
-        ("/v1/statistics/reset", {"pattern": "VM.nope"}, "no mapped method is named 'VM.nope'"),
-        (
-            "/v1/rollouts/approve",
-            {"name": "VM.get_state"},
-            "there is no rollout of xenopsd/VM.get_state: `xcp-gateway rollout list` shows every rollout",
-        ),
-        ("/v1/call", {"method": "x", "parms": []}, "Object contains unknown field `parms`"),
-    ],
+BAD_REQUESTS: Sequence[tuple[str, object, str]] = (
+    ("/v1/mode", {"pattern": "VM.nope", "mode": "dbus"}, "no mapped method is named 'VM.nope'"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "shadow"}, "shadow is refused"),
+    ("/v1/mode", {"pattern": "VM.*", "mode": "shadow"}, "shadow is refused"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "dbsu"}, "unknown mode 'dbsu' (did you mean 'dbus'?)"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "dbus", "seconds": 0}, "seconds: expected more than 0"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "dbus", "seconds": 1e300}, "seconds: expected more than 0"),
+    ("/v1/mode", {"pattern": "VM.start"}, "Object missing required field `mode`"),
+    ("/v1/mode", {"pattern": "VM.start", "mode": "canary", "percent": []}, "Expected `float | str | null`"),
+    ("/v1/mode/clear", {"pattern": "VM.start"}, "nothing is set for 'xenopsd/VM.start'"),
+    ("/v1/explain", {"method": "VM.nope"}, "no mapped method is named 'VM.nope'"),
+    ("/v1/statistics/reset", {"pattern": "VM.nope"}, "no mapped method is named 'VM.nope'"),
+    (
+        "/v1/rollouts/approve",
+        {"name": "VM.get_state"},
+        "there is no rollout of xenopsd/VM.get_state: `xcp-gateway rollout list` shows every rollout",
+    ),
+    ("/v1/call", {"method": "x", "parms": []}, "Object contains unknown field `parms`"),
 )
-async def test_a_bad_request_is_answered_with_its_error(api: Api, path: str, body: object, says: str) -> None:
-    status, answer = await api.ask("POST", path, body)
-    assert status == 422
-    assert answer["error"].startswith(says)
+BAD_QUERIES: Mapping[str, str] = {
+    "/v1/audit?limit=0": "limit: expected 1 to 10,000, got 0",
+    "/v1/diff?limit=10001": "limit: expected 1 to 10,000, got 10001",
+    "/v1/audit?limit=many": "Expected `int`, got `str` - at `$.limit`",
+    "/v1/audit?limt=1": "Object contains unknown field `limt`",
+    "/v1/diff?method=VM.nope": "no mapped method is named 'VM.nope'",
+    "/v1/methods?pattern=VM.nope": "no mapped method is named 'VM.nope'",
+    "/v1/promotion?pattern=VM.nope": "no mapped method is named 'VM.nope'",
+}
 
 
-@pytest.mark.parametrize(
-    ("path", "says"),
-    [
-        ("/v1/audit?limit=0", "limit: expected 1 to 10,000, got 0"),
-        ("/v1/diff?limit=10001", "limit: expected 1 to 10,000, got 10001"),
-        ("/v1/audit?limit=many", "Expected `int`, got `str` - at `$.limit`"),
-        ("/v1/audit?limt=1", "Object contains unknown field `limt`"),
-        ("/v1/methods?pattern=VM.nope", "no mapped method is named 'VM.nope'"),
-        ("/v1/promotion?pattern=VM.nope", "no mapped method is named 'VM.nope'"),
-    ],
-)
-async def test_a_bad_query_is_answered_with_its_error(api: Api, path: str, says: str) -> None:
-    assert await api.ask("GET", path) == (422, {"error": says})
+async def test_a_bad_request_or_query_is_answered_with_its_error_and_changes_nothing(api: Api) -> None:
+    for path, body, says in BAD_REQUESTS:
+        status, answer = await api.ask("POST", path, body)
+        assert (status, answer["error"][: len(says)]) == (422, says)
+    for path, says in BAD_QUERIES.items():
+        assert await api.ask("GET", path) == (422, {"error": says})
+    assert (api.state.overrides, await api.ask("GET", "/v1/audit")) == ((), (200, []))
 
 
 async def test_a_body_that_cannot_be_decoded_and_an_unknown_path_are_answered_in_json(api: Api) -> None:
@@ -192,7 +260,9 @@ async def test_a_body_that_cannot_be_decoded_and_an_unknown_path_are_answered_in
     assert await ask(api.socket, "GET", "/v1/nope") == (404, {"error": "Not Found"})
 
 
-async def test_no_text_of_a_bug_reaches_the_client(api: Api) -> None:
+async def test_a_call_carries_its_parameters_and_no_text_of_a_bug_reaches_the_client(api: Api) -> None:
+    status, answer = await api.ask("POST", "/v1/call", {"method": "VM.start", "params": [1, {"a": None}]})
+    assert (status, answer["value"]) == (200, [1, {"a": None}])
     api.toy.failure = LookupError("no such endpoint; there are: rpc:/RPC2")
     assert await api.ask("POST", "/v1/call", {"method": "x"}) == (422, {"error": str(api.toy.failure.args[0])})
     api.toy.failure = RuntimeError("a secret")

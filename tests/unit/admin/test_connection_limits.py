@@ -29,7 +29,7 @@ class Local(SocketServer):
         self.go = asyncio.Event()
         self.may_make, self.broken = threading.Event(), 0
         self.may_make.set()
-        super().__init__("local", self._application, limits)
+        super().__init__("local", lambda: socket.create_server(("127.0.0.1", 0)), self._application, limits)
 
     def _application(self) -> web.Application:
         assert self.may_make.wait(TIMEOUT)
@@ -46,17 +46,17 @@ class Local(SocketServer):
         made.router.add_route("*", "/", answer)
         return made
 
-    def bind(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         assert self._socket is not None
         return await asyncio.open_connection("127.0.0.1", self._socket.getsockname()[1])
 
 
 @asynccontextmanager
-async def serving(limits: ConnectionLimits) -> AsyncIterator[Local]:
-    server = Local(limits)
+async def serving(limits: ConnectionLimits | None = None, *, is_made: bool = True) -> AsyncIterator[Local]:
+    """A server. `is_made`: it makes what answers at once, and not once it may."""
+    server = Local(limits or ConnectionLimits())
+    if not is_made:
+        server.may_make.clear()
     await server.start()
     try:
         yield server
@@ -92,30 +92,21 @@ async def ended(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_each_connection_carries_one_request() -> None:
-    async with serving(ConnectionLimits()) as server:
+    async with serving() as server:
         answer = await asked(server, WHOLE * 3)
         assert answer.count(b"HTTP/1.1 200 OK") == 1
         assert b"Connection: close" in answer
 
 
-async def test_a_half_request_is_cut_after_a_time_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+@each_case("half", [HALF, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"])
+async def test_a_half_request_is_cut_after_a_time_and_logged(half: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
     async with serving(ConnectionLimits(request=0.05)) as server:
-        reader, writer = await server.connect()
-        writer.write(HALF)
-        assert await ended(reader)
-        writer.close()
+        assert await asked(server, half) == b""
         ((event, fields),) = logged(caplog)
         assert (event, fields["socket"], fields["why"]) == (
             "turned away", "local", "its request did not arrive in time"
         )  # fmt: skip
-
-
-async def test_half_a_body_is_cut_after_a_time() -> None:
-    async with serving(ConnectionLimits(request=0.05)) as server:
-        reader, writer = await server.connect()
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
-        assert await ended(reader)
-        writer.close()
 
 
 async def test_an_answer_may_take_longer_than_a_request() -> None:
@@ -129,35 +120,24 @@ async def test_an_answer_may_take_longer_than_a_request() -> None:
         assert b"200 OK" in await asking
 
 
-async def test_the_one_that_waited_longest_gives_way_to_a_newcomer_of_the_same_peer() -> None:
-    async with serving(ConnectionLimits(share=2)) as server:
-        half = [await server.connect() for _ in range(3)]
-        for _, writer in half:
-            writer.write(HALF)
-        assert await ended(half[0][0])
-        assert b"200 OK" in await asked(server)
-        assert await ended(half[1][0])
-        assert server.limiter.refused == 2
-        for _, writer in half:
-            writer.close()
-
-
-async def test_a_flood_of_half_requests_is_told_in_one_line_and_keeps_nobody_out(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_flood_of_half_requests_is_told_and_keeps_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The one that has waited longest gives way to the newcomer."""
     async with serving(ConnectionLimits(share=4, log_interval=0.0)) as server:
         half = [await server.connect() for _ in range(50)]
         for _, writer in half:
             writer.write(HALF)
+        assert await ended(half[45][0])
         assert b"200 OK" in await asked(server)
+        assert await ended(half[46][0])
         assert server.limiter.refused == 47
         assert sum(fields["connections"] for _, fields in logged(caplog)) == 47
         for _, writer in half:
             writer.close()
 
 
-async def test_where_all_are_being_answered_the_newcomer_is_turned_away() -> None:
-    async with serving(ConnectionLimits(share=2)) as server:
+@each_case("limits", [ConnectionLimits(share=2), ConnectionLimits(connections=2, share=9)])  # of a peer, of all
+async def test_where_all_are_being_answered_the_newcomer_is_turned_away(limits: ConnectionLimits) -> None:
+    async with serving(limits) as server:
         asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
         await until(lambda: sum(not each.waits for each in server.limiter._open.values()) == 2)
         assert await asked(server) == b""
@@ -167,25 +147,18 @@ async def test_where_all_are_being_answered_the_newcomer_is_turned_away() -> Non
         assert b"200 OK" in await asked(server)
 
 
-async def test_all_peers_together_have_a_bound_too() -> None:
-    async with serving(ConnectionLimits(connections=2, share=9)) as server:
-        asking = [asyncio.ensure_future(asked(server, WHOLE.replace(b"/", b"/?wait", 1))) for _ in range(2)]
-        await until(lambda: sum(not each.waits for each in server.limiter._open.values()) == 2)
-        assert await asked(server) == b""
-        server.go.set()
-        await asyncio.gather(*asking)
-
-
 async def test_the_last_descriptors_are_left_to_others(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(ConnectionLimits(reserve=10**9)) as server:
         assert await asked(server) == b""
         assert [fields["why"] for _, fields in logged(caplog)] == ["few file descriptors are left"]
 
 
-async def test_too_large_a_body_is_refused_and_an_endless_one_cut() -> None:
-    async with serving(ConnectionLimits()) as server:
-        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-        assert b" 413 " in await asked(server, head % (BODY + 1) + b"x" * (BODY + 1))
+async def test_a_body_that_is_too_large_or_damaged_is_refused_and_an_endless_one_cut() -> None:
+    async with serving() as server:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\n"
+        large = head + b"Content-Length: %d\r\n\r\n" % (BODY + 1)
+        assert b" 413 " in await asked(server, large + b"x" * (BODY + 1))
+        assert b" 400 " in await asked(server, head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nnonsense\r\n")
         assert await asked(server, WHOLE.replace(b"/", b"/?wait", 1) + b"x" * (2 * (HEAD + BODY))) == b""
 
 
@@ -201,27 +174,7 @@ async def test_an_answer_that_is_not_taken_costs_its_place_for_a_time_only(size:
         assert reader is not None
 
 
-async def test_a_body_that_is_not_framed_as_it_says_is_a_bad_request() -> None:
-    async with serving(ConnectionLimits()) as server:
-        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        assert b" 400 " in await asked(server, head + b"zz\r\nnonsense\r\n")
-
-
 # What answers is made with the first connection
-
-
-@asynccontextmanager
-async def being_made(limits: ConnectionLimits | None = None) -> AsyncIterator[Local]:
-    """A server that makes what answers once it may."""
-    server = Local(limits or ConnectionLimits())
-    server.may_make.clear()
-    await server.start()
-    try:
-        yield server
-    finally:
-        server.go.set()
-        server.may_make.set()
-        await server.stop()
 
 
 def has_come(connection: LimitedConnection, data: bytes) -> bool:
@@ -229,7 +182,7 @@ def has_come(connection: LimitedConnection, data: bytes) -> bool:
 
 
 async def test_the_first_connections_wait_for_what_answers_while_the_event_loop_goes_on() -> None:
-    async with being_made() as server:
+    async with serving(is_made=False) as server:
         reader, writer = await server.connect()
         await until(lambda: len(server._waiting) == 1)
         for part, so_far in ((WHOLE[:5], WHOLE[:5]), (WHOLE[5:20], WHOLE[:20])):
@@ -246,7 +199,7 @@ async def test_the_first_connections_wait_for_what_answers_while_the_event_loop_
 
 
 async def test_the_limits_hold_while_a_connection_waits_for_what_answers() -> None:
-    async with being_made(ConnectionLimits(share=2, request=0.05)) as server:
+    async with serving(ConnectionLimits(share=2, request=0.05), is_made=False) as server:
         endless = asyncio.ensure_future(asked(server, b"x" * (2 * (HEAD + BODY))))
         assert await endless == b""
         assert await asked(server) == b""  # its time is over
@@ -254,7 +207,7 @@ async def test_the_limits_hold_while_a_connection_waits_for_what_answers() -> No
 
 
 async def test_a_peer_that_leaves_before_it_is_answered_leaves_nothing_behind() -> None:
-    async with being_made() as server:
+    async with serving(is_made=False) as server:
         _, writer = await server.connect()
         writer.write(WHOLE)
         await until(lambda: len(server.limiter._open) == 1)
@@ -267,7 +220,7 @@ async def test_a_peer_that_leaves_before_it_is_answered_leaves_nothing_behind() 
 async def test_where_what_answers_cannot_be_made_the_next_connection_tries_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with serving(ConnectionLimits()) as server:
+    async with serving() as server:
         server.broken = 1
         assert await asked(server) == b""
         assert [(event, fields["socket"]) for event, fields in logged(caplog)] == [
@@ -277,7 +230,7 @@ async def test_where_what_answers_cannot_be_made_the_next_connection_tries_again
 
 
 async def test_a_stop_does_not_wait_for_what_answers() -> None:
-    async with being_made() as server:
+    async with serving(is_made=False) as server:
         asking = asyncio.ensure_future(asked(server))
         await until(lambda: len(server._waiting) == 1)
         await server.stop()

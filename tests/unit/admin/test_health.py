@@ -9,36 +9,21 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
 from adapters.dbus.backend import Presence
 from gateway.admin import health
-from gateway.admin.monitoring import application
-from gateway.admin.sockets import TcpServer
+from gateway.admin.http import add_paths
+from gateway.admin.sockets import TcpServer, listening_at
 from gateway.core.admin.status import BreakerState
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.ops.exposition import CONTENT_TYPE
-from gateway.ops.metrics import CALLS, REFUSED, SECONDS, SERIES, Calls
+from gateway.ops.metrics import Calls
 from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
 from tests.kit.mappings import TARGET, noting, route
-
-# Read where methods move (gateway/migration/manager.py).
-MOVING = {
-    "xcp_gateway_comparisons_total",
-    "xcp_gateway_not_compared_total",
-    "xcp_gateway_state_trouble",
-    "xcp_gateway_rollouts_breached",
-    # The gateway itself reads these: tests/unit/test_server.py, tests/interop/test_day_one.py
-    "xcp_gateway_mapping_refused",
-    "xcp_gateway_workers",
-    "xcp_gateway_worker_restarts_total",
-    "xcp_gateway_rollouts",
-    "xcp_gateway_rollback_in_force",
-    "xcp_gateway_tunnels_total",
-    "xcp_gateway_streamed_bytes_total",
-}
 
 UP = BusStatus("toolstack", "unix:path=/b", connected=True, since=0.0, connections=4, in_flight=2, late_replies=7)
 DOWN = replace(UP, connected=False, connections=0, last_error="cannot connect: no such file")
@@ -76,12 +61,9 @@ def test_a_row_adds_up_the_methods_of_its_service() -> None:
     )
 
 
-def test_ready_is_when_every_bus_is_connected_and_every_service_there_or_startable() -> None:
+def test_it_is_ready_or_what_is_missing_is_named_once() -> None:
     sleeper = ServiceStatus("org.sleeper", "toolstack", Presence.ON_DEMAND)
     assert health.reasons([UP], [TOY, sleeper]) == []
-
-
-def test_what_is_missing_is_named_once() -> None:
     absent = ServiceStatus("org.absent", "toolstack", Presence.ABSENT)
     nowhere = ServiceStatus("org.nowhere", "", Presence.UNKNOWN)
     assert health.reasons([UP], [TOY, absent, nowhere]) == [
@@ -98,27 +80,24 @@ STORE = StoreStatus(
 )
 
 
-def test_a_store_that_is_away_is_named_and_counted() -> None:
+def test_a_store_that_is_away_is_named_and_counted_and_so_is_a_service_that_is_refused() -> None:
     there = replace(STORE, connected=True)
     assert health.reasons([UP], [TOY], [replace(there, serving=True)]) == []
     assert health.reasons([UP], [TOY], [there]) == ["the store of listener 'store' is being read"]
     assert health.reasons([UP], [TOY], [STORE]) == ["the store of listener 'store' is not connected: no such file"]
-    readings = health.readings(table(), [UP], [], {}, {}, [STORE])
-    assert readings["xcp_gateway_store_connected"] == [(("store",), False)]
-    assert readings["xcp_gateway_store_requests_waiting"] == [(("store",), 3)]
-
-
-def test_a_scrape_reads_every_series_that_is_not_counted() -> None:
-    names = ("calls_in_flight", "tunnels_open", "buffered_bytes", "log_lines_lost_total", "spans_lost_total")
-    values = dict.fromkeys((f"xcp_gateway_{name}" for name in names), 3.0)
     refused = replace(TOY, breaker=BreakerState.HALF_OPEN)
-    readings = health.readings(table(), [UP], [refused], values, {"rpc": 5})
-    assert readings.keys() == SERIES.keys() - {CALLS, REFUSED, SECONDS} - MOVING
-    assert readings["xcp_gateway_late_replies_total"] == [(("toolstack",), 7)]
-    assert readings["xcp_gateway_service_available"] == [(("toolstack", TOY.name), True)]
-    assert readings["xcp_gateway_breaker_open"] == [(("toolstack", TOY.name), True)]
-    assert readings["xcp_gateway_connections_aborted_total"] == [(("rpc",), 5)]
-    assert readings["xcp_gateway_calls_in_flight"] == [((), 3.0)]
+    readings = health.readings(table(), [UP], [refused], {"xcp_gateway_calls_in_flight": 3.0}, {"rpc": 5}, [STORE])
+    service = ("toolstack", TOY.name)
+    expected: dict[str, list[tuple[tuple[str, ...], float]]] = {
+        "store_connected": [(("store",), False)],
+        "store_requests_waiting": [(("store",), 3)],
+        "late_replies_total": [(("toolstack",), 7)],
+        "service_available": [(service, True)],
+        "breaker_open": [(service, True)],
+        "connections_aborted_total": [(("rpc",), 5)],
+        "calls_in_flight": [((), 3.0)],
+    }
+    assert {name: readings[f"xcp_gateway_{name}"] for name in expected} == expected
 
 
 # Monitoring
@@ -141,18 +120,9 @@ class Toy:
         return b"toy_total 1.0\n"
 
 
-@pytest.fixture
-def toy() -> Toy:
-    return Toy()
-
-
-def monitoring(toy: Toy, address: str) -> TcpServer:
-    return TcpServer("metrics", address, lambda: application(toy))
-
-
 @asynccontextmanager
 async def serving(toy: Toy, address: str = "tcp:127.0.0.1:0") -> AsyncIterator[str]:
-    server = monitoring(toy, address)
+    server = TcpServer("metrics", address, lambda: add_paths(web.Application(), toy))
     await server.start()
     try:
         yield server.address.replace("tcp:", "http://")
@@ -165,44 +135,29 @@ async def get(url: str, verb: str = "GET") -> tuple[int, str, str]:
         return response.status, response.headers["Content-Type"], await response.text()
 
 
-async def test_it_is_alive_as_long_as_it_answers(toy: Toy) -> None:
-    toy.reasons = ["bus 'toolstack' is not connected"]
-    async with serving(toy) as url:
-        assert (await get(f"{url}/healthz"))[::2] == (200, '{"alive":true}')
-
-
-async def test_it_is_ready_or_says_why_not(toy: Toy) -> None:
+async def test_monitoring_tells_what_it_is_asked_and_nothing_else() -> None:
+    toy = Toy()
     async with serving(toy) as url:
         assert (await get(f"{url}/readyz"))[::2] == (200, '{"ready":true,"reasons":[],"warnings":[]}')
         toy.reasons = ["org.x is absent on bus 'b'"]
         expected = """{"ready":false,"reasons":["org.x is absent on bus 'b'"],"warnings":[]}"""
         assert (await get(f"{url}/readyz"))[::2] == (503, expected)
-
-
-async def test_metrics_are_text_that_prometheus_knows_by_its_type(toy: Toy) -> None:
-    async with serving(toy) as url:
+        assert (await get(f"{url}/healthz"))[::2] == (200, '{"alive":true}')  # as long as it answers
         assert await get(f"{url}/metrics") == (200, CONTENT_TYPE, "toy_total 1.0\n")
+        for verb, path, status in (("GET", "/v1/status", 404), ("POST", "/v1/call", 404), ("POST", "/metrics", 405)):
+            assert (await get(url + path, verb))[0] == status
 
 
-@pytest.mark.parametrize(
-    ("verb", "path", "status"),
-    [("GET", "/v1/status", 404), ("POST", "/v1/reload", 404), ("POST", "/v1/call", 404), ("POST", "/metrics", 405)],
-)
-async def test_over_tcp_nothing_else_can_be_asked(toy: Toy, verb: str, path: str, status: int) -> None:
-    async with serving(toy) as url:
-        assert (await get(url + path, verb))[0] == status
-
-
-async def test_ipv6_is_written_with_brackets(toy: Toy) -> None:
-    async with serving(toy, "tcp:[::1]:0") as url:
+async def test_ipv6_is_written_with_brackets() -> None:
+    async with serving(Toy(), "tcp:[::1]:0") as url:
         assert url.startswith("http://[::1]:")
         assert (await get(f"{url}/healthz"))[0] == 200
 
 
-async def test_an_address_that_is_taken_is_named(toy: Toy) -> None:
+def test_an_address_that_is_taken_is_named() -> None:
     with sockets.create_server(("127.0.0.1", 0)) as taken:
         address = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {address}: Address already in use"):
-            monitoring(toy, address).bind()
+            listening_at(address)
     with pytest.raises(OSError, match=r"cannot listen on tcp:127.0.0.1:99999: port 99999: expected at most 65535"):
-        monitoring(toy, "tcp:127.0.0.1:99999").bind()
+        listening_at("tcp:127.0.0.1:99999")

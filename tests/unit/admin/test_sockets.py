@@ -28,42 +28,13 @@ OURS = AccessRules(os.geteuid())
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    folder = tmp_path / "deep"
-    async with serving(folder) as api:
+    async with serving(tmp_path / "deep") as api:
         yield api
 
 
-def server(path: Path, api: Api, group: int | None = None, *, shared: bool = False) -> AdminServer:
-    file = AdminSocket(path, group, shared=shared)
+def server(path: Path, api: Api, *, shared: bool = False) -> AdminServer:
+    file = AdminSocket(path, shared=shared)
     return AdminServer(file, lambda: application(api.toy, api.admin_service, api.traffic, OURS))
-
-
-async def test_only_the_owner_can_open_the_socket(api: Api) -> None:
-    assert stat.S_IMODE(api.socket.stat().st_mode) == 0o600
-
-
-async def test_its_group_can_open_it_too_once_the_config_names_others_and_nobody_else_ever(
-    api: Api, tmp_path: Path
-) -> None:
-    shared = server(tmp_path / "shared", api, shared=AccessRules(0, read=Principals(uids=frozenset({1234}))).shared)
-    shared.bind()
-    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o660
-    await shared.stop()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to any group")
-async def test_it_is_given_to_the_group_of_the_config(api: Api, tmp_path: Path) -> None:
-    given = server(tmp_path / "given", api, 54_321)
-    given.bind()
-    found = (tmp_path / "given").stat()
-    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, 54_321)
-    await given.stop()
-
-
-async def test_a_socket_that_another_gateway_answers_on_is_not_taken_over(api: Api) -> None:
-    with pytest.raises(OSError, match="another gateway answers on this admin socket"):
-        await server(api.socket, api).start()
-    assert (await api.ask("GET", "/healthz"))[0] == 200
 
 
 async def test_a_socket_left_behind_by_a_dead_gateway_is_replaced(api: Api, tmp_path: Path) -> None:
@@ -84,7 +55,9 @@ async def test_a_socket_that_is_bound_answers_once_it_is_started_and_is_nobody_e
     second = server(path, api)
     second.bind()
     assert second.made == (path.parent, path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    shared = AdminSocket(tmp_path / "shared", shared=True)
+    shared.bind().close()
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path, shared.path)] == [0o600, 0o660]
     with pytest.raises(OSError, match="another gateway answers on this admin socket"):
         server(path, api).bind()
     asking = asyncio.ensure_future(ask(path, "GET", "/healthz"))
@@ -145,12 +118,10 @@ def config(**control: Any) -> Config:
     )
 
 
-def test_by_default_nobody_else_is_let_in() -> None:
-    found = rights(config())
-    assert (found.own, found.shared) == (os.geteuid(), False)
-
-
 def test_names_and_numbers_of_users_and_groups_are_looked_up() -> None:
+    found = rights(config())
+    assert (found.own, found.shared) == (os.geteuid(), False)  # by default nobody else is let in
+    assert (user_name(ME.pw_uid), user_name(3_999_999_999)) == (ME.pw_name, "")
     found = rights(
         config(read=[ME.pw_name, "uid:4711"], change=[f"user:{ME.pw_name}", f"group:{GROUP.gr_name}", "gid:4712"])
     )
@@ -175,14 +146,3 @@ def test_a_name_that_is_not_there_is_told_with_its_place(control: dict[str, Any]
 def test_an_entry_that_is_none_is_told_by_the_config(entry: str) -> None:
     with pytest.raises(ConfigError, match=r"admin\.read\[0\]"):
         config(read=[entry])
-
-
-def test_a_number_without_a_name_has_none() -> None:
-    assert user_name(ME.pw_uid) == ME.pw_name
-    assert user_name(3_999_999_999) == ""
-
-
-async def test_who_asks_is_known_by_the_kernel(tmp_path: Path) -> None:
-    async with serving(tmp_path) as api:
-        await api.ask("POST", "/v1/rollback", {})
-        assert api.state.overrides[0].who == ME.pw_name

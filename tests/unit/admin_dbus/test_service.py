@@ -13,13 +13,12 @@ from dbus_fast import Variant
 from msgspec.structs import fields
 
 from adapters.admin_dbus import objects
-from adapters.admin_dbus.calls import INVALID, REFUSED, Callers, DBusError, explained, mode_request, moved, plain
+from adapters.admin_dbus.calls import INVALID, Callers, DBusError, explained, mode_request, plain
 from adapters.admin_dbus.objects import ROOT
-from adapters.admin_dbus.service import AdminConnectError, _connect
 from gateway.admin.peer_credentials import user_name
 from gateway.core.admin import views
-from gateway.core.admin.records import Counts, MethodId, StateRefused
-from gateway.core.admin.views import Explanation, MethodMoved, ModeRequest, ModeResult, explanation
+from gateway.core.admin.records import Counts, MethodId
+from gateway.core.admin.views import Explanation, explanation
 from gateway.core.dbus import introspection_xml
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.policy import plan_call
@@ -35,15 +34,6 @@ pytestmark = pytest.mark.bus
 def bus() -> Iterator[PrivateBus]:
     with private_bus() as bus:
         yield bus
-
-
-async def test_it_owns_its_name_and_gives_it_back(bus: PrivateBus) -> None:
-    async with dbus_admin_client(bus.address) as anybody:
-        async with dbus_admin(bus.address) as made:
-            await made.service.here.wait()
-            await anybody.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
-            assert made.service.status() == {"address": bus.address, "connected": True, "last_error": ""}
-        await anybody.until_owner(lambda owner: owner is None)
 
 
 async def test_it_comes_back_with_the_bus(bus: PrivateBus) -> None:
@@ -65,45 +55,36 @@ async def test_a_bus_that_is_not_there_keeps_nobody_from_starting_or_stopping() 
         assert "No such file" in made.service.last_error
 
 
-async def test_a_second_gateway_stands_in_line_and_takes_over(bus: PrivateBus) -> None:
-    async with dbus_admin_client(bus.address) as anybody, dbus_admin(bus.address) as second:
-        await second.service.here.wait()
-        first_owner = await anybody.owner()
-        async with dbus_admin(bus.address) as third:
-            await third.service.here.wait()
-            assert await anybody.owner() == first_owner
-            await second.service.stop()
-            await anybody.until_owner(lambda owner: owner not in (None, first_owner))
-            await anybody.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
-
-
-async def test_what_is_no_bus_is_told_in_words() -> None:
-    with pytest.raises(AdminConnectError):
-        await _connect("unix:path=/nowhere/bus")
+async def test_it_owns_its_name_and_a_second_gateway_stands_in_line_and_takes_over(bus: PrivateBus) -> None:
+    async with dbus_admin_client(bus.address) as anybody:
+        async with dbus_admin(bus.address) as second:
+            await second.service.here.wait()
+            assert second.service.status() == {"address": bus.address, "connected": True, "last_error": ""}
+            first_owner = await anybody.owner()
+            async with dbus_admin(bus.address) as third:
+                await third.service.here.wait()
+                assert await anybody.owner() == first_owner
+                await second.service.stop()
+                await anybody.until_owner(lambda owner: owner not in (None, first_owner))
+                await anybody.call(ROOT, "org.freedesktop.DBus.Peer.Ping")
+        await anybody.until_owner(lambda owner: owner is None)
 
 
 # Calls
 
 
-async def test_a_caller_is_who_its_process_is() -> None:
-    with private_bus() as bus:
-        async with dbus_admin_client(bus.address) as one, dbus_admin_client(bus.address) as other:
-            callers = Callers(one.bus, user_name)
-            caller = present(await callers.of(str(other.bus.unique_name)))
-            assert (caller.uid, caller.name) == (os.geteuid(), user_name(os.geteuid()))
-            assert os.getegid() in caller.gids
-            assert await callers.of(str(other.bus.unique_name)) is caller
-
-
-async def test_who_has_left_is_nobody() -> None:
-    with private_bus() as bus:
-        async with dbus_admin_client(bus.address) as one:
-            assert await Callers(one.bus, user_name).of(":1.4711") is None
-
-
-async def test_who_came_without_credentials_is_nobody() -> None:
-    with private_bus(listen="tcp:host=127.0.0.1,port=0", auth=ANONYMOUS) as bus:
-        async with dbus_admin_client(bus.address) as one, dbus_admin_client(bus.address) as other:
+async def test_a_caller_is_who_its_process_is_and_nobody_without_credentials_or_when_it_has_left(
+    bus: PrivateBus,
+) -> None:
+    async with dbus_admin_client(bus.address) as one, dbus_admin_client(bus.address) as other:
+        callers = Callers(one.bus, user_name)
+        caller = present(await callers.of(str(other.bus.unique_name)))
+        assert (caller.uid, caller.name) == (os.geteuid(), user_name(os.geteuid()))
+        assert os.getegid() in caller.gids
+        assert await callers.of(str(other.bus.unique_name)) is caller
+        assert await callers.of(":1.4711") is None
+    with private_bus(listen="tcp:host=127.0.0.1,port=0", auth=ANONYMOUS) as anonymous:
+        async with dbus_admin_client(anonymous.address) as one, dbus_admin_client(anonymous.address) as other:
             assert await Callers(one.bus, user_name).of(str(other.bus.unique_name)) is None
 
 
@@ -111,7 +92,6 @@ async def test_who_came_without_credentials_is_nobody() -> None:
 
 
 IDL = Path(__file__).parents[3] / "mappings/idl/org.xen.xcp.gateway.xml"
-EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 START = objects.path_of(MethodId("xenopsd", "VM.start"))
 
 
@@ -137,53 +117,19 @@ def test_what_is_introspected_is_what_the_idl_says() -> None:
     assert {name: shape(each) for name, each in seen.items()} == {name: shape(each) for name, each in promised.items()}
 
 
-def test_which_changes_are_told_is_what_the_idl_says() -> None:
-    root = ElementTree.parse(IDL).getroot()
-    (method,) = (each for each in root.iter("interface") if each.get("name") == objects.METHOD)
-    told = {
-        str(each.get("name")): next((note.get("value") for note in each if note.get("name") == EMITS), "true")
-        for each in method.iter("property")
-    }
-    assert told == {name: known.emits for name, known in objects.METHOD_PROPERTIES.items()}
-
-
-def test_everything_in_the_idl_is_documented_and_stands_on_an_object() -> None:
+def test_the_idl_documents_everything_and_says_which_changes_are_told() -> None:
+    emits = "org.freedesktop.DBus.Property.EmitsChangedSignal"
+    told = {}
     for element in ElementTree.parse(IDL).getroot().iter():
         if element.tag in ("interface", "method", "property", "signal", "arg"):
             notes = {note.get("name"): note.get("value") for note in element.findall("annotation")}
             assert notes.get("org.gtk.GDBus.DocString"), ElementTree.tostring(element)
             if element.tag == "interface":
+                interface = element.get("name")
                 assert str(notes["org.xen.xcp.ObjectPath"]).startswith(ROOT)
-
-
-def test_a_method_is_one_element_of_its_path() -> None:
-    assert START == "/org/xen/xcp/gateway/method/xenopsd_2fVM_2estart"
-
-
-@each_case(
-    ("path", "child"),
-    [
-        ("/", "org"),
-        ("/org", "xen"),
-        ("/org/xen/xcp", "gateway"),
-        (ROOT, "method"),
-        (f"{ROOT}/method", "xenopsd_2fVM_2estart"),
-    ],
-)
-def test_a_path_leads_to_the_objects_below_it(path: str, child: str) -> None:
-    assert objects.exists(path, [START])
-    assert introspection_xml.parse(objects.introspection(path, [START])).children == (child,)
-
-
-@each_case("path", ["/org/xen/xcp/gatewa", f"{ROOT}/method/x", f"{START}/x", "/com", ""])
-def test_nothing_else_exists(path: str) -> None:
-    assert not objects.exists(path, [START])
-    assert objects.interfaces_at(path, [START]) == ()
-
-
-def test_without_methods_there_is_nothing_to_lead_to() -> None:
-    assert objects.exists(ROOT, [])
-    assert not objects.exists(f"{ROOT}/method", [])
+            if element.tag == "property" and interface == objects.METHOD:
+                told[str(element.get("name"))] = notes.get(emits, "true")
+    assert told == {name: known.emits for name, known in objects.METHOD_PROPERTIES.items()}
 
 
 def test_every_property_has_a_value_of_its_type_though_nothing_was_counted() -> None:
@@ -196,16 +142,6 @@ def test_every_property_has_a_value_of_its_type_though_nothing_was_counted() -> 
 
 
 # Values
-
-
-def test_options_become_a_wish() -> None:
-    given = mode_options(
-        percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60)
-    )
-    assert mode_request("VM.*", "canary", given, "try") == ModeRequest(
-        "VM.*", "canary", 12.5, "", True, False, 60, "try"
-    )
-    assert mode_request("VM.*", "canary", mode_options(percent=("s", "1%")), "") == ModeRequest("VM.*", "canary", "1%")
 
 
 @each_case(
@@ -221,12 +157,6 @@ def test_options_become_a_wish() -> None:
 )
 def test_an_option_that_makes_no_sense_is_told(given: dict[str, Variant], says: str) -> None:
     assert mode_request("VM.*", "canary", given, "") == DBusError(INVALID, says)
-
-
-def test_a_change_is_told_method_by_method() -> None:
-    changed = ModeResult("VM.*", "dbus", (MethodMoved("xenopsd", "VM.start", "legacy", "dbus"),))
-    assert moved(changed) == [[["xenopsd", "VM.start", "legacy", "dbus", ""]]]
-    assert moved(StateRefused("no")) == DBusError(REFUSED, "no")
 
 
 @each_case("setting", [Setting(Mode.OFF), Setting(Mode.LEGACY), Setting(Mode.CANARY, 50_000)])

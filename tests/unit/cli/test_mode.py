@@ -7,7 +7,6 @@ import re
 import time
 from typing import Any
 
-import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -103,27 +102,6 @@ def test_a_rollback_after_a_rollback_is_undone_to_the_modes_before_both(api: Ser
     assert modes == {"xenopsd/VM.get_state": "canary 10%", "xenopsd/VM.start": "dbus"}
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["mode", "VM.strt", "dbus"], "no mapped method is named 'VM.strt' (did you mean 'VM.start'?)"),
-        (
-            ["mode", "set", "VM.start", "shadow"],
-            "shadow is refused: each call would run twice, and these are writes (no `effect: read` in the mapping): ",
-        ),
-        (["mode", "VM.nope"], "no mapped method is named 'VM.nope'"),
-        (["mode", "set", "VM.start"], "mode set: expected METHOD MODE, got VM.start"),
-        (["mode", "clear"], "mode clear: expected METHOD, got nothing"),
-        (["diff", "--reset"], "--reset: METHOD is missing"),
-        (["rollback"], "expected --all or --undo; for one method use `xcp-gateway mode set METHOD legacy`"),
-    ],
-)
-def test_an_error_is_on_stderr(api: Served, words: list[str], says: str) -> None:
-    ended = api.run(*words)
-    assert (ended.exit_code, ended.stdout) == (2, "")
-    assert says in ended.stderr
-
-
 def test_an_explanation_says_who_would_answer_and_why(api: Served) -> None:
     out(api, "mode", "VM.get_state", "canary", "--percent", "50", "--observe")
     told = out(api, "explain", "VM.get_state", "vm-1")
@@ -160,20 +138,14 @@ def test_differences_are_shown_exported_and_forgotten(api: Served) -> None:
     assert out(api, "diff") == "no mismatches\n"
 
 
-def test_everything_goes_back_with_one_command(api: Served) -> None:
-    out(api, "mode", "VM.get_state", "dbus")
-    assert out(api, "rollback", "--all", "--why", "smoke") == (
-        "xenopsd/VM.get_state: dbus -> legacy\n1 method unchanged\n"
-    )
-    assert "smoke" in out(api, "audit")
-    out(api, "mode", "VM.get_state", "dbus")
-    assert json.loads(out(api, "rollback", "--all", "--json"))["mode"] == "legacy"
-
-
 def test_a_rollback_is_undone_once(api: Served) -> None:
     out(api, "mode", "VM.get_state", "canary", "--percent", "10", "--observe", "--duration", "2h", "--why", "try")
     out(api, "mode", "VM.start", "off")
-    out(api, "rollback", "--all")
+    assert out(api, "rollback", "--all", "--why", "smoke") == (
+        "xenopsd/VM.get_state: canary 10% observed -> legacy\n"
+        "xenopsd/VM.start: off, since 'xenopsd/VM.start' is set to off by root\n"
+    )
+    assert "smoke" in out(api, "audit")
     assert out(api, "rollback", "--undo", "--why", "false alarm") == (
         "xenopsd/VM.get_state: legacy -> canary 10% observed\n1 method unchanged\n"
     )
@@ -240,18 +212,10 @@ def test_a_rollout_is_started_held_and_ended(api: Served) -> None:
     assert json.loads(api.run("rollout", "list", "--json").stdout)[0]["state"] == "aborted"
 
 
-def test_an_order_that_makes_no_sense_is_told(api: Served) -> None:
-    ended = api.run("rollout", "approve", "VM.get_state")
-    assert (ended.exit_code, ended.stdout) == (2, "")
-    assert ended.stderr == (
-        "there is no rollout of xenopsd/VM.get_state: `xcp-gateway rollout list` shows every rollout\n"
-    )
-
-
 def test_every_order_has_a_help_text_with_an_example() -> None:
+    assert len(rollout.registered_commands) == 6
     for command in rollout.registered_commands:
-        assert command.callback is not None
-        assert "Example: `xcp-gateway rollout " in (command.callback.__doc__ or "")
+        assert "Example: `xcp-gateway rollout " in str(command.help or command.callback.__doc__)
 
 
 def test_places_are_counted_once_a_mismatch_whatever_their_index_and_the_most_frequent_is_first() -> None:

@@ -13,26 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from gateway.cli.output import count, moment, number, numbers, out, pair, print_json, rate, seconds, table
-from gateway.cli.reports.diff import lines, show, value_in_words
+from gateway.cli.reports.diff import show, value_in_words
 from gateway.core.comparison import serialization
 from gateway.core.rpc.model import Value
 from tests.kit.cases import each_case
 from tests.kit.values import anything
 
 
-def test_one_thing_has_no_s() -> None:
-    assert [count(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
-
-
 def test_json_is_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"moment": object, "ü": [1]})
     assert json.loads(capsys.readouterr().out) == {"moment": str(object), "ü": [1]}
-
-
-def test_a_row_that_is_not_for_a_terminal_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with table("METHOD", "SOURCE") as rows:
-        rows.add_row("m" * 100, "s" * 100)
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 EVIL = "\x1b[31mred\x9b2J\u202e"
@@ -50,19 +40,17 @@ def test_no_text_of_others_moves_the_cursor(capsys: pytest.CaptureFixture[str]) 
     assert len(printed.splitlines()) == 6  # in a cell a line end is escaped too
 
 
-def test_texts_of_others_are_no_markup_and_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
-    texts = ("[red]a[/red]", "[/b]", "HEAD:m:", "[link=http://c]c[/link]")
+def test_texts_of_others_are_no_markup_and_no_emoji_and_each_row_and_sentence_is_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    texts = ("[red]a[/red]", "[/b]", "HEAD:m:", "[link=http://c]c[/link]", "word " * 50 + ".")
     with table("what", "[/head]:m:") as rows:
         for text in texts:
             rows.add_row(text, "-")
     out.print(*texts, sep="\n")
     printed = capsys.readouterr().out
-    assert [printed.count(text) for text in (*texts, "[/head]:m:")] == [2, 2, 2, 2, 1]
-
-
-def test_a_sentence_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    out.print("[red] " + "word " * 100)
-    assert capsys.readouterr().out == "[red] " + "word " * 100 + "\n"
+    assert [printed.count(text) for text in (*texts, "[/head]:m:")] == [2, 2, 2, 2, 2, 1]
+    assert len(printed.splitlines()) == 11
 
 
 @each_case(
@@ -87,20 +75,14 @@ def test_what_is_there_is_never_nothing_and_what_is_not_all_never_all(value: flo
     assert rate(value) == says
 
 
-def test_of_two_sides_that_have_done_nothing_nothing_is_told() -> None:
-    assert pair("-", "-") == "-"
-    assert pair("1ms", "-") == "1ms / -"
-
-
-def test_large_numbers_are_divided() -> None:
+def test_counts_pairs_and_moments() -> None:
+    assert [count(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert number(1_234_567) == "1,234,567"
-
-
-def test_the_day_is_told_where_it_is_not_today() -> None:
+    assert (pair("-", "-"), pair("1ms", "-")) == ("-", "1ms / -")
     now = 1_700_000_000.0
     assert moment(None) == ""
     assert len(moment(now, now)) == len("22:13:20")
-    assert len(moment(now, now + 86_400)) == len("2023-11-14 22:13:20")
+    assert len(moment(now, now + 86_400)) == len("2023-11-14 22:13:20"), "the day is told where it is not today"
 
 
 def test_numbers_of_a_decision_are_told_in_a_line() -> None:
@@ -158,25 +140,19 @@ VM.get_record  different  2026-01-31 12:00:00+00:00
     )
 
 
-def test_a_narrow_terminal_folds_what_is_long() -> None:
+def test_a_narrow_terminal_folds_what_is_long_and_a_wide_one_is_not_filled_with_blanks() -> None:
     narrow = shown(40, differences=[{"path": "$.a", "control": "0" * 60, "candidate": "8" * 60}])
     assert max(map(len, narrow.splitlines())) <= 40
     folded = narrow.partition("$.a")[2]
     assert folded.count("0") == folded.count("8") == 60
-
-
-def test_a_wide_output_is_not_filled_with_blanks() -> None:
     text = StringIO()
     Console(file=text, width=4000, highlight=False).print(show(PAIR))
     assert max(map(len, text.getvalue().splitlines())) < 100
 
 
-def test_the_control_has_one_colour_and_the_candidate_another() -> None:
+def test_each_side_has_its_colour_and_in_two_long_texts_what_differs_stands_out() -> None:
     assert "\x1b[31m1000" in coloured()
     assert '\x1b[32m"2000"' in coloured()
-
-
-def test_in_two_long_texts_what_differs_stands_out() -> None:
     said = "the same beginning of both, {}, and the same end"
     text = coloured(differences=[{"path": "$.a", "control": said.format("one"), "candidate": said.format("both")}])
     assert "\x1b[1;7;31mone\x1b[0m" in text
@@ -212,18 +188,10 @@ def test_what_is_ignored_noisy_or_left_out_is_said() -> None:
     assert "  and more differences than these 2" in text
     assert "  ignored: $.i0, $.i1, $.i2, $.i3, $.i4 and 2 more" in text
     assert "  noise (the control differs from itself): $.t" in text
-
-
-def test_a_verdict_without_differences_has_no_table() -> None:
     assert shown(verdict="ignored", differences=[]).startswith("VM.get_record  equal but for ignored  ")
-    assert len(shown(verdict="equal", differences=[]).splitlines()) == 4
-
-
-def test_names_that_json_cannot_carry_are_shown() -> None:
-    named = serialization.write({"\ud800": 1})
-    assert 'called     ({"$text": "7aCA"}=1) over xmlrpc' in shown(
-        call={"method": "m", "params": [], "named": named}, caller=""
-    )
+    assert len(shown(verdict="equal", differences=[]).splitlines()) == 4, "there is no table"
+    call = {"method": "m", "params": [], "named": serialization.write({"\ud800": 1})}
+    assert 'called     ({"$text": "7aCA"}=1) over xmlrpc' in shown(call=call, caller="")
 
 
 @each_case(
@@ -246,12 +214,6 @@ def test_names_that_json_cannot_carry_are_shown() -> None:
 )
 def test_a_value_is_one_line_in_words(value: Value, words: str) -> None:
     assert value_in_words(serialization.write(value)) == words
-
-
-def test_pairs_are_exported_one_a_line() -> None:
-    exported = list(lines([PAIR, PAIR]))
-    assert [json.loads(line) for line in exported] == [PAIR, PAIR]
-    assert not any("\n" in line for line in exported)
 
 
 @given(anything(), anything())

@@ -34,7 +34,7 @@ def plan(file: Path, mode: Mode = Mode.SHADOW, method: str = "echo") -> dict[str
 def refusal(capsys: pytest.CaptureFixture[str], asked: dict[str, Any]) -> str:
     with pytest.raises(typer.Exit):
         _edited(asked)
-    return capsys.readouterr().err
+    return capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_file_is_written_with_its_permissions_and_restore(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,37 +47,27 @@ def test_a_file_is_written_with_its_permissions_and_restore(file: Path, capsys: 
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     _restore([mended])
     assert file.read_text() == OLD
-    assert sorted(path.name for path in file.parent.iterdir()) == ["toy.xml", "toy.yaml"]
-
-
-def test_a_byte_order_mark_stays(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + OLD.encode())
-    assert _edited(plan(file)).after.startswith(b"\xef\xbb\xbfmapping: 1\n")
+    assert _edited(plan(file)).after.startswith(b"\xef\xbb\xbfmapping: 1\n"), "a byte order mark stays"
+    assert sorted(path.name for path in file.parent.iterdir()) == ["toy.xml", "toy.yaml"]
 
 
 def test_a_file_that_the_gateway_has_not_loaded_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = plan(file)
     file.write_text(OLD + "# new\n")
-    assert "has changed since the gateway loaded it" in refusal(capsys, asked).replace("\n", "")
+    assert "has changed since the gateway loaded it" in refusal(capsys, asked)
     file.unlink()
-    assert "cannot be read: No such file or directory" in refusal(capsys, asked).replace("\n", "")
+    assert "cannot be read: No such file or directory" in refusal(capsys, asked)
 
 
 def test_what_the_file_cannot_say_is_refused_before_anything_is_written(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A write in shadow mode: no person may set it, and so no file may."""
-    assert "mode shadow would execute each call twice" in refusal(capsys, plan(file, Mode.SHADOW, "leave")).replace(
-        "\n", " "
-    )
+    """A write in shadow mode, which no person may set; an entry of several methods, which is left to a person."""
+    assert "mode shadow would execute each call twice" in refusal(capsys, plan(file, Mode.SHADOW, "leave"))
     assert file.read_text() == OLD
-
-
-def test_a_file_that_says_it_for_several_methods_at_once_is_left_to_a_person(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     file.write_text(OLD.replace("label: {member: Label}", "label: &x {member: Label}\n  again: *x"))
-    assert "label shares its entry with other methods" in refusal(capsys, plan(file, method="label")).replace("\n", " ")
+    assert "label shares its entry with other methods" in refusal(capsys, plan(file, method="label"))
 
 
 def test_when_one_file_cannot_be_written_the_others_are_as_they_were(file: Path) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from gateway.cli import app
 from gateway.cli.replay import BATCH, LONGEST, batches, load, quantile
 from gateway.core.migration.modes import Side
 from gateway.core.rpc.model import Fault, FaultCode, Reply
@@ -69,13 +68,9 @@ def test_what_is_missing_is_named_with_what_to_say(api: Served) -> None:
     assert ended.stdout.splitlines()[-1] == "0 of 2 calls compared, no result"
     assert ended.stdout.splitlines()[0].split() == ["METHOD", "CALLS", "EQUAL", "DIFFERENT", "SKIPPED"]
     assert api.api.sides.asked == []
-
-
-def test_methods_to_which_the_same_has_happened_are_told_together(api: Served) -> None:
     strangers = [line(f"VM.x{number}") for number in range(7)]
-    ended = replayed(api, [FIRST, *strangers, LAST])
     names = ", ".join(f"xapi/VM.x{number}" for number in range(5))
-    assert f"7 skipped: not mapped at rpc /RPC2: {names} and 2 more" in ended.stdout
+    assert f"7 skipped: not mapped at rpc /RPC2: {names} and 2 more" in replayed(api, [FIRST, *strangers, LAST]).stdout
 
 
 def test_a_write_is_skipped_and_runs_twice_only_with_a_loud_word(api: Served) -> None:
@@ -100,17 +95,20 @@ def test_damaged_lines_are_named_and_cost_only_themselves(api: Served) -> None:
     assert ended.stdout.splitlines()[-1] == "1 of 1 call compared, nothing differs, 2 damaged lines left out"
 
 
-def test_of_many_damaged_lines_only_some_are_named(api: Served) -> None:
+def test_of_many_damaged_lines_only_some_are_named_and_what_is_not_whole_is_noted(api: Served) -> None:
     ended = replayed(api, [FIRST, *(["{"] * 50), named("a"), LAST], *GIVEN)
     assert ended.stderr.splitlines()[-1].endswith("calls.jsonl: and 30 more damaged lines")
-
-
-def test_a_file_that_is_not_whole_or_of_another_mapping_is_noted(api: Served) -> None:
     ended = replayed(api, [{**FIRST, "revision": "r0"}, named("a")], *GIVEN)
     assert ended.exit_code == 0
     assert ended.stderr.splitlines()[0] == "note: recorded with revision r0 of the mapping; revision r1 is live"
     assert "has no end line" in ended.stderr
     assert "has no header line" in replayed(api, [named("a"), LAST], *GIVEN).stderr
+    for words, says in {
+        (): "calls.jsonl: the recording contains no calls",
+        ("--value", "session"): "--value: expected PLACE=VALUE, such as session=OpaqueRef:1, got 'session'",
+    }.items():
+        ended = replayed(api, [FIRST, LAST], *words)
+        assert (ended.exit_code, ended.stderr.splitlines()[-1].endswith(says)) == (2, True), ended.stderr
 
 
 def test_machines_get_a_line_for_each_call_and_one_for_the_whole(api: Served) -> None:
@@ -150,27 +148,6 @@ def test_calls_are_sent_no_faster_than_the_rate(api: Served, monkeypatch: pytest
     assert slept == [pytest.approx(0.0), pytest.approx(0.2), pytest.approx(0.4)]
 
 
-@pytest.mark.parametrize(
-    ("documents", "words", "says"),
-    [
-        ([FIRST, LAST], (), "calls.jsonl: the recording contains no calls"),
-        (
-            [named("a")],
-            ("--value", "session"),
-            "--value: expected PLACE=VALUE, such as session=OpaqueRef:1, got 'session'",
-        ),
-    ],
-)
-def test_what_makes_no_sense_is_told(api: Served, documents: list[Any], words: tuple[str, ...], says: str) -> None:
-    ended = replayed(api, documents, *words)
-    assert (ended.exit_code, ended.stderr.splitlines()[-1].endswith(says)) == (2, True), ended.stderr
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    ended = CliRunner().invoke(app, ["replay", str(tmp_path / "none")])
-    assert (ended.exit_code, ended.stderr.replace("\n", "")) == (2, f"{tmp_path}/none: No such file or directory")
-
-
 def test_batches_are_a_fifth_of_a_second_and_never_large() -> None:
     calls = [(number, named("x")) for number in range(50)]
     assert [len(batch) for batch in batches(calls, 50)] == [10] * 5
@@ -181,12 +158,9 @@ def test_batches_are_a_fifth_of_a_second_and_never_large() -> None:
     assert list(batches([], 50)) == []
 
 
-def test_what_came_back_is_not_sent() -> None:
+def test_what_came_back_is_not_sent_and_a_line_of_any_length_costs_only_itself() -> None:
     ((_, call),) = next(batches([(1, {**named("x"), "reply": "y" * 1000, "side": "legacy"})], 50))
     assert call == named("x")
-
-
-def test_a_line_of_any_length_costs_only_itself() -> None:
     text = json.dumps(named("x")).encode()
     recording = load(Path("f"), [text, b"x" * (LONGEST + 1), text])
     assert [number for number, _ in recording.calls] == [1, 3]

@@ -54,48 +54,30 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_workers_have_a_table_where_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_operator_must_know_is_told_and_what_is_not_there_has_no_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def lines(**changes: Any) -> list[str]:
+        return [" ".join(line.split()) for line in shown(capsys, **changes).splitlines()]
+
     row = {"number": 1, "pid": 71, "state": "serving", "leads": True, "restarts": 0}
-    told = shown(capsys, workers=[row, {**row, "number": 2, "pid": 72, "leads": False, "restarts": 3}])
-    lines = [" ".join(line.split()) for line in told.splitlines()]
-    at = lines.index("WORKER PID STATE LEADS RESTARTS")
-    assert lines[at + 1 : at + 3] == ["1 71 serving yes 0", "2 72 serving 3"]
-
-
-def test_an_upstream_that_is_away_is_told_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    told = lines(workers=[row, {**row, "number": 2, "pid": 72, "leads": False, "restarts": 3}])
+    at = told.index("WORKER PID STATE LEADS RESTARTS")
+    assert told[at + 1 : at + 3] == ["1 71 serving yes 0", "2 72 serving 3"]
     away = {**UPSTREAM, "unreachable": "connection refused"}
-    lines = [" ".join(line.split()) for line in shown(capsys, upstreams=[away]).splitlines()]
-    assert "old unreachable http://old 0 3 connection refused" in lines
-
-
-def test_a_warning_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "\nconfig or mapping files are refused\n" in shown(capsys, warnings=["config or mapping files are refused"])
-
-
-def test_what_is_not_there_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:
-    told = shown(capsys, upstreams=[], stores=[])
-    assert "UPSTREAM" not in told
-    assert "STORE" not in told
-
-
-def test_trouble_with_the_state_file_is_told_instead_of_its_place(capsys: pytest.CaptureFixture[str]) -> None:
-    damaged = "state file /var/state.db is damaged"
-    told = shown(capsys, state={"place": "/var/state.db", "trouble": damaged}, warnings=[damaged])
-    assert told.count("/var/state.db") == 1
-    assert damaged in told
-
-
-def test_what_no_mode_governs_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "independent of modes" not in shown(capsys)
-    told = shown(capsys, ungoverned=["xapi.yaml:7: 'old' answers Async.VM.start"])
-    assert "independent of modes: xapi.yaml:7: 'old' answers Async.VM.start" in told
-
-
-def test_a_bus_on_which_operators_are_not_heard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "old unreachable http://old 0 3 connection refused" in lines(upstreams=[away])
+    assert not [line for line in lines(upstreams=[], stores=[]) if line.startswith(("UPSTREAM", "STORE"))]
+    refused = "config or mapping files are refused"
+    assert refused in lines(warnings=[refused])
+    damaged = "state file /var/state.db is damaged"  # is told instead of its place
+    told = lines(state={"place": "/var/state.db", "trouble": damaged}, warnings=[damaged])
+    assert [line for line in told if "/var/state.db" in line] == [damaged]
+    governs = "xapi.yaml:7: 'old' answers Async.VM.start"
+    assert f"independent of modes: {governs}" in lines(ungoverned=[governs])
     heard = {"address": "unix:path=/x", "connected": True, "last_error": ""}
-    assert "admin service" not in shown(capsys, operators=heard)
-    told = shown(capsys, operators={**heard, "connected": False, "last_error": "No such file or directory"})
-    assert "the admin service is not on D-Bus: No such file or directory" in told
+    assert not [line for line in lines(operators=heard) if "admin service" in line]
+    unheard = {**heard, "connected": False, "last_error": "No such file or directory"}
+    assert "the admin service is not on D-Bus: No such file or directory" in lines(operators=unheard)
 
 
 # The table of methods
@@ -122,66 +104,34 @@ UNTOUCHED = {
 
 def rows_shown(capsys: pytest.CaptureFixture[str], width: int | None, *rows: dict[str, Any]) -> list[str]:
     print_methods(rows, width, everything=True)
-    return capsys.readouterr().out.splitlines()
-
-
-def test_the_rows_here_are_rows_of_the_api() -> None:
-    for row in (ROW, UNTOUCHED):
-        validator({"$ref": "#/components/schemas/MethodRow"}).validate(row)
-
-
-def test_mistakes_of_clients_stand_beside_the_errors_of_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, row, legend = rows_shown(capsys, None, {**ROW, "legacy": {**SIDE, "client_errors": 3}})
-    assert "0% / 50.0%, client 3 / 0" in row
-    assert legend.startswith("client: faults that the mapping lists as the client's (client_errors)")
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
-    _, header, row = rows_shown(capsys, None, ROW)
-    assert header.split() == [
-        "METHOD",
-        "MODE",
-        "SHARE",
-        "SOURCE",
-        "CALLS",
-        "EQUAL",
-        "COMPARED",
-        "ERRORS",
-        "P50",
-        "P99",
-        "ASSESSMENT",
-    ]
-    assert " ".join(row.split()) == (
+    for row in (ROW, UNTOUCHED):
+        validator({"$ref": "#/components/schemas/MethodRow"}).validate(row)
+    _, header, told, untouched = rows_shown(capsys, None, ROW, UNTOUCHED)
+    assert header == "METHOD MODE SHARE SOURCE CALLS EQUAL COMPARED ERRORS P50 P99 ASSESSMENT"
+    assert told == (
         "VM.start canary observed 12.5% alice (rollout paused) 5 / 1,234 80.0% of 5 50.0%, 2 too large "
         "0% / 50.0% 1ms / 1ms 2ms / 2ms differs"
     )
-
-
-def test_the_source_says_once_that_a_rollout_has_set_the_mode(capsys: pytest.CaptureFixture[str]) -> None:
-    *_, row = rows_shown(capsys, None, {**ROW, "set_by": "rollout default", "rollout": "running"})
-    assert "rollout default (running)" in row
+    assert untouched == "VM.start legacy - mapping 0 / 0 - - - - - no evidence", "what never happened is no zero"
+    _, _, told, legend = rows_shown(capsys, None, {**ROW, "legacy": {**SIDE, "client_errors": 3}})
+    assert "0% / 50.0%, client 3 / 0" in told
+    assert legend.startswith("client: faults that the mapping lists as the client's (client_errors)")
+    *_, told = rows_shown(capsys, None, {**ROW, "set_by": "rollout default", "rollout": "running"})
+    assert "rollout default (running)" in told
+    _, header, _ = rows_shown(capsys, 60, ROW)
+    assert header == "METHOD MODE SHARE EQUAL ASSESSMENT", "a narrow terminal gets the columns that matter"
+    _, _, first, second = rows_shown(capsys, None, ROW, {**ROW, "service": "xapi"})
+    assert (first.split()[0], second.split()[0]) == ("xenopsd/VM.start", "xapi/VM.start")
 
 
 def test_shadow_is_said_to_prove_no_capacity(capsys: pytest.CaptureFixture[str]) -> None:
     answers = {side: {**ROW, "setting": {**SETTING, "mode": "shadow", "control": side}} for side in ("legacy", "dbus")}
     assert rows_shown(capsys, None, answers["legacy"])[-1].startswith("shadow proves no capacity")
     assert "capacity" not in "".join(rows_shown(capsys, None, ROW, answers["dbus"]))
-
-
-def test_what_never_happened_is_no_zero(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, row = rows_shown(capsys, None, UNTOUCHED)
-    assert " ".join(row.split()) == "VM.start legacy - mapping 0 / 0 - - - - - no evidence"
-
-
-def test_a_narrow_terminal_gets_the_columns_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
-    _, header, _ = rows_shown(capsys, 60, ROW)
-    assert header.split() == ["METHOD", "MODE", "SHARE", "EQUAL", "ASSESSMENT"]
-
-
-def test_methods_of_several_services_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, first, second = rows_shown(capsys, None, ROW, {**ROW, "service": "xapi"})
-    assert first.startswith("xenopsd/VM.start")
-    assert second.startswith("xapi/VM.start")
 
 
 def test_every_verdict_has_its_colour() -> None:

@@ -44,30 +44,17 @@ def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> 
     assert "domid 5" in shown
 
 
-def test_bytes_are_told_only_of_calls_that_are_counted_by_bytes(api: Served) -> None:
+def test_a_column_that_has_no_value_or_no_room_is_left_out(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = {ClientKey(NAME, "xmlrpc", "uid 0"): ClientRecord(1, 1.0, 2.0)}
+    assert api.do(api.api.state.flush(CountsBatch(clients=mapped))) is None
+    assert api.run("clients").stdout.split()[:6] == ["METHOD", "PROTOCOL", "PEER", "CALLS", "FIRST", "LAST"]
     unmapped = ClientKey(MethodId("<unmapped>", "<unmapped>"), "http", "uid 0")
-    mapped = ClientKey(NAME, "xmlrpc", "uid 0")
-    keys = {unmapped: ClientRecord(1, 1.0, 1.0, received=1234), mapped: ClientRecord(1, 1.0, 2.0)}
-    assert api.do(api.api.state.flush(CountsBatch(clients=keys))) is None
+    counted = {unmapped: ClientRecord(1, 1.0, 1.0, received=1234)}  # only such calls are counted by bytes
+    assert api.do(api.api.state.flush(CountsBatch(clients=counted))) is None
     _, row, of_unmapped, *_ = api.run("clients").stdout.splitlines()
-    assert row.split()[4:6] == ["1", "-"]
-    assert of_unmapped.split()[4:6] == ["1", "1,234"]
-
-
-def test_a_narrow_terminal_has_no_room_for_the_first_moment(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    called(api)
+    assert (row.split()[4:6], of_unmapped.split()[4:6]) == (["1", "-"], ["1", "1,234"])
     monkeypatch.setattr(traffic, "out", Console(width=80, force_terminal=True))
     assert " FIRST " not in api.run("clients").stdout.splitlines()[0]
-
-
-def test_what_no_client_tells_has_no_column(api: Served) -> None:
-    assert (
-        api.do(
-            api.api.state.flush(CountsBatch(clients={ClientKey(NAME, "xmlrpc", "uid 0"): ClientRecord(1, 1.0, 1.0)}))
-        )
-        is None
-    )
-    assert api.run("clients").stdout.split()[:6] == ["METHOD", "PROTOCOL", "PEER", "CALLS", "FIRST", "LAST"]
 
 
 def test_clients_are_narrowed_down(api: Served) -> None:
@@ -76,8 +63,6 @@ def test_clients_are_narrowed_down(api: Served) -> None:
     assert [(row["user"], row["count"]) for row in rows] == [("alice", 12345)]
     assert api.run("clients", "VM.nope", "--since", "1h").stdout == "no calls of VM.nope within 1h\n"
     assert api.run("clients", "VM.nope").stdout == "no calls of VM.nope\n"
-    refused = api.run("clients", "--since", "yesterday")
-    assert (refused.exit_code, refused.stderr[:34]) == (2, "expected a duration such as 500ms,")
 
 
 def calling(api: Served, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -126,16 +111,13 @@ def test_what_was_recorded_is_one_document_for_a_program(
     assert (ended.exit_code, json.loads(ended.stdout)["status"]) == (2, 2)
 
 
-def test_a_recording_may_go_to_standard_output(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    calling(api, monkeypatch, "a")
+def test_a_recording_may_go_to_standard_output_and_what_was_not_recorded_is_said(
+    api: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calling(api, monkeypatch, "x" * 100_000, "a")
     ended = api.run("record", "--out", "-", "--calls", "1", "--writes")
     assert [json.loads(line).get("reply") for line in ended.stdout.splitlines()] == [None, "a", None]
     assert ended.stderr.startswith("recording calls of 3 methods")
-
-
-def test_what_was_not_recorded_is_said(api: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calling(api, monkeypatch, "x" * 100_000, "a")
-    ended = api.run("record", "--out", str(tmp_path / "calls"), "--calls", "1")
     assert "  not recorded: 1 call larger than 64 KiB\n" in ended.stderr
 
 

@@ -23,26 +23,15 @@ def watched(watcher: Watcher, *lines: bytes, capsys: pytest.CaptureFixture[str])
 
 
 def test_only_changes_are_shown_each_field_with_old_and_new_value(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = watched(
-        Watcher(first=False, as_json=False),
-        event("add", name_label="web", memory=1),
-        b'{"ready":1}',
-        event("mod", name_label="web", memory=2),
-        event("del"),
-        capsys=capsys,
-    )
+    events = (event("add", name_label="web", memory=1), b'{"ready":1}', event("mod", name_label="web", memory=2))
+    lines = watched(Watcher(first=False, as_json=False), *events, event("del"), capsys=capsys)
     assert [line[9:] for line in lines[::2]] == [f"mod VM web {REF}", f"del VM web {REF}"]
     assert lines[1] == "    memory: 1 -> 2"
 
 
 def test_as_json_each_change_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = watched(
-        Watcher(first=True, as_json=True),
-        event("add", name_label="web"),
-        b'{"ready":1}',
-        event("mod", name_label="db", domid=5),
-        capsys=capsys,
-    )
+    events = (event("add", name_label="web"), b'{"ready":1}', event("mod", name_label="db", domid=5))
+    lines = watched(Watcher(first=True, as_json=True), *events, capsys=capsys)
     added, modified = map(json.loads, lines)
     assert added["changes"] == {"name_label": {"old": None, "new": "web"}}
     assert modified == {

@@ -1,4 +1,4 @@
-"""Connections are made: addresses, the first messages, owners of names."""
+"""Connections are made: addresses and the first messages."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ import pytest
 
 from adapters.dbus import connect
 from adapters.dbus.connect import command
-from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection, ReplyFuture
-from adapters.dbus.name_owners import OWNER_UNKNOWN, NameOwner, owners
+from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection
 from gateway.core.admin.status import Presence
 from gateway.core.dbus.target import MethodCall
-from gateway.core.rpc.model import Fault, FaultCode
-from tests.kit.backends import TOY
+from gateway.core.rpc.model import Fault
 from tests.kit.buses import private_bus
 from tests.kit.cases import each_case
 from tests.kit.programs import TIMEOUT
-from tests.kit.toy_service import toy_service
 
 GET_ID = MethodCall("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId", "")
 
@@ -130,35 +127,6 @@ async def test_a_bus_that_passes_no_descriptors_on_is_a_bus_all_the_same(tmp_pat
         assert opened.unique_name
         await connect.close(opened)
         server.close()
-
-
-# Owners of names
-
-
-SLEEPER = "org.example.Sleeper"
-ABSENT = "org.example.Absent"
-
-
-async def test_a_name_is_owned_or_starts_on_demand_or_is_absent(tmp_path: Path) -> None:
-    (tmp_path / "sleeper.service").write_text(f"[D-BUS Service]\nName={SLEEPER}\nExec=/bin/false\n")
-    with private_bus(activation=tmp_path) as bus, toy_service(bus.address, TOY):
-        connection = await DBusConnection.open(bus.address, BusConnectionLimits())
-        async with asyncio.timeout(TIMEOUT):
-            found = await owners(connection.call, [TOY, SLEEPER, ABSENT])
-        connection.close()
-        await connection.closed()
-    assert found.keys() == {TOY, SLEEPER, ABSENT}
-    assert found[TOY].presence is Presence.OWNED
-    assert found[TOY].unique_name.startswith(":1.")
-    assert found[SLEEPER] == NameOwner(Presence.ON_DEMAND)
-    assert found[ABSENT] == NameOwner(Presence.ABSENT)
-
-
-async def test_nothing_is_known_of_a_bus_that_cannot_be_asked() -> None:
-    async def lost(call: MethodCall) -> ReplyFuture | None:
-        return Fault(FaultCode.UNAVAILABLE, "the connection to the message bus is lost; the call was not sent")
-
-    assert await owners(lost, [TOY]) == {TOY: OWNER_UNKNOWN}
 
 
 def test_only_who_is_there_or_can_be_started_is_reachable() -> None:

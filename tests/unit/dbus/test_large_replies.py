@@ -68,16 +68,22 @@ async def body(call: asyncio.Future[ReplyFuture | None]) -> list[object]:
         return expect(Received, await call).body
 
 
-async def test_the_event_loop_reads_no_more_than_the_header(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a thread reads the rest in pieces, none of which holds the interpreter for long."""
-    sizes: dict[bool, list[int]] = {True: [], False: []}  # by whether the event loop waits for it
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[bool, list[int]]:
+    """The bytes of each piece that the library reads, by whether the event loop waits for it."""
+    found: dict[bool, list[int]] = {True: [], False: []}
     unmarshalled = large_message._unmarshalled
 
     def counted(data: bytes | bytearray) -> Message | None:
-        sizes[threading.current_thread() is threading.main_thread()].append(len(data))
+        found[threading.current_thread() is threading.main_thread()].append(len(data))
         return unmarshalled(data)
 
     monkeypatch.setattr(large_message, "_unmarshalled", counted)
+    return found
+
+
+async def test_the_event_loop_reads_no_more_than_the_header(bus: PrivateBus, sizes: dict[bool, list[int]]) -> None:
+    """And a thread reads the rest in pieces, none of which holds the interpreter for long."""
     async with connected(bus.address) as connection:
         assert await body(asyncio.ensure_future(connection.call(ask("Large")))) == [RECORDS]
     assert max(sizes[True]) < HEADER
@@ -124,15 +130,7 @@ async def test_a_call_that_is_given_up_while_its_reply_is_read_holds_nothing(bus
         assert await body(asyncio.ensure_future(connection.call(ask("Large")))) == [RECORDS]
 
 
-async def test_a_large_reply_that_comes_too_late_is_not_read(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    unmarshalled = large_message._unmarshalled
-
-    def counted(data: bytes | bytearray) -> Message | None:
-        sizes.append(len(data))
-        return unmarshalled(data)
-
-    monkeypatch.setattr(large_message, "_unmarshalled", counted)
+async def test_a_large_reply_that_comes_too_late_is_not_read(bus: PrivateBus, sizes: dict[bool, list[int]]) -> None:
     async with connected(bus.address) as connection:
         large = asyncio.ensure_future(connection.call(ask("Large")))
         await asyncio.sleep(0)  # it is sent
@@ -142,7 +140,8 @@ async def test_a_large_reply_that_comes_too_late_is_not_read(bus: PrivateBus, mo
         while not connection.late_replies:
             assert await body(asyncio.ensure_future(connection.call(ask("Small")))) == ["small"]
         assert connection.in_flight == 0
-    assert max(sizes) < HEADER
+    assert max(sizes[True]) < HEADER
+    assert not sizes[False]
 
 
 async def test_a_caller_that_leaves_keeps_its_turn_until_its_thread_has_ended() -> None:

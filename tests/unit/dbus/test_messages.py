@@ -1,13 +1,19 @@
+"""Calls as bytes, and the messages that an inbox keeps apart."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 
 import pytest
-from dbus_fast import Message, MessageFlag, Variant
+from dbus_fast import Message, MessageFlag, MessageType, Variant
+from dbus_fast.aio.message_reader import build_message_reader
 
-from adapters.dbus.messages import marshalled, with_marshalled_body
+from adapters.dbus.messages import LARGE, Inbox, marshalled, with_marshalled_body
 from gateway.core.dbus import marshal
+from gateway.core.dbus.marshal import MAX_MESSAGE
 from gateway.core.dbus.target import MethodCall
+from tests.kit.programs import TIMEOUT
 
 
 def of_the_library(call: MethodCall, body: Sequence[object], serial: int, flags: MessageFlag) -> bytes:
@@ -47,3 +53,106 @@ def test_a_call_is_the_bytes_that_the_library_writes(
             expected = of_the_library(call, theirs, serial, flags)
             assert marshalled(call, serial, flags.value) == expected
             assert marshalled(with_marshalled_body(call), serial, flags.value) == expected
+
+
+# The inbox
+
+
+SMALL, LONGEST, LONG = 1, LARGE - 200, 3 * LARGE  # characters of a text
+
+
+class Reader:
+    """The library reads through an inbox; what comes is noted in its order."""
+
+    def __init__(self, near: socket.socket, *, takes_large: bool = True) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self.ends: list[Exception | None] = []
+        inbox = Inbox(near, self.ends.append)
+        if takes_large:
+            inbox.on_large = lambda data: self.seen.append(("large", len(data)))
+        self.on_readable = build_message_reader(
+            inbox,  # type: ignore[arg-type] # all that is asked of it is to receive
+            lambda message: self.seen.append(("small", message.serial)),
+            self.ends.append,
+            negotiate_unix_fd=False,
+        )
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    near, far = socket.socketpair()
+    near.settimeout(0)
+    far.settimeout(TIMEOUT)
+    with near, far:
+        yield near, far
+
+
+def message(serial: int, length: int) -> bytes:
+    return bytes(
+        Message(
+            message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="s", body=["x" * length], serial=serial
+        )._marshall(False)
+    )
+
+
+@pytest.mark.parametrize("cut", [1, 7, 16, 17, 1000, 8192])
+def test_messages_come_in_their_order_however_they_are_cut(cut: int, pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    reader = Reader(near)
+    long = message(3, LONG)
+    head = b"".join([message(1, SMALL), message(2, LONGEST)])
+    stream = b"".join([head, long, message(4, SMALL), long, long, message(5, LONGEST), message(6, SMALL)])
+    edges = sorted({*range(0, 300, cut), *range(len(head), len(head) + 100, cut), *range(0, len(stream), 8192)})
+    for at, end in zip(edges, [*edges[1:], len(stream)], strict=True):
+        far.sendall(stream[at:end])
+        while _is_readable(near):
+            reader.on_readable()
+    large = ("large", len(long))
+    assert reader.seen == [("small", 1), ("small", 2), large, ("small", 4), large, large, ("small", 5), ("small", 6)]
+    assert not reader.ends
+
+
+def test_the_library_gets_large_messages_where_nobody_else_takes_them(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+    reader = Reader(near, takes_large=False)
+    stream = message(1, SMALL) + message(2, LONG) + message(3, SMALL)
+    for at in range(0, len(stream), 8192):
+        far.sendall(stream[at : at + 8192])
+        while _is_readable(near):
+            reader.on_readable()
+    assert reader.seen == [("small", 1), ("small", 2), ("small", 3)]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"l\x02\x00\x01" + (MAX_MESSAGE + 1).to_bytes(4, "little") + bytes(8),
+        b"x\x02\x00\x01" + (2 * LARGE).to_bytes(4, "little") + bytes(8),
+    ],
+    ids=["longer than a message may be", "not a message"],
+)
+def test_what_the_library_refuses_it_gets_to_refuse(head: bytes, pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    reader = Reader(near)
+    far.sendall(head + bytes(100))
+    reader.on_readable()
+    assert [type(end).__name__ for end in reader.ends] == ["InvalidMessageError"]
+
+
+def test_a_connection_that_ends_in_a_large_message_has_ended(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    reader = Reader(near)
+    far.sendall(message(1, LONG)[: LARGE // 2])
+    far.close()
+    while not reader.ends:
+        reader.on_readable()
+    assert (reader.seen, [type(end).__name__ for end in reader.ends]) == ([], ["EOFError"])
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False

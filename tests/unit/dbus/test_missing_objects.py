@@ -87,8 +87,8 @@ async def _ask(backend: Backend, built: Built, method: str, *params: Value) -> O
     return await asyncio.wait_for(backend.call(built.route(method), Call(method, params)), WAIT)
 
 
-async def test_a_missing_object_is_not_found_and_not_an_unknown_method(tmp_path: Path) -> None:
-    async with _running(tmp_path) as (backend, _, built):
+async def test_a_missing_object_is_not_found_and_a_missing_method_of_an_object_stays_one(tmp_path: Path) -> None:
+    async with _running(tmp_path) as (backend, service, built):
         assert await _ask(backend, built, "stat", HERE) == Reply({"state": "on", "memory_bytes": 5})
         missing = await _ask(backend, built, "stat", "gone")
         assert isinstance(missing, Fault)
@@ -99,19 +99,12 @@ async def test_a_missing_object_is_not_found_and_not_an_unknown_method(tmp_path:
         mapped = await _ask(backend, built, "mapped", "gone")
         assert isinstance(mapped, Fault)
         assert (mapped.code, mapped.name, mapped.data) == (FaultCode.APPLICATION, "HANDLE_INVALID", ["gone"])
-
-
-async def test_a_missing_method_of_an_object_stays_one(tmp_path: Path) -> None:
-    async with _running(tmp_path) as (backend, service, built):
+        service.seen.clear()
         unknown = await _ask(backend, built, "check", "s", HERE)
         assert isinstance(unknown, Fault)
         assert (unknown.code, unknown.message) == (FaultCode.UNKNOWN_METHOD, "no such method")
         assert service.seen == [f"{HERE} Check", f"{HERE} Introspect"]
-
-
-async def test_a_property_of_an_interface_that_the_object_lacks_is_not_found(tmp_path: Path) -> None:
-    async with _running(tmp_path) as (backend, _, built):
-        lacking = await _ask(backend, built, "tags", HERE)
+        lacking = await _ask(backend, built, "tags", HERE)  # a property of an interface that the object lacks
         assert isinstance(lacking, Fault)
         assert (lacking.code, lacking.message) == (FaultCode.NOT_FOUND, "no such interface")
 

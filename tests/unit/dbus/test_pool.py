@@ -6,13 +6,13 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from adapters.dbus.connection import Received
-from adapters.dbus.name_owners import OWNER_UNKNOWN
-from adapters.dbus.pool import FIRST_DELAY, LAST_DELAY, BusSettings, Dependencies, Pool, delays
+from adapters.dbus.pool import FIRST_DELAY, LAST_DELAY, OWNER_UNKNOWN, BusSettings, Dependencies, Pool, delays
 from gateway.core.admin.status import BreakerState, Presence
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import DEADLINE_PASSED, NOT_SENT
@@ -25,6 +25,10 @@ from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
 OTHER = "org.example.Other"
 ONE = BusSettings("one", "", ("*",), connections=1, wait_timeout=0.0)
+ABSENT = "org.example.Absent"
+CROWDED = Fault(
+    FaultCode.BUSY, f"{TOY} has no capacity for another call (limit per_destination); the call was not sent"
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +88,7 @@ async def test_a_service_that_hangs_cannot_take_the_place_of_others(bus: Private
     async with running(replace(ONE, address=bus.address, per_destination=2)) as pool:
         hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(2)]
         await answer(pool, ask("Label", OTHER))
-        got = await pool.call(ask("Label"))
-        assert got == Fault(
-            FaultCode.BUSY, f"{TOY} has no capacity for another call (limit per_destination); the call was not sent"
-        )
+        assert await pool.call(ask("Label")) == CROWDED
         assert await answer(pool, ask("Label", OTHER)) == ["toy"]
         for one in hanging:
             one.cancel()
@@ -97,31 +98,40 @@ async def test_a_service_that_hangs_cannot_take_the_place_of_others(bus: Private
 
 async def test_calls_over_all_connections_are_refused_not_queued(bus: PrivateBus) -> None:
     async with running(replace(ONE, address=bus.address, in_flight=3)) as pool:
-        held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(2)]
-        await answer(pool, ask("Held"))
-        held.append(asyncio.ensure_future(pool.call(ask("Hold"))))
+        held = [asyncio.ensure_future(pool.call(ask("Hold"))) for _ in range(3)]
         await asyncio.wait(held, timeout=0)
-        got = await pool.call(ask("Label", OTHER))
-        assert got == Fault(
+        assert await pool.call(ask("Label", OTHER)) == Fault(
             FaultCode.BUSY,
             "bus 'one' has no capacity for another call (limits connections, in_flight); the call was not sent",
         )
         assert pool.status().in_flight == 3
 
 
-async def test_a_call_waits_a_little_for_room(bus: PrivateBus) -> None:
-    async with running(replace(ONE, address=bus.address, per_destination=2, wait_timeout=TIMEOUT)) as pool:
-        held = asyncio.ensure_future(pool.call(ask("Hold")))
-        await answer(pool, ask("Held"))
-        second = asyncio.ensure_future(pool.call(ask("Hold")))
-        waiting = asyncio.ensure_future(pool.call(ask("Label")))
-        await asyncio.wait({waiting}, timeout=0)
-        assert not waiting.done()
+async def test_a_call_that_is_given_up_while_it_waits_for_room_was_not_sent_and_passes_its_turn_on(
+    bus: PrivateBus,
+) -> None:
+    async def said() -> tuple[object, ...]:
+        """What a call that is cancelled tells."""
+        try:
+            await pool.call(ask("Label"))
+        except asyncio.CancelledError as error:
+            return error.args
+        raise AssertionError("it was answered")
+
+    async with running(replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT)) as pool:
+        held = asyncio.ensure_future(pool.call(ask("Hang")))
+        first, second = asyncio.ensure_future(said()), asyncio.ensure_future(said())
+        third = asyncio.ensure_future(pool.call(ask("Label")))
+        await asyncio.wait({first, second, third}, timeout=0)
+        first.cancel()
+        assert NOT_SENT in await first
+        assert not third.done()
         held.cancel()
-        got = await asyncio.wait_for(waiting, TIMEOUT)
-        assert not isinstance(got, Fault)
+        await asyncio.wait({held})  # the turn is given to the second, which has not run yet
         second.cancel()
-        await asyncio.wait({held, second})
+        await asyncio.wait({second})
+        assert not isinstance(await asyncio.wait_for(third, TIMEOUT), Fault)
+        assert pool.status().in_flight == 0
 
 
 @pytest.mark.parametrize("bound", [{"waiting": 2}, {"waiting_each": 2}])
@@ -131,47 +141,9 @@ async def test_only_so_many_calls_wait_for_room(bus: PrivateBus, bound: dict[str
         held = asyncio.ensure_future(pool.call(ask("Hang")))
         waiting = [asyncio.ensure_future(pool.call(ask("Label"))) for _ in range(3)]
         done, _ = await asyncio.wait(waiting, timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-        assert [one.result() for one in done] == [
-            Fault(
-                FaultCode.BUSY, f"{TOY} has no capacity for another call (limit per_destination); the call was not sent"
-            )
-        ]
+        assert [one.result() for one in done] == [CROWDED]
         held.cancel()
         assert all(not isinstance(one.result(), Fault) for one in (await asyncio.wait(waiting))[0] - done)
-
-
-async def test_a_waiting_call_that_is_given_up_passes_its_turn_on(bus: PrivateBus) -> None:
-    async with running(replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT)) as pool:
-        held = asyncio.ensure_future(pool.call(ask("Hang")))
-        first = asyncio.ensure_future(pool.call(ask("Label")))
-        second = asyncio.ensure_future(pool.call(ask("Label")))
-        await asyncio.wait({first, second}, timeout=0)
-        held.cancel()
-        await asyncio.wait({held})  # the turn is given to the first, which has not run yet
-        first.cancel()
-        got = await asyncio.wait_for(second, TIMEOUT)
-        assert not isinstance(got, Fault)
-
-
-async def test_a_call_that_is_given_up_while_it_waits_for_room_was_not_sent(bus: PrivateBus) -> None:
-    async with running(replace(ONE, address=bus.address, per_destination=1, wait_timeout=TIMEOUT)) as pool:
-        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
-        waiting = asyncio.ensure_future(said(pool))
-        await asyncio.wait({waiting}, timeout=0)
-        waiting.cancel()
-        assert NOT_SENT in await waiting
-        hanging.cancel()
-        await asyncio.wait({hanging})
-        assert pool.status().in_flight == 0
-
-
-async def said(pool: Pool) -> tuple[object, ...]:
-    """What a call that is cancelled tells."""
-    try:
-        await pool.call(ask("Label"))
-    except asyncio.CancelledError as error:
-        return error.args
-    raise AssertionError("it was answered")
 
 
 async def test_nobody_waits_for_room_on_a_bus_that_is_gone() -> None:
@@ -203,20 +175,6 @@ async def test_more_calls_than_the_brokers_pending_replies_are_all_answered(bus:
             assert result is not None
             assert not isinstance(result, Fault)
             assert result.body == ["released"]
-
-
-async def test_calls_given_up_never_exhaust_the_broker(bus: PrivateBus) -> None:
-    """1,000 calls hang and are given up; without new connections the broker would refuse after 128."""
-    async with running(replace(ONE, address=bus.address, in_flight=100, wait_timeout=TIMEOUT)) as pool:
-        for _ in range(20):
-            hanging = [asyncio.ensure_future(pool.call(ask("Hang"))) for _ in range(50)]
-            assert await answer(pool, ask("Label", OTHER)) == ["toy"]
-            for one in hanging:
-                one.cancel()
-            await asyncio.wait(hanging)
-            assert all(one.cancelled() for one in hanging)
-        assert await answer(pool, ask("Label")) == ["toy"]
-        assert pool.status().in_flight == 0
 
 
 async def test_a_connection_is_renewed_before_its_serials_end_and_no_call_notices(bus: PrivateBus) -> None:
@@ -276,8 +234,6 @@ async def test_a_mute_connection_is_closed_and_the_pool_is_alive_again_without_i
 
 # Destinations that fail
 
-ABSENT = "org.example.Absent"
-
 
 class Clock:
     """Time in a test's hand."""
@@ -289,9 +245,7 @@ class Clock:
         return self.now
 
 
-async def test_a_bus_name_that_keeps_failing_is_refused_at_once_and_says_when_it_is_asked_again(
-    bus: PrivateBus,
-) -> None:
+async def test_a_bus_name_that_keeps_failing_is_refused_at_once_until_it_has_an_owner(bus: PrivateBus) -> None:
     clock = Clock()
     cautious = replace(ONE, address=bus.address, breaker_failures=3, breaker_pause=4.0)
     async with running(cautious, Dependencies(monotonic=clock)) as pool:
@@ -305,27 +259,12 @@ async def test_a_bus_name_that_keeps_failing_is_refused_at_once_and_says_when_it
         )
         assert _serial(pool) == serial + 1  # nothing was sent
         assert await answer(pool, ask("Label")) == ["toy"]
-
-
-async def test_after_the_pause_a_call_finds_out_by_a_ping_whether_anybody_is_there(bus: PrivateBus) -> None:
-    clock = Clock()
-    cautious = replace(ONE, address=bus.address, breaker_failures=1, breaker_pause=4.0)
-    async with running(cautious, Dependencies(monotonic=clock)) as pool:
-        await pool.call(ask("Label", ABSENT))
-        clock.now = 4.0
-        got = expect(Fault, await pool.call(ask("Label", ABSENT)))
-        assert "open after 2 failures in a row; next probe in 8.0 s" in got.message
-
-
-async def test_a_new_owner_closes_the_breaker_without_a_probe(bus: PrivateBus) -> None:
-    clock = Clock()
-    cautious = replace(ONE, address=bus.address, breaker_failures=1)
-    async with running(cautious, Dependencies(monotonic=clock)) as pool:
-        await pool.call(ask("Label", ABSENT))
-        assert await answer(pool, ask("Label", ABSENT)) is FaultCode.UNAVAILABLE
+        clock.now = 4.0  # after the pause a call finds out by a Ping
+        refused = expect(Fault, await pool.call(ask("Label", ABSENT)))
+        assert "open after 4 failures in a row; next probe in 8.0 s" in refused.message
         with toy_service(bus.address, ABSENT):
             await answer(pool, ask("Label"))  # the signal came before this answer
-            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
+            assert await answer(pool, ask("Label", ABSENT)) == ["toy"]  # without a probe
         assert not pool.breakers.open()
 
 
@@ -342,16 +281,22 @@ async def test_a_connection_that_is_renewed_hears_of_new_owners_too(bus: Private
             assert await answer(pool, ask("Label", ABSENT)) == ["toy"]
 
 
-async def test_only_a_deadline_that_has_passed_is_held_against_a_service_not_a_caller_who_leaves(
+async def test_only_a_deadline_that_has_passed_is_held_against_a_service_until_it_answers_a_ping(
     bus: PrivateBus,
 ) -> None:
-    async with running(replace(ONE, address=bus.address, breaker_failures=1)) as pool:
+    """A caller who leaves says nothing of it. It is alive, and the call that finds out is made."""
+    clock = Clock()
+    async with running(replace(ONE, address=bus.address, breaker_failures=1), Dependencies(monotonic=clock)) as pool:
         for reason, state in ((None, BreakerState.CLOSED), (DEADLINE_PASSED, BreakerState.OPEN)):
             hanging = asyncio.ensure_future(pool.call(ask("Hang")))
             await answer(pool, ask("Label", OTHER))
             hanging.cancel(reason)
             await asyncio.wait({hanging})
             assert pool.breakers.state(TOY) is state
+        assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
+        clock.now = 1.0
+        assert await answer(pool, ask("Label")) == ["toy"]
+        assert not pool.breakers.known
 
 
 async def test_a_call_that_waits_for_room_is_refused_when_the_breaker_opens_meanwhile(bus: PrivateBus) -> None:
@@ -363,20 +308,6 @@ async def test_a_call_that_waits_for_room_is_refused_when_the_breaker_opens_mean
         hanging.cancel(DEADLINE_PASSED)
         got = expect(Fault, await asyncio.wait_for(waiting, TIMEOUT))
         assert "circuit breaker open" in got.message
-
-
-async def test_a_service_that_answers_pings_again_is_called_again(bus: PrivateBus) -> None:
-    """Its breaker was opened by calls that hang; it is alive, and the call that finds out is made."""
-    clock = Clock()
-    async with running(replace(ONE, address=bus.address, breaker_failures=1), Dependencies(monotonic=clock)) as pool:
-        hanging = asyncio.ensure_future(pool.call(ask("Hang")))
-        await answer(pool, ask("Label", OTHER))
-        hanging.cancel(DEADLINE_PASSED)
-        await asyncio.wait({hanging})
-        assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
-        clock.now = 1.0
-        assert await answer(pool, ask("Label")) == ["toy"]
-        assert not pool.breakers
 
 
 async def test_while_one_call_probes_the_others_are_refused_and_a_mute_service_stays_refused() -> None:
@@ -431,19 +362,20 @@ async def test_a_bus_that_is_down_is_not_held_against_its_services_and_a_new_one
             assert pool.breakers.open() == []
 
 
-async def test_a_pool_without_a_bus_does_not_know_who_owns_a_name(bus: PrivateBus) -> None:
-    async with running(replace(ONE, address=bus.address)) as pool:
-        found = await pool.owners([TOY, ABSENT], TIMEOUT)
-        assert [found[name].presence for name in (TOY, ABSENT)] == [Presence.OWNED, Presence.ABSENT]
-    assert await pool.owners([TOY], TIMEOUT) == {TOY: OWNER_UNKNOWN}
-
-
-async def test_a_bus_that_hangs_tells_nothing_of_its_names_within_the_patience() -> None:
-    with private_bus() as mute:
-        async with running(replace(ONE, address=mute.address)) as pool:
-            os.kill(mute.pid, signal.SIGSTOP)
-            assert await pool.owners([TOY], 0.05) == {TOY: OWNER_UNKNOWN}
-            os.kill(mute.pid, signal.SIGCONT)
+async def test_a_name_is_owned_or_starts_on_demand_or_is_absent_or_nothing_is_known_of_it(tmp_path: Path) -> None:
+    sleeper, nothing = "org.example.Sleeper", {TOY: OWNER_UNKNOWN}
+    (tmp_path / "sleeper.service").write_text(f"[D-BUS Service]\nName={sleeper}\nExec=/bin/false\n")
+    with private_bus(activation=tmp_path) as bus, toy_service(bus.address, TOY):
+        async with running(replace(ONE, address=bus.address)) as pool:
+            found = await pool.owners([TOY, sleeper, ABSENT], TIMEOUT)
+            presence, owner = found[TOY]
+            assert (presence, owner[:3]) == (Presence.OWNED, ":1.")
+            assert (found[sleeper], found[ABSENT]) == ((Presence.ON_DEMAND, ""), (Presence.ABSENT, ""))
+            os.kill(bus.pid, signal.SIGSTOP)
+            assert await pool.owners([TOY], 0.05) == nothing
+            bus.kill()
+            assert await pool.owners([TOY], TIMEOUT) == nothing
+        assert await pool.owners([TOY], TIMEOUT) == nothing
 
 
 def _serial(pool: Pool) -> int:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from adapters.codecs.xmlrpc_writer import write
 from adapters.dialects.xenapi import BARE, ERROR_CODES, Dialect, text
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from tests.kit.cases import each_case
+from tests.kit.cases import each_case, expect
 from tests.kit.values import exactly
 
 XML, JSON = Dialect("xmlrpc"), Dialect("jsonrpc")
@@ -116,8 +116,7 @@ def test_every_fault_has_its_error() -> None:
 def test_the_counts_of_event_from_are_integers_of_32_bits_and_all_others_are_text() -> None:
     batch: Value = {"events": [{"id": 7}], "valid_ref_counts": {"vm": 2}, "token": "t"}
     for name in ("event.from", "event_from"):
-        told = XML.wrap_outcome(Reply(batch), Call(name))
-        assert isinstance(told, Reply)
+        told = expect(Reply, XML.wrap_outcome(Reply(batch), Call(name)))
         assert told.value == {
             "Status": "Success",
             "Value": {"events": [{"id": "7"}], "valid_ref_counts": {"vm": 2}, "token": "t"},

@@ -11,12 +11,10 @@ import pytest
 
 from gateway.core.rpc.model import Fault, FaultCode, Value
 from gateway.events import objects
-from gateway.events.changes import ChangeLog, Wanted
+from gateway.events.changes import EVERYTHING, ChangeLog
 from gateway.events.objects import ServiceObjects
 from tests.kit.object_service import METRICS, NAME, OF_METRICS, VM, VMS, Service
 from tests.kit.programs import TIMEOUT
-
-EVERYTHING = Wanted(everything=True)
 
 
 class Running:
@@ -90,16 +88,6 @@ async def test_a_signal_that_changes_nothing_is_no_event() -> None:
         running.service.change("/vm/a", VM, Name="a")
         await running.service.settle()
         assert running.log.generation == before
-
-
-async def test_an_invalidated_property_is_read() -> None:
-    async with Running() as running:
-        running.service.state = {"/vm/a": {VM: {"Name": "a"}}}
-        await running.owned()
-        running.service.invalidate("/vm/a", VM, "Name", "read")
-        await running.service.settle()
-        assert running.records() == {("vm", "a"): {"Name": "read"}}
-        assert running.objects.is_current
 
 
 async def test_an_object_that_was_changed_before_it_was_announced_is_read() -> None:
@@ -230,4 +218,3 @@ async def test_in_every_order_of_changes_reads_and_new_owners_the_state_is_that_
                 step(service, what, path, number)
         await service.settle()
         assert running.records() == running.expected()
-        assert running.objects.is_current

@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from gateway.core.admin.records import SavedLog
 from gateway.core.rpc.model import Value
 from gateway.events import saved
-from gateway.events.changes import BEGINNING, ChangeLog, ObjectId, Token, Wanted, change_since, digest_of
+from gateway.events.changes import BEGINNING, EVERYTHING, ChangeLog, ObjectId, Token, Wanted, change_since, digest_of
 from gateway.events.saved import LogSaver, RecalledLogs
 from gateway.state import event_logs
 from gateway.state.store import StateStore
 from tests.kit.cases import each_case
 from tests.kit.programs import TIMEOUT
 
-EVERYTHING = Wanted(everything=True)
 VM1, VM2, HOST = ("vm", "1"), ("vm", "2"), ("host", "1")
 
 
@@ -78,6 +77,19 @@ async def stored(folder: Path | None) -> AsyncIterator[StateStore]:
         yield state
 
 
+@pytest.fixture
+async def state(tmp_path: Path) -> AsyncIterator[StateStore]:
+    async with stored(tmp_path) as made:
+        yield made
+
+
+async def written(state: StateStore, objects: dict[ObjectId, Value]) -> Gateway:
+    """A process that has written its log."""
+    made = Gateway(state, objects)
+    await made.saver.save()
+    return made
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(0, 3), st.integers(0, 1)),
@@ -127,97 +139,64 @@ async def play(steps: list[tuple[str, int, int]], most_deleted: int) -> None:
         assert client.objects == truth
 
 
-async def test_after_an_orderly_stop_a_client_gets_only_what_has_changed(tmp_path: Path) -> None:
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
-        token = before.log.token
-        before.put(VM2, "B")
-        before.log.remove(HOST)
-        await before.saver.save()
-        assert await Gateway(state, {VM1: "a", VM2: "B"}).told(token) == [("del", "1", None), ("mod", "2", "B")]
-        new = before.log.token
-        assert await Gateway(state, {VM2: "B", VM1: "a"}).told(new) == []
-        after = Gateway(state, {VM2: "b", ("vm", "3"): "d"})
-        assert await after.told(new) == [("del", "1", None), ("mod", "2", "b"), ("add", "3", "d")]
-        assert await after.told(new, Wanted(objects=frozenset({VM2}))) == [("mod", "2", "b")]
-        assert await after.told(new, Wanted(classes=frozenset({"host"}))) == []
+async def test_after_an_orderly_stop_a_client_gets_only_what_has_changed(state: StateStore) -> None:
+    before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
+    token = before.log.token
+    before.put(VM2, "B")
+    before.log.remove(HOST)
+    await before.saver.save()
+    assert await Gateway(state, {VM1: "a", VM2: "B"}).told(token) == [("del", "1", None), ("mod", "2", "B")]
+    new = before.log.token
+    assert await Gateway(state, {VM2: "B", VM1: "a"}).told(new) == []
+    after = Gateway(state, {VM2: "b", ("vm", "3"): "d"})
+    assert await after.told(new) == [("del", "1", None), ("mod", "2", "b"), ("add", "3", "d")]
+    assert await after.told(new, Wanted(objects=frozenset({VM2}))) == [("mod", "2", "b")]
+    assert await after.told(new, Wanted(classes=frozenset({"host"}))) == []
 
 
-async def test_a_change_that_was_told_but_not_saved_may_have_been_undone_so_nothing_is_certain(tmp_path: Path) -> None:
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "on"})
-        await before.saver.save()
-        certain = before.log.token
-        before.put(VM1, "off")  # told, and then the process is killed
-        after = Gateway(state, {VM1: "on"})
-        assert await after.told(before.log.token) is None
-        assert await after.told(certain) == []
+async def test_a_change_that_was_told_but_not_saved_may_have_been_undone_so_nothing_is_certain(
+    state: StateStore,
+) -> None:
+    before = await written(state, {VM1: "on"})
+    certain = before.log.token
+    before.put(VM1, "off")  # told, and then the process is killed
+    after = Gateway(state, {VM1: "on"})
+    assert await after.told(before.log.token) is None
+    assert await after.told(certain) == []
 
 
 async def test_an_object_that_changes_while_the_log_is_saved_counts_as_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved, "SLICE", 0.0)  # others are served after each object
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
-        token = before.log.token
-        saving = asyncio.get_running_loop().create_task(before.saver.save())
-        while not before.log.changed_since(0)[0].has_digest:  # noqa: ASYNC110 - no one tells it
-            await asyncio.sleep(0)
-        before.put(VM1, "A")
-        before.put(VM2, "B")
-        before.log.remove(HOST)
-        await saving
-        after = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
-        assert {("mod", "2", "b"), ("mod", "1", "c")} <= set(await after.told(token) or [])
-        assert await after.told(before.log.token) is None
+    before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
+    token = before.log.token
+    saving = asyncio.get_running_loop().create_task(before.saver.save())
+    while not before.log.changed_since(0, EVERYTHING)[0].has_digest:  # noqa: ASYNC110 - no one tells it
+        await asyncio.sleep(0)
+    before.put(VM1, "A")
+    before.put(VM2, "B")
+    before.log.remove(HOST)
+    await saving
+    after = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
+    assert {("mod", "2", "b"), ("mod", "1", "c")} <= set(await after.told(token) or [])
+    assert await after.told(before.log.token) is None
 
 
-async def test_what_a_log_has_written_is_written_again_where_it_has_gone(tmp_path: Path) -> None:
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b"})
-        await before.saver.save()
-        with closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
-            db.execute("DELETE FROM event_log")
-            db.execute("DELETE FROM event_object")
-        before.put(VM2, "B")
-        await before.saver.save(may_be_whole=False)
-        assert await Gateway(state, {VM1: "a", VM2: "B"}).told(before.log.token) is None
-        await before.saver.save()
-        assert await Gateway(state, {VM1: "a", VM2: "B"}).told(before.log.token) == []
-
-
-async def test_deletions_that_the_log_has_forgotten_are_not_certain(tmp_path: Path) -> None:
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"}, most_deleted=1)
-        token = before.log.token
-        await before.saver.save()
-        before.log.remove(VM1)
-        before.log.remove(VM2)
-        await before.saver.save()
-        after = Gateway(state, {HOST: "c", VM1: "a"})
-        assert await after.told(token) is None
-        assert await after.told(before.log.token) == [("add", "1", "a")]
-
-
-async def test_what_changes_after_logs_were_compared_is_told(tmp_path: Path) -> None:
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
-        await before.saver.save()
-        token = before.log.token
-        after = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"}, most_deleted=1)
-        assert await after.told(token) == []
-        after.put(HOST, "C")
-        assert await after.told(token) == [("mod", "1", "C")]
-        after.log.remove(VM1)
-        after.log.remove(VM2)  # the first deletion is forgotten here
-        assert sorted(await after.told(token) or []) == [("del", "1", None), ("del", "2", None), ("mod", "1", "C")]
-        after.put(HOST, "c")
-        assert sorted(await after.told(token) or []) == [("del", "1", None), ("del", "2", None)]
+async def test_what_a_log_has_written_is_written_again_where_it_has_gone(state: StateStore, tmp_path: Path) -> None:
+    before = await written(state, {VM1: "a", VM2: "b"})
+    with closing(sqlite3.connect(tmp_path / "state.db")) as db, db:
+        db.execute("DELETE FROM event_log")
+        db.execute("DELETE FROM event_object")
+    before.put(VM2, "B")
+    await before.saver.save(may_be_whole=False)
+    assert await Gateway(state, {VM1: "a", VM2: "B"}).told(before.log.token) is None
+    await before.saver.save()
+    assert await Gateway(state, {VM1: "a", VM2: "B"}).told(before.log.token) == []
 
 
 async def test_tokens_that_are_invented_or_of_many_processes_have_no_log_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
 
@@ -227,54 +206,47 @@ async def test_tokens_that_are_invented_or_of_many_processes_have_no_log_read_ag
             super().__init__(found, log)
 
     monkeypatch.setattr(saved, "WrittenLog", Counted)
-    async with stored(tmp_path) as state:
-        tokens = []
-        for number in range(event_logs.MOST_LOGS):
-            before = Gateway(state, {VM1: number})
-            await before.saver.save()
-            tokens.append(before.log.token)
-        after = Gateway(state, {VM1: 0})
-        for _ in range(3):
-            for token in tokens:
-                assert await after.told(token) is not None
-                for invented in (token._replace(generation=0), token._replace(generation=10**20 - 1)):
-                    await after.told(invented)
-        assert sorted(made) == sorted(token.epoch for token in tokens)
+    tokens = []
+    for number in range(event_logs.MOST_LOGS):
+        before = await written(state, {VM1: number})
+        tokens.append(before.log.token)
+    after = Gateway(state, {VM1: 0})
+    for _ in range(3):
+        for token in tokens:
+            assert await after.told(token) is not None
+            for invented in (token._replace(generation=0), token._replace(generation=10**20 - 1)):
+                await after.told(invented)
+    assert sorted(made) == sorted(token.epoch for token in tokens)
 
 
 async def test_logs_of_other_processes_are_forgotten_when_they_are_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved, "MOST_RECALLED", 4)
-    async with stored(tmp_path) as state:
-        tokens = []
-        for number in range(saved.MOST_RECALLED + 1):
-            before = Gateway(state, {VM1: number})
-            await before.saver.save()
-            tokens.append(before.log.token)
-        after = Gateway(state, {VM1: 0})
-        for token in tokens:
-            assert await after.told(token) is not None
-        assert len(after.recalled._known) == saved.MOST_RECALLED
-        for _ in range(2):
-            after.recalled.forget_unused()
-        assert after.recalled._known == {}
-        assert await after.told(tokens[0]) == []
+    tokens = []
+    for number in range(saved.MOST_RECALLED + 1):
+        before = await written(state, {VM1: number})
+        tokens.append(before.log.token)
+    after = Gateway(state, {VM1: 0})
+    for token in tokens:
+        assert await after.told(token) is not None
+    assert len(after.recalled._known) == saved.MOST_RECALLED
+    for _ in range(2):
+        after.recalled.forget_unused()
+    assert after.recalled._known == {}
+    assert await after.told(tokens[0]) == []
 
 
-async def test_a_log_with_too_many_objects_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_with_too_many_objects_is_not_written(state: StateStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saved, "MOST_OBJECTS", 1)
-    async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a", VM2: "b"})
-        await before.saver.save()
-        assert await Gateway(state, {VM1: "a", VM2: "b"}).told(before.log.token) is None
+    before = await written(state, {VM1: "a", VM2: "b"})
+    assert await Gateway(state, {VM1: "a", VM2: "b"}).told(before.log.token) is None
 
 
 async def test_without_the_file_nothing_is_certain(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"damaged" * 1000)
     async with stored(tmp_path) as state:
-        before = Gateway(state, {VM1: "a"})
-        await before.saver.save()
+        before = await written(state, {VM1: "a"})
         assert await Gateway(state, {VM1: "a"}).told(before.log.token) is None
 
 

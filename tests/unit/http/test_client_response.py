@@ -102,8 +102,7 @@ def test_bytes_behind_a_response_are_no_part_of_the_next_one(behind: bytes) -> N
         for known in (None, KnownResponses()):
             parser = ResponseParser(known)
             for _ in range(2):
-                got = fed(parser, *raw)
-                assert got is not None
+                got = present(fed(parser, *raw))
                 assert got.body == b"x"
             assert parser.is_dirty
 

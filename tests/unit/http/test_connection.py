@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from adapters.http.client_socket import NEVER, RESTING
-from adapters.http.server import HttpLimits, HttpServer
+from adapters.http.server import HttpLimits
 from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
 from tests.kit.cases import each_case
 from tests.kit.clients import chunked, connect, post
-from tests.kit.listeners import CONTENT_TYPE, Broken, Echo, Fixed, Waiting, running, talking
+from tests.kit.listeners import CONTENT_TYPE, LOCAL, Broken, Echo, Fixed, Waiting, running, talking
 from tests.kit.programs import TIMEOUT
+from tests.unit.http.listening import GET, HEAD, ask, begin, connected, serving
 
-GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
 WATCHFUL = HttpLimits(poll_interval=0.02, probe_after=0.05)
 
 
@@ -52,23 +52,18 @@ async def test_a_head_that_drips_is_closed_however_often_it_drips() -> None:
 
 async def test_the_head_timer_does_not_run_while_a_call_is_served_or_the_connection_rests() -> None:
     waiting = Waiting()
-    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: waiting)
-    await server.start()
-    async with connect(server.addresses[0]) as wire:
-        await wire.send(post(b"x"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+    async with connected(waiting) as (server, wire):
+        await begin(wire, waiting)
         (connection,) = server._connections
         assert connection._due == NEVER
         waiting.release.set()
         assert (await wire.reply()).status == 200
         assert connection._state == RESTING
-    await server.stop(0)
 
 
 async def test_an_idle_connection_is_closed_without_a_word() -> None:
     async with talking(limits=HttpLimits(keepalive_timeout=0.05)) as wire:
-        await wire.send(post(b"x"))
-        assert (await wire.reply()).status == 200
+        assert (await ask(wire, post(b"x"))).status == 200
         assert await wire.rest() == b""
 
 
@@ -79,45 +74,34 @@ async def test_an_idle_connection_is_closed_without_a_word() -> None:
         b"POST / HTTP/1.1\r\nHost: gateway\r\nX-Long: " + b"x" * 1000 + b"\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: gateway\r\n" + b"X-Part: 1234567890\r\n" * 60 + b"\r\n",
     ],
-    ids=["path", "one header", "all headers"],
 )
 async def test_a_long_head_is_431_whole_or_in_parts(head: bytes) -> None:
     async with running(limits=HttpLimits(header_bytes=1000)) as address:
         async with connect(address) as wire:
-            await wire.send(head)
-            assert (await wire.reply()).status == 431
+            assert (await ask(wire, head)).status == 431
         async with connect(address) as wire:
-            await wire.send(head[:-4])
-            assert (await wire.reply()).status == 431
+            assert (await ask(wire, head[:-4])).status == 431
             assert await wire.rest() == b""
 
 
-async def test_a_long_head_behind_a_waiting_call_is_refused_after_its_answer() -> None:
-    waiting = Waiting()
-    async with talking(waiting, HttpLimits(header_bytes=1000)) as wire:
-        await wire.send(post(b"first"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
-        await wire.send(post(b"second", "/", *["X-Part: 1234567890"] * 60))
-        waiting.release.set()
-        assert (await wire.reply()).body == b"first"
-        assert (await wire.reply()).status == 431
-        assert await wire.rest() == b""
-
-
-async def test_a_long_head_that_begins_behind_a_request_is_431_however_it_is_cut() -> None:
-    long = post(b"second", "/", "X: " + "x" * 1000)
-    async with running(limits=HttpLimits(header_bytes=1000)) as address:
-        for cut in (0, 10, 500, 900):
+async def test_a_long_head_behind_a_request_is_431_after_its_answer_however_it_is_cut() -> None:
+    long, waiting = post(b"second", "/", "X: " + "x" * 1000), Waiting()
+    async with running(waiting, HttpLimits(header_bytes=1000)) as address:
+        async with connect(address) as wire:
+            await begin(wire, waiting, post(b"first"))
+            await wire.send(long)
+            waiting.release.set()
+            assert [(await wire.reply()).status for _ in range(2)] == [200, 431]
+            assert await wire.rest() == b""
+        for cut in (0, 10, 500, 900, len(long)):
             async with connect(address) as wire:
                 await wire.send(post(b"first") + long[:cut])
-                assert (await wire.reply()).body == b"first"
+                if cut < len(long):
+                    assert (await wire.reply()).body == b"first"
                 await wire.send(long[cut:])
                 wire.end()
-                assert (await wire.reply()).status == 431
-        async with connect(address) as wire:
-            await wire.send(post(b"first") + long)
-            wire.end()
-            assert [(await wire.reply()).status for _ in range(2)] == [200, 431]
+                statuses = [(await wire.reply()).status for _ in range(1 if cut < len(long) else 2)]
+                assert statuses[-1] == 431
 
 
 async def test_a_short_head_with_a_long_body_is_no_long_head() -> None:
@@ -127,40 +111,28 @@ async def test_a_short_head_with_a_long_body_is_no_long_head() -> None:
 
 
 # What makes two servers on one path read one message as two (RFC 9112 section 11.2).
-HEAD = b"POST / HTTP/1.1\r\nHost: gateway\r\n"
 SMUGGLING = (
     b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
     b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
     b"Content-Length: 5\r\nContent-Length: 6\r\n",
     b"Content-Length: 5\r\nContent-Length: 5\r\n",
-    b"Content-Length: 5, 5\r\n",
-    b"Content-Length: +5\r\n",
-    b"Content-Length: 0x5\r\n",
-    b"Content-Length: \r\n",
-    b"Content-Length: 5 5\r\n",
-    b"Content-Length : 5\r\n",
-    b"Content-Length\x0b: 5\r\n",
-    b"Content-Length: 5\n",
-    b"X: y\nContent-Length: 5\r\n",
-    b"X: y\rContent-Length: 5\r\n",
-    b"X: y\r\r\n",
-    b"X: y\r\n Content-Length: 5\r\n",
-    b"X: y\r\n\tContent-Length: 5\r\n",
-    b"X:\r\n Content-Length: 5\r\n",
-    b"X: y\0\r\n",
-    b": y\r\n",
-    b"X\r\n",
-    b"Transfer-Encoding: gzip, chunked\r\n",
-    b"Transfer-Encoding: chunked, gzip\r\n",
-    b"Transfer-Encoding: chunked, chunked\r\n",
+    *(b"Content-Length: 5, 5\r\n", b"Content-Length: +5\r\n", b"Content-Length: 0x5\r\n", b"Content-Length: \r\n"),
+    *(b"Content-Length: 5 5\r\n", b"Content-Length : 5\r\n", b"Content-Length\x0b: 5\r\n", b"Content-Length: 5\n"),
+    *(
+        b"X: y\nContent-Length: 5\r\n",
+        b"X: y\rContent-Length: 5\r\n",
+        b"X: y\r\r\n",
+        b"X: y\0\r\n",
+        b": y\r\n",
+        b"X\r\n",
+    ),
+    *(b"X: y\r\n Content-Length: 5\r\n", b"X: y\r\n\tContent-Length: 5\r\n", b"X:\r\n Content-Length: 5\r\n"),
+    *(b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: chunked, gzip\r\n"),
+    *(b"Transfer-Encoding: chunked, chunked\r\n", b"Transfer-Encoding: chunked;q=1\r\n"),
     b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
     b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
-    b"Transfer-Encoding: identity\r\n",
-    b"Transfer-Encoding: xchunked\r\n",
-    b"Transfer-Encoding: chunked;q=1\r\n",
-    b"Transfer-Encoding: \r\n",
-    b"Transfer-Encoding : chunked\r\n",
-    b"Transfer-Encoding:\x0bchunked\r\n",
+    *(b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding: \r\n"),
+    *(b"Transfer-Encoding : chunked\r\n", b"Transfer-Encoding:\x0bchunked\r\n"),
 )
 
 
@@ -201,8 +173,7 @@ SMUGGLING = (
 async def test_garbage_is_answered_with_one_line_that_says_what_was_found(garbage: bytes, found: str) -> None:
     echo = Echo()
     async with talking(echo) as wire:
-        await wire.send(garbage)
-        reply = await wire.reply()
+        reply = await ask(wire, garbage)
         assert await wire.rest() == b""
     assert reply.status == 400
     line = reply.body.decode("ascii")
@@ -237,8 +208,7 @@ async def test_what_smuggles_is_refused_however_it_is_cut_and_nothing_behind_it_
 async def test_a_chunk_of_doubtful_length_is_refused(broken: bytes) -> None:
     echo = Echo()
     async with talking(echo) as wire:
-        await wire.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + broken)
-        assert (await wire.reply()).status == 400
+        assert (await ask(wire, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + broken)).status == 400
         assert await wire.rest() == b""
     assert echo.seen == []
 
@@ -263,8 +233,7 @@ async def test_a_missing_host_is_accepted_in_http_1_0_and_where_the_listener_say
     version: str, needs_host: bool
 ) -> None:
     async with talking(needs_host=needs_host) as wire:
-        await wire.send(f"POST / HTTP/{version}\r\nContent-Length: 1\r\n\r\nx".encode())
-        assert (await wire.reply()).body == b"x"
+        assert (await ask(wire, f"POST / HTTP/{version}\r\nContent-Length: 1\r\n\r\nx".encode())).body == b"x"
 
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
@@ -281,8 +250,7 @@ async def test_an_upgrade_is_declined_by_serving_the_request() -> None:
 
 async def test_a_bug_behind_the_transport_is_500_and_logged_but_not_told(caplog: pytest.LogCaptureFixture) -> None:
     async with talking(Broken()) as wire:
-        await wire.send(post(b"x"))
-        reply = await wire.reply()
+        reply = await ask(wire, post(b"x"))
         assert await wire.rest() == b""
     assert (reply.status, reply.body) == (500, b"internal error\n")
     assert "a secret of ours" in caplog.text
@@ -291,20 +259,13 @@ async def test_a_bug_behind_the_transport_is_500_and_logged_but_not_told(caplog:
 # Connections
 
 
-async def test_pipelined_requests_are_answered_in_order() -> None:
-    async with talking() as wire:
-        await wire.send(b"".join(post(b"%d" % n) for n in range(100)))
-        assert [(await wire.reply()).body for _ in range(100)] == [b"%d" % n for n in range(100)]
-
-
-async def test_a_pipelined_request_waits_for_the_one_before() -> None:
+async def test_pipelined_requests_are_answered_in_order_each_after_the_one_before() -> None:
     waiting = Waiting()
     async with talking(waiting) as wire:
-        await wire.send(post(b"one") + post(b"two"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+        await begin(wire, waiting, b"".join(post(b"%d" % n) for n in range(100)))
         assert waiting.begun.locked()
         waiting.release.set()
-        assert [(await wire.reply()).body for _ in range(2)] == [b"one", b"two"]
+        assert [(await wire.reply()).body for _ in range(100)] == [b"%d" % n for n in range(100)]
 
 
 @each_case(
@@ -319,11 +280,9 @@ async def test_a_pipelined_request_waits_for_the_one_before() -> None:
 async def test_a_connection_stays_open_as_its_version_says(version: str, header: str, stays: bool) -> None:
     request = f"POST / HTTP/{version}\r\nHost: gateway\r\n{header}Content-Length: 1\r\n\r\nx".encode()
     async with talking() as wire:
-        await wire.send(request)
-        assert (await wire.reply()).status == 200
+        assert (await ask(wire, request)).status == 200
         if stays:
-            await wire.send(request)
-            assert (await wire.reply()).status == 200
+            assert (await ask(wire, request)).status == 200
         else:
             assert await wire.rest() == b""
 
@@ -350,36 +309,29 @@ async def test_a_body_that_ends_early_reaches_no_endpoint(lines: tuple[str, ...]
     assert echo.seen == []
 
 
-@each_case("ahead", [b"", post(b"x" * 100_000) * 3], ids=["alone", "with much sent ahead"])
-async def test_a_call_is_cancelled_when_its_client_resets_the_connection(ahead: bytes) -> None:
+@each_case(
+    ("unix", "ahead", "resets"),
+    [(False, b"", True), (False, post(b"x" * 100_000) * 3, True), (False, b"", False), (True, b"", False)],
+)
+async def test_a_call_is_cancelled_when_its_client_leaves(
+    tmp_path: Path, unix: bool, ahead: bytes, resets: bool
+) -> None:
+    """A close over TCP looks like a half-close until the client is told something."""
     endpoint, quota = Waiting(), Quota()
-    async with running(endpoint, WATCHFUL, quota=quota) as address:
-        async with connect(address) as wire:
-            await wire.send(post(b"write this") + ahead)
-            await asyncio.wait_for(endpoint.begun.acquire(), TIMEOUT)
-            wire.reset()
+    bind = f"unix:{tmp_path}/rpc" if unix else LOCAL
+    async with serving(endpoint, bind, limits=WATCHFUL, quota=quota) as server:
+        async with connect(server.addresses[0]) as wire:
+            await begin(wire, endpoint, post(b"write this") + ahead)
+            if resets:
+                wire.reset()
         await asyncio.wait_for(endpoint.cancelled.acquire(), TIMEOUT)
     assert (quota.calls, quota.buffered) == (0, 0)
 
 
-async def test_a_call_is_cancelled_when_its_client_closes_a_unix_socket(tmp_path: Path) -> None:
-    endpoint = Waiting()
-    server = HttpServer("rpc", [f"unix:{tmp_path}/rpc"], lambda path: endpoint, limits=WATCHFUL)
-    await server.start()
-    async with connect(server.addresses[0]) as wire:
-        await wire.send(post(b"write this"))
-        await asyncio.wait_for(endpoint.begun.acquire(), TIMEOUT)
-    await asyncio.wait_for(endpoint.cancelled.acquire(), TIMEOUT)
-    await server.stop(0)
-
-
 async def test_a_call_that_is_cancelled_before_its_first_step_gives_its_place_back() -> None:
     quota, echo = Quota(), Echo()
-    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: echo, quota=quota)
-    await server.start()
-    async with connect(server.addresses[0]) as wire:
-        await wire.send(post(b"x"))
-        await wire.reply()
+    async with connected(echo, quota=quota) as (server, wire):
+        await ask(wire, post(b"x"))
         (connection,) = server._connections
         connection.data_received(post(b"y"))
         assert quota.calls == 1
@@ -387,23 +339,12 @@ async def test_a_call_that_is_cancelled_before_its_first_step_gives_its_place_ba
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert (quota.calls, server.quotas.calls, len(echo.seen)) == (0, 0, 1)
-    await server.stop(0)
-
-
-async def test_a_close_over_tcp_looks_like_a_half_close_until_the_client_is_told_something() -> None:
-    endpoint = Waiting()
-    async with running(endpoint, WATCHFUL) as address:
-        async with connect(address) as wire:
-            await wire.send(post(b"write this"))
-            await asyncio.wait_for(endpoint.begun.acquire(), TIMEOUT)
-        await asyncio.wait_for(endpoint.cancelled.acquire(), TIMEOUT)
 
 
 async def test_a_half_closed_client_that_waits_is_told_to_go_on_and_then_answered() -> None:
     waiting = Waiting()
     async with talking(waiting, WATCHFUL) as wire:
-        await wire.send(post(b"hello"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+        await begin(wire, waiting, post(b"hello"))
         wire.end()
         assert await wire.raw(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         waiting.release.set()
@@ -436,8 +377,7 @@ async def test_many_small_requests_that_are_sent_ahead_wait_as_bytes() -> None:
     async with talking(waiting) as wire:
         tracemalloc.start()
         try:
-            await wire.send(post(b"x") + GET * 7_500)
-            await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+            await begin(wire, waiting, post(b"x") + GET * 7_500)
             await asyncio.sleep(0.05)  # for the rest to arrive, or not
             assert tracemalloc.get_traced_memory()[1] < 2 * 1024 * 1024
         finally:
@@ -447,65 +387,38 @@ async def test_many_small_requests_that_are_sent_ahead_wait_as_bytes() -> None:
         assert [(await wire.reply()).status for _ in range(7_500)] == [405] * 7_500
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_a_large_answer() -> None:
-    async with talking(Fixed(Answer(bytes(16_000_000), CONTENT_TYPE))) as wire:
-        await wire.send(post(b"x"))
-        assert len((await wire.reply()).body) == 16_000_000
-
-
-async def test_calls_past_the_cap_are_refused_at_once_in_the_clients_protocol() -> None:
+@each_case(("limits", "quota"), [(HttpLimits(max_calls=1), Quota()), (HttpLimits(), Quota(max_calls=1))])
+async def test_calls_past_the_cap_of_a_listener_or_of_all_are_refused_in_the_clients_protocol(
+    limits: HttpLimits, quota: Quota
+) -> None:
     waiting = Waiting()
     async with (
-        running(waiting, HttpLimits(max_calls=1)) as address,
-        connect(address) as first,
-        connect(address) as second,
+        running(waiting, limits, quota=quota) as one,
+        running(quota=quota) as other,
+        connect(one) as first,
+        connect(one if limits.max_calls == 1 else other) as second,
     ):
-        await first.send(post(b"one"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
-        await second.send(post(b"two"))
-        reply = await second.reply()
+        await begin(first, waiting, post(b"one"))
+        reply = await ask(second, post(b"two"))
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
         assert reply.body == b"busy: too many calls at once, try again"
         waiting.release.set()
         assert (await first.reply()).body == b"one"
-        await second.send(post(b"three"))
-        assert (await second.reply()).body == b"three"
-
-
-async def test_the_calls_of_all_listeners_together_have_a_cap() -> None:
-    quota, waiting = Quota(max_calls=1), Waiting()
-    async with (
-        running(waiting, quota=quota) as one,
-        running(quota=quota) as other,
-        connect(one) as first,
-        connect(other) as second,
-    ):
-        await first.send(post(b"one"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
-        await second.send(post(b"two"))
-        reply = await second.reply()
-        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
-        waiting.release.set()
-        assert (await first.reply()).body == b"one"
-        await second.send(post(b"three"))
-        assert (await second.reply()).body == b"three"
+        assert (await ask(second, post(b"three"))).body == b"three"
     assert (quota.calls, quota.buffered) == (0, 0)
 
 
 async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> None:
     quota, waiting = Quota(max_buffered=1000, max_buffered_per_peer=1000), Waiting()
     async with running(waiting, quota=quota) as address, connect(address) as first, connect(address) as second:
-        await first.send(post(b"x" * 600))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+        await begin(first, waiting, post(b"x" * 600))
         assert quota.buffered == 600
-        await second.send(post(b"x" * 401)[:-401])
-        reply = await second.reply()
+        reply = await ask(second, post(b"x" * 401)[:-401])
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
         assert quota.buffered == 600
         waiting.release.set()
         assert len((await first.reply()).body) == 600
-        await first.send(post(b"x" * 1000))
-        assert (await first.reply()).status == 200
+        assert (await ask(first, post(b"x" * 1000))).status == 200
 
 
 @each_case(
@@ -514,8 +427,7 @@ async def test_bodies_past_what_may_be_held_are_refused_before_they_arrive() -> 
 async def test_a_body_that_tells_no_length_is_counted_as_it_comes(request_: bytes) -> None:
     quota = Quota(max_buffered=1000)
     async with running(quota=quota) as address, connect(address) as wire:
-        await wire.send(request_)
-        reply = await wire.reply()
+        reply = await ask(wire, request_)
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert quota.buffered == 0
 
@@ -529,8 +441,7 @@ async def test_an_answer_counts_until_its_client_has_taken_it() -> None:
     ):
         await slow.send(post(b"x"))
         await slow.raw(1)
-        await other.send(post(b"x"))
-        assert (await other.reply()).status == 503
+        assert (await ask(other, post(b"x"))).status == 503
         assert quota.buffered == 16_000_000
         await slow.raw(16_000_000)
 
@@ -543,18 +454,15 @@ async def test_slow_senders_take_no_room_from_calls() -> None:
     ):
         await slow.send(post(b"slow", "/", "Expect: 100-continue")[:-4])
         await slow.raw(25)
-        await quick.send(post(b"quick"))
-        assert (await quick.reply()).body == b"quick"
-        await slow.send(b"slow")
-        assert (await slow.reply()).body == b"slow"
+        assert (await ask(quick, post(b"quick"))).body == b"quick"
+        assert (await ask(slow, b"slow")).body == b"slow"
 
 
 async def test_connections_past_the_cap_are_told_and_closed_and_room_is_made_again() -> None:
     waiting = Waiting()
     async with running(waiting, HttpLimits(max_connections=1)) as address:
         async with connect(address) as first:
-            await first.send(post(b"x"))
-            await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+            await begin(first, waiting)
             async with connect(address) as second:
                 reply = await second.reply()
                 assert (reply.status, reply.headers["retry-after"]) == (503, "1")
@@ -564,5 +472,4 @@ async def test_connections_past_the_cap_are_told_and_closed_and_room_is_made_aga
             await first.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             await first.rest()
         async with connect(address) as third:
-            await third.send(post(b"x"))
-            assert (await third.reply()).status == 200
+            assert (await ask(third, post(b"x"))).status == 200

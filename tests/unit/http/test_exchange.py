@@ -7,13 +7,14 @@ import asyncio
 import pytest
 
 from adapters.http.request_parser import BODY_PIECE, HEAD_PIECE
-from adapters.http.server import HttpLimits, HttpServer
+from adapters.http.server import HttpLimits
 from gateway.core.interfaces import HttpExchange
 from gateway.core.rpc.model import Answer, Headers
 from tests.kit.cases import each_case
-from tests.kit.clients import chunked, connect, post
+from tests.kit.clients import chunked, post
 from tests.kit.listeners import Echo, running, talking
 from tests.kit.programs import TIMEOUT
+from tests.unit.http.listening import ask, connected
 
 BAD_CHUNK = (
     b"the body is broken: after 1 bytes: Invalid character in chunk size; "
@@ -101,8 +102,7 @@ async def test_trailers_reach_the_exchange_and_no_other_request(cut: int) -> Non
 async def test_a_trailer_that_would_frame_the_body_is_refused() -> None:
     async with talking(passthrough=Echo()) as wire:
         message = chunked(b"a").replace(b"POST", b"PUT").removesuffix(b"\r\n")
-        await wire.send(message + b"Content-Length: 9\r\n\r\n")
-        reply = await wire.reply()
+        reply = await ask(wire, message + b"Content-Length: 9\r\n\r\n")
         assert await wire.rest() == b""
     assert b"the body is broken: after 1 bytes: Content-Length can't be present" in reply.body
 
@@ -141,27 +141,25 @@ async def test_a_body_arrives_whole_however_it_is_cut(cut: int) -> None:
 async def test_the_end_of_a_body_is_seen_when_it_waits_behind_a_full_buffer(left: bytes) -> None:
     """The bytes `left` are parsed only when the exchange has room again, and hold no piece of the body."""
     answers = Streams(b"ok")
-    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: None, passthrough=answers)
-    await server.start()
     head = b"PUT / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
     size = HEAD_PIECE + 4 * BODY_PIECE - len(head) - len(b"10fff\r\n") - len(b"\r\n0\r\n\r\n") + len(left)
     message = head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
     assert len(message) == HEAD_PIECE + 4 * BODY_PIECE + len(left)
-    async with connect(server.addresses[0]) as wire:
+    async with connected(None, passthrough=answers) as (server, wire):
         await wire.send(b"OPTIONS * HTTP/1.1\r\nHost: gateway\r\n\r\n")
         assert await wire.raw(12) == b"HTTP/1.1 200"
         (connection,) = server._connections
         connection.data_received(message)
-        await asyncio.wait_for(answers.ended.acquire(), 60)
-        await asyncio.wait_for(answers.ended.acquire(), 60)
+        for _ in range(2):
+            await asyncio.wait_for(answers.ended.acquire(), 60)
     assert len(answers.body) == size
-    await server.stop(0)
 
 
 async def test_a_chunk_that_is_none_ends_the_connection() -> None:
     async with talking(passthrough=Echo()) as wire:
-        await wire.send(chunked(b"a").replace(b"POST", b"PUT").replace(b"0\r\n\r\n", b"x\r\n"))
-        assert (await wire.reply()).body == b"invalid_request: " + BAD_CHUNK
+        assert (
+            await ask(wire, chunked(b"a").replace(b"POST", b"PUT").replace(b"0\r\n\r\n", b"x\r\n"))
+        ).body == b"invalid_request: " + BAD_CHUNK
         assert await wire.rest() == b""
 
 
@@ -169,8 +167,7 @@ async def test_what_follows_an_answer_that_comes_before_the_body_is_no_request()
     endpoint = Echo()
     early = Streams(head=Answer(None, "", None, 403, "No", ((b"Content-Length", b"0"),)), reads=False)
     async with talking(endpoint, passthrough=early) as wire:
-        await wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-        reply = await wire.reply()
+        reply = await ask(wire, b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         assert (reply.status, reply.headers["connection"]) == (403, "close")
         await wire.send(post(b"no call"))
         assert await wire.rest() == b""
@@ -190,9 +187,7 @@ async def test_a_client_that_sends_nothing_of_its_body_is_cut() -> None:
 
 async def test_each_piece_of_a_body_sets_its_deadline_anew() -> None:
     answers = Streams()
-    server = HttpServer("rpc", ["tcp:127.0.0.1:0"], lambda path: None, passthrough=answers)
-    await server.start()
-    async with connect(server.addresses[0]) as wire:
+    async with connected(None, passthrough=answers) as (server, wire):
         await wire.send(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
         moments: list[float] = []
         async with asyncio.timeout(TIMEOUT):
@@ -206,7 +201,6 @@ async def test_each_piece_of_a_body_sets_its_deadline_anew() -> None:
         assert moments == sorted(set(moments))
         await wire.send(b"x")
         assert await wire.raw(12) == b"HTTP/1.1 200"
-    await server.stop(0)
 
 
 async def test_a_client_that_reads_nothing_of_its_response_is_cut() -> None:
@@ -247,7 +241,7 @@ async def test_a_tunnel_has_no_deadline_and_ends_when_its_client_has_left() -> N
     assert opens.body == b"hello"
 
 
-@each_case("pieces", [(LARGE,), (b"part",)], ids=["being written", "all written"])
+@each_case("pieces", [(LARGE,), (b"part",)])
 async def test_a_stop_resets_what_streams_when_the_grace_is_over(pieces: tuple[bytes, ...]) -> None:
     """An HTTP/1.0 client would take the mere end of its connection for the end of the response."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+from msgspec.structs import replace
+
 from adapters.http.quotas import PeerShare, Quotas
 from adapters.http.server import HttpLimits
 from adapters.limits import Quota
@@ -13,9 +15,11 @@ from tests.kit.cases import each_case, present
 from tests.kit.clients import Wire, connect, post
 from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting, running
 from tests.kit.programs import TIMEOUT
+from tests.unit.http.listening import ask, begin
 
 ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
 USER = Peer("unix:/run/rpc", uid=1000)
+FIVE = HttpLimits(max_connections=5, max_calls=5)
 
 
 class Client:
@@ -36,42 +40,34 @@ def entered(quotas: Quotas, peer: Peer, *, idle: bool = True) -> tuple[Client, P
     return client, share
 
 
-def test_one_peer_has_half_of_the_connections_and_of_the_calls() -> None:
-    quotas = Quotas(Quota(), max_connections=5, max_calls=5)
-    for peer in (ONE, USER, Peer("tcp:[2001:db8::1]:9")):
-        share = entered(quotas, peer)[1]
-        assert (share.max_connections, share.max_calls) == (3, 3)
-
-
-@each_case("address", ["tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"])
-def test_clients_over_loopback_that_cannot_be_told_apart_have_the_whole(address: str) -> None:
-    share = entered(Quotas(Quota(), max_connections=5, max_calls=5), Peer(address))[1]
-    assert (share.max_connections, share.max_calls) == (5, 5)
-    quotas = Quotas(Quota(), max_connections=5, max_calls=5, max_connections_per_peer=2, max_calls_per_peer=1)
-    share = entered(quotas, Peer(address))[1]
-    assert (share.max_connections, share.max_calls) == (2, 1)
+@each_case(
+    ("address", "limits", "expected"),
+    [
+        *((address, FIVE, (3, 3)) for address in ("tcp:192.0.2.1:1", "tcp:[2001:db8::1]:9")),
+        # clients over loopback cannot be told apart
+        *((address, FIVE, (5, 5)) for address in ("tcp:127.0.0.1:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1")),
+        ("tcp:127.0.0.1:1", replace(FIVE, max_connections_per_peer=2, max_calls_per_peer=1), (2, 1)),
+    ],
+)
+def test_one_peer_has_half_of_the_connections_and_of_the_calls(
+    address: str, limits: HttpLimits, expected: tuple[int, int]
+) -> None:
+    share = entered(Quotas(Quota(), limits), Peer(address))[1]
+    assert (share.max_connections, share.max_calls) == expected
+    share = entered(Quotas(Quota(), FIVE), USER)[1]
+    assert (share.max_connections, share.max_calls) == (3, 3)
 
 
 def test_a_peer_past_its_share_gives_up_the_one_of_its_own_that_is_idle_for_the_longest_time() -> None:
-    quotas = Quotas(Quota(), max_connections=4, max_calls=1)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=4))
     other, _ = entered(quotas, OTHER)
-    first, _ = entered(quotas, ONE)
-    second, _ = entered(quotas, ONE)
-    entered(quotas, ONE)
+    first, second, _ = (entered(quotas, ONE)[0] for _ in range(3))
     assert (other.went, first.went, second.went) == (None, ("tcp:192.0.2.1", 2), None)
     assert quotas.connections == 3
 
 
-def test_a_peer_past_its_share_with_nothing_idle_is_turned_away_and_others_are_not() -> None:
-    quotas = Quotas(Quota(), max_connections=4, max_calls=1)
-    for _ in range(2):
-        entered(quotas, ONE, idle=False)
-    assert quotas.enter(Client(), ONE) is None
-    assert quotas.enter(Client(), OTHER) is not None
-
-
 def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
-    quotas = Quotas(Quota(), max_connections=5, max_calls=1)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=5))
     lonely, _ = entered(quotas, OTHER)
     many = [entered(quotas, ONE)[0] for _ in range(3)]
     entered(quotas, USER)
@@ -80,16 +76,18 @@ def test_when_there_is_no_place_the_peer_with_the_most_makes_way() -> None:
     assert quotas.connections == 5
 
 
-def test_when_there_is_no_place_and_nothing_idle_a_newcomer_is_turned_away() -> None:
-    quotas = Quotas(Quota(), max_connections=2, max_calls=1)
-    entered(quotas, ONE, idle=False)
-    entered(quotas, OTHER, idle=False)
+def test_with_nothing_idle_a_newcomer_is_turned_away() -> None:
+    quotas = Quotas(Quota(), HttpLimits(max_connections=4))
+    for peer, busy in ((ONE, 2), (OTHER, 2)):
+        for _ in range(busy):
+            entered(quotas, peer, idle=False)
+        assert quotas.enter(Client(), peer) is None  # its share is used up
     assert quotas.enter(Client(), USER) is None
 
 
 def test_calls_of_one_peer_leave_places_for_others() -> None:
     quota = Quota()
-    quotas = Quotas(quota, max_connections=10, max_calls=4)
+    quotas = Quotas(quota, HttpLimits(max_connections=10, max_calls=4))
     one, other = entered(quotas, ONE)[1], entered(quotas, OTHER)[1]
     assert [quotas.begin_call(one, 0) for _ in range(3)] == [True, True, False]
     assert not quotas.fits(one, 0)
@@ -102,7 +100,7 @@ def test_calls_of_one_peer_leave_places_for_others() -> None:
 
 def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
     quota = Quota()
-    quotas = Quotas(quota, max_connections=10, max_calls=4)
+    quotas = Quotas(quota, HttpLimits(max_connections=10, max_calls=4))
     client, share = entered(quotas, ONE)
     assert quotas.begin_call(share, 0)
     quotas.leave(client, share)
@@ -132,8 +130,7 @@ async def test_a_newcomer_is_served_however_many_idle_connections_there_are() ->
         idle = await add_connection(stack, address, 20)
         for _ in range(20):
             async with connect(address) as wire:
-                await wire.send(post(b"x"))
-                assert (await wire.reply()).body == b"x"
+                assert (await ask(wire, post(b"x"))).body == b"x"
         assert await idle[0].rest() == b""
     assert told[0] == "tcp:127.0.0.1 gave up an idle connection of 20 for newcomers"
     assert len(told) < 20  # a line a second
@@ -143,8 +140,7 @@ async def test_a_connection_whose_call_runs_is_never_given_up() -> None:
     waiting = Waiting()
     async with running(waiting, HttpLimits(max_connections=2)) as address, AsyncExitStack() as stack:
         busy, idle = await add_connection(stack, address, 2)
-        await busy.send(post(b"x"))
-        await asyncio.wait_for(waiting.begun.acquire(), TIMEOUT)
+        await begin(busy, waiting)
         for _ in range(3):
             (newcomer,) = await add_connection(stack, address, 1)
             assert await idle.rest() == b""
@@ -190,19 +186,18 @@ async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_a
 
 
 async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room() -> None:
-    size = 40_000_000  # what is left unread at the end is more than the kernel takes
+    size = 80_000_000  # what is left unread at the end is more than the kernel takes
     quota = Quota(max_buffered=10_000)
     async with (
-        running(Fixed(Answer(bytes(size), CONTENT_TYPE)), quota=quota) as address,
+        running(Fixed(Answer(bytes(size), CONTENT_TYPE)), HttpLimits(poll_interval=60), quota=quota) as address,
         connect(address) as reads,
         connect(address) as other,
     ):
         await reads.send(post(b"x"))
         got = 0
         for _ in range(65):  # for longer than a client may stall
-            got += len(await reads.raw(200_000))
-            await other.send(post(b"x"))
-            assert (await other.reply()).status == 503
+            got += len(await reads.raw(1_000_000))  # the kernel asks for more once a third of 4 MiB is free
+            assert (await ask(other, post(b"x"))).status == 503
             await asyncio.sleep(0.02)
         assert len(await reads.raw(size - got)) == size - got
 
@@ -212,7 +207,7 @@ async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room()
 
 def test_a_call_that_waits_is_no_call_until_it_goes_on() -> None:
     quota = Quota(max_calls=2)
-    quotas = Quotas(quota, max_connections=10, max_calls=2, max_waiting=3)
+    quotas = Quotas(quota, HttpLimits(max_connections=10, max_calls=2, max_waiting=3))
     _, share = entered(quotas, Peer("tcp:127.0.0.1:1"))
     for _ in range(3):
         assert quotas.begin_call(share, 0)
@@ -231,7 +226,7 @@ def test_a_call_that_waits_is_no_call_until_it_goes_on() -> None:
 
 
 def test_one_peer_has_half_of_the_calls_that_wait() -> None:
-    quotas = Quotas(Quota(), max_connections=10, max_calls=10, max_waiting=3)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=10, max_calls=10, max_waiting=3))
     _, share = entered(quotas, ONE)
     for allowed in (True, True, False):
         assert quotas.begin_call(share, 0)
@@ -242,7 +237,7 @@ def test_one_peer_has_half_of_the_calls_that_wait() -> None:
 
 
 def test_the_share_of_a_peer_is_there_while_a_call_of_it_waits() -> None:
-    quotas = Quotas(Quota(), max_connections=10, max_calls=10)
+    quotas = Quotas(Quota(), HttpLimits(max_connections=10, max_calls=10))
     client, share = entered(quotas, ONE)
     assert quotas.begin_call(share, 0)
     assert quotas.begin_wait(share)
@@ -288,17 +283,13 @@ async def test_calls_that_wait_leave_their_slots_to_others_and_are_bounded_thems
             await endpoint.parked.acquire()
         other = await stack.enter_async_context(connect(address))
         for _ in range(3):
-            await other.send(post(b"work"))
-            assert (await other.reply()).body == b"work"
-        await other.send(post(b"wait"))
-        assert (await other.reply()).body == b"too many wait"
+            assert (await ask(other, post(b"work"))).body == b"work"
+        assert (await ask(other, post(b"wait"))).body == b"too many wait"
         gone = waiting.pop()
         gone.reset()
-        await other.send(post(b"work"))
-        assert (await other.reply()).body == b"work"
+        assert (await ask(other, post(b"work"))).body == b"work"
         endpoint.go_on.set()
         for wire in waiting:
             assert (await wire.reply()).body == b"went on"
-        await other.send(post(b"work"))
-        assert (await other.reply()).body == b"work"
+        assert (await ask(other, post(b"work"))).body == b"work"
     assert quota.calls == 0

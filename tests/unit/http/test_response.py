@@ -44,18 +44,6 @@ def test_connection_is_named_only_where_it_differs_from_the_version(
     assert data.startswith(f"HTTP/1.{minor} ")
 
 
-def test_an_answer_without_content_has_neither_length_nor_type() -> None:
-    data = ResponseWriter({}).write(HttpResponse(204, "text/xml", None))
-    assert [line.split(":")[0] for line in lines(data)] == ["HTTP/1.1 204 No Content", "Date"]
-    assert data.endswith(b"\r\n\r\n")
-
-
-def test_an_answer_to_head_tells_the_length_and_sends_nothing() -> None:
-    data = ResponseWriter({}).write(HttpResponse(405, "a/b", b"four"), bodiless=True)
-    assert b"Content-Length: 4\r\n" in data
-    assert data.endswith(b"\r\n\r\n")
-
-
 def test_the_listeners_headers_and_the_answers_own_are_written() -> None:
     writer = ResponseWriter({"Access-Control-Allow-Origin": "*"})
     data = writer.write(HttpResponse(503, "a/b", b"", headers="Retry-After: 1\r\n"))
@@ -66,13 +54,6 @@ def test_the_listeners_headers_and_the_answers_own_are_written() -> None:
 def test_a_header_that_would_break_the_answer_is_refused_by_name(headers: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(next(iter(headers))))):
         ResponseWriter(headers)
-
-
-def test_the_page_of_a_broken_message_escapes_its_text() -> None:
-    answer = response.page("<script> & co")
-    assert (answer.status, answer.content_type, answer.close) == (500, "text/html", True)
-    assert answer.body is not None
-    assert b"&lt;script&gt; &amp; co" in answer.body
 
 
 # Socket activation
@@ -90,11 +71,8 @@ def environment(**variables: str) -> dict[str, str]:
     return {"LISTEN_PID": str(os.getpid()), "HOME": "/", **variables}
 
 
-def test_without_systemd_there_is_nothing() -> None:
-    assert inherited({}).names == ()
-
-
 def test_what_was_passed_to_another_process_is_not_ours() -> None:
+    assert inherited({}).names == ()
     variables = environment(LISTEN_PID="1", LISTEN_FDS="1")
     assert inherited(variables).names == ()
     assert variables["LISTEN_FDS"] == "1"
@@ -105,18 +83,11 @@ def test_each_name_stands_for_its_descriptors_and_the_variables_are_removed(
 ) -> None:
     monkeypatch.setattr(activation, "FIRST", listening.fileno())
     os.set_inheritable(listening.fileno(), True)
-    variables = environment(LISTEN_FDS="1", LISTEN_FDNAMES="rpc")
-    passed = inherited(variables)
-    assert variables == {"HOME": "/"}
-    assert passed.names == ("rpc",)
+    for names, name in (({"LISTEN_FDNAMES": "rpc"}, "rpc"), ({}, "unknown")):
+        variables = environment(LISTEN_FDS="1", **names)
+        assert inherited(variables).names == (name,)
+        assert variables == {"HOME": "/"}
     assert not os.get_inheritable(listening.fileno())
-
-
-def test_without_names_every_socket_is_called_unknown(
-    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(activation, "FIRST", listening.fileno())
-    assert inherited(environment(LISTEN_FDS="1")).names == ("unknown",)
 
 
 @each_case(
@@ -177,7 +148,6 @@ def test_a_plain_answer_of_an_upstream_has_its_own_head_each_time(status: int) -
         Answer(None, "text/xml"),
         Answer(b"", "text/xml", hang_up=True),
     ],
-    ids=["no length", "long", "refused", "no content", "hang up"],
 )
 def test_other_answers_are_not_plain(answer: Answer) -> None:
     assert not response.is_plain(answer)

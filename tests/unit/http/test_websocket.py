@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -33,11 +33,13 @@ from gateway.pipeline import event_streams
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.event_methods import EventMethods
 from gateway.pipeline.event_streams import EventStreams
+from tests.kit.cases import expect
 from tests.kit.clients import Wire, connect
 from tests.kit.exchanges import MemoryExchange
-from tests.kit.listeners import LOCAL, Echo
+from tests.kit.listeners import Echo
 from tests.kit.object_service import Service
 from tests.kit.programs import TIMEOUT
+from tests.unit.http.listening import ask, serving
 
 MOST = 1000
 KEY = base64.b64encode(bytes(16)).decode()
@@ -76,22 +78,15 @@ class Channels(StreamingEndpoint):
         raise AssertionError(fault)
 
 
-@asynccontextmanager
-async def listening(
+def listening(
     endpoint: StreamingEndpoint | None = None, limits: HttpLimits | None = None, **options: Any
-) -> AsyncIterator[HttpServer]:
+) -> AbstractAsyncContextManager[HttpServer]:
     served: StreamingEndpoint = endpoint or Channels()
 
     def streams(_path: str, wants_upgrade: bool) -> StreamingEndpoint | None:
         return served if wants_upgrade else None
 
-    server = HttpServer("rpc", [LOCAL], lambda path: Echo(), limits or HttpLimits(), streams=streams, **options)
-    await server.start()
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            yield server
-    finally:
-        await server.stop(0)
+    return serving(Echo(), limits=limits or HttpLimits(), streams=streams, **options)
 
 
 class Client:
@@ -116,13 +111,22 @@ class Client:
             self.frames.receive_data(await self.wire.raw(1))
 
 
+async def opened(wire: Wire) -> Client:
+    client = Client(wire)
+    await client.send(Request(host="gateway", target="/"))
+    assert isinstance(await client.receive(), AcceptConnection)
+    return client
+
+
 @asynccontextmanager
-async def connected(endpoint: StreamingEndpoint | None = None) -> AsyncIterator[Client]:
-    async with listening(endpoint) as server, connect(server.addresses[0]) as wire:
-        client = Client(wire)
-        await client.send(Request(host="gateway", target="/"))
-        assert isinstance(await client.receive(), AcceptConnection)
-        yield client
+async def connected(endpoint: StreamingEndpoint | None = None, **options: Any) -> AsyncIterator[Client]:
+    async with asyncio.timeout(TIMEOUT), listening(endpoint, **options) as server, connect(server.addresses[0]) as wire:
+        yield await opened(wire)
+
+
+def event_streams_to(find: Callable[[], RpcEndpoint | None], hub: EventHub | None = None) -> EventStreams:
+    methods = EventMethods(hub or EventHub(Service()))
+    return EventStreams(find, methods, open_websocket, codec=Codec(), max_message=MOST)
 
 
 def handshake(*, drop: str = "", **more: str) -> bytes:
@@ -139,27 +143,20 @@ def handshake(*, drop: str = "", **more: str) -> bytes:
     return "\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode()
 
 
-async def test_messages_go_both_ways_in_their_order() -> None:
+async def test_messages_go_both_ways_in_their_order_also_in_fragments_and_byte_by_byte_and_pings_between_them() -> None:
+    texts = ("one", "", "zwölf", "x" * MOST)
     async with connected() as client:
-        for text in ("one", "", "zwölf", "x" * MOST):
+        for text in texts:
             await client.send(TextMessage(text))
-        for text in ("one", "", "zwölf", "x" * MOST):
+        for text in texts:
             assert await client.receive() == TextMessage(text)
-
-
-async def test_a_message_may_come_in_fragments_and_byte_by_byte() -> None:
-    async with connected() as client:
         data = client.frames.send(TextMessage("frag", message_finished=False))
+        data += client.frames.send(Ping(b"here"))
         data += client.frames.send(TextMessage("ment", message_finished=True))
         for at in range(len(data)):
             await client.wire.send(data[at : at + 1])
-        assert await client.receive() == TextMessage("fragment")
-
-
-async def test_a_ping_is_answered_between_the_messages() -> None:
-    async with connected() as client:
-        await client.send(Ping(b"here"))
         assert await client.receive() == Pong(b"here")
+        assert await client.receive() == TextMessage("fragment")
 
 
 @pytest.mark.parametrize(
@@ -169,23 +166,14 @@ async def test_a_ping_is_answered_between_the_messages() -> None:
         (TextMessage("x" * (MOST + 1)), 1009, f"expected messages of at most {MOST} bytes"),
         (TextMessage("\u20ac" * (MOST // 2)), 1009, f"expected messages of at most {MOST} bytes"),
         (CloseConnection(1000, "bye"), 1000, "bye"),
+        (b"\xff\xff\xff\xff\xff\xff", 1002, "Invalid opcode 0xf"),
     ],
 )
-async def test_what_ends_a_connection_says_why(event: Event, code: int, reason: str) -> None:
+async def test_what_ends_a_connection_says_why(event: Event | bytes, code: int, reason: str) -> None:
     endpoint = Channels()
     async with connected(endpoint) as client:
-        await client.send(event)
+        await client.wire.send(event if isinstance(event, bytes) else client.frames.send(event))
         assert await client.receive() == CloseConnection(code, reason)
-        await endpoint.ended.wait()
-
-
-async def test_frames_that_break_the_protocol_end_the_connection() -> None:
-    endpoint = Channels()
-    async with connected(endpoint) as client:
-        await client.wire.send(b"\xff\xff\xff\xff\xff\xff")
-        event = await client.receive()
-        assert isinstance(event, CloseConnection)
-        assert event.code == 1002
         await endpoint.ended.wait()
 
 
@@ -212,35 +200,25 @@ async def test_the_gateway_can_end_it_and_a_client_that_leaves_ends_it() -> None
 )
 async def test_a_handshake_that_is_wrong_is_refused(request_: bytes, status: int, text: str) -> None:
     async with listening() as server, connect(server.addresses[0]) as wire:
-        await wire.send(request_)
-        reply = await wire.reply()
+        reply = await ask(wire, request_)
         assert reply.status == status
         assert text in reply.body.decode()
 
 
-async def test_a_page_of_a_listed_origin_may_connect() -> None:
+async def test_a_page_of_a_listed_origin_may_connect_and_nobody_where_no_listener_allows_it() -> None:
     web = WebOrigins(["https://admin.example"])
     async with listening(web=web) as server, connect(server.addresses[0]) as wire:
         await wire.send(handshake(Origin="https://admin.example"))
         assert (await wire.raw(12)) == b"HTTP/1.1 101"
-
-
-async def test_where_no_listener_allows_it_there_is_no_websocket() -> None:
-    server = HttpServer("rpc", [LOCAL], lambda path: Echo(), HttpLimits())
-    await server.start()
-    async with connect(server.addresses[0]) as wire:
-        await wire.send(handshake())
-        assert (await wire.reply()).status == 405
-    await server.stop(0)
+    async with serving(Echo()) as server, connect(server.addresses[0]) as wire:
+        assert (await ask(wire, handshake())).status == 405
 
 
 async def test_a_client_that_does_not_read_holds_one_message_and_is_not_cut() -> None:
     endpoint = Channels()
     limits = HttpLimits(write_timeout=0.05, poll_interval=0.01, max_tunnels=1)
     async with listening(endpoint, limits) as server, connect(server.addresses[0]) as wire:
-        client = Client(wire)
-        await client.send(Request(host="gateway", target="/"))
-        assert isinstance(await client.receive(), AcceptConnection)
+        client = await opened(wire)
         await client.send(TextMessage("many"))
         before = -1
         while before != endpoint.sent:  # until the kernels of both sides take no more
@@ -252,9 +230,7 @@ async def test_a_client_that_does_not_read_holds_one_message_and_is_not_cut() ->
         assert connection._held <= 64 * 1024
         assert not endpoint.ended.is_set()
         async with connect(server.addresses[0]) as other:  # `max_tunnels` is for tunnels to upstreams
-            again = Client(other)
-            await again.send(Request(host="gateway", target="/"))
-            assert isinstance(await again.receive(), AcceptConnection)
+            again = await opened(other)
             await again.send(TextMessage("quick"))
             assert await again.receive() == TextMessage("quick")
 
@@ -309,9 +285,7 @@ async def test_messages_count_as_held_until_they_are_released_and_too_many_end_t
 async def test_a_listener_counts_what_a_websocket_holds() -> None:
     quota = Quota(max_buffered=100_000)
     async with listening(quota=quota) as server, connect(server.addresses[0]) as wire:
-        client = Client(wire)
-        await client.send(Request(host="gateway", target="/"))
-        assert isinstance(await client.receive(), AcceptConnection)
+        client = await opened(wire)
         await client.send(TextMessage("x" * 500, message_finished=False))
         await client.send(Ping())
         assert await client.receive() == Pong()
@@ -340,8 +314,7 @@ class SlowEndpoint(RpcEndpoint):
 async def calling() -> AsyncIterator[tuple[Client, SlowEndpoint, EventHub]]:
     """A client whose call "one" runs; "two" waits behind it."""
     endpoint, hub = SlowEndpoint(), EventHub(Service())
-    streams = EventStreams(lambda: endpoint, EventMethods(hub), open_websocket, codec=Codec(), max_message=MOST)
-    async with connected(streams) as client:
+    async with connected(event_streams_to(lambda: endpoint, hub)) as client:
         await client.send(TextMessage("one"))
         await client.send(TextMessage("two"))
         assert await endpoint.begun.get() == b"one"
@@ -390,11 +363,7 @@ async def test_calls_go_to_the_endpoint_that_serves_the_path_now() -> None:
     one.may_answer.release()
     two.may_answer.release()
     served: list[SlowEndpoint] = [one]
-    methods = EventMethods(EventHub(Service()))
-    streams = EventStreams(
-        lambda: served[0] if served else None, methods, open_websocket, codec=Codec(), max_message=MOST
-    )
-    async with connected(streams) as client:
+    async with connected(event_streams_to(lambda: served[0] if served else None)) as client:
         for text, endpoint in (("first", one), ("second", two)):
             served[:] = [endpoint]  # a reload
             await client.send(TextMessage(text))
@@ -402,8 +371,7 @@ async def test_calls_go_to_the_endpoint_that_serves_the_path_now() -> None:
             assert await endpoint.begun.get() == text.encode()
         served.clear()
         await client.send(TextMessage("third"))
-        answer = await client.receive()
-        assert isinstance(answer, TextMessage)
+        answer = expect(TextMessage, await client.receive())
         assert "no mapping file serves this path any more" in answer.data
         assert one.begun.empty()
         assert two.begun.empty()
@@ -411,13 +379,10 @@ async def test_calls_go_to_the_endpoint_that_serves_the_path_now() -> None:
 
 async def test_a_call_of_a_client_that_has_said_its_end_and_left_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_streams, "PROBE_INTERVAL", 0.01)
-    endpoint, methods = SlowEndpoint(), EventMethods(EventHub(Service()))
-    streams = EventStreams(lambda: endpoint, methods, open_websocket, codec=Codec(), max_message=MOST)
-    async with listening(streams) as server:
+    endpoint = SlowEndpoint()
+    async with listening(event_streams_to(lambda: endpoint)) as server:
         async with connect(server.addresses[0]) as wire:
-            client = Client(wire)
-            await client.send(Request(host="gateway", target="/"))
-            assert isinstance(await client.receive(), AcceptConnection)
+            client = await opened(wire)
             await client.send(TextMessage("one"))
             assert await endpoint.begun.get() == b"one"
             await client.send(CloseConnection(1000))

@@ -218,6 +218,7 @@ SEEDS: list[tuple[str, *tuple[str, ...]]] = [
     ("SHADOW_ALLOWED: Shop.move", "Shop.move + shadow: true"),
     ("CONNECTION_CHANGED!: Shop.*", "legacy: { => connection: {of: client}\nlegacy: {"),
     ("SESSION_CHECK_CHANGED: Shop.add & Shop.record", "session + object_path: /sessions"),
+    ("", 'name="session" type="s" => name="session" type="o"'),  # the same object and member check it
     ("LOGIN_CHANGED: Shop.find", "Shop.find + session_user: title"),
     ("ROLLOUT_CHANGED: Shop.count", "Shop.count + rollout: {steps: [dbus]}"),
     ("MODE_CHANGED: Shop.count", "Shop.count + mode: dbus"),

@@ -10,7 +10,7 @@ import pytest
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.comparison.compare import Verdict, compare
-from gateway.core.comparison.redaction import redacted_call
+from gateway.core.comparison.redaction import Redaction
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
 from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
@@ -289,8 +289,8 @@ def test_the_session_is_always_redacted_also_as_the_result_of_a_login(tmp_path: 
     file = built(tmp_path, SESSION_KEY, f"m: {LISTED % ''}\nn: {{member: Stat}}")
     redactions = file.route("m").migration.redact
     for call in (Call("m", ("OpaqueRef:1", False, False)), Call("m", (False, False), {"session": "OpaqueRef:1"})):
-        assert "OpaqueRef" not in repr(redacted_call(redactions, call))
-        assert "False" in repr(redacted_call(redactions, call))
+        assert "OpaqueRef" not in repr(Redaction(redactions, call).call(call))
+        assert "False" in repr(Redaction(redactions, call).call(call))
     assert file.route("n").migration.redact.patterns == ()
     route = build_methods(tmp_path, "m: {member: Add, params: [name, memory], session_user: name}").route("m")
     assert list(map(str, route.migration.redact.patterns)) == ["$.result"]

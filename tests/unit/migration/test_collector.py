@@ -26,7 +26,7 @@ from gateway.core.rpc.model import (
     http_failure,
 )
 from gateway.migration.collector import MAX_PAIRS, StatisticsCollector
-from gateway.migration.rollout_controller import LASTS, STARTS, CountsWindow, LocalCounts, joined, together
+from gateway.migration.rollout_controller import CountsWindow, joined, together
 from gateway.migration.shadow import MAX_APART, NO_ANSWER, Observation, ObservedCall, code_of
 from tests.kit.cases import each_case
 from tests.kit.mappings import noting, route
@@ -88,11 +88,6 @@ def test_calls_that_came_the_same_way_are_counted_for_their_client_and_in_their_
         assert batch.evidence[ME].counters == {"answered_dbus": 4, "calls_dbus": 4, "errors_dbus": 1}
 
 
-def test_a_side_that_refuses_what_the_other_takes_has_failed() -> None:
-    counters = gather((Side.DBUS, Fault(FaultCode.INVALID_PARAMS, "no"), 0.1)).evidence[ME].counters
-    assert counters[counting.errors(Side.DBUS)] == 1
-
-
 KEYED = Migration(
     upstream="old",
     key=Key("vm", lambda call: str(call.params[0]) if call.params else None),
@@ -109,15 +104,12 @@ def gather_keyed(*calls: tuple[str | None, Outcome], side: Side = Side.DBUS) -> 
     return evidence.take().evidence[MethodId.of(keyed)]
 
 
-def test_calls_and_errors_are_counted_by_group_of_keys() -> None:
+def test_calls_and_errors_are_counted_by_group_of_keys_and_without_a_key_are_independent() -> None:
     seen = counting.sides(gather_keyed(("a", Reply(1)), ("a", BROKEN), ("b", Reply(1)))).candidate
     calls, errors = [0] * KEY_GROUPS, [0] * KEY_GROUPS
     calls[key_group("a")], calls[key_group("b")], errors[key_group("a")] = 2, 1, 1
     assert seen.keys == (*calls, *errors)
     assert key_group("a") != key_group("b")
-
-
-def test_calls_without_a_key_are_independent_of_each_other() -> None:
     seen = counting.sides(gather_keyed(*[(None, BROKEN)] * KEY_GROUPS)).candidate
     assert seen.keys == (1,) * KEY_GROUPS * 2
 
@@ -158,17 +150,6 @@ def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_a
     assert batch.pairs == []
 
 
-def test_a_fault_that_no_client_saw_still_counts_for_its_side() -> None:
-    evidence = StatisticsCollector()
-    evidence.fell_back(STAT, CALL, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)
-    assert evidence.take().evidence[ME].counters == {"calls_dbus": 1, "errors_dbus": 1}
-
-
-def test_who_called_is_remembered_with_when_and_how_often() -> None:
-    batch = gather((Side.DBUS, Reply(1), 0.1), (None, Reply(1), 0.1))
-    assert batch.clients == {ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", "xe"): ClientRecord(2, 1000.0, 1000.0)}
-
-
 def test_the_bytes_and_redirects_of_a_caller_are_added_up() -> None:
     evidence = StatisticsCollector(lambda: 1000.0)
     finished = CallFinished(STAT, CALL, Reply(), Side.LEGACY, 0.1, received=5, sent=7)
@@ -179,26 +160,19 @@ def test_the_bytes_and_redirects_of_a_caller_are_added_up() -> None:
     assert evidence.take().clients == {key: ClientRecord(4, 1000.0, 1000.0, 20, 28, 2)}
 
 
-def test_of_one_peer_a_bounded_number_of_agents_is_told_apart() -> None:
-    evidence = StatisticsCollector(lambda: 1000.0)
+def test_a_bounded_number_of_callers_is_told_apart_of_one_peer_and_of_all() -> None:
+    evidence = StatisticsCollector(lambda: 1000.0, max_clients=IDENTITIES + 2)
     note = noting(evidence.count)
     for number in range(IDENTITIES + 5):
         call = replace(CALL, extensions={"protocol": "xmlrpc", "agent": f"evil-{number}"})
         note("toy", "VM.stat", call, Reply(1), 0.1, Side.DBUS)
-    note("toy", "VM.stat", replace(CALL, peer=Peer("tcp:10.0.0.2:5")), Reply(1), 0.1, Side.DBUS)
+    for number in (2, 3, 4):
+        note("toy", "VM.stat", replace(CALL, peer=Peer(f"tcp:10.0.0.{number}:5")), Reply(1), 0.1, Side.DBUS)
     seen = evidence.take().clients
-    assert len(seen) == IDENTITIES + 2
+    assert len(seen) == IDENTITIES + 3
     assert seen[ClientKey(ME, "xmlrpc", "tcp:10.0.0.1", OTHERS)] == ClientRecord(5, 1000.0, 1000.0)
     assert ClientKey(ME, "xmlrpc", "tcp:10.0.0.2", "xe") in seen
-
-
-def test_past_all_bounds_a_caller_is_one_of_the_others() -> None:
-    evidence = StatisticsCollector(lambda: 1000.0, max_clients=1)
-    note = noting(evidence.count)
-    for number in range(3):
-        call = replace(CALL, peer=Peer(f"tcp:10.0.0.{number}:5"))
-        note("toy", "VM.stat", call, Reply(1), 0.1, Side.DBUS)
-    assert evidence.take().clients[ClientKey(ME, "xmlrpc", OTHERS, OTHERS)] == ClientRecord(2, 1000.0, 1000.0)
+    assert seen[ClientKey(ME, "xmlrpc", OTHERS, OTHERS)] == ClientRecord(2, 1000.0, 1000.0)
 
 
 @each_case(("outcome", "user"), [(Reply("session"), "alice"), (Fault(FaultCode.APPLICATION, "no"), "")])
@@ -213,20 +187,33 @@ def test_an_observation_counts_for_the_candidate_and_for_the_verdict() -> None:
     evidence = StatisticsCollector()
     tell(evidence, observed(Reply(1), Reply(1)))
     tell(evidence, observed(Reply(1), Fault(FaultCode.REMOTE, "no")))
+    tell(evidence, observed(Reply({"up": 1}), Reply({"up": 3}), again=Reply({"up": 2})))  # noise is no difference
+    evidence.not_compared(STAT, counting.NOT_SAMPLED)
     batch = evidence.take()
-    counts = batch.evidence[ME]
-    assert counts.counters == {"equal": 1, "error_different": 1, "calls_dbus": 2, "errors_dbus": 1}
-    assert counts.histograms.keys() == {"dbus"}
+    seen = batch.evidence[ME]
+    assert seen.counters == {
+        "equal": 1, "ignored": 1, "error_different": 1, "not_sampled": 1, "calls_dbus": 3, "errors_dbus": 1,
+    }  # fmt: skip
+    assert seen.histograms.keys() == {"dbus"}
     (pair,) = batch.pairs
     assert pair.method == ME
+    assert evidence.take() == CountsBatch({}, [], {})
 
 
 def test_where_dbus_answered_the_legacy_side_was_observed_and_is_the_control() -> None:
     evidence = StatisticsCollector()
     tell(evidence, observed(Reply(1), Reply(2), answered=Side.DBUS))
     tell(evidence, observed(Fault(FaultCode.UNAVAILABLE, "away"), Reply(2), answered=Side.DBUS))
+    late = Observation(Side.DBUS, Reply(2), 0.1, None, 1.0 + MAX_APART)
+    tell(
+        evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), late)
+    )  # of the observed side alone
+    evidence.fell_back(STAT, CALL, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)  # seen by no client
     batch = evidence.take()
-    assert batch.evidence[ME].counters == {"different": 1, "unanswered": 1, "calls_legacy": 2, "errors_legacy": 1}
+    assert batch.evidence[ME].counters == {
+        "different": 1, "unanswered": 1, "apart": 1,
+        "calls_legacy": 2, "errors_legacy": 1, "calls_dbus": 2, "errors_dbus": 1,
+    }  # fmt: skip
     (pair,) = batch.pairs
     assert isinstance(pair.document, dict)
     assert [pair.document[role]["side"] for role in ("control", "candidate")] == ["legacy", "dbus"]
@@ -243,23 +230,6 @@ def test_a_pair_has_the_moments_of_both_calls() -> None:
     assert 4900 < moments[0] <= 4998
 
 
-def test_a_pair_too_far_apart_counts_as_a_run_of_the_observed_side_alone() -> None:
-    evidence = StatisticsCollector()
-    late = Observation(Side.DBUS, Reply(2), 0.1, None, 1.0 + MAX_APART)
-    tell(evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), late))
-    batch = evidence.take()
-    assert batch.evidence[ME].counters == {"apart": 1, "calls_dbus": 1}
-    assert batch.pairs == []
-
-
-def test_what_the_control_contradicts_itself_in_is_no_difference() -> None:
-    evidence = StatisticsCollector()
-    tell(evidence, observed(Reply({"up": 1}), Reply({"up": 3}), again=Reply({"up": 2})))
-    batch = evidence.take()
-    assert batch.evidence[ME].counters["ignored"] == 1
-    assert batch.pairs == []
-
-
 def test_of_many_pairs_the_newest_are_kept() -> None:
     evidence = StatisticsCollector()
     for number in range(MAX_PAIRS + 5):
@@ -267,13 +237,6 @@ def test_of_many_pairs_the_newest_are_kept() -> None:
     batch = evidence.take()
     assert len(batch.pairs) == MAX_PAIRS
     assert batch.evidence[ME].counters["different"] == MAX_PAIRS + 5
-
-
-def test_a_call_that_was_not_observed_is_counted_and_what_was_taken_is_gone() -> None:
-    evidence = StatisticsCollector()
-    evidence.not_compared(STAT, counting.NOT_SAMPLED)
-    assert evidence.take().evidence[ME].counters == {"not_sampled": 1}
-    assert evidence.take() == CountsBatch({}, [], {})
 
 
 def test_a_call_whose_client_left_says_nothing_of_a_side() -> None:
@@ -291,27 +254,12 @@ def test_a_call_whose_client_left_says_nothing_of_a_side() -> None:
 METHOD = MethodId("xenopsd", "VM.start")
 
 
-def test_this_process_adds_its_batches_up() -> None:
-    here = LocalCounts()
-    here.add({METHOD: Counts({"equal": 1}, {"dbus": [1]})})
-    here.add({METHOD: Counts({"equal": 2, "different": 1}, {"dbus": [0, 1]})})
-    assert here.of(METHOD) == Counts({"equal": 3, "different": 1}, {"dbus": [1, 1]})
-    assert here.of(MethodId("xenopsd", "VM.stop")) == Counts()
-
-
-def test_together_all_methods_count_each_since_its_start() -> None:
+def test_each_method_counts_since_its_start_and_one_that_joins_starts_where_it_is() -> None:
     start = {"a": counts(compared=5), "b": counts(compared=1)}
     seen = {"a": counts(compared=7), "b": counts(compared=4), "new": counts(compared=100)}
     assert together(seen, start).compared == 5
-
-
-def test_a_method_that_joins_starts_where_it_is() -> None:
-    start = {"a": counts(compared=5)}
     assert joined({"a": counts(compared=9)}, start) is None
-    assert joined({"a": counts(compared=9), "b": counts(compared=3)}, start) == {
-        "a": counts(compared=5),
-        "b": counts(compared=3),
-    }
+    assert joined(seen, start) == {**start, "new": counts(compared=100)}
 
 
 def test_windows_hold_the_last_counts_and_share_the_error_probability() -> None:
@@ -322,13 +270,6 @@ def test_windows_hold_the_last_counts_and_share_the_error_probability() -> None:
     assert {where: part.counts.compared for where, part in parts.items()} == {
         "in the last 60 s": 100,
         "in the last 2 min": 200,
-    }
+    }  # those of long ago are forgotten
     assert window.since_start(seen).compared == 1000
     assert [part.alpha for part in parts.values()] == [spent(0.01, 17), spent(0.01, 19)]
-
-
-def test_windows_of_long_ago_are_forgotten() -> None:
-    window = CountsWindow({}, since=0.0, window=60.0)
-    for look in range(1_000):
-        parts = window.parts({"a": counts(compared=look)}, look * 2.0, alpha=0.01)
-    assert len(parts) <= STARTS * LASTS + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from gateway.migration.idle_queue import BURST, BUSY_AFTER, IDLE_AFTER, MAX_AGE, MAX_LAG, RATE, TURNS, IdleQueue
+from gateway.migration.shadow import BURST, BUSY_AFTER, IDLE_AFTER, MAX_AGE, MAX_LAG, RATE, TURNS, IdleQueue
 from tests.kit.cases import each_case
 
 

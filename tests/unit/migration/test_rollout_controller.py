@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.admin.records import AuditEntry, Change, MethodId, PutRollout, Rejected, StateRefused
+from gateway.core.admin.records import AuditEntry, Change, MethodId, Rejected, StateRefused
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import OnBreach
-from gateway.core.routing.route import Route
 from gateway.migration.rollout_commands import RolloutView
 from gateway.migration.rollout_controller import EVERY, LEASE, SETTLE
 from tests.kit.migrations import PLAN, START, Clock, World, counted, movable, world
@@ -55,11 +54,17 @@ async def _to_the_gate(one: World) -> None:
 # Onwards
 
 
-async def test_a_rollout_goes_from_shadow_to_dbus_and_ends(one: World) -> None:
+async def test_a_rollout_goes_from_shadow_to_dbus_and_ends_with_each_decision_in_the_audit(one: World) -> None:
     await one.begin()
     assert one.now_at() == ("running", "shadow")
     await one.serve_well()
     assert one.now_at() == ("running", "canary 10% observed")
+    promoted, begun = await one.said()
+    assert (begun.who, begun.what, begun.why) == ("alice", "rollout", "started by alice")
+    assert (promoted.who, promoted.what) == ("rollout careful", "rollout")
+    assert promoted.why.startswith("shadow -> canary 10%: 0 of 1000 differ")
+    numbers = {"compared": 1000, "different": 0, "dbus_calls": 1000, "step": "canary 10%"}
+    assert numbers.items() <= promoted.numbers.items()
     await one.settle()
     await one.serve_well()
     assert one.now_at()[0] == "waiting"
@@ -79,27 +84,8 @@ async def test_a_rollout_goes_from_shadow_to_dbus_and_ends(one: World) -> None:
     assert [entry.numbers["state"] for entry in await one.said()] == [
         "done", "running", "running", "running", "waiting", "running", "running"
     ]  # fmt: skip
-
-
-async def test_every_decision_is_in_the_audit_with_the_numbers_that_made_it(canary: World) -> None:
-    promoted, begun = await canary.said()
-    assert (begun.who, begun.what, begun.why) == ("alice", "rollout", "started by alice")
-    assert (promoted.who, promoted.what) == ("rollout careful", "rollout")
-    assert promoted.why.startswith("shadow -> canary 10%: 0 of 1000 differ")
-    assert {
-        "compared": 1000,
-        "different": 0,
-        "dbus_calls": 1000,
-        "step": "canary 10%",
-    }.items() <= promoted.numbers.items()
-
-
-async def test_almost_no_traffic_moves_nothing_in_either_direction(canary: World) -> None:
-    await canary.see(error_different=1, calls_legacy=3, calls_dbus=1, errors_dbus=1)
-    for _ in range(50):
-        await canary.advance(3600.0)
-    assert canary.now_at() == ("running", "canary 10% observed")
-    assert len(await canary.said()) == 2
+    await one.serve_badly()  # it is not watched any longer
+    assert one.now_at() == ("done", "dbus")
 
 
 async def test_counts_from_before_a_step_are_not_its_own(one: World) -> None:
@@ -129,69 +115,28 @@ async def test_a_breach_rolls_back_within_a_second(canary: World) -> None:
     assert entry.numbers["dbus_errors"] == 1000
 
 
-async def test_latency_alone_rolls_back(canary: World) -> None:
-    await canary.see(seconds=0.3, equal=300, calls_dbus=300, calls_legacy=300)
-    await canary.advance()
-    assert canary.now_at() == ("rolled back", "legacy")
-    assert (await canary.said())[0].why.startswith("p50 of D-Bus is ")
-
-
-async def test_waiting_at_a_gate_still_rolls_back(one: World) -> None:
-    await _to_the_gate(one)
-    await one.serve_badly()
-    assert one.now_at() == ("rolled back", "legacy")
-
-
-async def test_a_paused_rollout_still_rolls_back(canary: World) -> None:
-    await canary.commands.pause(NAME, "alice")
-    await canary.serve_well()
-    assert canary.now_at() == ("paused", "canary 10% observed")
-    await canary.serve_badly()
-    assert canary.now_at() == ("rolled back", "legacy")
-
-
-async def _to_dbus(one: World) -> None:
-    await _to_the_canary(one)
-    for step in ("canary 50% observed", "dbus"):
-        await one.serve_well()
-        if one.now_at()[0] == "waiting":
-            await one.commands.approve(NAME, "alice")
-            await one.advance()
-        assert one.now_at() == ("running", step)
-        await one.settle()
-
-
 async def test_after_promotion_a_breach_still_rolls_back_while_it_is_watched(one: World) -> None:
-    await _to_dbus(one)
+    await _to_the_gate(one)
+    await one.commands.approve(NAME, "alice")
+    await one.advance()
+    await one.settle()
+    await one.serve_well()
+    assert one.now_at() == ("running", "dbus")
+    await one.settle()
     await one.see(calls_dbus=1000, errors_dbus=200)  # the legacy service answers nothing any more
     await one.advance()
     assert one.now_at() == ("rolled back", "legacy")
 
 
-async def test_when_it_is_no_longer_watched_nothing_happens(one: World) -> None:
-    await _to_dbus(one)
-    await one.advance(60.0)
-    await one.serve_badly()
-    assert one.now_at() == ("done", "dbus")
-
-
-async def test_a_long_good_time_does_not_hide_a_bad_end(canary: World) -> None:
-    for _ in range(20):
-        await canary.good(calls=1_000_000)
-        await canary.advance(10.0)
-    await canary.advance(60.0)
-    await canary.see(equal=700, different=300, calls_dbus=1000, calls_legacy=1000)  # 0.0015% of all there were
-    await canary.advance()
-    assert canary.now_at()[0] == "rolled back"
-    assert "in the last 200 ms 300 of 1000 differ" in (await canary.said())[0].why
-
-
 async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: Path) -> None:
-    plan = replace(PLAN, on_breach=OnBreach.FREEZE)
-    async with world(path, movable(plan=plan)) as one:
+    async with world(path, movable(plan=replace(PLAN, on_breach=OnBreach.FREEZE))) as one:
         await _to_the_canary(one)
+        await one.set(NAME, Mode.DBUS, guarded=True)
+        await one.advance()
         await one.serve_badly()
-        assert one.now_at() == ("frozen", "canary 10% observed")
+        assert one.now_at()[0] == "frozen"
+        assert [each.guarded for each in one.state.overrides if each.by == "person"] == [True]  # it stays
+        await one.unset(NAME)
         await one.bad()
         await one.advance(100.0)
         assert one.now_at() == ("frozen", "canary 10% observed")
@@ -201,21 +146,6 @@ async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: 
         assert one.now_at() == ("running", "canary 10% observed")
         await one.serve_well()
         assert one.now_at()[0] == "waiting"
-
-
-async def test_a_step_down_is_one_step_and_not_a_fall(path: Path) -> None:
-    plan = replace(PLAN, on_breach=OnBreach.STEP_DOWN)
-    async with world(path, movable(plan=plan)) as one:
-        await _to_dbus(one)
-        await one.see(calls_dbus=1000, errors_dbus=200)
-        await one.advance()
-        assert one.now_at() == ("paused", "canary 50% observed")
-        await one.see(calls_dbus=300, errors_dbus=100)  # calls that were under way
-        await one.settle()
-        await one.advance()
-        assert one.now_at() == ("paused", "canary 50% observed")
-        await one.serve_badly()
-        assert one.now_at() == ("paused", "canary 10% observed")
 
 
 # Persons
@@ -261,20 +191,7 @@ async def test_a_breach_while_a_persons_mode_holds_is_told_as_such_and_acts_when
     assert (await canary.said())[0].what == "rollback"
 
 
-async def test_a_breach_ends_a_guarded_mode_of_a_person_and_goes_back(canary: World) -> None:
-    await canary.set(NAME, Mode.DBUS, guarded=True)
-    await canary.advance()
-    assert canary.now_at()[0] == "overridden"
-    assert (await canary.said())[0].why == f"bob has set {NAME} to dbus (guarded)"
-    await canary.serve_badly()
-    assert (canary.now_at(), [*canary.engine.breached()]) == (("rolled back", "legacy"), [])
-    assert not [each for each in canary.state.overrides if each.by == "person"]
-    entry = (await canary.said())[0]
-    assert entry.what == "rollback"
-    assert entry.why.endswith(f"; bob has set {NAME} to dbus (guarded), and that has ended")
-
-
-async def test_a_guarded_mode_below_one_that_is_not_is_held_by_that(canary: World) -> None:
+async def test_a_breach_ends_a_guarded_mode_unless_one_that_is_not_holds_above_it(canary: World) -> None:
     await canary.set(NAME, Mode.DBUS, guarded=True)
     await canary.set("VM.*", Mode.DBUS)
     await canary.serve_badly()
@@ -285,16 +202,6 @@ async def test_a_guarded_mode_below_one_that_is_not_is_held_by_that(canary: Worl
     await canary.unset("VM.*")
     await canary.advance()
     assert canary.now_at()[0] == "breached"
-
-
-async def test_a_freeze_leaves_a_guarded_mode_where_it_is(path: Path) -> None:
-    async with world(path, movable(plan=replace(PLAN, on_breach=OnBreach.FREEZE))) as one:
-        await _to_the_canary(one)
-        await one.set(NAME, Mode.DBUS, guarded=True)
-        await one.advance()
-        await one.serve_badly()
-        assert one.now_at()[0] == "frozen"
-        assert [each.guarded for each in one.state.overrides if each.by == "person"] == [True]
 
 
 async def test_a_guarded_mode_needs_a_rollout_under_way(one: World) -> None:
@@ -345,24 +252,16 @@ async def test_what_was_set_for_a_time_is_dropped_with_a_line_in_the_audit(one: 
 # Groups
 
 
-async def test_the_counts_of_a_group_are_those_of_its_members(path: Path) -> None:
-    async with world(path, movable("VM.start", "life"), movable("VM.stop", "life")) as one:
-        await one.begin("group:life")
-        await one.serve_well("VM.start", 100)
-        assert one.now_at("group:life") == ("running", "shadow")
-        await one.serve_well("VM.stop", 100)
-        assert one.now_at("group:life") == ("running", "canary 10% observed")
-
-
-async def test_a_method_that_joins_a_group_brings_no_counts_along(path: Path) -> None:
+async def test_the_counts_of_a_group_are_those_of_its_members_since_they_joined(path: Path) -> None:
     async with world(path, movable("VM.start", "life")) as one:
         await one.begin("group:life")
         await one.bad("VM.stop")
         one.routes.append(movable("VM.stop", "life"))
         await one.advance()
         await one.advance()
+        await one.serve_well("VM.start", 100)
         assert one.now_at("group:life") == ("running", "shadow")
-        await one.serve_well("VM.stop", 200)
+        await one.serve_well("VM.stop", 100)
         assert one.now_at("group:life") == ("running", "canary 10% observed")
 
 
@@ -390,22 +289,6 @@ async def test_a_new_mapping_needs_new_evidence(path: Path, also: float) -> None
         assert (view.numbers["dbus_calls"], view.why) == (199, "waits: 199 of 200 calls by D-Bus")
         await one.serve_well(calls=1)
         assert one.now_at()[0] == "waiting"
-
-
-async def test_a_gate_is_not_opened_by_the_evidence_of_an_old_mapping(path: Path) -> None:
-    async with world(path, movable(fingerprint="old")) as one:
-        await _to_the_gate(one)
-        one.routes[:] = [movable(fingerprint="new")]
-        refused = await one.commands.approve(NAME, "alice")
-        assert refused == Rejected("the mapping of VM.start has changed, its counts begin anew: wait for the gate")
-        await one.advance()
-        assert one.now_at() == ("running", "canary 10% observed")
-        await one.settle()
-        await one.serve_well()
-        assert one.now_at()[0] == "waiting"
-        await one.commands.approve(NAME, "alice")
-        await one.advance()
-        assert one.now_at() == ("running", "canary 50% observed")
 
 
 # Restarts and several processes
@@ -451,25 +334,6 @@ async def test_of_two_processes_exactly_one_drives_with_the_counts_of_both(path:
         await one.advance()
         assert one.now_at() == ("rolled back", "legacy")
         assert len(await one.said()) == 3
-
-
-async def test_another_process_takes_over_within_a_second_from_one_that_is_gone(path: Path) -> None:
-    """By the product's own clock, in looks, so that it says the same on a busy machine."""
-    clock = Clock()
-    async with world(path, clock=clock, holder="two") as other:
-        async with world(path, clock=clock) as one:
-            await one.begin()
-            await _until_equal(one, other)
-            for _ in range(10):
-                await one.advance(EVERY / 2)
-                await other.advance(EVERY / 2)
-            await one.good()
-            assert [_drives(one), _drives(other)] == [True, False]
-        killed = clock.now  # nothing gives the lease back
-        while not _drives(other):
-            await other.advance(EVERY)
-        assert clock.now - killed <= 1.0
-        assert other.now_at() == ("running", "canary 10% observed")
 
 
 async def test_one_that_lost_its_lease_decides_nothing_twice(path: Path) -> None:
@@ -522,44 +386,18 @@ async def _views(one: World) -> Sequence[RolloutView]:
 # Trouble
 
 
-async def test_with_the_file_in_trouble_a_breach_still_rolls_back_what_this_process_sees(canary: World) -> None:
+async def test_with_the_file_in_trouble_a_process_rolls_back_what_it_sees_and_promotes_nothing(canary: World) -> None:
     await canary.advance()
     await canary.lose_the_file()
-    canary.local_counts.add(
-        {START_VM: counted(error_different=1000, calls_dbus=1000, calls_legacy=1000, errors_dbus=1000)}
-    )
+    canary.local_counts.add({START_VM: counted(equal=1000, calls_dbus=1000, calls_legacy=1000)})
     await canary.advance(LEASE)
     assert not _drives(canary)
-    assert canary.now_at() == ("rolled back", "legacy")
-    await canary.advance()
-    assert canary.now_at() == ("rolled back", "legacy")
-
-
-async def test_with_the_file_in_trouble_nothing_is_promoted(one: World) -> None:
-    await one.begin()
-    await one.advance()
-    await one.lose_the_file()
-    one.local_counts.add({START_VM: counted(equal=1000, calls_dbus=1000, calls_legacy=1000)})
-    await one.advance(LEASE)
-    assert one.now_at() == ("running", "shadow")
-
-
-async def test_without_a_file_everything_works_until_a_restart() -> None:
-    async with world(None) as one:
-        await _to_the_canary(one)
-        await one.serve_badly()
-        assert one.now_at() == ("rolled back", "legacy")
-
-
-async def test_a_rollout_of_another_version_is_left_alone(one: World) -> None:
-    document = {"plan": 5}
-    await one.state.decide(Change((), rollouts=(PutRollout(NAME, document),)))
-    await one.advance()
-    assert one.state.rollouts[NAME].document == document
-
-
-def _broken() -> Sequence[Route]:
-    raise AssertionError("a bug")
+    assert canary.now_at() == ("running", "canary 10% observed")
+    bad = counted(error_different=1000, calls_dbus=1000, calls_legacy=1000, errors_dbus=1000)
+    canary.local_counts.add({START_VM: bad})
+    for _ in range(2):
+        await canary.advance()
+        assert canary.now_at() == ("rolled back", "legacy")
 
 
 async def test_a_bug_costs_one_look(one: World) -> None:
@@ -573,7 +411,7 @@ async def test_a_bug_costs_one_look(one: World) -> None:
 
     one.engine.pause = pause
     await one.begin()
-    one.engine.routes = _broken
+    one.engine.routes = lambda: 1 // 0  # type: ignore[assignment,return-value]
     with pytest.raises(asyncio.CancelledError):
         await one.engine.run()
     assert looks == 3

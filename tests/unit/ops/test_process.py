@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ops import process
 from gateway.ops.process import ServiceManager, from_environment
 from tests.kit.cases import each_case
 from tests.kit.programs import ROOT
@@ -35,26 +34,18 @@ def manager(heard: socket.socket) -> ServiceManager:
     return from_environment({"NOTIFY_SOCKET": heard.getsockname()})
 
 
-def test_each_state_is_one_datagram(manager: ServiceManager, heard: socket.socket) -> None:
+def test_each_state_is_one_datagram_until_it_stops(manager: ServiceManager, heard: socket.socket) -> None:
     manager.ready("all well")
     assert heard.recv(4096) == b"READY=1\nSTATUS=all well"
-    manager.alive("still well")
-    assert heard.recv(4096) == b"WATCHDOG=1\nSTATUS=still well"
-    manager.stopping()
-    assert heard.recv(4096).startswith(b"STOPPING=1\n")
-
-
-def test_a_reload_carries_the_monotonic_clock(manager: ServiceManager, heard: socket.socket) -> None:
     before = time.monotonic() * 1e6
     manager.reloading()
     state, clock = heard.recv(4096).decode().split("\nMONOTONIC_USEC=")
     assert state == "RELOADING=1"
     assert before <= int(clock) + 1 <= time.monotonic() * 1e6 + 1
-
-
-def test_nothing_is_told_after_stopping(manager: ServiceManager, heard: socket.socket) -> None:
+    manager.alive("still well")
+    assert heard.recv(4096) == b"WATCHDOG=1\nSTATUS=still well"
     manager.stopping()
-    heard.recv(4096)
+    assert heard.recv(4096).startswith(b"STOPPING=1\n")
     manager.ready("a reload has ended")
     with pytest.raises(BlockingIOError):
         heard.recv(4096)
@@ -65,12 +56,6 @@ def test_a_manager_that_is_gone_or_full_hinders_nobody(manager: ServiceManager, 
         manager.alive("well")
     heard.close()
     manager.ready("well")
-
-
-def test_without_a_manager_nothing_is_told() -> None:
-    manager = from_environment({})
-    manager.ready("well")
-    assert manager.watchdog is None
 
 
 @each_case(
@@ -172,8 +157,3 @@ def test_an_ordinary_user_cannot_become_another() -> None:
 def test_who_is_that_user_already_stays_so() -> None:
     me = pwd.getpwuid(os.geteuid())
     assert attempt(f"process.become({me.pw_name!r}, [])").startswith(f"{(me.pw_uid,) * 3} ")
-
-
-def test_a_user_that_does_not_exist_is_named() -> None:
-    with pytest.raises(PermissionError, match=r"^user = 'no-such-user': the user does not exist$"):
-        process.become("no-such-user", [])

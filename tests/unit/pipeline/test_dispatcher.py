@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ from gateway.core.rpc.model import (
     Peer,
     PeerConnection,
     Reply,
-    RequestMetadata,
+    Value,
 )
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.pipeline.dispatcher import Dispatcher
@@ -66,207 +67,175 @@ async def bug(_route: Route, _call: Call) -> Outcome:
     raise KeyError("a secret that no client may see")
 
 
-class Notes:
-    """Remembers what goes to log and metrics."""
+class Scene:
+    """A dispatcher between a scripted D-Bus side and a legacy service, and how each call has ended."""
 
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str, Outcome]] = []
-        self.sides: list[Side | None] = []
+    def __init__(
+        self, answer: Callable[[Route, Call], Awaitable[Outcome]] = echo, old: kit.Scripted | None = None, **more: Any
+    ) -> None:
+        self.backend, self.old = Scripted(answer), old or kit.Scripted({})
+        self.ended: list[tuple[str, Outcome, Side | None]] = []
+        self.toggles = ActiveOverrides()
+        self.dispatcher = Dispatcher(self.backend, self._note, upstreams=self.old, toggles=self.toggles, **more)
 
-    def __call__(self, finished: CallFinished) -> None:
+    def _note(self, finished: CallFinished) -> None:
         assert finished.seconds >= 0
-        self.lines.append((finished.route.service, finished.route.method, finished.outcome))
-        self.sides.append(finished.side)
+        self.ended.append((finished.route.method, finished.outcome, finished.side))
+
+    def override(self, pattern: str, mode: Mode) -> None:
+        self.toggles.replace([Override(pattern, Setting(mode), "alice", 1.0)])
+
+    async def answer(self, route: Route, *params: Value) -> Outcome:
+        return await self.dispatcher.answer(route, Call(route.method, params or ("a",)))
+
+    async def leave(self, route: Route) -> None:
+        """A call whose client leaves while it waits."""
+        task = asyncio.ensure_future(self.answer(route))
+        await asyncio.sleep(0)
+        assert self.dispatcher.in_flight == 1
+        task.cancel()
+        await asyncio.wait({task})
+        assert (task.cancelled(), self.dispatcher.in_flight) == (True, 0)
 
 
-async def test_the_backend_answers_and_the_call_is_noted_once() -> None:
-    notes = Notes()
-    outcome = await Dispatcher(Scripted(echo), notes).answer(route("VM.start"), Call("VM.start", ("a",)))
-    assert outcome == Reply("a")
-    assert notes.lines == [("toy", "VM.start", Reply("a"))]
+OLD = Migration(Setting(Mode.LEGACY), upstream="old")
+INTERNAL = Fault(FaultCode.INTERNAL, "internal error")
 
 
-async def test_past_the_deadline_the_caller_gets_a_timeout() -> None:
-    read = route(timeout=0.01, effect=Effect.READ)
-    outcome = await Dispatcher(Scripted(hang), Notes()).answer(read, Call("echo", ("a",)))
-    assert outcome == Fault(FaultCode.TIMEOUT, "no answer from org.xen.xcp.toy within 0.01 s")
+def timeout(text: str) -> Fault:
+    return Fault(FaultCode.TIMEOUT, text)
 
 
-async def test_a_write_that_timed_out_says_that_it_may_have_been_executed() -> None:
-    outcome = expect(Fault, await Dispatcher(Scripted(hang), Notes()).answer(route(timeout=0.01), Call("echo", ("a",))))
-    assert outcome.message == "no answer from org.xen.xcp.toy within 0.01 s; it may have been executed"
+async def times_out(_route: Route, _call: Call) -> Outcome:
+    raise TimeoutError
 
 
-async def test_a_bug_becomes_an_internal_fault_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
-    outcome = await Dispatcher(Scripted(bug), Notes()).answer(route(), Call("echo", ("a",)))
-    assert outcome == Fault(FaultCode.INTERNAL, "internal error")
-    assert "a bug answered this call" in caplog.text
+async def stand_in_line(_route: Route, _call: Call) -> Outcome:
+    """Wait for ever, before a byte was sent."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError as error:
+        error.args = (*error.args, NOT_SENT)
+        raise
+    raise AssertionError("unreachable")
+
+
+@each_case(
+    ("answer", "asked", "outcome"),
+    [
+        (echo, route(), Reply("a")),
+        (hang, route(timeout=0.01, effect=Effect.READ), timeout("no answer from org.xen.xcp.toy within 0.01 s")),
+        (
+            hang,
+            route(timeout=0.01, effect=Effect.WRITE),
+            timeout("no answer from org.xen.xcp.toy within 0.01 s; it may have been executed"),
+        ),
+        (
+            stand_in_line,
+            route(timeout=0.01, effect=Effect.WRITE),
+            timeout("no answer from org.xen.xcp.toy within 0.01 s; the call was not sent"),
+        ),
+        (bug, route(), INTERNAL),
+        (times_out, route(), INTERNAL),  # a bug of the backend, and no deadline
+    ],
+)
+async def test_each_call_has_an_outcome_which_is_noted_once(
+    answer: Callable[[Route, Call], Awaitable[Outcome]],
+    asked: Route,
+    outcome: Outcome,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.clear()
+    scene = Scene(answer)
+    assert await scene.answer(asked) == outcome
+    assert scene.ended == [("echo", outcome, Side.DBUS)]
+    assert ("a bug answered this call" in caplog.text) is (outcome == INTERNAL)
+    assert (scene.dispatcher.in_flight, present(asyncio.current_task()).cancelling()) == (0, 0)
+    async with asyncio.timeout(TIMEOUT):  # after a timeout the task can go on waiting
+        await asyncio.sleep(0)
 
 
 async def test_a_method_that_is_off_is_refused_without_asking_anybody() -> None:
-    backend = Scripted(echo)
-    outcome = await Dispatcher(backend, Notes()).answer(
-        route("VM.start", migration=Migration(Setting(Mode.OFF))), Call("VM.start", ("a",))
-    )
+    scene = Scene()
+    outcome = await scene.answer(route("VM.start", migration=Migration(Setting(Mode.OFF))))
     assert outcome == Fault(FaultCode.UNAVAILABLE, "VM.start is switched off")
-    assert backend.asked == []
+    assert (scene.backend.asked, scene.old.called) == ([], [])
 
 
-async def test_a_guard_is_asked_first_and_its_fault_is_the_answer() -> None:
-    async def deny_the_check(asked: Route, call: Call) -> Outcome:
-        if asked.method == "session check":
-            return Fault(FaultCode.APPLICATION, "SESSION_INVALID", "SESSION_INVALID", ["stale"])
-        return await echo(asked, call)
-
-    backend = Scripted(deny_the_check)
-    guarded = route("VM.start", session_check=route("session check"))
-    outcome = await Dispatcher(backend, Notes()).answer(guarded, Call("VM.start", ("stale",)))
-    assert outcome == Fault(FaultCode.APPLICATION, "SESSION_INVALID", "SESSION_INVALID", ["stale"])
-    assert backend.asked == ["session check"]
+GUARDED = route("VM.start", session_check=route("session check"), effect=Effect.WRITE)
 
 
-async def test_when_the_guard_agrees_the_method_itself_is_called() -> None:
-    backend = Scripted(echo)
-    guarded = route("VM.start", session_check=route("session check"))
-    assert await Dispatcher(backend, Notes()).answer(guarded, Call("VM.start", ("good",))) == Reply("good")
-    assert backend.asked == ["session check", "VM.start"]
-
-
-async def test_a_notification_waits_for_its_guard_all_the_same() -> None:
+async def test_a_session_check_comes_first_and_its_fault_is_the_answer() -> None:
+    invalid = Fault(FaultCode.APPLICATION, "SESSION_INVALID", "SESSION_INVALID", ["stale"])
     seen: list[tuple[str, bool]] = []
 
-    async def look(asked: Route, call: Call) -> Outcome:
+    async def check(asked: Route, call: Call) -> Outcome:
         seen.append((asked.method, call.oneway))
-        return Reply()
+        return invalid if call.params[0] == "stale" else await echo(asked, call)
 
-    guarded = route("VM.start", session_check=route("session check"))
-    await Dispatcher(Scripted(look), Notes()).answer(guarded, Call("VM.start", ("s",), oneway=True))
-    assert seen == [("session check", False), ("VM.start", True)]
+    scene = Scene(check)
+    assert await scene.answer(GUARDED, "stale") == invalid
+    assert await scene.answer(GUARDED, "good") == Reply("good")
+    await scene.dispatcher.answer(GUARDED, Call("VM.start", ("good",), oneway=True))  # it is waited for all the same
+    assert [method for method, _ in seen] == ["session check", *["session check", "VM.start"] * 2]
+    assert [oneway for _, oneway in seen[-2:]] == [False, True]
 
 
-async def test_guard_and_call_share_one_deadline() -> None:
+async def test_session_check_and_call_share_one_deadline() -> None:
     async def slow_check(asked: Route, call: Call) -> Outcome:
         return await (hang if asked.method == "session check" else echo)(asked, call)
 
     keeper = dataclasses.replace(TARGET, bus_name="org.xen.xcp.keeper")
-    guarded = route("VM.start", session_check=route("session check", timeout=3600.0, target=keeper), timeout=0.01)
-    outcome = await Dispatcher(Scripted(slow_check), Notes()).answer(guarded, Call("VM.start", ("s",)))
-    says = "no answer from org.xen.xcp.keeper within 0.01 s; VM.start was not called"
-    assert outcome == Fault(FaultCode.TIMEOUT, says)
-
-
-async def test_calls_in_flight_are_counted_until_they_end() -> None:
-    dispatcher = Dispatcher(Scripted(hang), Notes())
-    async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(dispatcher.answer(route(timeout=0.05), Call("echo", ("a",))))
-        await asyncio.sleep(0)
-        assert dispatcher.in_flight == 1
-    assert isinstance(waiting.result(), Fault)
-    assert dispatcher.in_flight == 0
-
-
-async def test_a_cancelled_call_is_not_counted_as_in_flight() -> None:
-    dispatcher = Dispatcher(Scripted(hang), Notes())
-    task = asyncio.ensure_future(dispatcher.answer(route(), Call("echo", ("a",))))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert dispatcher.in_flight == 0
+    check = route("session check", timeout=3600.0, target=keeper)
+    outcome = await Scene(slow_check).answer(replace(GUARDED, session_check=check, timeout=0.01))
+    assert outcome == timeout("no answer from org.xen.xcp.keeper within 0.01 s; VM.start was not called")
 
 
 def test_a_refused_call_is_reported_to_each_listener_once() -> None:
-    first, second = Notes(), Notes()
-    dispatcher = Dispatcher(Scripted(echo), first)
+    scene, told = Scene(), list[CallFinished]()
     fault = Fault(FaultCode.ACCESS_DENIED, "no")
-    dispatcher.add_listener(second)
-    assert dispatcher.refuse(Call("x"), fault, route()) is fault
-    dispatcher.remove_listener(second)
-    dispatcher.refuse(Call("x"), fault, route())
-    assert (len(first.lines), len(second.lines)) == (2, 1)
+    scene.dispatcher.add_listener(told.append)
+    assert scene.dispatcher.refuse(Call("x"), fault, route()) is fault
+    scene.dispatcher.remove_listener(told.append)
+    scene.dispatcher.refuse(Call("x"), fault, route())
+    assert (len(scene.ended), len(told)) == (2, 1)
 
 
 async def test_a_local_route_is_answered_by_the_gateway_within_its_timeout_and_reported() -> None:
-    async def never(_call: Call) -> Outcome:
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+    async def never(call: Call) -> Outcome:
+        return await hang(route(), call)
 
-    async def broken(_call: Call) -> Outcome:
-        raise KeyError("a secret that no client may see")
+    async def broken(call: Call) -> Outcome:
+        return await bug(route(), call)
 
     async def answer(call: Call) -> Outcome:
         return Reply(call.method)
 
-    notes, backend = Notes(), Scripted(echo)
-    dispatcher = Dispatcher(backend, notes, toggles=ActiveOverrides())
-    dispatcher.toggles.replace([Override("*", Setting(Mode.OFF), "alice", 1.0)])
+    scene = Scene()
+    scene.override("*", Mode.OFF)
     routes = [local_route("a", answer), replace(local_route("b", never), timeout=0.01), local_route("c", broken)]
-    assert [await dispatcher.answer(each, Call(each.method)) for each in routes] == [
-        Reply("a"),
-        Fault(FaultCode.TIMEOUT, "no answer from the gateway itself within 0.01 s"),
-        Fault(FaultCode.INTERNAL, "internal error"),
-    ]
-    assert [line[:2] for line in notes.lines] == [("gateway", "a"), ("gateway", "b"), ("gateway", "c")]
-    assert (notes.sides, backend.asked, dispatcher.in_flight) == ([None] * 3, [], 0)
+    outcomes = [await scene.answer(each) for each in routes]
+    assert outcomes == [Reply("a"), timeout("no answer from the gateway itself within 0.01 s"), INTERNAL]
+    assert scene.ended == [(method, outcome, None) for method, outcome in zip("abc", outcomes, strict=True)]
+    assert (scene.backend.asked, scene.dispatcher.in_flight) == ([], 0)
 
 
 async def test_a_cancellation_from_outside_is_no_timeout_even_when_both_come_at_once() -> None:
-    dispatcher = Dispatcher(Scripted(hang), Notes())
-    task = asyncio.ensure_future(dispatcher.answer(route(timeout=0.0), Call("echo", ("a",))))
+    task = asyncio.ensure_future(Scene(hang).answer(route(timeout=0.0)))
     asyncio.get_running_loop().call_later(0.0, task.cancel)
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_after_a_timeout_the_task_can_go_on_waiting() -> None:
-    dispatcher = Dispatcher(Scripted(hang), Notes())
-    await dispatcher.answer(route(timeout=0.0), Call("echo", ("a",)))
-    task = present(asyncio.current_task())
-    assert task.cancelling() == 0
-    async with asyncio.timeout(TIMEOUT):
-        await asyncio.sleep(0)
-
-
-async def test_a_timeout_error_of_a_backend_is_a_bug_and_no_deadline() -> None:
-    async def raises(_route: Route, _call: Call) -> Outcome:
-        raise TimeoutError
-
-    outcome = await Dispatcher(Scripted(raises), Notes()).answer(route(), Call("echo", ("a",)))
-    assert outcome == Fault(FaultCode.INTERNAL, "internal error")
-
-
-OLD = Migration(Setting(Mode.LEGACY), upstream="old")
-
-
-async def test_the_old_service_answers_what_is_legacy_and_is_noted_as_that_side() -> None:
-    backend, upstreams, notes = Scripted(echo), kit.Scripted({}), Notes()
-    dispatcher = Dispatcher(backend, notes, upstreams=upstreams)
-    assert await dispatcher.answer(route("VM.stat", migration=OLD), Call("VM.stat", ("a",))) == Reply("old")
-    assert (backend.asked, upstreams.called, notes.sides) == ([], ["VM.stat"], [Side.LEGACY])
-
-
 async def test_an_override_moves_a_method_while_calls_come() -> None:
-    backend, upstreams, toggles = Scripted(echo), kit.Scripted({}), ActiveOverrides()
-    dispatcher = Dispatcher(backend, Notes(), upstreams=upstreams, toggles=toggles)
-    stat, call = route("VM.stat", migration=OLD), Call("VM.stat", ("new",))
-    assert await dispatcher.answer(stat, call) == Reply("old")
-    toggles.replace([Override("VM.stat", Setting(Mode.DBUS), "alice", 0.0)])
-    assert await dispatcher.answer(stat, call) == Reply("new")
-    toggles.replace([])
-    assert await dispatcher.answer(stat, call) == Reply("old")
-
-
-async def test_without_old_services_a_legacy_method_says_so() -> None:
-    outcome = await Dispatcher(Scripted(echo), Notes()).answer(route(migration=OLD), Call("echo", ("a",)))
-    assert outcome == Fault(FaultCode.UNAVAILABLE, "no legacy service 'old' is configured; the call was not sent")
-
-
-async def test_an_old_service_that_does_not_answer_in_time_is_named() -> None:
-    upstreams = kit.Scripted({}, answer=hang, timeout=0.01)
-    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=upstreams)
-    outcome = await dispatcher.answer(route(migration=OLD, timeout=0.001), Call("echo", ("a",)))
-    says = "no answer from the legacy service 'old' within 0.01 s; it may have been executed"
-    assert outcome == Fault(FaultCode.TIMEOUT, says)
+    scene, stat = Scene(), route("VM.stat", migration=OLD)
+    assert await scene.answer(stat, "new") == Reply("old")
+    assert (scene.backend.asked, scene.old.called) == ([], ["VM.stat"])
+    scene.override("VM.stat", Mode.DBUS)
+    assert await scene.answer(stat, "new") == Reply("new")
+    scene.toggles.replace([])
+    assert await scene.answer(stat, "new") == Reply("old")
+    assert [side for _, _, side in scene.ended] == [Side.LEGACY, Side.DBUS, Side.LEGACY]
 
 
 @each_case("code", FaultCode)
@@ -274,131 +243,75 @@ async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(cod
     async def fail(_route: Route, _call: Call) -> Outcome:
         return Fault(code, "no")
 
-    notes, upstreams = Notes(), kit.Scripted({})
-    back = route(migration=Migration(Setting(Mode.DBUS), upstream="old", fallback=True))
     told: list[tuple[str, Side, Fault]] = []
-    dispatcher = Dispatcher(
-        Scripted(fail),
-        notes,
-        upstreams=upstreams,
-        on_fallback=lambda route, _call, side, fault, _seconds: told.append((route.method, side, fault)),
-    )
-    outcome = await dispatcher.answer(back, Call("echo"))
+    scene = Scene(fail, on_fallback=lambda route, _call, side, fault, _: told.append((route.method, side, fault)))
+    outcome = await scene.answer(route(migration=Migration(Setting(Mode.DBUS), upstream="old", fallback=True)))
     if code in (FaultCode.UNAVAILABLE, FaultCode.BUSY):
-        assert (outcome, notes.sides) == (Reply("old"), [Side.LEGACY])
+        assert (outcome, scene.ended) == (Reply("old"), [("echo", Reply("old"), Side.LEGACY)])
         assert told == [("echo", Side.DBUS, Fault(code, "no"))]
     else:
-        assert (outcome, notes.sides, upstreams.called) == (Fault(code, "no"), [Side.DBUS], [])
-        assert told == []
+        assert (outcome, scene.ended) == (Fault(code, "no"), [("echo", Fault(code, "no"), Side.DBUS)])
+        assert (told, scene.old.called) == ([], [])
 
 
-async def test_a_call_that_is_only_observed_asks_the_backend_for_that_and_is_not_noted() -> None:
-    backend, observing, notes = Scripted(echo), Scripted(echo), Notes()
-    upstreams, apart = kit.Scripted({}), kit.Scripted({})
-    dispatcher = Dispatcher(backend, notes, observing=observing, upstreams=upstreams, observing_upstreams=apart)
-    guarded = route("VM.stat", session_check=route("session check"))
-    assert await dispatcher.observe(Side.DBUS, guarded, Call("VM.stat", ("s",))) == Reply("s")
-    assert await dispatcher.observe(Side.LEGACY, guarded, Call("VM.stat", ("s",))) == Reply("old")
-    assert (backend.asked, observing.asked, notes.lines) == ([], ["session check", "VM.stat"], [])
-    assert (upstreams.called, apart.called) == ([], ["VM.stat"])
+async def test_a_call_that_is_only_observed_asks_those_that_are_there_for_it_and_is_not_noted() -> None:
+    observing, apart = Scripted(echo), kit.Scripted({})
+    scene = Scene(observing=observing, observing_upstreams=apart)
+    call = Call("VM.start", ("s",))
+    assert await scene.dispatcher.observe(Side.DBUS, GUARDED, call) == Reply("s")
+    assert await scene.dispatcher.observe(Side.LEGACY, GUARDED, call) == Reply("old")
+    assert (scene.backend.asked, observing.asked, scene.ended) == ([], ["session check", "VM.start"], [])
+    assert (scene.old.called, apart.called) == ([], ["VM.start"])
 
 
-async def test_an_old_service_is_not_hurried_by_a_mapping_unless_it_is_only_observed() -> None:
+async def test_an_old_service_has_its_own_timeout_unless_it_is_only_observed() -> None:
     async def slow(_route: Route, _call: Call) -> Outcome:
         await asyncio.sleep(0.02)
         return Reply("old")
 
-    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=kit.Scripted({}, answer=slow))
     stat = route("VM.stat", migration=OLD, timeout=0.001, effect=Effect.READ)
-    assert await dispatcher.answer(stat, Call("VM.stat")) == Reply("old")
-    late = Fault(FaultCode.TIMEOUT, "no answer from the legacy service 'old' within 0.001 s")
-    assert await dispatcher.observe(Side.LEGACY, stat, Call("VM.stat")) == late
+    scene = Scene(old=kit.Scripted({}, answer=slow))
+    assert await scene.answer(stat) == Reply("old")
+    late = timeout("no answer from the legacy service 'old' within 0.001 s")
+    assert await scene.dispatcher.observe(Side.LEGACY, stat, Call("VM.stat")) == late
+    hung = Scene(old=kit.Scripted({}, answer=hang, timeout=0.01))
+    says = "no answer from the legacy service 'old' within 0.01 s; it may have been executed"
+    assert await hung.answer(route(migration=OLD, timeout=0.001)) == timeout(says)
 
 
 async def test_a_whole_message_has_a_deadline_too() -> None:
     class Mute(kit.Scripted):
-        async def forward(
-            self,
-            upstream: str,
-            body: bytes,
-            carried: RequestMetadata,
-            *,
-            repeatable: bool = False,
-            wanted: Wanted = always,
-        ) -> Answer | Fault:
+        async def forward(self, *_: object, **__: object) -> Answer | Fault:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    dispatcher = Dispatcher(Scripted(echo), Notes(), upstreams=Mute({}, timeout=0.01))
-    fault = await dispatcher.forward("old", b"", NO_METADATA)
+    scene = Scene(old=Mute({}, timeout=0.01))
     says = "no answer from the legacy service 'old' within 0.01 s; it may have been executed"
-    assert fault == Fault(FaultCode.TIMEOUT, says)
-    assert dispatcher.in_flight == 0
+    assert await scene.dispatcher.forward("old", b"", NO_METADATA) == timeout(says)
+    assert scene.dispatcher.in_flight == 0
 
 
-async def test_a_whole_message_for_nobody_is_refused() -> None:
-    dispatcher = Dispatcher(Scripted(echo), Notes())
-    assert not dispatcher.speaks("old", "xmlrpc", "plain")
-    fault = await dispatcher.forward("old", b"", NO_METADATA)
-    assert fault == Fault(FaultCode.UNAVAILABLE, "no legacy service 'old' is configured; the call was not sent")
-
-
-# Clients that leave
-
-
-@pytest.mark.parametrize(
-    ("said", "effect", "noted", "warns"),
+@each_case(
+    ("answer", "asked", "noted", "warns"),
     [
-        ((NOT_SENT,), Effect.WRITE, WITHDRAWN, False),
-        ((), Effect.WRITE, ABANDONED, True),
-        ((), Effect.READ, ABANDONED, False),
+        (stand_in_line, route("VM.start", effect=Effect.WRITE), WITHDRAWN, False),
+        (hang, route("VM.start", effect=Effect.WRITE), ABANDONED, True),
+        (hang, route("VM.start", effect=Effect.READ), ABANDONED, False),
+        (hang, GUARDED, WITHDRAWN, False),  # while its session is checked
     ],
 )
 async def test_a_call_whose_client_leaves_is_noted_as_what_is_known_of_it(
-    said: tuple[str, ...], effect: Effect, noted: Fault, warns: bool, caplog: pytest.LogCaptureFixture
+    answer: Callable[[Route, Call], Awaitable[Outcome]],
+    asked: Route,
+    noted: Fault,
+    warns: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def wait(_route: Route, _call: Call) -> Outcome:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError as error:
-            error.args = (*error.args, *said)
-            raise
-        raise AssertionError("unreachable")
-
-    notes = Notes()
-    dispatcher = Dispatcher(Scripted(wait), notes)
-    task = asyncio.ensure_future(dispatcher.answer(route("VM.start", effect=effect), Call("VM.start")))
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait({task})
-    assert (task.cancelled(), dispatcher.in_flight) == (True, 0)
-    assert notes.lines == [("toy", "VM.start", noted)]
-    assert notes.sides == [Side.DBUS]
+    caplog.clear()
+    scene = Scene(answer)
+    await scene.leave(asked)
+    assert scene.ended == [("VM.start", noted, Side.DBUS)]
     assert ("it is unknown whether the call was executed" in caplog.text) is warns
-
-
-async def test_a_call_whose_client_leaves_while_its_guard_is_asked_was_not_sent() -> None:
-    notes = Notes()
-    guarded = route("VM.start", session_check=route("session_check"), effect=Effect.WRITE)
-    task = asyncio.ensure_future(Dispatcher(Scripted(hang), notes).answer(guarded, Call("VM.start")))
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait({task})
-    assert notes.lines == [("toy", "VM.start", WITHDRAWN)]
-
-
-async def test_a_deadline_that_passes_in_line_says_that_the_call_was_not_sent() -> None:
-    async def wait(_route: Route, _call: Call) -> Outcome:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError as error:
-            error.args = (*error.args, NOT_SENT)
-            raise
-        raise AssertionError("unreachable")
-
-    start = route("VM.start", effect=Effect.WRITE, timeout=0.001)
-    fault = expect(Fault, await Dispatcher(Scripted(wait), Notes()).answer(start, Call("VM.start")))
-    assert fault.message == "no answer from org.xen.xcp.toy within 0.001 s; the call was not sent"
 
 
 # Calls that wait for a legacy service when their mode changes
@@ -434,34 +347,29 @@ class Line(kit.Scripted):
 async def test_a_call_that_waits_for_an_old_service_goes_where_its_new_mode_says(
     mode: Mode, outcome: Outcome, side: Side | None
 ) -> None:
-    notes, toggles, line, new = Notes(), ActiveOverrides(), Line(), Scripted(echo)
-    dispatcher = Dispatcher(new, notes, upstreams=line, toggles=toggles)
-    start = route("VM.start", migration=OLD, effect=Effect.WRITE)
-    other = route("VM.stop", migration=OLD, effect=Effect.WRITE)
-    moves = asyncio.ensure_future(dispatcher.answer(start, Call("VM.start", ("a",))))
-    stays = asyncio.ensure_future(dispatcher.answer(other, Call("VM.stop", ("b",))))
+    scene = Scene(old=Line())
+    moves = asyncio.ensure_future(scene.answer(route("VM.start", migration=OLD, effect=Effect.WRITE)))
+    stays = asyncio.ensure_future(scene.answer(route("VM.stop", migration=OLD, effect=Effect.WRITE)))
     await asyncio.sleep(0)
-    toggles.replace([Override("toy/VM.start", Setting(mode), "alice", 1.0)])
+    scene.override("toy/VM.start", mode)
     assert await asyncio.wait_for(moves, TIMEOUT) == outcome
-    assert (notes.sides, not stays.done()) == ([side], True)
-    assert new.asked == (["VM.start"] if side else [])
-    assert line.called == ["VM.start", "VM.stop"]
+    assert (scene.ended, stays.done()) == ([("VM.start", outcome, side)], False)
+    assert scene.backend.asked == (["VM.start"] if side else [])
+    assert scene.old.called == ["VM.start", "VM.stop"]
     stays.cancel()
     await asyncio.wait({stays})
 
 
 async def test_a_call_for_a_task_that_waits_is_not_made_on_d_bus_when_its_mode_changes() -> None:
     """D-Bus would answer with the result, where the client expects the reference of a task."""
-    toggles, line, new = ActiveOverrides(), Line(), Scripted(echo)
-    dispatcher = Dispatcher(new, Notes(), upstreams=line, toggles=toggles)
+    scene = Scene(old=Line())
     start = route("VM.start", migration=OLD, effect=Effect.WRITE)
-    task = replace(start, method="Async.VM.start", task_of=start)
-    waits = asyncio.ensure_future(dispatcher.answer(task, Call("Async.VM.start", ("a",))))
+    waits = asyncio.ensure_future(scene.answer(replace(start, method="Async.VM.start", task_of=start)))
     await asyncio.sleep(0)
-    toggles.replace([Override("toy/VM.start", Setting(Mode.DBUS), "alice", 1.0)])
+    scene.override("toy/VM.start", Mode.DBUS)
     outcome = expect(Fault, await asyncio.wait_for(waits, TIMEOUT))
     assert outcome.message.startswith("Async.VM.start has no side that answers: ")
-    assert new.asked == []
+    assert scene.backend.asked == []
 
 
 async def test_a_call_that_waits_at_its_service_gives_back_its_slot() -> None:
@@ -473,12 +381,10 @@ async def test_a_call_that_waits_at_its_service_gives_back_its_slot() -> None:
         return lambda: slots.append("taken")
 
     waiting = replace(route("Hold"), waits=True)
-    dispatcher, call = Dispatcher(Scripted(echo)), Call("hold", ("x",), peer=Peer(connection=connection))
+    dispatcher, call = Scene().dispatcher, Call("hold", ("x",), peer=Peer(connection=connection))
     connection.on_wait = wait
     assert await dispatcher.answer(waiting, call) == Reply("x")
     assert slots == ["freed", "taken"]
     connection.on_wait = lambda: None
-    fault = await dispatcher.answer(waiting, call)
-    assert isinstance(fault, Fault)
-    assert fault.code is FaultCode.BUSY
+    assert expect(Fault, await dispatcher.answer(waiting, call)).code is FaultCode.BUSY
     assert dispatcher.in_flight == 0

@@ -10,6 +10,7 @@ import xmlrpc.client
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -20,11 +21,11 @@ from adapters.dialects import DIALECTS, plain
 from gateway.core.admin.records import MethodId
 from gateway.core.comparison.compare import compare
 from gateway.core.comparison.equality import Checkpoint
-from gateway.core.interfaces import NOT_SENT, Backend, Codec, Wanted, always
+from gateway.core.interfaces import NOT_SENT, Backend, Codec, Dialect, UpstreamBackend, Wanted, always
 from gateway.core.migration.modes import BUCKETS, Migration, Mode, Setting, Side
 from gateway.core.routing.call_record import UNKEPT, RecordedCall
 from gateway.core.routing.overrides import Override
-from gateway.core.routing.route import CallFinished, Effect, Route
+from gateway.core.routing.route import CallFinished, CallListener, Effect, Route
 from gateway.core.rpc.model import (
     ABANDONED,
     LARGE,
@@ -48,10 +49,10 @@ from gateway.core.xenstore.paths import template
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import ComparedCall, ObservedCall, Shadow
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
-from gateway.pipeline.endpoint import READ_AT_ONCE, READ_MOST, Endpoints, RpcEndpoint
+from gateway.pipeline.endpoint import READ_AT_ONCE, Endpoints, RpcEndpoint
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import SideOverride
+from gateway.pipeline.side_override import side_override
 from tests.kit import upstreams as kit
 from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
@@ -62,15 +63,17 @@ HERE = EndpointKey("rpc", "/here")
 
 
 class Scripted(Backend):
-    """Answers by calling a function."""
+    """Answers by calling a function, and remembers the calls."""
 
     def __init__(self, answer: Callable[[Call], Awaitable[Outcome]]) -> None:
         self._answer = answer
+        self.calls: list[Call] = []
 
     async def start(self) -> None:
         """Nothing to connect."""
 
     async def call(self, route: Route, call: Call) -> Outcome:
+        self.calls.append(call)
         return await self._answer(call)
 
     async def stop(self) -> None:
@@ -81,21 +84,30 @@ async def echo(call: Call) -> Outcome:
     return Reply(call.params[0])
 
 
-def exchange(
-    codec: str = "jsonrpc",
-    dialect: str = "plain",
-    answer: Callable[[Call], Awaitable[Outcome]] = echo,
-    concurrency: int = 1,
+def endpoint_over(
+    backend: Backend,
+    codec: str | Codec = "jsonrpc",
+    dialect: str | Dialect = "plain",
+    table: EndpointTable | None = None,
+    listeners: Sequence[CallListener] = (),
+    upstreams: UpstreamBackend | None = None,
+    **more: Any,
 ) -> RpcEndpoint:
-    table = EndpointTable(HERE, codec, dialect, {"echo": route("echo")})
-    dispatcher = Dispatcher(Scripted(answer))
-    return RpcEndpoint(
-        table,
-        CODECS[codec](MessageLimits()),
-        DIALECTS[dialect](codec),
-        dispatcher,
-        concurrency=concurrency,
-    )
+    """An endpoint with the method echo, or with those of a table."""
+    codec = CODECS[codec](MessageLimits()) if isinstance(codec, str) else codec
+    dialect = DIALECTS[dialect](codec.name) if isinstance(dialect, str) else dialect
+    table = table or EndpointTable(HERE, codec.name, dialect.name, {"echo": route("echo")})
+    dispatcher = Dispatcher(backend, *listeners, upstreams=upstreams or kit.Scripted({}))
+    return RpcEndpoint(table, codec, dialect, dispatcher, **more)
+
+
+def exchange(
+    codec: str | Codec = "jsonrpc",
+    dialect: str | Dialect = "plain",
+    answer: Callable[[Call], Awaitable[Outcome]] = echo,
+    **more: Any,
+) -> RpcEndpoint:
+    return endpoint_over(Scripted(answer), codec, dialect, **more)
 
 
 def request(*ids: int, method: str = "echo") -> bytes:
@@ -108,11 +120,12 @@ def body(answer: Answer) -> bytes:
     return answer.body
 
 
-async def test_a_call_goes_to_its_route_and_its_answer_comes_back() -> None:
-    answer = await exchange().answer(request(7), PEER)
+async def test_a_call_goes_to_its_route_with_its_peer_and_its_answer_comes_back() -> None:
+    backend = Scripted(echo)
+    answer = await endpoint_over(backend).answer(request(7), PEER)
     assert json.loads(body(answer)) == {"jsonrpc": "2.0", "result": 7, "id": 7}
-    assert answer.content_type == "application/json"
-    assert answer.fault is None
+    assert (answer.content_type, answer.fault) == ("application/json", None)
+    assert [call.peer for call in backend.calls] == [PEER]
 
 
 class Held(jsonrpc.Codec):
@@ -151,8 +164,7 @@ class HeldDialect(plain.Dialect):
 
 async def _beside_another(codec: Held, message: bytes, answer: Callable[[Call], Awaitable[Outcome]]) -> Answer:
     """Answer a message; its codec or dialect goes on only when a second call was answered meanwhile."""
-    table = EndpointTable(HERE, codec.name, "plain", {"echo": route("echo")})
-    endpoint = RpcEndpoint(table, codec, HeldDialect(codec), Dispatcher(Scripted(answer)))
+    endpoint = exchange(answer=answer, codec=codec, dialect=HeldDialect(codec))
     async with asyncio.TaskGroup() as group:
         large = group.create_task(endpoint.answer(message, PEER))
         assert await asyncio.to_thread(codec.holds.wait, 60)
@@ -161,26 +173,25 @@ async def _beside_another(codec: Held, message: bytes, answer: Callable[[Call], 
     return large.result()
 
 
-@pytest.mark.parametrize("held", ["wrap_outcome", "encode"])
+@pytest.mark.parametrize("held", ["wrap_outcome", "encode", "decode"])
 @pytest.mark.parametrize("is_batch", [False, True])
-async def test_a_large_answer_is_written_while_others_are_answered(held: str, *, is_batch: bool) -> None:
+async def test_a_long_request_is_read_and_a_large_answer_written_while_others_are_answered(
+    held: str, *, is_batch: bool
+) -> None:
+    text = "x" * (READ_AT_ONCE + 1)
     names: dict[str, Value] = {f"name{number}": "value" for number in range(LARGE + 1)}
 
-    async def records(_: Call) -> Outcome:
+    async def records(asked: Call) -> Outcome:
+        assert asked.params == (text,)
         return Reply(names)
 
-    message = b"[" + request(1) + b"]" if is_batch else request(1)
+    call = {"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 1}
+    message = json.dumps([call] if is_batch else call).encode()
     answer = json.loads(body(await _beside_another(Held(held), message, records)))
     assert (answer[0] if is_batch else answer)["result"] == names
 
 
-async def test_a_long_request_is_read_while_others_are_answered() -> None:
-    text = "x" * (READ_AT_ONCE + 1)
-    message = json.dumps({"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 1}).encode()
-    assert json.loads(body(await _beside_another(Held("decode"), message, echo)))["result"] == text
-
-
-@pytest.mark.parametrize(
+@each_case(
     ("value", "large"),
     [
         ("x" * 64 * LARGE, False),
@@ -195,42 +206,20 @@ def test_what_is_large(value: Value, *, large: bool) -> None:
     assert is_large(value) is large
 
 
-async def test_the_peer_travels_with_the_call() -> None:
-    seen: list[Peer] = []
-
-    async def look(call: Call) -> Outcome:
-        seen.append(call.peer)
-        return Reply(None)
-
-    await exchange(answer=look).answer(request(1), PEER)
-    assert seen == [PEER]
-
-
 async def test_a_notification_is_called_and_not_answered() -> None:
-    calls: list[Call] = []
-
-    async def look(call: Call) -> Outcome:
-        calls.append(call)
-        return Reply(None)
-
-    answer = await exchange(answer=look).answer(b'{"jsonrpc":"2.0","method":"echo","params":[1]}', PEER)
+    backend = Scripted(echo)
+    answer = await endpoint_over(backend).answer(b'{"jsonrpc":"2.0","method":"echo","params":[1]}', PEER)
     assert answer.body is None
-    assert [call.oneway for call in calls] == [True]
+    assert [call.oneway for call in backend.calls] == [True]
 
 
 @each_case("version", [b'"id":null', b'"jsonrpc":"2.0"'])
 async def test_a_dialect_without_notifications_refuses_one_and_calls_nothing(version: bytes) -> None:
-    calls: list[Call] = []
-
-    async def look(call: Call) -> Outcome:
-        calls.append(call)
-        return Reply(None)
-
-    answer = await exchange("jsonrpc", "xenapi", answer=look).answer(
-        b'{%b,"method":"echo","params":[1]}' % version, PEER
-    )
+    backend = Scripted(echo)
+    message = b'{%b,"method":"echo","params":[1]}' % version
+    answer = await endpoint_over(backend, "jsonrpc", "xenapi").answer(message, PEER)
     assert answer.fault is not None
-    assert (answer.fault.code, answer.as_page, calls) == (FaultCode.INVALID_REQUEST, True, [])
+    assert (answer.fault.code, answer.as_page, backend.calls) == (FaultCode.INVALID_REQUEST, True, [])
     assert json.loads(body(answer))["error"]["message"].startswith("$.id: expected text or an integer")
 
 
@@ -239,81 +228,45 @@ async def test_an_unknown_method_is_named() -> None:
     assert json.loads(body(answer))["error"] == {"code": -32601, "message": "unknown method 'VM.nope'"}
 
 
-async def test_the_gateways_own_methods_are_answered_without_a_route() -> None:
-    answer = await exchange("xmlrpc").answer(xmlrpc.client.dumps((), "system.listMethods").encode(), PEER)
-    (names,), _ = xmlrpc.client.loads(body(answer))
-    assert isinstance(names, list)
-    assert "echo" in names
-
-
-async def test_the_dialect_dresses_outcomes() -> None:
-    answer = await exchange("xmlrpc", "xenapi").answer(xmlrpc.client.dumps((5,), "echo").encode(), PEER)
+async def test_over_xml_rpc_the_dialect_dresses_outcomes_and_not_a_broken_message() -> None:
+    endpoint = exchange("xmlrpc", "xenapi")
+    answer = await endpoint.answer(xmlrpc.client.dumps((5,), "echo").encode(), PEER)
     assert xmlrpc.client.loads(body(answer))[0] == ({"Status": "Success", "Value": "5"},)
-
-
-async def test_a_broken_message_skips_the_dialect_and_is_marked_as_a_whole() -> None:
-    answer = await exchange("xmlrpc", "xenapi").answer(b"<nonsense", PEER)
-    assert answer.fault is not None
-    assert answer.fault.code is FaultCode.PARSE_ERROR
+    answer = await endpoint.answer(b"<nonsense", PEER)
+    assert expect(Fault, answer.fault).code is FaultCode.PARSE_ERROR
     with pytest.raises(xmlrpc.client.Fault, match=r"32700"):
         xmlrpc.client.loads(body(answer))
-
-
-async def test_a_decoded_message_is_handled_without_its_bytes() -> None:
-    endpoint = exchange("xmlrpc", "xenapi")
-    junk = Fault(FaultCode.INVALID_REQUEST, "no call")
-    outcomes = await endpoint.handle(Envelope((Call("echo", (5,)), junk, Call("nope")), batch=True), PEER)
-    assert outcomes[0] == Reply({"Status": "Success", "Value": "5"})  # dressed by the dialect
-    assert outcomes[1] is junk
-    assert endpoint.dialect.unwrap_outcome(outcomes[2], Call("nope")).name == "MESSAGE_METHOD_UNKNOWN"  # type: ignore[union-attr]
+    answer = await exchange("xmlrpc").answer(xmlrpc.client.dumps((), "system.listMethods").encode(), PEER)
+    assert "echo" in expect(list, xmlrpc.client.loads(body(answer))[0][0])
 
 
 async def test_a_message_that_holds_no_call_is_told_of_and_one_that_does_is_not() -> None:
     told: list[Fault] = []
-    table = EndpointTable(HERE, "jsonrpc", "plain", {"echo": route("echo")})
-    dispatcher = Dispatcher(Scripted(echo))
-    listening = RpcEndpoint(
-        table, CODECS["jsonrpc"](MessageLimits()), DIALECTS["plain"]("jsonrpc"), dispatcher, on_refused=told.append
-    )
-    await listening.answer(request(7), PEER)
-    await listening.answer(request(7, method="nobody"), PEER)
-    await listening.answer(b"{", PEER)
+    listening = exchange(on_refused=told.append)
+    for message in (request(7), request(7, method="nobody"), b"{"):
+        await listening.answer(message, PEER)
     listening.refuse(Fault(FaultCode.BUSY, "too many calls at once, try again"))
     assert [fault.code for fault in told] == [FaultCode.PARSE_ERROR, FaultCode.BUSY]
 
 
-async def test_batch_entries_run_in_order_one_after_another() -> None:
-    running = 0
-    order: list[object] = []
+@each_case(("concurrency", "most"), [(1, 1), (2, 2)])
+async def test_batch_entries_are_answered_in_order_with_so_many_at_a_time(concurrency: int, most: int) -> None:
+    running, seen, order = 0, 0, []
 
     async def look(call: Call) -> Outcome:
-        nonlocal running
+        nonlocal running, seen
         running += 1
-        assert running == 1
+        seen = max(seen, running)
         await asyncio.sleep(0)
         running -= 1
         order.append(call.params[0])
         return Reply(call.params[0])
 
-    answer = await exchange(answer=look).answer(request(3, 1, 2), PEER)
-    assert order == [3, 1, 2]
-    assert [entry["result"] for entry in json.loads(body(answer))] == [3, 1, 2]
-
-
-async def test_a_concurrent_batch_keeps_to_its_cap_and_answers_in_order() -> None:
-    running = most = 0
-
-    async def look(call: Call) -> Outcome:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0)
-        running -= 1
-        return Reply(call.params[0])
-
-    answer = await exchange(answer=look, concurrency=2).answer(request(*range(6)), PEER)
-    assert most == 2
-    assert [entry["result"] for entry in json.loads(body(answer))] == list(range(6))
+    ids = [3, 1, 2, 0, 5, 4]
+    answer = await exchange(answer=look, concurrency=concurrency).answer(request(*ids), PEER)
+    assert seen == most
+    assert [entry["result"] for entry in json.loads(body(answer))] == ids
+    assert concurrency > 1 or order == ids
 
 
 class BrokenCodec(Codec):
@@ -362,6 +315,9 @@ LEGACY = Migration(Setting(Mode.LEGACY), upstream="old", may_shadow=True)
 OLD_ANSWER = Answer(b'{"result": 1,   "error":null,"id":7}', "text/odd", None, 200, "Fine", ((b"X-Old", b"yes"),))
 
 
+ALL = frozenset(MethodId("toy", method) for method in ("stat", "look"))
+
+
 class Told:
     """Remembers observations and notes."""
 
@@ -394,34 +350,44 @@ class Front:
         dialect: str = "plain",
         passthrough_to: str | None = None,
         dotted: Mapping[str, Setting] = MappingProxyType({}),  # methods whose names are no Python names
+        fields: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),  # of routes
+        new: Outcome = Reply(1),  # of the D-Bus side  # noqa: B008 - immutable
         upstreams: kit.Scripted | None = None,
-        read_at_once: int = READ_AT_ONCE,
-        read_most: int = READ_MOST,
+        limits: Mapping[str, int] = MappingProxyType({}),  # of what is read
         **methods: Setting,
     ) -> None:
         methods = {**methods, **dotted}
         self.upstreams = upstreams or kit.Scripted({"old": (codec, dialect)}, whole)
         self.told = Told()
         self.asked: list[str] = []
-        routes = {name: route(name, migration=replace(LEGACY, setting=setting)) for name, setting in methods.items()}
-        dispatcher = Dispatcher(Scripted(self._dbus), self.told.note, upstreams=self.upstreams)
-        self.shadow = Shadow(dispatcher.observe, self.told)
-        self.exchange = RpcEndpoint(
-            EndpointTable(
-                HERE, codec, dialect, routes, passthrough_to=passthrough_to, spelling=DIALECTS[dialect](codec).spelling
-            ),
-            CODECS[codec](MessageLimits()),
-            DIALECTS[dialect](codec),
-            dispatcher,
-            shadow=self.shadow,
-            override=SideOverride(b"x-gateway-side", "side"),
-            read_at_once=read_at_once,
-            read_most=read_most,
-        )
+        routes = {
+            name: replace(route(name, migration=replace(LEGACY, setting=setting)), **fields.get(name, {}))
+            for name, setting in methods.items()
+        }
+        spelling = DIALECTS[dialect](codec).spelling
+        table = EndpointTable(HERE, codec, dialect, routes, passthrough_to=passthrough_to, spelling=spelling)
 
-    async def _dbus(self, call: Call) -> Outcome:
-        self.asked.append(call.method)
-        return Reply(1)
+        async def answer(call: Call) -> Outcome:
+            self.asked.append(call.method)
+            return new
+
+        self.dispatcher = Dispatcher(Scripted(answer), self.told.note, upstreams=self.upstreams)
+        self.shadow = Shadow(self.dispatcher.observe, self.told)
+        override = side_override("X-Gateway-Side", "side")
+        plain = CODECS[codec](MessageLimits()), DIALECTS[dialect](codec)
+        self.exchange = RpcEndpoint(
+            table, *plain, self.dispatcher, shadow=self.shadow, override=override, **dict[str, Any](limits)
+        )
+        recorder = Recorder(self.dispatcher)
+        self._recording = expect(RecordingSession, recorder.begin(ALL, RecordingLimits(writes=True)))
+
+    @property
+    def recorded(self) -> list[RecordedCall]:
+        """What a recording of all methods has taken."""
+        return [each for _, each, _ in self._recording._waiting if isinstance(each, RecordedCall)]
+
+    def set_mode(self, pattern: str, setting: Setting) -> None:
+        self.dispatcher.toggles.replace([Override(pattern, setting, "alice", 1.0)])
 
     async def answer(self, message: bytes, carried: RequestMetadata = NO_METADATA) -> Answer:
         """The answer; then everything that comes after it."""
@@ -455,9 +421,7 @@ async def test_a_message_of_legacy_calls_goes_as_it_came_and_its_answer_comes_ba
 async def test_a_session_is_known_before_its_client_can_make_another_call(
     session: dict[str, Callable[[Call], str]], *, at_once: bool
 ) -> None:
-    front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
-    routes = front.exchange.table.routes
-    front.exchange.table = replace(front.exchange.table, routes={"stat": replace(routes["stat"], **session)})
+    front = Front(OLD_ANSWER, stat=LEGACY_ONLY, fields={"stat": session})
     assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
     assert bool(front.told.noted) is at_once  # all else is counted after the answer has left
     await asyncio.sleep(0)
@@ -465,10 +429,8 @@ async def test_a_session_is_known_before_its_client_can_make_another_call(
 
 
 async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_calls_is_a_write() -> None:
-    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
-    routes = front.exchange.table.routes
-    read = {**routes, "stat": replace(routes["stat"], effect=Effect.READ)}
-    front.exchange.table = replace(front.exchange.table, routes=read)
+    read = {"stat": {"effect": Effect.READ}}
+    front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY, fields=read)
     for methods in (("stat", "stat"), ("stat", "start"), ("stat", "unmapped")):
         await front.answer(batch(*methods))
     assert front.upstreams.repeatable == [True, False, False]
@@ -477,10 +439,7 @@ async def test_a_message_as_it_came_may_be_sent_again_only_when_none_of_its_call
 class InLine(kit.Scripted):
     """A legacy service without a free slot: a message waits until it is no longer wanted."""
 
-    async def forward(
-        self, upstream: str, body: bytes, carried: RequestMetadata, *, repeatable: bool = False, wanted: Wanted = always
-    ) -> Answer | Fault:
-        self.forwarded.append((upstream, body, carried))
+    async def forward(self, *_: object, wanted: Wanted = always, **__: object) -> Answer | Fault:
         self.reviewed = asyncio.Event()
         await self.reviewed.wait()
         assert not wanted()
@@ -496,7 +455,7 @@ async def test_a_message_that_waits_for_an_old_service_is_answered_call_by_call_
     answering = asyncio.ensure_future(front.answer(batch("stat", "start")))
     await asyncio.sleep(0)
     assert not answering.done()
-    front.exchange.dispatcher.toggles.replace([Override("toy/start", DBUS, "alice", 1.0)])
+    front.set_mode("toy/start", DBUS)
     answer = await asyncio.wait_for(answering, TIMEOUT)
     assert [each["result"] for each in json.loads(answer.body or b"")] == ["old", 1]
     assert front.asked == ["start"]
@@ -508,15 +467,7 @@ async def test_a_message_whose_client_leaves_is_noted_for_each_of_its_calls(
     said: tuple[str, ...], noted: Fault
 ) -> None:
     class Hung(kit.Scripted):
-        async def forward(
-            self,
-            upstream: str,
-            body: bytes,
-            carried: RequestMetadata,
-            *,
-            repeatable: bool = False,
-            wanted: Wanted = always,
-        ) -> Answer | Fault:
+        async def forward(self, *_: object, **__: object) -> Answer | Fault:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError as error:
@@ -584,10 +535,12 @@ async def test_an_old_service_that_takes_no_batches_has_answered_none_of_their_c
 
 
 async def test_an_old_service_that_is_away_is_a_fault_in_the_clients_protocol() -> None:
-    front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
+    away = Fault(FaultCode.UNAVAILABLE, "cannot connect")
+    front = Front(away, stat=LEGACY_ONLY)
     answer = json.loads(body(await front.answer(ONE)))
     assert (answer["id"], answer["error"]["message"]) == (7, "cannot connect")
-    assert front.told.noted == [("stat", Fault(FaultCode.UNAVAILABLE, "cannot connect"), Side.LEGACY)]
+    assert front.told.noted == [("stat", away, Side.LEGACY)]
+    assert [taken.outcome for taken in front.recorded] == [away]
 
 
 def batch(*methods: str) -> bytes:
@@ -602,6 +555,8 @@ async def test_a_batch_goes_as_it_came_only_when_the_old_service_answers_all_of_
     front = Front(whole, stat=LEGACY_ONLY, look=SHADOW, move=DBUS)
     assert await front.answer(batch("stat", "look")) is whole
     assert front.told.noted == [("stat", Reply("A"), Side.LEGACY), ("look", Reply(1), Side.LEGACY)]
+    recorded = [(each.call.method, each.outcome, each.side, each.view) for each in front.recorded]
+    assert recorded == [(*each, None) for each in front.told.noted]
     assert [observed.call.method for observed in front.told.seen] == ["look"]
     mixed = json.loads(body(await front.answer(batch("stat", "move"))))
     assert [entry["result"] for entry in mixed] == ["old", 1]
@@ -627,11 +582,11 @@ async def test_what_cannot_be_read_is_forwarded_only_where_no_mode_governs_a_cal
     """It may hold a call of a method that is off, or that both sides would run."""
     front = Front(OLD_ANSWER, passthrough_to="old", stat=LEGACY_ONLY, start=LEGACY_ONLY)
     assert await front.answer(message) is OLD_ANSWER
-    front.exchange.dispatcher.toggles.replace([Override("toy/start", moved, "alice", 1.0)])
+    front.set_mode("toy/start", moved)
     answer = json.loads(body(await front.answer(message)))
     assert "error" in (answer[0] if isinstance(answer, list) else answer)
     assert [each for _, each, _ in front.upstreams.forwarded] == [message]  # the first one alone
-    front.exchange.dispatcher.toggles.replace([])
+    front.dispatcher.toggles.replace([])
     assert await front.answer(message) is OLD_ANSWER
 
 
@@ -674,9 +629,8 @@ async def test_a_method_that_is_off_is_off_in_every_spelling(spelling: str) -> N
 
 
 async def test_no_spelling_in_a_multicall_escapes_the_mode() -> None:
-    front = Front(
-        OLD_ANSWER, codec="xmlrpc", dialect="xenapi", passthrough_to="old", dotted={"VM.start": Setting(Mode.OFF)}
-    )
+    off = {"VM.start": Setting(Mode.OFF)}
+    front = Front(OLD_ANSWER, codec="xmlrpc", dialect="xenapi", passthrough_to="old", dotted=off)
     calls = [{"methodName": spelling, "params": []} for spelling in SPELLINGS]
     answer = body(await front.answer(xmlrpc.client.dumps((calls,), "system.multicall").encode()))
     assert answer.count(b"is switched off") == len(SPELLINGS)
@@ -713,14 +667,11 @@ async def test_what_dbus_answers_is_answered_in_both_spellings_and_its_tasks_are
 
 @each_case("setting", [DBUS, Setting(Mode.CANARY, BUCKETS)])
 async def test_tasks_stay_with_the_old_service_only_where_the_mapping_says_so(setting: Setting) -> None:
-    front = xapi(setting)
-    route = front.exchange.table.routes["VM.start"]
-    staying = replace(route, migration=replace(route.migration, tasks="legacy"))
-    front.exchange.table = replace(front.exchange.table, routes={"VM.start": staying})
+    staying = {"VM.start": {"migration": replace(LEGACY, setting=setting, tasks="legacy")}}
+    front = Front(OLD_ANSWER, dialect="xenapi", passthrough_to="old", dotted={"VM.start": DBUS}, fields=staying)
     assert await front.answer(call("Async.VM.start")) is OLD_ANSWER
     assert front.asked == []
-    off = replace(staying, migration=replace(staying.migration, setting=Setting(Mode.OFF)))
-    front.exchange.table = replace(front.exchange.table, routes={"VM.start": off})
+    front.set_mode("VM.start", Setting(Mode.OFF))
     assert "is switched off" in body(await front.answer(call("Async.VM.start"))).decode()
 
 
@@ -732,24 +683,36 @@ async def test_a_refused_call_goes_nowhere_and_its_neighbours_are_answered() -> 
     assert refused["error"]["message"] == "Fault"
     assert front.upstreams.forwarded == []  # never the whole message: the refused call would go with it
     assert front.upstreams.called == ["VM.other"]
-
-
-async def test_an_unreadable_entry_beside_a_refused_one_is_not_forwarded() -> None:
-    front = xapi(DBUS)
-    entries = [*json.loads(batch("Async.VM.start")), {"jsonrpc": "2.0", "id": 2}]
+    entries = [*json.loads(batch("Async.VM.start")), {"jsonrpc": "2.0", "id": 2}]  # beside one that cannot be read
     answers = json.loads(body(await front.answer(json.dumps(entries).encode())))
     assert [sorted(each) for each in answers] == [["error", "id", "jsonrpc"]] * 2
-    assert (front.upstreams.forwarded, front.upstreams.called) == ([], [])
+    assert (front.upstreams.forwarded, front.upstreams.called) == ([], ["VM.other"])
 
 
-async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter() -> None:
+@each_case(
+    ("header", "side", "answers"),
+    [
+        (b"dbus", None, "asked"),
+        (b" DBUS ", None, "asked"),
+        (b"legacy", None, "forwarded"),
+        (b"both", None, "forwarded"),  # it names no side
+        (b"", "dbus", "asked"),
+        (b"", "legacy", "called"),  # the parameter is taken out, so the message is no longer as it came
+        (b"", 5, "called"),
+    ],
+)
+async def test_a_client_may_force_a_side_by_a_header_or_by_a_parameter(
+    header: bytes, side: Value, answers: str
+) -> None:
     front = Front(OLD_ANSWER, stat=LEGACY_ONLY)
-    await front.answer(ONE, RequestMetadata(headers=((b"X-Gateway-Side", b"dbus"),)))
-    assert front.asked == ["stat"]
-    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"dbus"},"id":1}')
-    assert front.asked == ["stat", "stat"]
-    await front.answer(b'{"jsonrpc":"2.0","method":"stat","params":{"side":"legacy"},"id":1}')
-    assert (front.upstreams.called, front.upstreams.forwarded) == (["stat"], [])  # no longer as it came
+    named = {"vm": "a"} if side is None else {"vm": "a", "side": side}
+    message = json.dumps({"jsonrpc": "2.0", "method": "stat", "params": named, "id": 1}).encode()
+    await front.answer(message, RequestMetadata(headers=((b"Host", b"x"), (b"X-Gateway-Side", header))))
+    await asyncio.sleep(0)  # what is passed through is recorded after it was read
+    found = {"asked": front.asked, "called": front.upstreams.called, "forwarded": front.upstreams.forwarded}
+    assert [way for way, calls in found.items() if calls] == [answers]
+    assert [each.call.named for each in front.recorded] == [{"vm": "a"}]
+    assert side_override("", "") is None  # a listener that allows neither
 
 
 async def test_a_bug_in_what_comes_after_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
@@ -760,42 +723,49 @@ async def test_a_bug_in_what_comes_after_costs_no_answer(caplog: pytest.LogCaptu
 
 
 async def test_where_a_call_fell_back_nothing_is_compared_with_itself() -> None:
-    front = Front(OLD_ANSWER, stat=replace(DBUS, observe=True))
-
-    async def away(call: Call) -> Outcome:
-        return Fault(FaultCode.UNAVAILABLE, "the bus is gone")
-
-    dispatcher = Dispatcher(Scripted(away), front.told.note, upstreams=front.upstreams)
-    front.exchange.dispatcher = dispatcher
-    migration = replace(LEGACY, setting=replace(DBUS, observe=True), fallback=True)
-    front.exchange.table = replace(front.exchange.table, routes={"stat": route("stat", migration=migration)})
+    observed = replace(DBUS, observe=True)
+    falls_back = {"stat": {"migration": replace(LEGACY, setting=observed, fallback=True)}}
+    away = Fault(FaultCode.UNAVAILABLE, "the bus is gone")
+    front = Front(OLD_ANSWER, stat=observed, fields=falls_back, new=away)
     assert json.loads(body(await front.answer(ONE)))["result"] == "old"
     assert front.told.seen == []
 
 
-async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
-    seen: list[Call] = []
+def first(call: Call) -> str:
+    return str(call.params[0])
 
-    async def look(call: Call) -> Outcome:
-        seen.append(call)
+
+SESSIONS = {"login": route("login", login=first), "stat": route("stat", session=first)}
+
+
+async def test_what_is_known_of_a_caller_travels_with_the_call() -> None:
+    """The session was opened at another endpoint."""
+
+    async def opens(call: Call) -> Outcome:
         return Reply("ref-1")
 
-    known = exchange(answer=look)
-    known.table = replace(
-        known.table,
-        routes={
-            "login": route("login", login=lambda call: str(call.params[0])),
-            "stat": route("stat", session=lambda call: str(call.params[0])),
-        },
-    )
+    sessions, backend = Sessions(), Scripted(opens)
+    ends = [
+        endpoint_over(backend, codec, table=EndpointTable(HERE, codec, "plain", SESSIONS), sessions=sessions)
+        for codec in ("xmlrpc", "jsonrpc")
+    ]
     agent = RequestMetadata(headers=((b"Host", b"x"), (b"user-agent", b"xe/1.2"), (b"X-Request-ID", b"r-7")))
-    await known.answer(b'{"jsonrpc":"2.0","method":"login","params":["alice"],"id":1}', PEER)
-    await known.answer(b'{"jsonrpc":"2.0","method":"stat","params":["ref-1"],"id":1}', PEER, agent)
+    await ends[0].answer(ends[0].codec.encode_call(Call("login", ("alice",))), PEER)
+    await ends[1].answer(ends[1].codec.encode_call(Call("stat", ("ref-1",))), PEER, agent)
     caller = {"protocol": "jsonrpc", "agent": "xe/1.2", "user": "alice", "listener": "rpc", "request_id": "r-7"}
-    assert seen[1].extensions == {**caller, "dialect": known.dialect.name, "path": known.table.key.path}
+    assert backend.calls[1].extensions == {**caller, "dialect": "plain", "path": "/here"}
 
 
-@pytest.mark.parametrize(
+async def test_a_logout_without_a_session_ends_nobodys() -> None:
+    told: list[str] = []
+    table = EndpointTable(HERE, "jsonrpc", "plain", {"logout": route("logout", closes=first)})
+    endpoint = endpoint_over(Scripted(echo), table=table, on_logout=told.append)
+    for session in ("", "ref-1"):
+        await endpoint.answer(endpoint.codec.encode_call(Call("logout", (session,))), PEER)
+    assert told == ["ref-1"]
+
+
+@each_case(
     ("trusts_root", "peer", "served"),
     [
         (True, Peer("unix:/xapi", uid=0), "root login"),
@@ -811,112 +781,43 @@ async def test_only_root_on_a_trusted_socket_logs_in_without_a_password(
         async def call(self, route: Route, call: Call) -> Outcome:
             return Reply(route.method)
 
-    routes = {"login": route("login", login=lambda call: str(call.params[0]), root_login=route("root login"))}
-    trusting = RpcEndpoint(
-        EndpointTable(HERE, "jsonrpc", "plain", routes),
-        CODECS["jsonrpc"](MessageLimits()),
-        DIALECTS["plain"]("jsonrpc"),
-        Dispatcher(Named(echo)),
-        trusts_root=trusts_root,
-    )
+    routes = {"login": route("login", login=first, root_login=route("root login"))}
+    table = EndpointTable(HERE, "jsonrpc", "plain", routes)
+    trusting = endpoint_over(Named(echo), table=table, trusts_root=trusts_root)
     answer = await trusting.answer(b'{"jsonrpc":"2.0","method":"login","params":["root"],"id":1}', peer)
-    assert answer is not None
     assert json.loads(body(answer))["result"] == served
 
 
 # Recordings
 
 
-ALL = frozenset(MethodId("toy", method) for method in ("stat", "look"))
-
-
-class Kept:
-    """A recording of all methods of a front."""
-
-    def __init__(self, front: Front) -> None:
-        session = expect(RecordingSession, Recorder(front.exchange.dispatcher).begin(ALL, RecordingLimits(writes=True)))
-        self._waiting = session._waiting
-
-    @property
-    def taken(self) -> list[RecordedCall]:
-        return [recorded for _, recorded, _ in self._waiting if isinstance(recorded, RecordedCall)]
-
-
 async def test_a_call_is_recorded_once_its_answer_has_left_with_the_side_that_answered() -> None:
     front = Front(OLD_ANSWER, stat=DBUS)
-    kept = Kept(front)
     await front.exchange.answer(ONE, PEER)
-    assert kept.taken == []
+    assert front.recorded == []
     await asyncio.sleep(0)
-    (taken,) = kept.taken
+    (taken,) = front.recorded
     assert (taken.listener, taken.path, taken.codec) == ("rpc", "/here", "jsonrpc")
     assert (taken.route.method, taken.call.params, taken.side, taken.outcome) == ("stat", ("a",), Side.DBUS, Reply(1))
     assert taken.view is not None
     assert taken.view(Reply(b"hi")) == Reply("aGk=")  # as this client reads it
 
 
-async def test_what_goes_as_it_came_is_recorded_as_the_client_has_it() -> None:
-    answers = b'[{"jsonrpc":"2.0","result":"A","id":0},{"jsonrpc":"2.0","result":1,"id":1}]'
-    front = Front(Answer(answers, "application/json", None, 200), stat=LEGACY_ONLY, look=SHADOW)
-    kept = Kept(front)
-    await front.answer(batch("stat", "look"))
-    assert [(taken.call.method, taken.outcome, taken.side, taken.view) for taken in kept.taken] == [
-        ("stat", Reply("A"), Side.LEGACY, None), ("look", Reply(1), Side.LEGACY, None),
-    ]  # fmt: skip
-
-
-async def test_an_old_service_that_is_away_is_recorded_too() -> None:
-    front = Front(Fault(FaultCode.UNAVAILABLE, "cannot connect"), stat=LEGACY_ONLY)
-    kept = Kept(front)
-    await front.answer(ONE)
-    assert [taken.outcome for taken in kept.taken] == [Fault(FaultCode.UNAVAILABLE, "cannot connect")]
-
-
-async def test_of_an_answer_that_is_not_read_only_the_call_is_recorded() -> None:
-    front = Front(OLD_ANSWER, stat=LEGACY_ONLY, read_most=len(body(OLD_ANSWER)) - 1)
-    kept = Kept(front)
-    await front.answer(ONE)
-    await asyncio.sleep(0)
-    assert [taken.outcome for taken in kept.taken] == [UNKEPT]
-
-
 async def test_what_is_not_mapped_and_what_nobody_answers_is_never_recorded() -> None:
     front = Front(OLD_ANSWER, passthrough_to="old", stat=Setting(Mode.OFF))
-    kept = Kept(front)
-    for message in (
-        b'{"method":"nope","params":["secret"],"id":7}',
-        b"{",
-        ONE,
-        request(1, method="system.listMethods"),
-    ):
+    unmapped = b'{"method":"nope","params":["secret"],"id":7}'
+    for message in (unmapped, b"{", ONE, request(1, method="system.listMethods")):
         await front.answer(message)
-    assert kept.taken == []
+    assert front.recorded == []
 
 
-async def test_a_session_that_was_opened_at_one_endpoint_is_known_at_another() -> None:
-    seen: list[Call] = []
-
-    async def look(call: Call) -> Outcome:
-        seen.append(call)
-        return Reply("ref-1")
-
-    sessions = Sessions()
-    login = route("login", login=lambda call: str(call.params[0]))
-    stat = route("stat", session=lambda call: str(call.params[0]))
-    for name, codec, parameter in (("login", "xmlrpc", "alice"), ("stat", "jsonrpc", "ref-1")):
-        table = EndpointTable(HERE, codec, "plain", {"login": login, "stat": stat})
-        one = CODECS[codec](MessageLimits())
-        dispatcher = Dispatcher(Scripted(look))
-        endpoint = RpcEndpoint(table, one, DIALECTS["plain"](codec), dispatcher, sessions=sessions)
-        await endpoint.answer(one.encode_call(Call(name, (parameter,))), PEER)
-    assert seen[1].extensions["user"] == "alice"
-
-
-async def test_an_answer_of_many_megabytes_goes_back_unread() -> None:
-    front = Front(OLD_ANSWER, stat=SHADOW, read_most=len(body(OLD_ANSWER)) - 1)
+async def test_an_answer_of_many_megabytes_goes_back_unread_and_only_the_call_is_recorded() -> None:
+    front = Front(OLD_ANSWER, stat=SHADOW, limits={"read_most": len(body(OLD_ANSWER)) - 1})
     assert await front.answer(ONE) is OLD_ANSWER
     assert front.told.noted == [("stat", UNKEPT, Side.LEGACY)]
     assert (front.told.seen, front.told.lost) == ([], ["stat"])
+    await asyncio.sleep(0)
+    assert [taken.outcome for taken in front.recorded] == [UNKEPT]
 
 
 def packed(body: bytes, encoding: str = "gzip") -> Answer:
@@ -924,33 +825,25 @@ def packed(body: bytes, encoding: str = "gzip") -> Answer:
 
 
 @each_case(
-    ("answer", "seen"),
+    ("answer", "limits", "seen"),
     [
-        (packed(gzip.compress(OLD_ANSWER.body or b"")), Reply(1)),
-        (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), Reply(1)),
-        (packed(b"junk"), Fault(FaultCode.PARSE_ERROR, "the body is not valid gzip")),
-        (packed(gzip.compress(bytes(2**20))), UNKEPT),  # too long to be read
-        (structs.replace(OLD_ANSWER, status=302, reason="Found"), Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
+        (OLD_ANSWER, {"read_at_once": len(body(OLD_ANSWER)) - 1}, Reply(1)),  # long: it is read in a thread
+        (packed(gzip.compress(OLD_ANSWER.body or b"")), {}, Reply(1)),
+        (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), {}, Reply(1)),
+        (packed(b"junk"), {}, Fault(FaultCode.PARSE_ERROR, "the body is not valid gzip")),
+        (packed(gzip.compress(bytes(2**20))), {"read_most": 100_000}, UNKEPT),  # too long to be read
+        (structs.replace(OLD_ANSWER, status=302, reason="Found"), {}, Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
     ],
 )
-async def test_an_answer_that_is_compressed_goes_back_as_it_came_and_is_read_for_what_came_of_it(
-    answer: Answer, seen: Outcome
+async def test_an_answer_goes_back_as_it_came_and_is_read_for_what_came_of_it(
+    answer: Answer, limits: dict[str, int], seen: Outcome
 ) -> None:
-    front = Front(answer, stat=LEGACY_ONLY, read_most=100_000)
+    front = Front(answer, stat=LEGACY_ONLY, limits=limits)
     assert await front.answer(ONE) is answer
     async with asyncio.timeout(TIMEOUT):
         while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
             await asyncio.sleep(0)
     assert front.told.noted == [("stat", seen, Side.LEGACY)]
-
-
-async def test_a_long_answer_is_read_in_a_thread_and_noted_all_the_same() -> None:
-    front = Front(OLD_ANSWER, stat=SHADOW, read_at_once=len(body(OLD_ANSWER)) - 1)
-    assert await front.exchange.answer(ONE, PEER) is OLD_ANSWER
-    async with asyncio.timeout(TIMEOUT):
-        while not front.told.seen:  # noqa: ASYNC110 - the thread sets no event
-            await asyncio.sleep(0)
-    assert front.told.noted == [("stat", Reply(1), Side.LEGACY)]
 
 
 @each_case(
@@ -976,8 +869,9 @@ async def test_a_domain_calls_what_the_mapping_lets_it_call(
     exposure = Exposure("tree", template("/svc"), domains)
     table = EndpointTable(EndpointKey("store", "/svc"), "xenstore", "plain", routes, exposure=exposure)
     noted: list[Outcome] = []
-    dispatcher = Dispatcher(Scripted(answer), lambda finished: noted.append(finished.outcome))
-    exchange = RpcEndpoint(table, CODECS["xenstore"](MessageLimits()), DIALECTS["plain"]("xenstore"), dispatcher)
+    exchange = endpoint_over(
+        Scripted(answer), "xenstore", table=table, listeners=[lambda finished: noted.append(finished.outcome)]
+    )
     body = exchange.codec.encode_call(Call(method, named={"domid": "7"}))
     outcome = exchange.codec.decode_outcome((await exchange.answer(body, Peer(domid=asks))).body or b"")
     if allowed:

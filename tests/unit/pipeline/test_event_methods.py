@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from gateway.mapping.table import Table
 from gateway.pipeline import event_methods
 from gateway.pipeline.event_methods import DAY, EventMethods, Following, seconds_of
 from gateway.state.store import StateStore
-from tests.kit.cases import expect
+from tests.kit.cases import expect, present
 from tests.kit.mappings import build_files
 from tests.kit.object_service import VM, Service
 from tests.kit.programs import TIMEOUT
@@ -66,16 +66,6 @@ def built(directory: Path, mapping: str = MAPPING) -> Table:
     return found.table
 
 
-def reply(outcome: object) -> Any:
-    assert isinstance(outcome, Reply), outcome
-    return outcome
-
-
-def refused(outcome: object) -> Any:
-    assert isinstance(outcome, Fault), outcome
-    return outcome
-
-
 class Running:
     """Event methods over a service that has its name, with the objects of `names`."""
 
@@ -93,14 +83,23 @@ class Running:
 
     async def __aenter__(self) -> Self:
         await self.hub.follow(self.table)
-        service = self.hub.find("xapi")
-        assert service is not None
-        service.start()
+        present(self.hub.find("xapi")).start()
         await asyncio.sleep(0)
-        self.service.own()
+        await self.owned()
+        return self
+
+    async def owned(self, owner: str = ":1.1") -> None:
+        """The service has its name, and its objects are read."""
+        self.service.own(owner)
         await asyncio.sleep(0)
         await self.service.settle()
-        return self
+
+    async def anew(self) -> None:
+        """Another hub, which follows nobody yet."""
+        await self.hub.stop()
+        self.hub = EventHub(self.service)
+        self.methods = EventMethods(self.hub, on_wait=self._count)
+        await self.hub.follow(self.table)
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
@@ -118,65 +117,77 @@ class Running:
             return await self.methods.answer(self.route(call.method), call)
 
     async def value(self, method: str, *params: Any, **more: Any) -> Any:
-        outcome = await self.ask(method, *params, **more)
-        outcome = reply(outcome)
-        return outcome.value
+        return expect(Reply, await self.ask(method, *params, **more)).value
+
+    async def refused(self, method: str, *params: Any, **more: Any) -> Fault:
+        return expect(Fault, await self.ask(method, *params, **more))
 
     async def events(self, token: str = "", *classes: str, seconds: float = 0) -> tuple[list[Any], str]:
         batch = await self.value("from", list(classes or ("*",)), token, seconds)
         return batch["events"], batch["token"]
 
+    async def change(self, name: str, text: str) -> None:
+        self.service.change(f"/vm/{name}", VM, **named(text))
+        await self.service.settle()
+
+    async def waits(self, *classes: str, **more: Any) -> asyncio.Task[Any]:
+        """A call that waits for what changes from now on."""
+        _, token = await self.events()
+        return await self.begin("from", [*classes], token, 60.0, **more)
+
     async def begin(self, method: str, *params: Any, **more: Any) -> asyncio.Task[Any]:
         """A call that waits."""
-        before = self.hub.waiting
+        events = present(self.hub.find("xapi"))
+        before = len(events)
         task = asyncio.get_running_loop().create_task(self.ask(method, *params, **more))
         self._tasks.append(task)
         async with asyncio.timeout(TIMEOUT):
-            while self.hub.waiting == before:
+            while len(events) == before:
                 assert not task.done(), task.result()
                 await asyncio.sleep(0)
         return task
 
-    async def settle(self) -> None:
-        await self.service.settle()
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """With one object."""
+    async with Running(tmp_path, "a") as made:
+        yield made
 
 
 def told(events: list[Any]) -> list[tuple[str, str, str]]:
     return [(each["operation"], each["class"], each["ref"]) for each in events]
 
 
-async def test_the_first_batch_has_every_object_with_its_record(tmp_path: Path) -> None:
+async def answered(waiting: asyncio.Task[Any]) -> list[Any]:
+    """The events with which a waiting call is answered."""
+    return expect(list, expect(Reply, await waiting).value["events"])  # type: ignore[call-overload,index]
+
+
+A = [("mod", "vm", "a")]
+
+
+async def test_the_first_batch_has_every_object_with_its_record_and_then_a_call_waits(tmp_path: Path) -> None:
     async with Running(tmp_path, "a", "b") as running:
         batch = await running.value("from", ["*"], "", 5.0)
         assert told(batch["events"]) == [("add", "vm", "a"), ("add", "vm", "b")]
-        first = batch["events"][0]
+        first, token = batch["events"][0], batch["token"]
         assert first.keys() == {"id", "timestamp", "class", "operation", "ref", "snapshot"}
-        assert (first["timestamp"], first["snapshot"]) == ("0.0", {"name_label": "a"})
-        assert first["id"].isdecimal()
+        assert (first["timestamp"], first["snapshot"], first["id"].isdecimal()) == ("0.0", {"name_label": "a"}, True)
         assert batch["valid_ref_counts"] == {"vm": 2, "message": 0}
-        assert len(batch["token"]) == 41
-
-
-async def test_a_call_waits_until_something_wanted_changes(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a", "b") as running:
-        _, token = await running.events()
+        assert len(token) == 41
+        assert await running.events(token, "vm", seconds=0.01) == ([], token)
         everything = await running.begin("from", ["*"], token, 60.0)
         one = await running.begin("from", ["VM/b"], token, 60.0)
-        running.service.change("/vm/a", VM, **named("A"))
-        await running.settle()
-        outcome = await everything
-        outcome = reply(outcome)
-        [event] = outcome.value["events"]
-        assert (event["operation"], event["ref"], event["snapshot"]) == ("mod", "a", {"name_label": "A"})
+        await running.change("a", "A")
+        [event] = await answered(everything)
+        assert (told([event]), event["snapshot"]) == (A, {"name_label": "A"})
         assert not one.done()
         running.service.remove("/vm/b")
-        await running.settle()
-        outcome = await one
-        outcome = reply(outcome)
-        [event] = outcome.value["events"]
-        assert (event["operation"], event["ref"]) == ("del", "b")
-        assert "snapshot" not in event
-        assert outcome.value["valid_ref_counts"] == {"vm": 1}
+        await running.service.settle()
+        [event] = await answered(one)
+        assert (told([event]), "snapshot" in event) == ([("del", "vm", "b")], False)
+        assert one.result().value["valid_ref_counts"] == {"vm": 1}
 
 
 async def test_in_a_batch_messages_come_first_then_new_objects_then_changes_then_deletions(tmp_path: Path) -> None:
@@ -187,331 +198,215 @@ async def test_in_a_batch_messages_come_first_then_new_objects_then_changes_then
         service.change("/vm/b", VM, **named("B"))
         service.add("/vm/c", vm=named("c"))
         service.state["/message/m"] = {"org.example.Message1": named("m")}
-        service.own(":1.2")
-        await asyncio.sleep(0)
-        await running.settle()
+        await running.owned(":1.2")
         events, _ = await running.events(token)
         assert told(events) == [("add", "message", "m"), ("add", "vm", "c"), ("mod", "vm", "b"), ("del", "vm", "a")]
 
 
-async def test_many_changes_of_an_object_are_one_event_with_its_newest_record(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        for number in range(1000):
-            running.service.change("/vm/a", VM, **named(str(number)))
-        running.service.add("/vm/short", vm=named("short"))
-        running.service.remove("/vm/short")
-        await running.settle()
-        events, _ = await running.events(token)
-        assert [event["snapshot"] for event in events] == [{"name_label": "999"}]
+async def test_many_changes_of_an_object_are_one_event_with_its_newest_record(running: Running) -> None:
+    _, token = await running.events()
+    for number in range(1000):
+        running.service.change("/vm/a", VM, **named(str(number)))
+    running.service.add("/vm/short", vm=named("short"))
+    running.service.remove("/vm/short")
+    await running.service.settle()
+    events, _ = await running.events(token)
+    assert [event["snapshot"] for event in events] == [{"name_label": "999"}]
 
 
-async def test_when_the_time_is_over_the_batch_is_empty_and_its_token_goes_on(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        events, later = await running.events(token, "vm", seconds=0.01)
-        assert (events, later) == ([], token)
+async def test_a_timeout_that_makes_no_sense_is_a_day(running: Running) -> None:
+    exact, senseless = (0, 60.1, 9e6), (-1, float("nan"), 1e300, 2**53 / 1e9 + 1)
+    assert [*map(seconds_of, exact + senseless)] == [*exact, *[DAY] * len(senseless)]
+    assert (await running.value("from", ["vm"], "", "0"))["valid_ref_counts"] == {"vm": 1}  # XML-RPC sends text
 
 
-@pytest.mark.parametrize(
-    ("timeout", "seconds"),
-    [(0, 0.0), (60.1, 60.1), (-1, DAY), (float("nan"), DAY), (1e300, DAY), (2**53 / 1e9 + 1, DAY), (9e6, 9e6)],
-)
-def test_a_timeout_that_makes_no_sense_is_a_day(timeout: float, seconds: float) -> None:
-    assert seconds_of(timeout) == seconds
-
-
-async def test_a_timeout_may_be_text_as_xml_rpc_clients_send_numbers(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        assert (await running.value("from", ["vm"], "", "0"))["valid_ref_counts"] == {"vm": 1}
-
-
-@pytest.mark.parametrize(
-    ("params", "error"),
-    [
+async def test_what_cannot_be_read_or_continued_is_said(running: Running) -> None:
+    for params, error in (
         ((["vm/a/b"], "", 0), ["EVENT_SUBSCRIPTION_PARSE_FAILURE", "vm/a/b"]),
         ((["vm"], "now", 0), ["EVENT_FROM_TOKEN_PARSE_FAILURE", "now"]),
         ((["vm"], "1,2", 0), ["EVENTS_LOST"]),
-    ],
-)
-async def test_what_cannot_be_read_or_continued_is_said(tmp_path: Path, params: Any, error: list[str]) -> None:
-    async with Running(tmp_path, "a") as running:
-        fault = await running.ask("from", *params)
-        fault = refused(fault)
-        assert [fault.name, *fault.data] == error
+    ):
+        fault = await running.refused("from", *params)
+        assert [fault.name, *expect(list, fault.data)] == error
+    few, wrong = await running.refused("from", ["vm"]), await running.refused("from", "vm", "", 0)
+    assert expect(dict, few.data).items() >= {"expected": 3, "received": 1}.items()
+    assert wrong.code is FaultCode.INVALID_PARAMS
 
 
-async def test_wrong_parameters_are_refused_as_those_of_any_method(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        few, wrong = await running.ask("from", ["vm"]), await running.ask("from", "vm", "", 0)
-        few = refused(few)
-        assert few.data == {"expected": 3, "received": 1} | {k: v for k, v in few.data.items() if k == "missing"}
-        wrong = refused(wrong)
-        assert wrong.code is FaultCode.INVALID_PARAMS
-
-
-async def test_without_a_valid_session_nothing_is_told(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        for method, params in (("from", (["*"], "", 0.0)), ("next", ()), ("inject", ("vm", "a"))):
-            fault = await running.ask(method, *params, session="stolen")
-            fault = refused(fault)
-            assert fault.name == "SESSION_INVALID"
-
-
-async def test_a_service_is_followed_from_the_first_client_with_a_session_on(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        await running.hub.stop()
-        running.hub = EventHub(running.service)
-        running.methods = EventMethods(running.hub)
-        await running.hub.follow(running.table)
-        refused(await running.ask("from", ["*"], "", 0.0, session="stolen"))
+async def test_without_a_valid_session_nothing_is_told_and_no_service_followed(running: Running) -> None:
+    for method, params in (("from", (["*"], "", 0.0)), ("next", ()), ("inject", ("vm", "a"))):
+        assert (await running.refused(method, *params, session="stolen")).name == "SESSION_INVALID"
+    await running.anew()
+    await running.refused("from", ["*"], "", 0.0, session="stolen")
+    await asyncio.sleep(0)
+    assert not running.service.is_followed
+    first = asyncio.ensure_future(running.ask("from", ["*"], "", 0.0))
+    for _ in range(3):
         await asyncio.sleep(0)
-        assert not running.service.is_followed
-        first = asyncio.ensure_future(running.ask("from", ["*"], "", 0.0))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        running.service.own(":1.9")  # it is followed
-        await asyncio.sleep(0)
-        await running.settle()
-        assert told(reply(await first).value["events"]) == [("add", "vm", "a")]
+    await running.owned(":1.9")
+    assert told(await answered(first)) == [("add", "vm", "a")]
 
 
-async def test_a_logout_wakes_the_calls_of_its_session_and_no_others(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        mine = [await running.begin("from", ["vm"], token, 60.0) for _ in range(3)]
-        other = await running.begin("from", ["vm"], token, 60.0, session="other")
-        running.service.sessions.remove(S)
-        running.methods.end_session(S)
-        for each in await asyncio.gather(*mine):
-            outcome = refused(each)
-            assert (outcome.name, outcome.data) == ("SESSION_INVALID", [S])
-        assert not other.done()
+async def test_a_logout_wakes_the_calls_of_its_session_and_no_others(running: Running) -> None:
+    mine = [await running.waits("vm") for _ in range(3)]
+    other = await running.waits("vm", session="other")
+    await running.value("register", ["*"])
+    running.service.sessions.remove(S)
+    running.methods.end_session(S)
+    for each in await asyncio.gather(*mine):
+        assert (each.name, each.data) == ("SESSION_INVALID", [S])
+    assert not other.done()
+    running.service.sessions.add(S)
+    assert (await running.refused("next")).name == "SESSION_NOT_REGISTERED"
 
 
-async def test_a_session_that_ended_at_the_service_gets_no_event(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("often", "changes"), [("FRESH", True), ("CHECK", False)])
+async def test_a_session_is_checked_before_an_event_is_told_and_now_and_then(
+    running: Running, often: str, *, changes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_methods, "FRESH", 0.0)
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        waiting = await running.begin("from", ["vm"], token, 60.0)
-        running.service.sessions.remove(S)
-        running.service.change("/vm/a", VM, **named("secret"))
-        await running.settle()
-        outcome = await waiting
-        outcome = refused(outcome)
-        assert outcome.name == "SESSION_INVALID"
+    monkeypatch.setattr(event_methods, often, 0.0 if changes else 0.01)
+    waiting = await running.waits("vm")
+    running.service.sessions.remove(S)
+    if changes:
+        await running.change("a", "secret")
+    assert expect(Fault, await waiting).name == "SESSION_INVALID"
 
 
-async def test_a_long_wait_has_its_session_checked_now_and_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(event_methods, "CHECK", 0.01)
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        waiting = await running.begin("from", ["vm"], token, 60.0)
-        running.service.sessions.remove(S)
-        outcome = await waiting
-        outcome = refused(outcome)
-        assert outcome.name == "SESSION_INVALID"
+async def test_a_class_that_is_off_has_no_events(running: Running) -> None:
+    running.off.add("VM.get_record")
+    batch = await running.value("from", ["*"], "", 0)
+    assert (batch["events"], batch["valid_ref_counts"]) == ([], {"message": 0})
+    assert "VM.get_record is switched off" in (await running.refused("from", ["vm"], "", 0)).message
+    assert (await running.refused("inject", "VM", "a")).name == "HANDLE_INVALID"
 
 
-async def test_a_class_that_is_off_has_no_events(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        running.off.add("VM.get_record")
-        batch = await running.value("from", ["*"], "", 0)
-        assert batch["events"] == []
-        assert batch["valid_ref_counts"] == {"message": 0}
-        fault = await running.ask("from", ["vm"], "", 0)
-        fault = refused(fault)
-        assert "VM.get_record is switched off" in fault.message
-        fault = await running.ask("inject", "VM", "a")
-        fault = refused(fault)
-        assert fault.name == "HANDLE_INVALID"
+async def test_inject_gives_the_token_of_before_and_has_the_object_count_as_changed(running: Running) -> None:
+    waiting = await running.waits("vm")
+    injected = await running.value("inject", "VM", "a")
+    assert told(await answered(waiting)) == A
+    events, _ = await running.events(injected)
+    assert told(events) == A
+    assert await running.value("get_current_id") == int(events[0]["id"])
+    fault = await running.refused("inject", "VM", "none")
+    assert (fault.name, fault.data) == ("HANDLE_INVALID", ["VM", "none"])
 
 
-async def test_inject_gives_the_token_of_before_and_has_the_object_count_as_changed(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        waiting = await running.begin("from", ["vm"], token, 60.0)
-        injected = await running.value("inject", "VM", "a")
-        reply(await waiting)
-        events, _ = await running.events(injected)
-        assert told(events) == [("mod", "vm", "a")]
-        assert await running.value("get_current_id") == int(events[0]["id"])
-        fault = await running.ask("inject", "VM", "none")
-        fault = refused(fault)
-        assert (fault.name, fault.data) == ("HANDLE_INVALID", ["VM", "none"])
+async def test_the_deprecated_methods_remember_what_a_session_knows(running: Running) -> None:
+    fault = await running.refused("next")
+    assert (fault.name, fault.data) == ("SESSION_NOT_REGISTERED", [S])
+    await running.value("register", ["message"])
+    await running.value("register", ["vm"])
+    await running.change("a", "A")
+    assert told(await running.value("next")) == A
+    waiting = await running.begin("next")
+    running.service.add("/vm/b", vm=named("b"))
+    await running.service.settle()
+    assert told(expect(Reply, await waiting).value) == [("add", "vm", "b")]  # type: ignore[arg-type]
+    await running.value("unregister", ["vm", "message"])
+    await running.refused("next")
 
 
-async def test_the_deprecated_methods_remember_what_a_session_knows(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        fault = await running.ask("next")
-        fault = refused(fault)
-        assert (fault.name, fault.data) == ("SESSION_NOT_REGISTERED", [S])
-        await running.value("register", ["message"])
-        await running.value("register", ["vm"])
-        running.service.change("/vm/a", VM, **named("A"))
-        await running.settle()
-        assert told(await running.value("next")) == [("mod", "vm", "a")]
-        waiting = await running.begin("next")
-        running.service.add("/vm/b", vm=named("b"))
-        await running.settle()
-        outcome = await waiting
-        outcome = reply(outcome)
-        assert told(outcome.value) == [("add", "vm", "b")]
-        await running.value("unregister", ["vm", "message"])
-        refused(await running.ask("next"))
+async def test_what_a_session_registers_for_is_bounded(running: Running) -> None:
+    def vms(first: int, last: int) -> list[str]:
+        return [f"vm/{number}" for number in range(first, last)]
 
-
-async def test_what_a_session_registers_for_is_bounded(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        await running.value("register", [f"vm/{number}" for number in range(1000)])
-        await running.value("register", [f"vm/{number}" for number in range(1000)])  # the same
-        outcome = await running.ask("register", [f"vm/{number}" for number in range(1000, 3000)])
-        fault = refused(outcome)
-        assert (fault.code, fault.message.partition(" bytes")[0]) == (
-            FaultCode.TOO_LARGE,
-            "expected subscriptions of at most 131072",
-        )
-        await running.value("unregister", [f"vm/{number}" for number in range(1000)])
-        await running.value("register", [f"vm/{number}" for number in range(1000, 2500)])
+    await running.value("register", vms(0, 1000))
+    await running.value("register", vms(0, 1000))  # the same
+    fault = await running.refused("register", vms(1000, 3000))
+    assert fault.code is FaultCode.TOO_LARGE
+    assert fault.message.startswith("expected subscriptions of at most 131072 bytes")
+    await running.value("unregister", vms(0, 1000))
+    await running.value("register", vms(1000, 2500))
 
 
 async def test_next_says_once_that_events_are_lost_and_goes_on(tmp_path: Path) -> None:
     async with Running(tmp_path, *(str(number) for number in range(5))) as running:
-        service = running.hub.find("xapi")
-        assert service is not None
-        service.log._most_deleted = 1
+        present(running.hub.find("xapi")).log._most_deleted = 1
         await running.value("register", ["*"])
         for number in range(3):
             running.service.remove(f"/vm/{number}")
-        await running.settle()
-        fault = await running.ask("next")
-        fault = refused(fault)
+        await running.service.settle()
+        fault = await running.refused("next")
         assert (fault.name, fault.data) == ("EVENTS_LOST", [])
-        running.service.change("/vm/4", VM, **named("on"))
-        await running.settle()
+        await running.change("4", "on")
         assert told(await running.value("next")) == [("mod", "vm", "4")]
 
 
-async def test_a_logout_ends_what_a_session_has_registered_for(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        await running.value("register", ["*"])
-        running.methods.end_session(S)
-        fault = await running.ask("next")
-        fault = refused(fault)
-        assert fault.name == "SESSION_NOT_REGISTERED"
-
-
-async def test_while_a_call_waits_it_has_no_slot_of_its_transport(tmp_path: Path) -> None:
+async def test_while_a_call_waits_it_has_no_slot_of_its_transport(running: Running) -> None:
     slots: list[str] = []
+    connection = PeerConnection()
 
     def wait() -> Callable[[], object]:
         slots.append("freed")
         return lambda: slots.append("taken")
 
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        connection = PeerConnection()
-        connection.on_wait = wait
-        waiting = await running.begin("from", ["vm"], token, 60.0, peer=Peer(connection=connection))
-        assert slots == ["freed"]
-        running.service.change("/vm/a", VM, **named("A"))
-        await running.settle()
-        await waiting
-        assert slots == ["freed", "taken"]
-        waiting = await running.begin("from", ["sr"], token, 60.0, peer=Peer(connection=connection))
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        assert slots == ["freed", "taken"] * 2
-        assert running.waiting == 0
+    _, token = await running.events()
+    connection.on_wait = wait
+    waiting = await running.begin("from", ["vm"], token, 60.0, peer=Peer(connection=connection))
+    assert slots == ["freed"]
+    await running.change("a", "A")
+    await waiting
+    assert slots == ["freed", "taken"]
+    waiting = await running.begin("from", ["sr"], token, 60.0, peer=Peer(connection=connection))
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert (slots, running.waiting) == (["freed", "taken"] * 2, 0)
+    connection.on_wait = lambda: None
+    fault = await running.refused("from", ["sr"], token, 60.0, peer=Peer(connection=connection))
+    assert (fault.code, "max_waiting" in fault.message) == (FaultCode.BUSY, True)
+    await running.begin(
+        "from", ["sr"], token, 60.0, peer=Peer(connection=connection), batched=True
+    )  # it keeps its slot
 
 
-async def test_too_many_waiting_calls_are_refused_and_in_a_batch_a_call_keeps_its_slot(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        connection = PeerConnection()
-        connection.on_wait = lambda: None
-        fault = await running.ask("from", ["vm"], token, 60.0, peer=Peer(connection=connection))
-        fault = refused(fault)
-        assert fault.code is FaultCode.BUSY
-        assert "max_waiting" in fault.message
-        await running.begin("from", ["vm"], token, 60.0, peer=Peer(connection=connection), batched=True)
-
-
-async def test_when_the_gateway_stops_every_waiting_call_is_answered_with_its_token(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        waiting = await running.begin("from", ["vm"], token, 60.0)
-        running.hub.release()
-        outcome = await waiting
-        outcome = reply(outcome)
-        assert outcome.value == {"events": [], "valid_ref_counts": {"vm": 1}, "token": token}
+async def test_when_the_gateway_stops_every_waiting_call_is_answered_with_its_token(running: Running) -> None:
+    _, token = await running.events()
+    waiting = await running.waits("vm")
+    running.hub.release()
+    assert await waiting == Reply({"events": [], "valid_ref_counts": {"vm": 1}, "token": token})
 
 
 async def test_before_the_state_is_known_a_client_waits_and_is_told_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_methods, "FIRST_READ", 0.01)
-    async with Running(tmp_path, "a") as running:
-        await running.hub.stop()
-        running.hub = EventHub(running.service)
-        running.methods = EventMethods(running.hub, on_wait=running._count)
-        await running.hub.follow(running.table)
-        batch = await running.value("from", ["*"], "", 0.01)
-        assert batch["events"] == []
-        assert batch["token"] == "0" * 20 + "," + "0" * 20
-        waiting = await running.begin("from", ["vm"], batch["token"], 60.0)
-        running.service.own(":1.9")
-        await asyncio.sleep(0)
-        await running.settle()
-        outcome = await waiting
-        outcome = reply(outcome)
-        assert told(outcome.value["events"]) == [("add", "vm", "a")]
+    await running.anew()
+    assert await running.events(seconds=0.01) == ([], "0" * 20 + "," + "0" * 20)
+    waiting = await running.begin("from", ["vm"], "", 60.0)
+    await running.owned(":1.9")
+    assert told(await answered(waiting)) == [("add", "vm", "a")]
 
 
-async def test_a_reload_keeps_those_who_wait_and_tells_what_differs(tmp_path: Path) -> None:
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        waiting = await running.begin("from", ["vm"], token, 60.0)
-        await running.hub.follow(running.table)
-        assert not waiting.done()
-        stanza = 'manager: {object_path: /vm}, fields: {note: {type: s, default: "new"}}}\n  Message'
-        text = MAPPING.replace("manager: {object_path: /vm}}\n  Message", stanza)
-        (tmp_path / "again").mkdir()
-        await running.hub.follow(built(tmp_path / "again", text))
-        await asyncio.sleep(0)
-        running.service.own(":1.1")
-        await asyncio.sleep(0)
-        await running.settle()
-        outcome = await waiting
-        outcome = reply(outcome)
-        [event] = outcome.value["events"]
-        assert event["snapshot"] == {"name_label": "a", "note": "new"}
+async def test_a_reload_keeps_those_who_wait_and_tells_what_differs(running: Running, tmp_path: Path) -> None:
+    waiting = await running.waits("vm")
+    await running.hub.follow(running.table)
+    assert not waiting.done()
+    stanza = 'manager: {object_path: /vm}, fields: {note: {type: s, default: "new"}}}\n  Message'
+    text = MAPPING.replace("manager: {object_path: /vm}}\n  Message", stanza)
+    (tmp_path / "again").mkdir()
+    await running.hub.follow(built(tmp_path / "again", text))
+    await asyncio.sleep(0)
+    await running.owned()
+    [event] = await answered(waiting)
+    assert event["snapshot"] == {"name_label": "a", "note": "new"}
 
 
 async def test_while_the_service_is_away_who_waits_goes_on_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_methods, "FRESH", 0.0)
     monkeypatch.setattr(event_methods, "RETRY", 0.001)
-    async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
-        waiting = await running.begin("from", ["vm"], token, 60.0)
-        running.service.is_away = True
-        running.service.change("/vm/a", VM, **named("A"))
-        await running.settle()
-        before = len(running.service.checks)
-        async with asyncio.timeout(TIMEOUT):
-            while len(running.service.checks) < before + 3:
-                assert not waiting.done(), waiting.result()
-                await running.service.settle()
-        assert not waiting.done()
-        running.service.is_away = False
-        assert told(reply(await waiting).value["events"]) == [("mod", "vm", "a")]
+    waiting = await running.waits("vm")
+    running.service.is_away = True
+    await running.change("a", "A")
+    before = len(running.service.checks)
+    async with asyncio.timeout(TIMEOUT):
+        while len(running.service.checks) < before + 3:
+            assert not waiting.done(), waiting.result()
+            await running.service.settle()
+    assert not waiting.done()
+    running.service.is_away = False
+    assert told(await answered(waiting)) == A
 
 
 async def test_the_pool_counts_as_changed_now_and_then_for_who_waits_for_it(
@@ -520,13 +415,11 @@ async def test_the_pool_counts_as_changed_now_and_then_for_who_waits_for_it(
     monkeypatch.setattr(hub, "HEARTBEAT", 0.01)
     monkeypatch.setattr(hub, "BEATS", "vm")
     async with Running(tmp_path, "a") as running:
-        _, token = await running.events()
         for wanted in ("*", "vm"):
-            outcome = reply(await (await running.begin("from", [wanted], token, 60.0)))
-            assert told(outcome.value["events"]) == [("mod", "vm", "a")]
-            token = outcome.value["token"]
-        others = await running.events(token, "message", "vm/a", seconds=0.05)
-        assert others == ([], token)
+            waiting = await running.waits(wanted)
+            assert told(await answered(waiting)) == A
+        token = waiting.result().value["token"]
+        assert await running.events(token, "message", "vm/a", seconds=0.05) == ([], token)
 
 
 # Clients that are sent changes
@@ -564,15 +457,13 @@ class Stream:
 async def test_a_client_without_a_token_is_first_told_everything_in_short_batches(tmp_path: Path) -> None:
     names = [f"v{number}" for number in range(10)]
     async with Running(tmp_path, *names) as running:
-        running.service.change("/vm/v0", VM, **named("changed after it was made"))
-        await running.settle()
+        await running.change("v0", "changed after it was made")
         async with Stream(running) as stream:
             batches = [await stream.next() for _ in range(3)]
             assert [len(batch.events) for batch in batches] == [4, 4, 2]
             assert [batch.is_snapshot for batch in batches] == [True, False, False]
             assert {event["operation"] for batch in batches for event in batch.events} == {"add"}
-            running.service.change("/vm/v5", VM, **named("V5"))
-            await running.settle()
+            await running.change("v5", "V5")
             batch = await stream.next()
             assert told(batch.events) == [("mod", "vm", "v5")]
             assert not batch.is_snapshot
@@ -597,7 +488,7 @@ async def test_a_client_that_takes_nothing_gets_the_newest_state_when_it_goes_on
         for number in range(5000):
             running.service.change("/vm/a", VM, **named(str(number)))
         running.service.remove("/vm/b")
-        await running.settle()
+        await running.service.settle()
         batch = await stream.next()
         assert [(event["ref"], event.get("snapshot")) for event in batch.events] == [
             ("a", {"name_label": "4999"}),
@@ -611,7 +502,7 @@ async def test_a_stream_ends_with_its_session_and_with_the_gateway(tmp_path: Pat
         await other.next()
         running.service.sessions.remove(S)
         running.methods.end_session(S)
-        assert refused(await stream.next()).name == "SESSION_INVALID"
+        assert expect(Fault, await stream.next()).name == "SESSION_INVALID"
         assert await stream.next() == "the end"
         running.hub.release()
         assert await other.next() == "the end"
@@ -624,8 +515,7 @@ async def test_a_stream_tells_nothing_while_its_session_cannot_be_checked(
     async with Running(tmp_path, "a") as running, Stream(running) as stream:
         await stream.next()
         running.service.is_away = True
-        running.service.change("/vm/a", VM, **named("A"))
-        await running.settle()
+        await running.change("a", "A")
         assert [await anext(stream._changes) for _ in range(3)] == [None] * 3
         running.service.is_away = False
         assert told((await stream.next()).events) == [("mod", "vm", "a")]
@@ -639,7 +529,7 @@ async def test_after_an_orderly_stop_a_call_gets_what_has_changed_and_waits_if_n
         async with Running(tmp_path, "a", "b", "c", state=state) as before:
             _, first = await before.events()
             before.service.remove("/vm/c")
-            await before.settle()
+            await before.service.settle()
             _, token = await before.events(first)
         async with Running(tmp_path, "a", "d", state=state) as after:
             events, later = await after.events(token)
@@ -648,9 +538,8 @@ async def test_after_an_orderly_stop_a_call_gets_what_has_changed_and_waits_if_n
             assert await after.events(token, "vm/a") == ([], later)
             assert await after.events(later) == ([], later)
             waiting = await after.begin("from", ["vm/a"], token, 60.0)
-            after.service.change("/vm/a", VM, **named("A"))
-            await after.settle()
-            assert told(reply(await waiting).value["events"]) == [("mod", "vm", "a")]
+            await after.change("a", "A")
+            assert told(await answered(waiting)) == [("mod", "vm", "a")]
 
 
 async def test_a_token_that_is_newer_than_what_was_written_is_not_continued(tmp_path: Path) -> None:
@@ -659,7 +548,7 @@ async def test_a_token_that_is_newer_than_what_was_written_is_not_continued(tmp_
             token = expect(Token, parse_token((await before.events())[1]))
         told_but_not_written = str(token._replace(generation=token.generation + 1))
         async with Running(tmp_path, "a", state=state) as after:
-            assert refused(await after.ask("from", ["*"], told_but_not_written, 0.0)).name == "EVENTS_LOST"
+            assert (await after.refused("from", ["*"], told_but_not_written, 0.0)).name == "EVENTS_LOST"
             async with Stream(after, token=told_but_not_written) as stream:
                 assert (await stream.next()).is_snapshot
 
@@ -676,8 +565,7 @@ async def test_a_stream_keeps_its_token_until_it_has_all_that_it_has_missed(tmp_
             ]  # fmt: skip
             assert (first.is_snapshot, last.is_snapshot, str(first.token)) == (False, False, token)
             async with Stream(after, token=str(last.token)) as again:
-                after.service.change("/vm/a", VM, **named("A"))
-                await after.settle()
+                await after.change("a", "A")
                 assert told((await again.next()).events) == told((await stream.next()).events) == [("mod", "vm", "a")]
 
 

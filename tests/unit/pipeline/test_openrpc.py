@@ -89,8 +89,11 @@ def test_servers_are_the_urls_of_the_endpoint() -> None:
 async def test_a_table_is_described_once() -> None:
     path = Path("/nowhere/shop.yaml")
     table, _ = compiled(path, MAPPING.encode(), {path.with_name("shop.xml"): IDL.encode()})
-    describer = Describer(table)
-    assert await describer.describe() is await describer.describe()
+    describer, endpoint = Describer(table), table.endpoints[EndpointKey("rpc", "/json")]
+    assert await describer.document(endpoint, tuple) == document()
+    described = describer._described
+    await describer.document(endpoint, tuple)
+    assert describer._described is described is not None
 
 
 @pytest.mark.bus

@@ -12,9 +12,7 @@ from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import (
     ABANDONED,
     HUNG_UP,
-    NO_METADATA,
     Answer,
-    Call,
     Fault,
     FaultCode,
     Outcome,
@@ -25,65 +23,62 @@ from gateway.core.rpc.model import (
 )
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.passthrough import BAD_GATEWAY, STATUSES, Passthrough
-from gateway.pipeline.side_override import SideOverride, side_override
 from gateway.pipeline.waiting import Deadlines
 from tests.kit import backends
 from tests.kit import upstreams as kit
-from tests.kit.cases import each_case
+from tests.kit.cases import each_case, present
 from tests.kit.exchanges import MemoryExchange
+from tests.kit.programs import TIMEOUT
 
+NOTHING = Fault(FaultCode.BUSY, "")
 GET = RequestMetadata("GET", "/rrd_updates?start=1", ((b"User-Agent", b"rrd2csv"),))
 
 
 class Way:
     """A passage to a legacy service that answers so, and what was noted of it."""
 
-    def __init__(self, whole: Answer | Fault) -> None:
-        self.upstreams = kit.Scripted({}, whole)
-        self.noted: list[tuple[str, Call, Outcome, Side | None]] = []
-        self.streamed: list[tuple[int, int]] = []
-        self.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), self._note, upstreams=self.upstreams), "xapi")
+    def __init__(self, whole: Answer | Fault = NOTHING, upstreams: kit.Scripted | None = None) -> None:
+        self.upstreams = upstreams or kit.Scripted({}, whole)
+        self.noted: list[CallFinished] = []
+        dispatcher = Dispatcher(backends.MemoryBackend({}), self.noted.append, upstreams=self.upstreams)
+        self.passage = Passthrough(dispatcher, "xapi")
 
-    def _note(self, finished: CallFinished) -> None:
-        self.noted.append((finished.route.method, finished.call, finished.outcome, finished.side))
-        self.streamed.append((finished.received, finished.sent))
+    @property
+    def outcome(self) -> Outcome:
+        """That of the one request, which was noted once as one of the legacy service."""
+        (finished,) = self.noted
+        assert (finished.route.method, finished.side) == (UNMAPPED, Side.LEGACY)
+        return finished.outcome
+
+    async def leave(self, exchange: MemoryExchange, *, once_written: bool = False) -> None:
+        """A client that leaves while it waits, or when it has got something."""
+        asking = asyncio.ensure_future(self.passage.stream(exchange))
+        await (asyncio.wait_for(exchange.written.wait(), TIMEOUT) if once_written else asyncio.sleep(0))
+        asking.cancel()
+        await asyncio.wait({asking})
 
 
 async def test_a_message_goes_to_the_upstream_and_its_answer_comes_back() -> None:
     answer = Answer(b"<xport/>", "text/xml", None, 200, "OK")
     way = Way(answer)
-    exchange = MemoryExchange(GET, peer=Peer("tcp:10.0.0.1:5"))
+    exchange = MemoryExchange(GET, b"12", b"345", length=5, peer=Peer("tcp:10.0.0.1:5"))
     assert await way.passage.stream(exchange) is None
     assert (exchange.head, exchange.body, exchange.is_finished) == (answer, b"<xport/>", True)
-    assert way.upstreams.forwarded == [("xapi", b"", GET)]
-    ((method, call, outcome, side),) = way.noted
-    assert (method, outcome, side) == (UNMAPPED, Reply(), Side.LEGACY)
+    assert way.upstreams.forwarded == [("xapi", b"12345", GET)]
+    assert way.outcome == Reply()
+    (finished,) = way.noted
     known = {"protocol": "http", "path": "/rrd_updates", "agent": "rrd2csv", "request_id": ""}
-    assert (call.peer.address, call.extensions) == ("tcp:10.0.0.1:5", known)
+    assert (finished.call.peer.address, finished.call.extensions) == ("tcp:10.0.0.1:5", known)
+    assert (finished.received, finished.sent) == (5, 8)
 
 
-async def test_an_answer_that_tells_of_a_failure_goes_back_and_is_noted_as_one() -> None:
-    way = Way(Answer(b"no", "text/html", None, 404, "Not Found"))
-    exchange = MemoryExchange(GET)
+@each_case(("status", "word"), [(302, "redirect"), (307, "redirect"), (304, "ok"), (404, "remote"), (500, "remote")])
+async def test_an_answer_that_tells_of_another_end_goes_back_and_is_noted_as_that(status: int, word: str) -> None:
+    answer = Answer(b"no", "text/html", None, status, "x", ((b"Location", b"http://other/"),))
+    way, exchange = Way(answer), MemoryExchange(GET)
     assert await way.passage.stream(exchange) is None
-    assert exchange.body == b"no"
-    assert way.noted[0][2] == Fault(FaultCode.REMOTE, "HTTP 404", name="404")
-
-
-@pytest.mark.parametrize(("status", "word"), [(302, "redirect"), (307, "redirect"), (304, "ok"), (500, "remote")])
-async def test_a_redirect_is_noted_as_one(status: int, word: str) -> None:
-    way = Way(Answer(b"", "text/html", None, status, "x", ((b"Location", b"http://other/"),)))
-    exchange = MemoryExchange(GET)
-    assert await way.passage.stream(exchange) is None
-    assert exchange.head is not None
-    assert (exchange.head.status, exchange.head.headers) == (status, ((b"Location", b"http://other/"),))
-    assert ended(way.noted[0][2]) == word
-
-
-async def test_the_bytes_of_a_request_are_noted() -> None:
-    way = Way(Answer(b"abc", "", None, 200, "OK"))
-    await way.passage.stream(MemoryExchange(GET, b"12", b"345", length=5))
-    assert way.streamed == [(5, 3)]
+    assert (exchange.head, exchange.body) == (answer, b"no")
+    assert ended(way.outcome) == word
 
 
 async def test_a_tunnel_whose_client_leaves_has_ended_as_tunnels_do() -> None:
@@ -94,14 +89,9 @@ async def test_a_tunnel_whose_client_leaves_has_ended_as_tunnels_do() -> None:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    way = Way(Fault(FaultCode.BUSY, ""))
-    way.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), way._note, upstreams=Open({})), "xapi")
-    exchange = MemoryExchange(GET, is_tunnel=True)
-    asking = asyncio.ensure_future(way.passage.stream(exchange))
-    await asyncio.wait_for(exchange.written.wait(), 60)
-    asking.cancel()
-    await asyncio.wait({asking})
-    assert ([outcome for _, _, outcome, _ in way.noted], way.streamed) == ([Reply()], [(0, 3)])
+    way = Way(upstreams=Open({}))
+    await way.leave(MemoryExchange(GET, is_tunnel=True), once_written=True)
+    assert (way.outcome, way.noted[0].received, way.noted[0].sent) == (Reply(), 0, 3)
 
 
 @each_case("code", FaultCode)
@@ -113,7 +103,7 @@ async def test_why_nothing_came_back_is_an_answer_in_plain_words(code: FaultCode
     assert (got.body, got.fault) == (b"because\n", fault)
     assert (got.status, got.reason) == STATUSES.get(code, BAD_GATEWAY)
     assert got.headers == ((b"Content-Type", b"text/plain"),)
-    assert way.noted[0][2] == fault
+    assert way.outcome == fault
 
 
 async def test_an_old_service_that_closes_without_a_word_is_a_closed_connection_to_the_client() -> None:
@@ -122,7 +112,7 @@ async def test_an_old_service_that_closes_without_a_word_is_a_closed_connection_
     got = await way.passage.stream(MemoryExchange(GET))
     assert got is not None
     assert (got.hang_up, got.body) == (True, None)
-    assert way.noted[0][2] == fault
+    assert way.outcome == fault
 
 
 async def test_a_message_whose_client_leaves_is_noted_once() -> None:
@@ -131,13 +121,9 @@ async def test_a_message_whose_client_leaves_is_noted_once() -> None:
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    way = Way(Fault(FaultCode.BUSY, ""))
-    way.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), way._note, upstreams=Hung({})), "xapi")
-    asking = asyncio.ensure_future(way.passage.stream(MemoryExchange(GET)))
-    await asyncio.sleep(0)
-    asking.cancel()
-    await asyncio.wait({asking})
-    assert [(method, outcome, side) for method, _, outcome, side in way.noted] == [(UNMAPPED, ABANDONED, Side.LEGACY)]
+    way = Way(upstreams=Hung({}))
+    await way.leave(MemoryExchange(GET))
+    assert way.outcome == ABANDONED
 
 
 async def test_a_response_that_breaks_off_resets_the_client_and_is_noted_as_a_fault() -> None:
@@ -146,47 +132,11 @@ async def test_a_response_that_breaks_off_resets_the_client_and_is_noted_as_a_fa
             await exchange.respond(Answer(None, "", None, 200, "OK"))
             return Fault(FaultCode.NO_REPLY, "closed", name=HUNG_UP)
 
-    way = Way(Fault(FaultCode.BUSY, ""))
-    way.passage = Passthrough(Dispatcher(backends.MemoryBackend({}), way._note, upstreams=BreaksOff({})), "xapi")
+    way = Way(upstreams=BreaksOff({}))
     exchange = MemoryExchange(GET)
     assert await way.passage.stream(exchange) is None
     assert (exchange.is_aborted, exchange.is_finished) == (True, False)
-    assert way.noted[0][2] == Fault(FaultCode.NO_REPLY, "closed", name=HUNG_UP)
-
-
-# A forced side
-
-
-HERE = SideOverride(b"x-gateway-side", "gateway_side")
-
-
-def with_header(text: bytes) -> RequestMetadata:
-    return RequestMetadata(headers=((b"Host", b"x"), (b"X-Gateway-Side", text)))
-
-
-@each_case(("text", "side"), [(b"dbus", Side.DBUS), (b" LEGACY ", Side.LEGACY), (b"both", None), (b"", None)])
-def test_a_header_names_a_side_and_leaves_the_call_alone(text: bytes, side: Side | None) -> None:
-    call = Call("VM.stat", ("a",))
-    assert HERE.extract(call, with_header(text)) == (side, call)
-    assert not HERE.was_extracted(call)
-
-
-def test_a_parameter_names_a_side_and_is_taken_out() -> None:
-    side, call = HERE.extract(Call("VM.stat", (), {"vm": "a", "gateway_side": "dbus"}), NO_METADATA)
-    assert side is Side.DBUS
-    assert call.named == {"vm": "a"}
-    assert HERE.was_extracted(call)
-
-
-def test_a_parameter_that_names_no_side_is_taken_out_all_the_same() -> None:
-    side, call = HERE.extract(Call("VM.stat", (), {"gateway_side": 5}), NO_METADATA)
-    assert side is None
-    assert call.named == {}
-
-
-def test_where_a_listener_does_not_let_it_nothing_is_read() -> None:
-    assert side_override("", "") is None
-    assert side_override("X-Gateway-Side", "") == SideOverride(b"x-gateway-side")
+    assert way.outcome == Fault(FaultCode.NO_REPLY, "closed", name=HUNG_UP)
 
 
 # Deadlines
@@ -204,10 +154,6 @@ async def wait(deadlines: Deadlines, seconds: float) -> str:
     finally:
         deadline.lift()
     return "never"
-
-
-async def test_past_its_time_a_task_is_cancelled_and_knows_why() -> None:
-    assert await wait(Deadlines(), 0.01) == "late after 0.01"
 
 
 async def test_each_task_has_its_own_time_in_whatever_order_they_began() -> None:
@@ -235,21 +181,14 @@ async def test_one_timer_serves_those_that_begin_later_too() -> None:
     assert loop.time() - began >= 0.03
 
 
-async def test_nothing_is_left_of_ten_thousand_that_were_in_time() -> None:
+async def test_a_lifted_deadline_cancels_nobody_and_leaves_nothing() -> None:
     deadlines = Deadlines()
     for _ in range(10_000):
-        deadlines.start(3600.0).lift()
+        deadlines.start(0.0).lift()
     assert len(deadlines) == 0
-
-
-async def test_a_lifted_deadline_cancels_nobody() -> None:
-    deadlines = Deadlines()
-    deadlines.start(0.0).lift()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         assert await wait(deadlines, 0.01) == "late after 0.01"
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
+    assert present(asyncio.current_task()).cancelling() == 0
 
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
@@ -265,6 +204,4 @@ async def test_the_cancellation_itself_says_why() -> None:
     Deadlines().start(0.0)
     with pytest.raises(asyncio.CancelledError, match=DEADLINE_PASSED):
         await asyncio.Event().wait()
-    task = asyncio.current_task()
-    assert task is not None
-    task.uncancel()
+    present(asyncio.current_task()).uncancel()

@@ -73,17 +73,27 @@ async def test_no_task_waits_for_the_answer() -> None:
         assert old.connections == 1
 
 
-@pytest.mark.parametrize("message", [READ, WRITE])
-async def test_a_client_that_leaves_frees_its_place_and_its_call_is_unknown(message: bytes) -> None:
+async def sent_again(old: LegacyServer) -> None:
+    """Its connection ends, and the message comes again over another one."""
+    await old.close_connections()
+    await asyncio.wait_for(old.seen.acquire(), TIMEOUT)
+
+
+ATTEMPTS = pytest.mark.parametrize(("message", "again"), [(READ, False), (WRITE, False), (READ, True)])
+
+
+@ATTEMPTS
+async def test_a_client_that_leaves_frees_its_place_and_its_call_is_unknown(message: bytes, *, again: bool) -> None:
     async with waiting(message) as (old, gateway, wire):
+        if again:
+            await sent_again(old)
         wire.reset()
         await gateway.wait(1)
-        assert outcomes(gateway) == [ABANDONED]
         await settled(gateway)
         old.hold.set()
         await asyncio.wait_for(old.left.acquire(), TIMEOUT)  # its connection is closed, and serves no other client
         old.left.release()
-        assert len(gateway.finished) == 1
+        assert outcomes(gateway) == [ABANDONED]
 
 
 async def test_a_client_that_has_sent_its_last_byte_still_gets_its_answer() -> None:
@@ -107,16 +117,16 @@ async def test_messages_that_are_sent_ahead_wait_for_their_turn() -> None:
         await settled(gateway)
 
 
-@pytest.mark.parametrize("message", [READ, WRITE])
-async def test_past_the_deadline_the_outcome_is_unknown_and_the_client_stays(message: bytes) -> None:
-    async with waiting(message, seconds=0.05) as (old, gateway, wire):
-        assert (
-            b"no answer from the legacy service 'old' within 0.05 s; it may have been executed"
-            in (await wire.reply()).body
-        )
-        fault = expect(Fault, outcomes(gateway)[0])
-        assert (fault.code, len(gateway.finished)) == (FaultCode.TIMEOUT, 1)
+@ATTEMPTS
+async def test_past_the_deadline_the_outcome_is_unknown_and_the_client_stays(message: bytes, *, again: bool) -> None:
+    seconds = 0.5 if again else 0.05
+    async with waiting(message, seconds=seconds) as (old, gateway, wire):
+        if again:
+            await sent_again(old)
+        says = f"no answer from the legacy service 'old' within {seconds:g} s; it may have been executed"
+        assert says.encode() in (await wire.reply()).body
         await settled(gateway)
+        assert [expect(Fault, each).code for each in outcomes(gateway)] == [FaultCode.TIMEOUT]
         old.hold.set()
         await wire.send(message)
         assert (await wire.reply()).status == 200
@@ -134,34 +144,13 @@ async def test_a_write_is_not_sent_again_when_its_connection_ends() -> None:
 
 async def test_a_read_is_sent_again_once_in_a_task() -> None:
     async with waiting(READ) as (old, gateway, wire):
-        await old.close_connections()
-        await asyncio.wait_for(old.seen.acquire(), TIMEOUT)
+        await sent_again(old)
         assert (len(tasks()), len(old.requests)) == (1, 3)
         old.hold.set()
         assert (await wire.reply()).body == RESULT % b"x"
         await gateway.wait(1)
         assert outcomes(gateway) == [Reply("x")]
         await settled(gateway)
-
-
-async def test_a_client_that_leaves_during_the_second_attempt_is_counted_once() -> None:
-    async with waiting(READ) as (old, gateway, wire):
-        await old.close_connections()
-        await asyncio.wait_for(old.seen.acquire(), TIMEOUT)
-        wire.reset()
-        await gateway.wait(1)
-        await settled(gateway)
-        assert outcomes(gateway) == [ABANDONED]
-        old.hold.set()
-
-
-async def test_the_deadline_holds_for_the_second_attempt_too() -> None:
-    async with waiting(READ, seconds=0.5) as (old, gateway, wire):
-        await old.close_connections()
-        assert b"within 0.5 s; it may have been executed" in (await wire.reply()).body
-        await settled(gateway)
-        assert [expect(Fault, each).code for each in outcomes(gateway)] == [FaultCode.TIMEOUT]
-        old.hold.set()
 
 
 @pytest.mark.parametrize("late", [False, True])

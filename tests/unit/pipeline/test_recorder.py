@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from gateway.core.admin.records import MethodId, StateRefused
@@ -18,7 +20,9 @@ from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.recorder import MAX_RECORDINGS, Recorder, RecordingLimits, RecordingSession
 from tests.kit.backends import MemoryBackend
 from tests.kit.cases import each_case, expect
+from tests.kit.programs import TIMEOUT
 from tests.kit.traffic import GET, SET
+from tests.kit.upstreams import Scripted
 
 WEB = Reply("web")
 ORIGIN = {"listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc"}
@@ -38,6 +42,11 @@ def taken(
     return CallFinished(route, call, outcome, Side.LEGACY, 0.01, view)
 
 
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder(Dispatcher(MemoryBackend({}), upstreams=Scripted({})), lambda: 1000.0)
+
+
 async def take(recorder: Recorder, finished: CallFinished) -> None:
     """A call ends, and its answer leaves."""
     recorder.dispatcher.finish(finished)
@@ -54,24 +63,26 @@ async def documents(found: RecordingSession) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.strip()]
 
 
-async def test_calls_are_written_in_their_order_until_there_are_enough() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})), lambda: 1000.0)
-    found = begun(recorder, calls=2)
-    for name in ("a", "b", "c"):
-        await take(recorder, taken("S", name))
-    first, *calls, last = await documents(found)
+async def test_calls_are_written_in_their_order_until_there_are_enough(recorder: Recorder) -> None:
+    found = [recorder.active]
+    with begun(recorder, calls=2) as recording:
+        found.append(recorder.active)
+        for name in ("a", "b", "c"):
+            await take(recorder, taken("S", name))
+        first, *calls, last = await documents(recording)
     assert first["methods"] == ["xapi/VM.get_name", "xapi/VM.set_name"]
     assert [(call["params"][1], call["when"]) for call in calls] == [("a", 1000.0), ("b", 1000.0)]
     assert last == {"end": "2 calls", "calls": 2, "seconds": 0.0, "no_room": 0, "too_large": 0}
-
-
-async def test_the_recorder_is_active_only_during_a_recording() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    await take(recorder, taken())
-    found = [recorder.active]
-    with begun(recorder):
-        found.append(recorder.active)
     assert [*found, recorder.active] == [False, True, False]
+
+
+async def test_what_comes_after_the_last_call_is_not_counted_even_in_the_same_turn(recorder: Recorder) -> None:
+    found = begun(recorder, calls=1)
+    for first in ("S", "x" * LARGEST):
+        recorder.dispatcher.finish(taken(first))
+    await asyncio.sleep(0)
+    *_, last = await documents(found)
+    assert (last["end"], last["calls"], last["too_large"]) == ("1 calls", 1, 0)
 
 
 @each_case(
@@ -85,9 +96,8 @@ async def test_the_recorder_is_active_only_during_a_recording() -> None:
     ],
 )
 async def test_what_is_recorded_and_what_is_counted_instead(
-    offered: list[dict[str, Any]], counts: tuple[int, int, int], *, writes: bool
+    recorder: Recorder, offered: list[dict[str, Any]], counts: tuple[int, int, int], *, writes: bool
 ) -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
     found = begun(recorder, writes=writes, waiting=3, waiting_bytes=2_000)
     for each in offered:
         await take(recorder, taken(**each))
@@ -97,33 +107,31 @@ async def test_what_is_recorded_and_what_is_counted_instead(
     assert (first["writes"], last["calls"], last["end"]) == (writes, counts[0], "the gateway has stopped")
 
 
-async def test_the_memory_of_a_call_is_free_again_once_it_is_written() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
+async def test_the_memory_of_a_call_is_free_again_once_it_is_written(recorder: Recorder) -> None:
     found = begun(recorder, waiting_bytes=2_000)
-    lines = found.lines("1.0", "r1")
-    await anext(lines)
-    for _ in range(3):
-        await take(recorder, taken("x" * 1500))
+    async with aclosing(found.lines("1.0", "r1")) as lines:
         await anext(lines)
+        for _ in range(3):
+            await take(recorder, taken("x" * 1500))
+            await anext(lines)
     assert found.counts.no_room == 0
-    await lines.aclose()
 
 
-async def test_a_large_outcome_is_left_out_and_not_viewed() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
+async def test_a_large_outcome_is_left_out_and_not_viewed_and_a_bug_costs_its_own_line(recorder: Recorder) -> None:
+    def bug(outcome: Outcome) -> Outcome:
+        raise RuntimeError(outcome)
+
     found = begun(recorder)
-
-    def view(outcome: Outcome) -> Outcome:
-        raise AssertionError(outcome)
-
-    await take(recorder, taken(outcome=Reply(["x"] * LARGEST), view=view))
+    await take(recorder, taken(outcome=Reply(["x"] * LARGEST), view=bug))
+    await take(recorder, taken("S", "lost", view=bug))
+    await take(recorder, taken("S", "kept"))
     recorder.stop()
-    _, call, _ = await documents(found)
-    assert call["reply"] == {"$left_out": f"an answer of more than {LARGEST} bytes"}
+    _, large, kept, last = await documents(found)
+    assert large["reply"] == {"$left_out": f"an answer of more than {LARGEST} bytes"}
+    assert (kept["params"][1], last["calls"]) == ("kept", 2)
 
 
-async def test_a_recording_that_has_grown_large_ends() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
+async def test_a_recording_that_has_grown_large_ends(recorder: Recorder) -> None:
     found = begun(recorder, size=900)
     for _ in range(10):
         await take(recorder, taken())
@@ -133,58 +141,30 @@ async def test_a_recording_that_has_grown_large_ends() -> None:
     assert not recorder.active
 
 
-async def test_a_recording_ends_when_its_time_is_over() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder, seconds=0.01)
-    first, last = await documents(found)
+async def test_a_recording_ends_when_its_time_is_over(recorder: Recorder) -> None:
+    first, last = await documents(begun(recorder, seconds=0.01))
     assert (first["recording"], last["end"]) == (1, "0.01 s")
 
 
-async def test_an_empty_line_says_that_nothing_has_come() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder)
-    found.keepalive = 0.001
-    lines = found.lines("1.0", "r1")
-    await anext(lines)
-    assert await anext(lines) == b"\n"
-    await take(recorder, taken())
-    async with asyncio.timeout(60):
-        while await anext(lines) == b"\n":
-            pass
-    await lines.aclose()
+@each_case("keepalive", [0.001, 60.0])
+async def test_an_empty_line_says_that_nothing_has_come_and_a_call_wakes_who_waits_for_one(
+    recorder: Recorder, keepalive: float
+) -> None:
+    with begun(recorder) as found:
+        found.keepalive = keepalive
+        async with aclosing(found.lines("1.0", "r1")) as lines, asyncio.timeout(TIMEOUT):
+            await anext(lines)
+            if keepalive < 1:
+                assert await anext(lines) == b"\n"
+            asyncio.get_running_loop().call_soon(recorder.dispatcher.finish, taken())
+            while (line := await anext(lines)) == b"\n":
+                assert keepalive < 1
+            assert b"VM.get_name" in line
 
 
-async def test_a_call_wakes_who_waits_for_one() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder)
-    found.keepalive = 60.0
-    lines = found.lines("1.0", "r1")
-    await anext(lines)
-    asyncio.get_running_loop().call_soon(recorder.dispatcher.finish, taken())
-    async with asyncio.timeout(60):
-        assert b"VM.get_name" in await anext(lines)
-    await lines.aclose()
-
-
-async def test_a_bug_costs_its_own_line() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
-    found = begun(recorder)
-
-    def bug(_: Outcome) -> Outcome:
-        raise RuntimeError
-
-    await take(recorder, taken("S", "lost", view=bug))
-    await take(recorder, taken("S", "kept"))
-    recorder.stop()
-    _, call, last = await documents(found)
-    assert (call["params"][1], last["calls"]) == ("kept", 1)
-
-
-async def test_several_record_at_a_time_each_its_own_and_no_more_than_some() -> None:
-    recorder = Recorder(Dispatcher(MemoryBackend({})))
+async def test_several_record_at_a_time_each_its_own_and_no_more_than_some(recorder: Recorder) -> None:
     several = [begun(recorder) for _ in range(MAX_RECORDINGS)]
-    refused = expect(StateRefused, recorder.begin(BOTH, RecordingLimits()))
-    assert refused.conflict
+    assert expect(StateRefused, recorder.begin(BOTH, RecordingLimits())).conflict
     await take(recorder, taken())
     recorder.stop()
     assert [len(await documents(each)) for each in several] == [3] * MAX_RECORDINGS

@@ -23,12 +23,15 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcom
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
-from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Tasks
+from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Cancel, Tasks
 from gateway.state.store import PATIENCE, StateStore
+from gateway.state.task_records import Task
 from gateway.wiring import task_ending
+from tests.kit.cases import expect
 from tests.kit.mappings import route
+from tests.kit.programs import TIMEOUT
+from tests.kit.upstreams import Scripted
 
-LIMIT = 60.0
 DBUS = Setting()
 PEER = Peer("tcp:127.0.0.1:4711")
 
@@ -77,27 +80,29 @@ class Front:
             routes["task.get_record"] = route("task.get_record", effect=Effect.READ)
         self.state = state
         self.service = Service()
-        self.dispatcher = Dispatcher(self.service)
+        dispatcher = Dispatcher(self.service, upstreams=Scripted({}))
         self.tasks = Tasks(state, task_ending, **limits)
         self.fronts = {}
         for codec in ("jsonrpc", "xmlrpc"):
             dialect = DIALECTS["xenapi"](codec)
-            table = EndpointTable(
-                EndpointKey("rpc", "/"),
-                codec,
-                "xenapi",
-                routes,
-                spelling=dialect.spelling,
-                session_check=check,
-            )
+            more = {"spelling": dialect.spelling, "session_check": check}
+            table = EndpointTable(EndpointKey("rpc", "/"), codec, "xenapi", routes, **more)  # type: ignore[arg-type]
             made = CODECS[codec](MessageLimits())
-            self.fronts[codec] = RpcEndpoint(table, made, dialect, self.dispatcher, tasks=self.tasks)
+            self.fronts[codec] = RpcEndpoint(table, made, dialect, dispatcher, tasks=self.tasks)
 
     async def json(self, method: str, *params: Any) -> Any:
         """Call over JSON-RPC 1.0; the result or the error."""
         body = json.dumps({"method": method, "params": params, "id": 1}).encode()
         answer = json.loads((await self.fronts["jsonrpc"].answer(body, PEER)).body or b"")
         return answer["result"] if answer["error"] is None else answer["error"]
+
+    async def start(self, vm: str = "vm") -> Any:
+        """The reference of a task, or the error."""
+        return await self.json("Async.VM.start", "session", vm)
+
+    async def task(self, method: str, *params: Any) -> Any:
+        """Call a method of the class with a valid session."""
+        return await self.json(f"task.{method}", "session", *params)
 
     async def xml(self, method: str, *params: Any) -> Any:
         """Call over XML-RPC; the Status struct."""
@@ -106,20 +111,20 @@ class Front:
         return answer
 
     async def record(self, task: str) -> Any:
-        return await self.json("task.get_record", "session", task)
+        return await self.task("get_record", task)
 
     @asynccontextmanager
     async def silent_state(self) -> AsyncIterator[None]:
         """The state file does not answer."""
         go = threading.Event()
-        holding = self.state._thread.do(lambda: go.wait(LIMIT))
+        holding = self.state._thread.do(lambda: go.wait(TIMEOUT))
         yield
         go.set()
         await asyncio.wrap_future(holding)
 
     async def until(self, task: str, status: str) -> Any:
         """The record once the task has this status."""
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 record = await self.record(task)
                 if record["status"] == status:
@@ -165,9 +170,9 @@ async def test_a_call_for_a_task_is_answered_at_once_and_its_record_follows_the_
     told = (await front.xml("task_get_record", "session", task))["Value"]
     assert told.keys() == record.keys()
     assert isinstance(told["created"], xmlrpc.client.DateTime)
-    assert await front.json("task.get_all", "session") == [task]
-    assert await front.json("task.get_by_uuid", "session", record["uuid"]) == task
-    assert await front.json("task.destroy", "session", task) == ""
+    assert await front.task("get_all") == [task]
+    assert await front.task("get_by_uuid", record["uuid"]) == task
+    assert await front.task("destroy", task) == ""
     assert await front.record(task) == ["HANDLE_INVALID", "task", task]
 
 
@@ -188,7 +193,7 @@ async def test_a_task_ends_as_its_call_did(make: Made, outcome: Outcome, result:
     front = await make()
     front.service.outcome = outcome
     front.service.go.set()
-    task = await front.json("Async.VM.start", "session", "vm")
+    task = await front.start()
     record = await front.until(task, "failure" if error else "success")
     assert record["error_info"] == error
     if result is None:
@@ -199,138 +204,141 @@ async def test_a_task_ends_as_its_call_did(make: Made, outcome: Outcome, result:
 
 
 async def test_what_can_be_refused_at_once_makes_no_task(make: Made) -> None:
-    front = await make()
+    front, off = await make(), await make(Setting(Mode.OFF))
     assert await front.json("Async.VM.start", "dead", "vm") == ["SESSION_INVALID", "dead"]
     no_mode = await front.json("Async.VM.get_record", "session", "vm")
     assert no_mode == ["Fault", "No async mode for this operation (rpc: Async.VM.get_record)"]
+    assert "is switched off" in (await off.start())[1]
     assert await front.json("task.get_all", "dead") == ["SESSION_INVALID", "dead"]
-    assert await front.json("task.get_all", "session") == []
-    assert front.service.started == []
-
-
-async def test_a_method_that_is_off_is_off_as_a_task(make: Made) -> None:
-    front = await make(Setting(Mode.OFF))
-    refused = await front.json("Async.VM.start", "session", "vm")
-    assert "is switched off" in refused[1]
-    assert await front.json("task.get_all", "session") == []
-    names = (await front.xml("system.listMethods")).__class__
-    assert names is list
-
-
-async def test_list_methods_names_what_answers_and_nothing_else(make: Made) -> None:
-    names = await (await make()).xml("system.listMethods")
-    assert {"VM.start", "task.get_record", "task.cancel"} <= set(names)
-    off = await (await make(Setting(Mode.OFF))).xml("system.listMethods")
-    assert "VM.start" not in off
-    assert "session.login" in off
-
-
-async def test_an_unknown_method_is_told_only_to_a_valid_session(make: Made) -> None:
-    front = await make()
+    assert await front.task("get_all") == await off.task("get_all") == []
+    assert front.service.started == off.service.started == []
+    names, names_off = [await each.xml("system.listMethods") for each in (front, off)]
+    assert {"VM.start", "task.get_record", "task.cancel", "session.login"} <= set(names)
+    assert ("VM.start" in names_off, "session.login" in names_off) == (False, True)
+    # An unknown method is told only to a valid session.
     assert await front.json("Foo.bar", "dead") == ["SESSION_INVALID", "dead"]
-    assert await front.json("Foo.bar", "session") == ["MESSAGE_METHOD_UNKNOWN", "Foo.bar"]
-    assert await front.json("Foo.bar") == ["MESSAGE_METHOD_UNKNOWN", "Foo.bar"]
+    for session in (["session"], []):
+        assert await front.json("Foo.bar", *session) == ["MESSAGE_METHOD_UNKNOWN", "Foo.bar"]
 
 
 async def test_a_client_makes_changes_and_ends_a_task(make: Made) -> None:
     front = await make()
-    task = await front.json("task.create", "session", "import", "of a disk")
+    task = await front.task("create", "import", "of a disk")
     for name, value in (("progress", 0.5), ("result", "<value>1</value>"), ("error_info", ["A", "b"])):
-        assert await front.json(f"task.set_{name}", "session", task, value) == ""
-        assert await front.json(f"task.get_{name}", "session", task) == value
+        assert await front.task(f"set_{name}", task, value) == ""
+        assert await front.task(f"get_{name}", task) == value
     assert (await front.xml("task.set_progress", "session", task, "0.75"))["Status"] == "Success"
-    assert await front.json("task.add_to_other_config", "session", task, "key", "value") == ""
-    again = await front.json("task.add_to_other_config", "session", task, "key", "value")
+    assert await front.task("add_to_other_config", task, "key", "value") == ""
+    again = await front.task("add_to_other_config", task, "key", "value")
     assert again == ["MAP_DUPLICATE_KEY", "task", "other_config", task, "key"]
-    assert await front.json("task.cancel", "session", task) == ""
-    assert await front.json("task.get_status", "session", task) == "cancelling"
-    assert await front.json("task.set_status", "session", task, "cancelled") == ""
+    assert await front.task("cancel", task) == ""
+    assert await front.task("get_status", task) == "cancelling"
+    assert await front.task("set_status", task, "cancelled") == ""
     assert (await front.record(task))["finished"] != "19700101T00:00:00Z"
-    assert (await front.json("task.set_status", "session", task, "no"))[0] == "INVALID_VALUE"
-    count = await front.json("task.set_status", "session", task)
+    assert (await front.task("set_status", task, "no"))[0] == "INVALID_VALUE"
+    count = await front.task("set_status", task)
     assert count == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "task.set_status", "2", "1"]
 
 
 async def test_a_call_that_was_sent_goes_on_though_its_task_is_cancelled_or_destroyed(make: Made) -> None:
     front = await make()
     task, other = [await front.json("Async.VM.start", "session", vm) for vm in ("a", "b")]
-    await front.json("task.cancel", "session", task)
+    await front.task("cancel", task)
     await front.until(task, "cancelling")
-    await front.json("task.destroy", "session", other)
+    await front.task("destroy", other)
     front.service.go.set()
     assert (await front.until(task, "success"))["result"] != ""
     assert [call.params[1] for call in front.service.started] == ["a", "b"]
-    assert await front.json("task.get_all", "session") == [task]
+    assert await front.task("get_all") == [task]
+
+
+async def test_the_progress_of_a_destroyed_task_is_no_event(make: Made) -> None:
+    front, go, ended = await make(), asyncio.Event(), asyncio.Event()
+    told: list[tuple[float, bool]] = []
+    front.tasks.subscribe(lambda task, is_gone: told.append((task.progress, is_gone)))
+
+    async def run(notify: Callable[[float, Cancel | None], None]) -> Outcome:
+        notify(0.25, None)
+        await go.wait()
+        notify(0.5, None)
+        ended.set()
+        return Reply()
+
+    task = expect(Task, await front.tasks.begin("Async.VM.start", "session", Call("VM.start"), run))
+    await front.task("destroy", task.ref)
+    go.set()
+    await asyncio.wait_for(ended.wait(), TIMEOUT)
+    assert told == [(0.0, False), (0.25, False), (0.25, True)]
 
 
 async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:
     front = await make(per_owner=2)
-    tasks = [await front.json("Async.VM.start", "session", "vm") for _ in range(2)]
-    assert (await front.json("Async.VM.start", "session", "vm"))[0] == "TOO_MANY_PENDING_TASKS"
-    await front.json("task.destroy", "session", tasks[0])
-    assert (await front.json("task.create", "session", "a", "b")).startswith("OpaqueRef:")
+    tasks = [await front.start() for _ in range(2)]
+    assert (await front.start())[0] == "TOO_MANY_PENDING_TASKS"
+    await front.task("destroy", tasks[0])
+    assert (await front.task("create", "a", "b")).startswith("OpaqueRef:")
     small = await make(total=2)
     small.service.go.set()
-    ended = await small.json("Async.VM.start", "session", "vm")
+    ended = await small.start()
     await small.until(ended, "success")
     for _ in range(2):
-        assert (await small.json("task.create", "session", "a", "b")).startswith("OpaqueRef:")
+        assert (await small.task("create", "a", "b")).startswith("OpaqueRef:")
     assert len(small.tasks) == 2
 
 
 async def test_finished_tasks_of_a_session_make_room_those_that_were_seen_first(make: Made) -> None:
     front = await make(per_owner=3)
     front.service.go.set()
-    first, second, third = [await front.json("Async.VM.start", "session", "vm") for _ in range(3)]
-    async with asyncio.timeout(LIMIT):
+    first, second, third = [await front.start() for _ in range(3)]
+    async with asyncio.timeout(TIMEOUT):
         while front.tasks._running:  # noqa: ASYNC110 - nothing tells it
             await asyncio.sleep(0.01)
     await front.until(second, "success")
     front.service.go.clear()
-    fourth = await front.json("Async.VM.start", "session", "vm")
-    assert await front.json("task.get_all", "session") == [first, third, fourth]
-    fifth = await front.json("Async.VM.start", "session", "vm")
-    assert await front.json("task.get_all", "session") == [third, fourth, fifth]
-    await front.json("Async.VM.start", "session", "vm")
-    assert (await front.json("Async.VM.start", "session", "vm"))[0] == "TOO_MANY_PENDING_TASKS"
-    assert (await front.json("task.get_record", "session", third))[:2] == ["HANDLE_INVALID", "task"]
+    fourth = await front.start()
+    assert await front.task("get_all") == [first, third, fourth]
+    fifth = await front.start()
+    assert await front.task("get_all") == [third, fourth, fifth]
+    await front.start()
+    assert (await front.start())[0] == "TOO_MANY_PENDING_TASKS"
+    assert (await front.task("get_record", third))[:2] == ["HANDLE_INVALID", "task"]
 
 
 async def test_the_texts_that_clients_give_a_task_are_bounded(make: Made) -> None:
     front = await make()
-    task = await front.json("task.create", "session", "a", "b")
+    task = await front.task("create", "a", "b")
     size = CLIENT_BYTES // 2
-    assert await front.json("task.add_to_other_config", "session", task, "a", "x" * size) == ""
-    refused = await front.json("task.add_to_other_config", "session", task, "b", "x" * size)
+    assert await front.task("add_to_other_config", task, "a", "x" * size) == ""
+    refused = await front.task("add_to_other_config", task, "b", "x" * size)
     assert f"expected texts of at most {CLIENT_BYTES} bytes in a task, got" in str(refused)
     for method, value in (("set_result", "x" * 2 * size + "x"), ("set_error_info", ["x" * size])):
-        assert (await front.json(f"task.{method}", "session", task, value))[0] == "INVALID_VALUE"
+        assert (await front.task(method, task, value))[0] == "INVALID_VALUE"
     assert (await front.record(task))["other_config"].keys() == {"a"}
-    assert (await front.json("task.create", "session", "x" * 2 * size, "b"))[0] == "INVALID_VALUE"
-    assert await front.json("task.remove_from_other_config", "session", task, "a") == ""
-    assert await front.json("task.get_all", "session") == [task]
+    assert (await front.task("create", "x" * 2 * size, "b"))[0] == "INVALID_VALUE"
+    assert await front.task("remove_from_other_config", task, "a") == ""
+    assert await front.task("get_all") == [task]
 
 
 async def test_the_texts_of_tasks_that_have_not_ended_are_bounded_together(make: Made) -> None:
     front = await make(stored_bytes=1000)
-    task = await front.json("task.create", "session", "x" * 900, "")
-    grown = await front.json("task.set_result", "session", task, "x" * 200)
+    task = await front.task("create", "x" * 900, "")
+    grown = await front.task("set_result", task, "x" * 200)
     assert "destroy those that have ended" in str(grown)
-    assert (await front.json("task.create", "session", "x" * 200, "")).startswith("OpaqueRef:")
-    assert (await front.json("Async.VM.start", "session", "vm"))[0] == "TOO_MANY_PENDING_TASKS"
-    await front.json("task.destroy", "session", task)
-    assert (await front.json("Async.VM.start", "session", "vm")).startswith("OpaqueRef:")
+    assert (await front.task("create", "x" * 200, "")).startswith("OpaqueRef:")
+    assert (await front.start())[0] == "TOO_MANY_PENDING_TASKS"
+    await front.task("destroy", task)
+    assert (await front.start()).startswith("OpaqueRef:")
 
 
 async def test_a_task_that_its_client_never_ends_is_forgotten_as_a_finished_one_is(make: Made) -> None:
     moments = [1000.0]
     front = await make(total=2, now=lambda: moments[0])
-    running = await front.json("Async.VM.start", "session", "vm")
-    assert (await front.json("task.create", "session", "a", "")).startswith("OpaqueRef:")
-    assert (await front.json("task.create", "session", "b", ""))[0] == "TOO_MANY_PENDING_TASKS"
+    running = await front.start()
+    assert (await front.task("create", "a", "")).startswith("OpaqueRef:")
+    assert (await front.task("create", "b", ""))[0] == "TOO_MANY_PENDING_TASKS"
     moments[0] += KEPT + 1
-    later = await front.json("task.create", "session", "b", "")
-    assert await front.json("task.get_all", "session") == [running, later]
+    later = await front.task("create", "b", "")
+    assert await front.task("get_all") == [running, later]
 
 
 async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(make: Made) -> None:
@@ -339,12 +347,12 @@ async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(mak
 
     def hold() -> None:
         held.set()
-        go.wait(LIMIT)
+        go.wait(TIMEOUT)
 
     holding = front.state._thread.do(hold)  # the state file is busy
-    assert await asyncio.to_thread(held.wait, LIMIT)
-    leaving = asyncio.get_running_loop().create_task(front.json("Async.VM.start", "session", "vm"))
-    async with asyncio.timeout(LIMIT):
+    assert await asyncio.to_thread(held.wait, TIMEOUT)
+    leaving = asyncio.get_running_loop().create_task(front.start())
+    async with asyncio.timeout(TIMEOUT):
         while not len(front.tasks):  # noqa: ASYNC110 - nothing tells it
             await asyncio.sleep(0.01)
     leaving.cancel()
@@ -352,38 +360,38 @@ async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(mak
     go.set()
     await asyncio.wrap_future(holding)
     assert front.service.started == []
-    task = await front.json("Async.VM.start", "session", "vm")
-    assert await front.json("task.get_all", "session") == [task]
+    task = await front.start()
+    assert await front.task("get_all") == [task]
 
 
 async def test_results_of_finished_tasks_are_bounded_together(make: Made) -> None:
     front = await make(stored_bytes=1000)
     front.service.outcome = Reply("x" * 600)
     front.service.go.set()
-    tasks = [await front.json("Async.VM.start", "session", "vm") for _ in range(3)]
+    tasks = [await front.start() for _ in range(3)]
     for task in tasks:
         await front.until(task, "success")
-    await front.json("task.create", "session", "one more", "")
+    await front.task("create", "one more", "")
     assert len(front.tasks) == 2
 
 
 async def test_a_task_of_another_gateway_is_read_from_the_state_file(make: Made) -> None:
     first, second = await make(), await make()
-    task = await first.json("Async.VM.start", "session", "vm")
+    task = await first.start()
     assert (await second.record(task))["status"] == "pending"
     first.service.go.set()
     assert (await second.until(task, "success"))["result"] == "<value>OpaqueRef:vm&lt;9&gt;</value>"
-    assert list(await second.json("task.get_all_records", "session")) == [task]
+    assert list(await second.task("get_all_records")) == [task]
 
 
 async def test_while_the_state_file_does_not_answer_no_task_of_another_gateway_is_said_to_be_gone(
     make: Made,
 ) -> None:
     first, second = await make(), await make(patience=0.05)
-    task = await first.json("Async.VM.start", "session", "vm")
+    task = await first.start()
     async with second.silent_state():
         for method, about in (("get_record", task), ("get_by_uuid", task.partition(":")[2])):
-            refused = await second.json(f"task.{method}", "session", about)
+            refused = await second.task(method, about)
             assert "tasks cannot be looked up now, try again" in str(refused)
     assert (await second.record(task))["status"] == "pending"
 
@@ -396,53 +404,49 @@ async def test_a_call_whose_task_cannot_be_written_down_is_refused_and_not_made(
             assert "not executed: its task cannot be written down now: state file" in str(refused)
         assert len(front.tasks) == 0
     front.service.go.set()
-    task = await front.json("Async.VM.start", "session", "vm")
+    task = await front.start()
     await front.until(task, "success")
     assert len(front.service.started) == 1
-    assert await front.json("task.get_all", "session") == [task]
+    assert await front.task("get_all") == [task]
 
 
 async def test_what_cannot_be_written_about_a_task_now_is_written_later(make: Made) -> None:
     front = await make(patience=0.05, lease=0.5)
-    task = await front.json("Async.VM.start", "session", "vm")
+    task = await front.start()
     async with front.silent_state():
         front.service.go.set()
         await front.until(task, "success")
-        assert "not done now, try again" in str(await front.json("task.destroy", "session", task))
+        assert "not done now, try again" in str(await front.task("destroy", task))
         assert (await front.record(task))["status"] == "success"
     other = await make()
     await other.until(task, "success")
-    assert await front.json("task.destroy", "session", task) == ""
+    assert await front.task("destroy", task) == ""
     assert (await other.record(task))[:2] == ["HANDLE_INVALID", "task"]
 
 
 async def test_a_task_of_another_gateway_is_known_at_once_where_others_answer_for_tasks_too(make: Made) -> None:
     second = await make(mapped=True)
     first = await make()
-    task = await first.json("Async.VM.start", "session", "vm")
+    task = await first.start()
     assert (await second.record(task))["status"] == "pending"
     assert second.service.started == []
     second.service.go.set()
     assert await second.record("OpaqueRef:of-the-service") == "OpaqueRef:vm<9>"
 
 
-async def test_a_task_whose_gateway_died_ends_with_an_unknown_outcome_and_its_call_is_not_made_again(
-    make: Made,
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_a_task_whose_gateway_has_ended_has_an_unknown_outcome_and_its_call_is_not_made_again(
+    make: Made, *, is_killed: bool
 ) -> None:
-    dying = await make(lease=0.5)
-    task = await dying.json("Async.VM.start", "session", "vm")
-    assert dying.tasks._renewing is not None
-    dying.tasks._renewing.cancel()  # what a kill does to the lease
+    ending = await make(lease=0.5)
+    task = await ending.start()
+    if is_killed:
+        assert ending.tasks._renewing is not None
+        ending.tasks._renewing.cancel()  # what a kill does to the lease
+    else:
+        await ending.tasks.stop()
     other = await make(lease=0.5)
-    record = await other.until(task, "failure")
-    assert record["error_info"][0] == "INTERNAL_ERROR"
-    assert record["error_info"][1].startswith("outcome unknown: the gateway ended before Async.VM.start did")
+    code, text = (await other.until(task, "failure"))["error_info"]
+    assert code == "INTERNAL_ERROR"
+    assert text.startswith("outcome unknown: the gateway ended before Async.VM.start did")
     assert other.service.started == []
-
-
-async def test_a_gateway_that_stops_ends_its_tasks_with_an_unknown_outcome(make: Made) -> None:
-    stopping = await make()
-    task = await stopping.json("Async.VM.start", "session", "vm")
-    await stopping.tasks.stop()
-    other = await make()
-    assert (await other.until(task, "failure"))["error_info"][1].startswith("outcome unknown")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import Backend
 from gateway.core.migration.modes import Migration
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import CallFinished, CallListener, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Peer, Reply, Value
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.trace import explain, show_method_call
 from tests.kit.mappings import route
+from tests.kit.upstreams import Scripted
 
 
 class Bus(Backend):
@@ -35,19 +35,27 @@ class Bus(Backend):
         """Nothing to close."""
 
 
-def exchange(codec: str = "xmlrpc", dialect: str = "xenapi") -> RpcEndpoint:
-    routes = {"echo": route("echo", session_check=route("session check", source="toy.yaml:2"))}
-    table = EndpointTable(EndpointKey("rpc", "/RPC2"), codec, dialect, routes)
-    return RpcEndpoint(table, CODECS[codec](MessageLimits()), DIALECTS[dialect](codec), Dispatcher(Bus()))
+def exchange(*listeners: CallListener) -> RpcEndpoint:
+    routes = {
+        "echo": route("echo", session_check=route("session check", source="toy.yaml:2")),
+        "VM.echo": route("VM.echo", migration=Migration(upstream="old")),
+    }
+    dialect = DIALECTS["xenapi"]("xmlrpc")
+    table = EndpointTable(EndpointKey("rpc", "/RPC2"), "xmlrpc", "xenapi", routes, spelling=dialect.spelling)
+    dispatcher = Dispatcher(Bus(), *listeners, upstreams=Scripted({}))
+    return RpcEndpoint(table, CODECS["xmlrpc"](MessageLimits()), dialect, dispatcher)
 
 
-async def steps_of(method: str, *params: Value, codec: str = "xmlrpc") -> tuple[Outcome, dict[str, str]]:
-    outcome, steps = await explain(exchange(codec), method, params, Peer("control"))
+async def steps_of(method: str, *params: Value, told: CallListener = lambda _: None) -> tuple[Outcome, dict[str, str]]:
+    outcome, steps = await explain(exchange(told), method, params, Peer("control"))
+    calls = {"echo": 1 if "fail" in params else 2, "VM_echo": 1}  # with those of session checks
+    assert [step.name for step in steps].count("method call") == calls.get(method, 0)
     return outcome, {step.name: step.value for step in steps}
 
 
 async def test_every_step_from_the_clients_bytes_to_the_bus_and_back_is_shown() -> None:
-    outcome, steps = await steps_of("echo", "hello")
+    told: list[CallFinished] = []
+    outcome, steps = await steps_of("echo", "hello", told=told.append)
     assert outcome == Reply("hello")
     assert "<methodName>echo</methodName>" in steps["the client sends (xmlrpc)"]
     assert steps["decoded"] == "echo('hello')"
@@ -56,40 +64,16 @@ async def test_every_step_from_the_clients_bytes_to_the_bus_and_back_is_shown() 
     assert steps["method return"] == "s 'hello'"
     assert steps["outcome"] == "reply 'hello'"
     assert "<name>Status</name>" in steps["the client gets"]
-
-
-async def test_the_call_is_counted_as_one_of_the_endpoints_own_protocol() -> None:
-    told: list[Call] = []
-    routes = {"echo": route("echo")}
-    table = EndpointTable(EndpointKey("rpc", "/RPC2"), "xmlrpc", "xenapi", routes)
-    noting = Dispatcher(Bus(), lambda finished: told.append(finished.call))
-    await explain(
-        RpcEndpoint(table, CODECS["xmlrpc"](MessageLimits()), DIALECTS["xenapi"]("xmlrpc"), noting),
-        "echo",
-        ("hello",),
-        Peer("control"),
-    )
-    (call,) = told
-    assert (call.extensions["protocol"], call.extensions["agent"]) == ("xmlrpc", "xcp-gateway call")
+    [finished] = told  # counted as a call of the endpoint's own protocol
+    extensions = finished.call.extensions
+    assert (extensions["protocol"], extensions["agent"]) == ("xmlrpc", "xcp-gateway call")
 
 
 async def test_a_form_that_returns_a_task_is_shown_and_not_run_on_the_other_side() -> None:
-    explained = exchange()
-    old = Migration(upstream="old")
-    routes = {"VM.echo": route("VM.echo", migration=old)}
-    explained.table = replace(explained.table, routes=routes, spelling=explained.dialect.spelling)
-    outcome, steps = await explain(explained, "VM_echo", ("hello",), Peer("control"))
-    assert outcome == Reply("hello")
-    outcome, steps = await explain(explained, "Async.VM.echo", ("hello",), Peer("control"))
+    assert (await steps_of("VM_echo", "hello"))[0] == Reply("hello")
+    outcome, shown = await steps_of("Async.VM.echo", "hello")
     assert isinstance(outcome, Fault)
-    shown = {step.name: step.value for step in steps}
     assert shown["refused"].startswith("No async mode for this operation (rpc: Async.VM.echo): mode dbus")
-    assert "method call" not in shown
-
-
-async def test_the_session_check_is_shown_before_the_call_itself() -> None:
-    _, steps = await explain(exchange(), "echo", ("hello",), Peer("control"))
-    assert [step.name for step in steps].count("method call") == 2
 
 
 async def test_an_error_is_shown_as_the_bus_gave_it_and_as_the_client_gets_it() -> None:

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-
 from gateway.scaffold.guesses import PathByName, Place, path_by_name, places, prefixes, reads, snake
+from tests.kit.cases import each_case
+
+READ = "GetDevices getZones IsEmpty CanReboot DomainLookupByName Ping Describe ListSessions FindUserById HasX"
+WRITE = "Issue Cancel Listen Hash Country GetAndReset GetNextFree FindOrCreate Start getter Pings"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "GetDevices",
-        "getZones",
-        "IsEmpty",
-        "CanReboot",
-        "DomainLookupByName",
-        "Ping",
-        "Describe",
-        "ListSessions",
-        "FindUserById",
-        "HasX",
-    ],
-)
-def test_a_method_whose_first_word_reads_is_a_read(name: str) -> None:
-    assert reads(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Issue",
-        "Cancel",
-        "Listen",
-        "Hash",
-        "Country",
-        "GetAndReset",
-        "GetNextFree",
-        "FindOrCreate",
-        "Start",
-        "getter",
-        "Pings",
-    ],
-)
-def test_any_other_method_is_a_write(name: str) -> None:
-    assert not reads(name)
+def test_a_method_whose_first_word_reads_is_a_read_and_any_other_a_write() -> None:
+    assert [name for name in READ.split() if not reads(name)] == []
+    assert [name for name in WRITE.split() if reads(name)] == []
 
 
 def test_legacy_names() -> None:
-    named = {
-        name: snake(name) for name in ("HwAddress", "IP4Config", "UUID", "UUIDs", "Rx Mode", "scan-type", "NTP", "-")
-    }
-    assert named == {
+    for name, expected in {
         "HwAddress": "hw_address",
         "IP4Config": "ip4_config",
         "UUID": "uuid",
@@ -59,7 +24,8 @@ def test_legacy_names() -> None:
         "scan-type": "scan_type",
         "NTP": "ntp",
         "-": "unnamed",
-    }
+    }.items():
+        assert snake(name) == expected
 
 
 def test_the_beginning_of_legacy_names_is_the_shortest_end_of_the_interface_that_is_unique() -> None:
@@ -73,7 +39,7 @@ def test_the_beginning_of_legacy_names_is_the_shortest_end_of_the_interface_that
 BASE = "/org/example/Shop1"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("interface", "objects", "expected"),
     [
         ("org.example.Shop1", [BASE], [Place(BASE)]),
@@ -94,7 +60,7 @@ def test_where_an_interface_is(interface: str, objects: list[str], expected: lis
     assert places(interface, objects, BASE) == expected
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("values", "expected"),
     [
         ({"/b/hci0/dev_11_22": {"A": "11:22"}}, PathByName("/b/hci0/dev_{a}", "a", "dashes")),

@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from gateway.cli import app
 from gateway.core.dbus import introspection_xml
 from gateway.scaffold.description import Description, from_files, idl_text
 from gateway.scaffold.files import new_files
-from gateway.scaffold.mapping import Settings, mapping_text
+from gateway.scaffold.mapping import Settings
+from tests.kit.command import command, succeed
 from tests.kit.programs import ROOT
 
 XML = """<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN" "x">
@@ -107,8 +106,9 @@ methods:
 """
 
 
-def test_a_described_service_becomes_a_mapping_file() -> None:
-    assert mapping_text(shop(), Settings("shop", "idl/org.example.Shop.xml", COMMAND)) == MAPPING
+def test_a_described_service_becomes_a_mapping_file_that_passes_the_check(tmp_path: Path) -> None:
+    plan = new_files(shop(), Settings("shop", "idl/org.example.Shop.xml", COMMAND), tmp_path)
+    assert (plan.files[tmp_path / "shop.yaml"], plan.notes) == (MAPPING, [])
 
 
 def test_objects_by_name_have_the_template_and_its_rule(tmp_path: Path) -> None:
@@ -136,12 +136,6 @@ def test_objects_by_name_have_the_template_and_its_rule(tmp_path: Path) -> None:
 """ in paths[tmp_path / "shop.yaml"]
 
 
-def test_both_files_pass_the_check_and_no_entry_is_left_out(tmp_path: Path) -> None:
-    plan = new_files(shop(), Settings("shop", "idl/org.example.Shop.xml", COMMAND), tmp_path)
-    assert plan.files[tmp_path / "shop.yaml"] == MAPPING
-    assert plan.notes == []
-
-
 def test_the_idl_says_what_the_sources_say() -> None:
     """Members, types, access and annotations are those of the source; what cannot be used is not there."""
     source = introspection_xml.parse(XML).interfaces["org.example.Shop1"]
@@ -158,8 +152,7 @@ def test_a_method_that_cannot_be_mapped_is_left_out_and_said(tmp_path: Path) -> 
     """A dictionary whose keys no legacy protocol has is found by the compiler, not by the scaffold."""
     service = Description("org.example.Shop")
     xml = '<node><interface name="org.example.A1"><method name="Do"/><method name="Bad">{}</method></interface></node>'
-    arguments = '<arg name="a" type="s" direction="in"/>' * 1
-    service.add("/a", introspection_xml.parse(xml.format(arguments)))
+    service.add("/a", introspection_xml.parse(xml.format('<arg name="a" type="s" direction="in"/>')))
     service.interfaces["org.example.A1"].methods["Bad"].ins[0].name = ""
     plan = new_files(service, Settings("shop", "idl/x.xml", COMMAND), tmp_path)
     text = plan.files[tmp_path / "shop.yaml"]
@@ -174,7 +167,7 @@ def test_a_method_that_cannot_be_mapped_is_left_out_and_said(tmp_path: Path) -> 
 
 
 def scaffold(*words: str | Path) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["scaffold", "introspection", *map(str, words)])
+    done = command("scaffold", "introspection", *words)
     return done.exit_code, done.stdout, done.stderr
 
 
@@ -190,15 +183,9 @@ def test_introspection_files_become_files_that_pass_check(tmp_path: Path) -> Non
     text = (tmp_path / "m/s.yaml").read_text()
     assert "shop.stock: {member: Stock, params: [delta]}" in text
     assert "# decide: which objects have this interface; their subtree is a guess\n  book.on:" in text
-    done = CliRunner().invoke(app, ["check", str(tmp_path / "m")])
-    assert (done.exit_code, done.stdout) == (0, "14 methods in 1 file: no problems (schema and IDL)\n")
-
-
-def test_the_object_of_interfaces_without_one_can_be_given(tmp_path: Path) -> None:
-    (tmp_path / "book.xml").write_text(BOOK)
-    assert (
-        scaffold(tmp_path / "book.xml", "--object-path", "/b", "-o", tmp_path, "--bus-name", "org.example.Book")[0] == 0
-    )
+    assert succeed("check", tmp_path / "m") == "14 methods in 1 file: no problems (schema and IDL)\n"
+    given = ("--object-path", "/b", "--bus-name", "org.example.Book")
+    assert scaffold(tmp_path / "book.xml", "-o", tmp_path, *given)[0] == 0
     assert "book.title: {property: Title}" in (tmp_path / "book.yaml").read_text()
 
 

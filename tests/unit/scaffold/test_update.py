@@ -59,32 +59,22 @@ def plan(
     (folder / "idl").mkdir()
     (folder / "idl/shop.xml").write_text(before)
     (folder / "shop.yaml").write_bytes(mapping.encode())
-    service = Description("org.example.Shop")
-    service.add("/shop", introspection_xml.parse(after))
-    made = updated_files(service, SETTINGS, folder, complete=complete)
+    made = updated_files(_description(after), SETTINGS, folder, complete=complete)
     return made.files[folder / "shop.yaml"], made
 
 
-def test_the_same_idl_changes_nothing(tmp_path: Path) -> None:
-    text, made = plan(tmp_path, BEFORE)
-    assert (text, made.changed, made.notes) == (MAPPING, {}, [])
-
-
 NEW = '<method name="Sell"><arg name="book" type="s" direction="in"/></method><method name="GetPrice"/>'
+DOOR = '<interface name="org.example.Door1"><method name="Open"/></interface>'
 
 
-def test_a_new_member_comes_after_those_of_its_interface(tmp_path: Path) -> None:
-    text, made = plan(tmp_path, BEFORE.replace('<method name="Hidden"/>', '<method name="Hidden"/>' + NEW))
+def test_a_new_member_comes_after_those_of_its_interface_and_a_new_interface_at_the_end(tmp_path: Path) -> None:
+    after = BEFORE.replace('<method name="Hidden"/>', '<method name="Hidden"/>' + NEW)
+    text, made = plan(tmp_path, after.replace("</node>", DOOR + "</node>"))
     entries = "  shop.sell: {member: Sell, params: [book]}\n"
     entries += "  shop.get_price: {member: GetPrice, effect: read}  # decide: effect by its name\n"
-    assert text == MAPPING + entries
-    assert made.notes == ["new: shop.sell, shop.get_price"]
-
-
-def test_a_new_interface_becomes_a_section_at_the_end(tmp_path: Path) -> None:
-    door = '<interface name="org.example.Door1"><method name="Open"/></interface></node>'
-    text, _ = plan(tmp_path, BEFORE.replace("</node>", door))
-    assert text == MAPPING + "\n  # org.example.Door1\n  door.open: {member: Open, interface: org.example.Door1}\n"
+    section = "\n  # org.example.Door1\n  door.open: {member: Open, interface: org.example.Door1}\n"
+    assert text == MAPPING + entries + section
+    assert sorted(made.notes) == ["new: door.open", "new: shop.sell, shop.get_price"]
 
 
 def test_an_entry_whose_member_is_gone_becomes_a_comment(tmp_path: Path) -> None:
@@ -230,10 +220,12 @@ def test_what_follows_from_a_class_gets_no_entry(tmp_path: Path) -> None:
     assert [note for note in made.notes if note.startswith("new")] == []
 
 
-def test_an_update_twice_is_an_update_once(tmp_path: Path) -> None:
-    after = BEFORE.replace('<method name="Hidden"/>', NEW).replace('"Get"', '"Fetch"')
-    _, made = plan(tmp_path, after)
-    for path, text in made.files.items():
-        path.write_text(text)
-    again = updated_files(_description(after), SETTINGS, tmp_path, complete=True)
-    assert (again.changed, again.notes) == ({}, [])
+def test_the_same_idl_changes_nothing_nor_does_an_update_twice(tmp_path: Path) -> None:
+    text, made = plan(tmp_path, BEFORE)
+    assert (text, made.changed, made.notes) == (MAPPING, {}, [])
+    after = _description(BEFORE.replace('<method name="Hidden"/>', NEW).replace('"Get"', '"Fetch"'))
+    made = updated_files(after, SETTINGS, tmp_path, complete=True)
+    for path, content in made.files.items():
+        path.write_text(content)
+    again = updated_files(after, SETTINGS, tmp_path, complete=True)
+    assert (bool(made.changed), again.changed, again.notes) == (True, {}, [])

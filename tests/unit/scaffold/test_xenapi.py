@@ -8,27 +8,20 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from typer.testing import CliRunner
 
-from gateway.cli import app
 from gateway.core.dbus import introspection_xml
-from gateway.scaffold import datamodel, xenapi
+from gateway.scaffold import SourceError, datamodel, xenapi
+from tests.kit.cases import each_case
+from tests.kit.command import command
 
 ROOT = Path(__file__).parents[3]
 DATAMODEL = ROOT / "docker/toolstack/xenapi_classes.json"
 NAMES = xenapi.Names("org.xen.xcp.xapi", "/org/xen/xcp/xapi", "idl/org.xen.xcp.xapi.classes.xml")
 
 
-@pytest.fixture(scope="module")
-def made() -> xenapi.Scaffold:
-    return xenapi.make(datamodel.read(DATAMODEL.read_bytes()), NAMES)
-
-
-def test_the_shipped_idl_is_the_output(made: xenapi.Scaffold) -> None:
+def test_the_shipped_idl_is_the_output_and_the_shipped_mapping_is_that_with_additions() -> None:
+    made = xenapi.make(datamodel.read(DATAMODEL.read_bytes()), NAMES)
     assert (ROOT / "mappings" / NAMES.idl).read_text() == made.idl
-
-
-def test_the_shipped_mapping_is_the_output_with_additions(made: xenapi.Scaffold) -> None:
     shipped = YAML(typ="safe", pure=True).load(ROOT / "mappings/xapi.yaml")["classes"]
     written = YAML(typ="safe", pure=True).load(made.mapping)["classes"]
     assert list(shipped) == list(written)
@@ -42,42 +35,37 @@ def missing(written: Any, shipped: Any, place: str = "classes") -> list[str]:
     return [] if written == shipped else [place]
 
 
-CLASS = {
-    "name": "VM",
-    "description": "what xapi writes besides is ignored",
-    "fields": [
-        {"name": "uuid", "type": "string", "qualifier": "RO/runtime", "lifecycle": {"state": "published_s"}},
-        {"name": "VCPUs_max", "type": "int", "qualifier": "RW"},
-        {"name": "IPv6", "type": "string set", "qualifier": "RO/runtime"},
-        {"name": "start_time", "type": "datetime", "qualifier": "RO/runtime"},
-        {"name": "VBDs", "type": "VBD ref set", "qualifier": "RO/runtime"},
-        {"name": "other_config", "type": "(string -> string) map", "qualifier": "RW"},
-    ],
-    "messages": [
-        {"name": "get_record", "params": [], "result": ["VM record", ""], "implicit": True},
-        {"name": "get_all", "implicit": True},
-        {"name": "create", "implicit": True},
-        {"name": "destroy", "implicit": True},
-        {"name": "get_VCPUs_max", "implicit": True},
-        {"name": "set_VCPUs_max", "implicit": True},
-        {"name": "add_to_other_config", "implicit": True},
-        {
-            "name": "start",
-            "implicit": False,
-            "params": [
-                {"type": "session ref", "name": "session_id", "doc": ""},
-                {"type": "VM ref", "name": "vm", "doc": ""},
-                {"type": "bool", "name": "start_paused", "doc": ""},
-            ],
-            "result": ["void"],
-            "errors": [{"name": "VM_BAD_POWER_STATE", "doc": ""}],
-        },
-        {"name": "import", "params": [{"name": "url", "type": "string"}], "result": ["(VM ref -> datetime) map", ""]},
-        {"name": "old", "params": [], "result": ["void"], "lifecycle": {"state": "removed_s", "transitions": []}},
-        {"name": "get_IPv6", "implicit": True, "lifecycle": {"state": "removed_s", "transitions": []}},
-    ],
-    "enums": [],
-}
+CLASS = YAML(typ="safe", pure=True).load("""
+name: VM
+description: what xapi writes besides is ignored
+fields:
+  - {name: uuid, type: string, qualifier: RO/runtime, lifecycle: {state: published_s}}
+  - {name: VCPUs_max, type: int, qualifier: RW}
+  - {name: IPv6, type: string set, qualifier: RO/runtime}
+  - {name: start_time, type: datetime, qualifier: RO/runtime}
+  - {name: VBDs, type: VBD ref set, qualifier: RO/runtime}
+  - {name: other_config, type: (string -> string) map, qualifier: RW}
+messages:
+  - {name: get_record, params: [], result: [VM record, ""], implicit: true}
+  - {name: get_all, implicit: true}
+  - {name: create, implicit: true}
+  - {name: destroy, implicit: true}
+  - {name: get_VCPUs_max, implicit: true}
+  - {name: set_VCPUs_max, implicit: true}
+  - {name: add_to_other_config, implicit: true}
+  - name: start
+    implicit: false
+    params:
+      - {type: session ref, name: session_id, doc: ""}
+      - {type: VM ref, name: vm, doc: ""}
+      - {type: bool, name: start_paused, doc: ""}
+    result: [void]
+    errors: [{name: VM_BAD_POWER_STATE, doc: ""}]
+  - {name: import, params: [{name: url, type: string}], result: [(VM ref -> datetime) map, ""]}
+  - {name: old, params: [], result: [void], lifecycle: {state: removed_s, transitions: []}}
+  - {name: get_IPv6, implicit: true, lifecycle: {state: removed_s, transitions: []}}
+enums: []
+""")
 
 
 def test_a_class_becomes_two_interfaces() -> None:
@@ -96,6 +84,9 @@ def test_a_class_becomes_two_interfaces() -> None:
     assert shape(manager) == {"Create": ("a{sv}", "s"), "Import": ("s", "a{sx}"), "GetAll": ("", "as")}
     assert vm.properties["StartTime"].legacy_type == "datetime"
     assert manager.methods["Create"].ins[0].legacy_type == "VM record"
+    made = YAML(typ="safe", pure=True).load(xenapi.make([cls], NAMES).mapping)
+    assert made["classes"]["VM"]["fields"] == {"IPv6": "IPv6"}, "what the naming rule does not give back"
+    assert made["removed"] == ["VM.old", "VM.get_IPv6"]
 
 
 def shape(interface: introspection_xml.Interface) -> dict[str, tuple[str, str]]:
@@ -103,14 +94,7 @@ def shape(interface: introspection_xml.Interface) -> dict[str, tuple[str, str]]:
     return {name: (signature(each.ins), signature(each.outs)) for name, each in interface.methods.items()}
 
 
-def test_what_the_naming_rule_does_not_give_back_is_listed() -> None:
-    [cls] = datamodel.read(json.dumps([CLASS]).encode())
-    made = YAML(typ="safe", pure=True).load(xenapi.make([cls], NAMES).mapping)
-    assert made["classes"]["VM"]["fields"] == {"IPv6": "IPv6"}
-    assert made["removed"] == ["VM.old", "VM.get_IPv6"]
-
-
-@pytest.mark.parametrize(
+@each_case(
     ("content", "problem"),
     [
         ("nothing", "expected the JSON of a datamodel, a list of classes: Expecting value: line 1 column 1 (char 0)"),
@@ -132,23 +116,26 @@ def test_what_the_naming_rule_does_not_give_back_is_listed() -> None:
     ],
 )
 def test_a_bad_datamodel_is_refused_with_its_place(content: str, problem: str) -> None:
-    with pytest.raises(datamodel.DatamodelError) as caught:
+    with pytest.raises(SourceError) as caught:
         datamodel.read(content.encode())
     assert str(caught.value) == problem
+
+
+def test_a_type_that_d_bus_does_not_have_is_refused() -> None:
+    fields = [{"name": "a", "type": "(VM record -> string) map"}]
+    classes = datamodel.read(json.dumps([{"name": "VM", "messages": [], "fields": fields}]).encode())
+    with pytest.raises(SourceError, match="a type of the datamodel is none of D-Bus: "):
+        xenapi.make(classes, NAMES)
 
 
 def test_the_command_writes_files_that_check_accepts_and_replaces_none(tmp_path: Path) -> None:
     model, there = tmp_path / "xenapi.json", tmp_path / "made"
     model.write_text(json.dumps([CLASS]))
-    run = CliRunner()
-    done = run.invoke(app, ["scaffold", "xenapi", str(model), "--output", str(there)])
-    assert done.exit_code == 0, done.output
+    assert command("scaffold", "xenapi", model, "--output", there).exit_code == 0
     assert {str(path.relative_to(there)) for path in there.rglob("*.*")} == {NAMES.idl, "xapi.yaml"}
-    assert run.invoke(app, ["check", str(there)]).exit_code == 0
-    again = run.invoke(app, ["scaffold", "xenapi", str(model), "--output", str(there)])
-    assert again.exit_code == 1
-    assert "exists" in again.output
-    assert run.invoke(app, ["scaffold", "xenapi", str(model), "--output", str(there), "--force"]).exit_code == 0
-    bad = run.invoke(app, ["scaffold", "xenapi", str(model), "--bus-name", "7"])
-    assert bad.exit_code == 2
-    assert "--bus-name: expected a bus name" in bad.output
+    assert command("check", there).exit_code == 0
+    again = command("scaffold", "xenapi", model, "--output", there)
+    assert (again.exit_code, "exists" in again.output) == (1, True)
+    assert command("scaffold", "xenapi", model, "--output", there, "--force").exit_code == 0
+    bad = command("scaffold", "xenapi", model, "--bus-name", "7")
+    assert (bad.exit_code, "--bus-name: expected a bus name" in bad.output) == (2, True)

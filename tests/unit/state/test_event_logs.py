@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
 from gateway.core.admin.records import SavedLog, SavedObject
-from gateway.state import event_logs, schema
+from gateway.state import event_logs
 from gateway.state.event_logs import read_log, save_log
 from tests.kit.cases import each_case
 
@@ -19,13 +17,6 @@ VM2 = SavedObject("vm", "2", 4, 6, is_deleted=True, digest=None, before=((1, 2),
 
 def log(epoch: int = 7, saved: int = 6, *objects: SavedObject, service: str = "xapi", forgotten: int = 0) -> SavedLog:
     return SavedLog(service, epoch, saved, forgotten, objects)
-
-
-@pytest.fixture
-def db() -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
-        schema.create(made)
-        yield made
 
 
 def test_a_log_is_read_as_it_was_written_and_then_added_to(db: sqlite3.Connection) -> None:
@@ -59,14 +50,6 @@ def test_a_part_is_added_only_to_what_its_writer_has_written(after: int, db: sql
     save_log(db, log(7, 6, VM1), None, 1.0)
     assert not save_log(db, log(7, 9, VM2), after, 2.0)
     assert not save_log(db, log(8, 9, VM2), after, 2.0)
-    assert read_log(db, "xapi", 7, 6) == log(7, 6, VM1)
-
-
-def test_a_file_without_the_tables_has_no_log_until_one_is_written(db: sqlite3.Connection) -> None:
-    db.execute("DROP TABLE event_log")
-    db.execute("DROP TABLE event_object")
-    assert read_log(db, "xapi", 7, 6) is None
-    assert save_log(db, log(7, 6, VM1), None, 1.0)
     assert read_log(db, "xapi", 7, 6) == log(7, 6, VM1)
 
 

@@ -7,8 +7,8 @@ import resource
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from gateway.core.admin.records import Change, PutRollout, StateRefused, StoredS
 from gateway.core.migration.modes import Mode
 from gateway.state import evidence, file, schema, tables
 from gateway.state.file import RETRY, StateFile
-from tests.kit.cases import expect
+from tests.kit.cases import each_case, expect
 from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
 
 NOBODY = 65534
@@ -108,43 +108,24 @@ def test_a_new_file_is_made_with_its_folder_and_is_nobody_elses_business(opened:
     assert path.parent.stat().st_mode & 0o777 == 0o750
 
 
-def test_what_was_decided_is_there_when_it_is_opened_again(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 1}, 0)))
-    made.close()
-    again = opened(path)
-    assert again.kept.overrides == (LEGACY,)
-    assert again.kept == made.kept
-
-
-def test_without_a_path_it_works_until_it_is_closed(opened: Opened) -> None:
-    made = opened(None)
-    put(made, mode("VM.*", Mode.LEGACY))
-    opened.later(made)
-    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
-
-
-def test_what_one_decides_the_other_has_at_its_next_look(opened: Opened, path: Path) -> None:
-    one, other = opened(path), opened(path)
-    put(one, mode("VM.*", Mode.LEGACY))
-    assert other.kept == StoredState()
-    other.look()
-    assert other.kept == one.kept
-    put(other, mode("VM.*", Mode.DBUS))
-    one.look()
-    assert one.kept.overrides == (DBUS,)
-
-
-def test_a_refused_decision_leaves_nothing_behind(opened: Opened, path: Path) -> None:
+def test_a_refused_decision_and_a_bug_in_the_middle_of_a_write_leave_nothing_behind(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", 1)))
     change = mode("VM.*", Mode.DBUS, PutRollout("other", 1), PutRollout("r", 2, expected=7))
     result = expect(StateRefused, made.decide(change))
     assert result.conflict
+
+    def half(db: sqlite3.Connection) -> None:
+        evidence.add(db, "me", counts_batch(equal=1).evidence, 1.0)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        made.write(half, durable=False)
     made.close()
     again = opened(path)
-    assert again.kept == made.kept
+    assert (again.kept, again.kept.overrides) == (made.kept, (LEGACY,))
     assert len(again.read(lambda db: tables.audit(db, 9, 0.0, None))) == 1  # type: ignore[arg-type]
+    assert again.read(evidence.total) == {}
 
 
 def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
@@ -154,42 +135,70 @@ def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, p
     assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
 
 
-def test_a_bug_in_the_middle_of_a_write_leaves_nothing_behind(opened: Opened, path: Path) -> None:
-    made = opened(path)
-
-    def half(db: sqlite3.Connection) -> None:
-        evidence.add(db, "me", counts_batch(equal=1).evidence, 1.0)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        made.write(half, durable=False)
-    assert made.read(evidence.total) == {}
-    put(made, mode("VM.*"))
+@contextmanager
+def locked(path: Path, exclusive: str = "") -> Iterator[None]:
+    """The file in the hands of another program."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
+        locker.execute(exclusive)
+        locker.execute("BEGIN IMMEDIATE")
+        yield
 
 
-def test_a_file_that_is_locked_for_long_refuses_changes_and_is_well_when_it_is_free(opened: Opened, path: Path) -> None:
+@contextmanager
+def full(made: StateFile) -> Iterator[None]:
+    """A disk without room for more pages than there are."""
+    assert made._db is not None
+    made._db.execute("PRAGMA max_page_count=1")
+    yield
+    made._db.execute("PRAGMA max_page_count=1000000")
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """A process whose files must not grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+TROUBLES: Sequence[tuple[Callable[[StateFile, Path], AbstractContextManager[None]], str]] = (
+    (lambda _, path: locked(path), "is locked by another program: end that program"),
+    (lambda made, _: full(made), "cannot grow, the disk is full: free some space"),
+    (lambda *_: bounded(), "check for a full or failing disk"),
+)
+
+
+@each_case(("trouble", "says"), TROUBLES)
+def test_an_open_file_in_trouble_refuses_changes_and_keeps_the_modes_until_that_is_over(
+    opened: Opened, path: Path, trouble: Callable[[StateFile, Path], AbstractContextManager[None]], says: str
+) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY))
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        words = refused(made)
-        assert words == made.trouble
-        assert words.startswith(f"state file {path} is locked by another program: end that program")
+    big = Change(tuple(entry(why="x" * 5000) for _ in range(200)), (override("VM.*", Mode.DBUS),))
+    before = made.read(evidence.total), made.read(lambda db: tables.audit(db, 9, 0.0, None))
+    with trouble(made, path):
+        words = refused(made, big)
+        assert words.startswith(f"state file {path} ")
+        assert (says in words, words) == (True, made.trouble)
         opened.later(made)
-        assert (made.trouble, made.kept.overrides) == (words, (LEGACY,))
-        assert made.read(evidence.total) == {}  # can still be read
+        assert made.kept.overrides == (LEGACY,)
+        assert (made.read(evidence.total), made.read(lambda db: tables.audit(db, 9, 0.0, None))) == before
     opened.later(made)
-    assert made.trouble == ""
-    put(made, mode("VM.*", Mode.DBUS))
+    put(made, big)
+    assert (made.trouble, made.kept.overrides) == ("", (DBUS,))
+    made.close()
+    again = opened(path)
+    assert (again.trouble, again.kept.overrides) == ("", (DBUS,))
 
 
 def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY))
     made.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("PRAGMA locking_mode=EXCLUSIVE")
-        other.execute("BEGIN IMMEDIATE")
+    with locked(path, "PRAGMA locking_mode=EXCLUSIVE"):
         opened.later(made)
         assert "is locked" in refused(made)
         assert made.kept.overrides == (LEGACY,)
@@ -197,41 +206,6 @@ def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opene
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""
-
-
-def test_a_full_disk_refuses_changes_and_keeps_the_modes_until_there_is_room(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY))
-    assert made._db is not None
-    made._db.execute("PRAGMA max_page_count=1")  # no more than there is now
-    big = Change(tuple(entry(why="x" * 5000) for _ in range(20)), (override("VM.*", Mode.DBUS),))
-    words = refused(made, big)
-    assert words.startswith(f"state file {path} cannot grow, the disk is full: free some space")
-    assert made.kept.overrides == (LEGACY,)
-    assert len(made.read(lambda db: tables.audit(db, 99, 0.0, None))) == 1  # type: ignore[arg-type]
-    made._db.execute("PRAGMA max_page_count=1000000")
-    put(made, big)
-    assert made.trouble == ""
-    assert made.kept.overrides == (DBUS,)
-
-
-def test_a_file_that_must_not_grow_is_told_like_a_full_disk_and_damages_nothing(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY))
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    big = Change(tuple(entry(why="x" * 5000) for _ in range(200)), (override("VM.*", Mode.DBUS),))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, before[1]))
-    try:
-        assert "check for a full or failing disk" in refused(made, big)
-        opened.later(made)
-        assert made.kept.overrides == (LEGACY,)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    opened.later(made)
-    put(made, big)
-    made.close()
-    again = opened(path)
-    assert (again.trouble, again.kept.overrides) == ("", (DBUS,))
 
 
 @pytest.fixture
@@ -266,21 +240,6 @@ def test_a_file_that_can_only_be_read_still_tells_its_modes(opened: Opened, mort
     opened.later(again)
     assert again.trouble == ""
     put(again, mode("VM.*", Mode.DBUS))
-
-
-def test_a_file_that_becomes_read_only_while_it_is_open_is_well_again_when_it_is_not(
-    opened: Opened, mortal: Path
-) -> None:
-    path = mortal / "state.db"
-    opened(path).close()
-    path.chmod(0o400)
-    made = opened(path)
-    assert "can only be read" in refused(made)
-    for name in mortal.iterdir():
-        name.chmod(0o600)
-    opened.later(made)
-    assert made.trouble == ""
-    put(made, mode("VM.*", Mode.DBUS))
 
 
 @pytest.mark.parametrize("at", [0.0, 0.5])
@@ -327,26 +286,6 @@ def test_a_file_that_is_damaged_while_it_is_open_keeps_the_modes_which_a_new_fil
     assert line.what == "restore"
 
 
-def test_a_file_that_was_moved_away_is_made_anew_with_the_modes_that_are_in_force(opened: Opened, path: Path) -> None:
-    one, other = opened(path), opened(path)
-    put(one, mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 3})))
-    other.look()
-    path.rename(path.with_name("elsewhere"))  # and not its -wal, which SQLite would apply to the new one
-    one.look()
-    assert "was moved or replaced" in one.trouble
-    assert refused(one) == one.trouble
-    assert one.kept.overrides == (LEGACY,)
-    opened.later(other, one, other)
-    opened.later(other, one, other)
-    assert (one.trouble, other.trouble) == ("", "")
-    assert path.with_name("state.db-wal.left-1000").exists()
-    assert one.kept == other.kept
-    assert one.kept.rollouts["r"].document == {"step": 3}
-    put(one, mode("VM.*", Mode.DBUS))
-    other.look()
-    assert other.kept.overrides == (DBUS,)
-
-
 def test_a_file_that_was_replaced_by_another_is_followed(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY))
@@ -376,20 +315,16 @@ def test_a_file_of_another_format_is_refused_and_left_alone(opened: Opened, path
     assert made.trouble == ""
 
 
-def test_a_database_of_another_program_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
-    path = tmp_path / "cookies.db"
-    with closing(sqlite3.connect(path)) as other:
+def test_a_file_of_another_program_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
+    database, letter = tmp_path / "cookies.db", tmp_path / "letter.txt"
+    with closing(sqlite3.connect(database)) as other:
         other.execute("CREATE TABLE cookie (x)")
-    before = path.read_bytes()
-    assert "belongs to another program" in refused(opened(path))
-    assert path.read_bytes() == before
-
-
-def test_a_file_that_is_no_database_is_refused_and_left_alone(opened: Opened, tmp_path: Path) -> None:
-    path = tmp_path / "letter.txt"
-    path.write_text("Dear operator, " * 100)
-    assert "is damaged, or is not a state file" in refused(opened(path))
-    assert path.read_text() == "Dear operator, " * 100
+    letter.write_text("Dear operator, " * 100)
+    for path, says in ((database, "belongs to another program"), (letter, "is damaged, or is not a state file")):
+        before = path.read_bytes()
+        assert says in refused(opened(path))
+        assert path.read_bytes() == before
+    assert "cannot be opened" in refused(opened(tmp_path))
 
 
 def test_a_folder_that_is_not_there_is_named_and_the_file_is_made_when_it_is(opened: Opened, tmp_path: Path) -> None:
@@ -399,10 +334,6 @@ def test_a_folder_that_is_not_there_is_named_and_the_file_is_made_when_it_is(ope
     path.parent.mkdir(parents=True)
     opened.later(made)
     assert made.trouble == ""
-
-
-def test_a_folder_in_its_place_is_told(opened: Opened, tmp_path: Path) -> None:
-    assert "cannot be opened" in refused(opened(tmp_path))
 
 
 def test_a_row_that_nobody_can_read_keeps_the_modes_and_is_named_until_it_is_mended(opened: Opened, path: Path) -> None:
@@ -422,8 +353,7 @@ def test_a_row_that_nobody_can_read_keeps_the_modes_and_is_named_until_it_is_men
 def test_what_is_held_is_written_once_the_file_is_good_in_its_order(opened: Opened, path: Path) -> None:
     made, other = opened(path), opened(path)
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", "a"), PutRollout("s", "a")))
-    with closing(sqlite3.connect(path, isolation_level=None)) as locker:
-        locker.execute("BEGIN IMMEDIATE")
+    with locked(path):
         refused(made)
         made.hold(mode("VM.*", Mode.DBUS, PutRollout("r", "b", 1)))
         made.hold(Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY)))
@@ -464,24 +394,6 @@ def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Pat
     assert made.read(lambda db: evidence.pairs(db, VM_START, 1)) == [mismatch(1)]
 
 
-def test_a_schema_that_is_no_text_is_damage_and_not_the_end(opened: Opened, path: Path) -> None:
-    put(opened(path), mode("VM.*", Mode.LEGACY))
-    for each in opened.files:
-        each.close()
-    whole = path.read_bytes()
-    at = whole.index(b"NOT NULL", whole.index(b"CREATE TABLE"))
-    path.write_bytes(whole[:at] + b"\xa6" + whole[at + 1 :])
-    made = opened(path)
-    assert "is damaged" in made.trouble
-    assert refused(made) == made.trouble
-    path.rename(path.with_name("damaged"))
-    for rest in path.parent.glob(f"{path.name}-*"):
-        rest.unlink()
-    opened.later(made)
-    opened.later(made)
-    assert made.trouble == ""
-
-
 def test_whatever_byte_is_wrong_the_file_is_used_or_told_to_be_in_trouble(opened: Opened, path: Path) -> None:
     put(opened(path), mode("VM.*", Mode.LEGACY, PutRollout("r", {"step": 1})))
     for each in opened.files:
@@ -511,22 +423,6 @@ def test_a_row_that_is_no_text_is_damage(opened: Opened, path: Path) -> None:
 # Changes of other workers
 
 
-def locked(path: Path) -> sqlite3.Connection:
-    """The file, in the hands of another program."""
-    locker = sqlite3.connect(path, isolation_level=None)
-    locker.execute("BEGIN IMMEDIATE")
-    return locker
-
-
-def test_a_change_that_another_process_has_stored_is_in_force_at_once(opened: Opened, path: Path) -> None:
-    made, other = opened(path), opened(path)
-    change = mode("VM.*", Mode.DBUS)
-    put(made, change)
-    assert other.kept == StoredState()
-    other.follow(change, is_stored=True)
-    assert other.kept == made.kept
-
-
 def test_it_is_in_force_even_where_the_file_cannot_be_read(opened: Opened, path: Path) -> None:
     made = opened(path)
     path.with_name("moved").hardlink_to(path)
@@ -543,26 +439,10 @@ def test_it_is_in_force_even_where_the_file_cannot_be_read(opened: Opened, path:
 ROLLBACK = Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY))
 
 
-def test_what_others_hold_is_in_force_at_once_in_a_worker_that_finds_the_file_well(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    made.holds_together = True
-    put(made, mode("VM.*", Mode.DBUS))
-    with closing(locked(path)):
-        made.follow(ROLLBACK, is_stored=False)
-    late = opened(path)  # the file works again, and the other one has not looked yet
-    assert late.kept.overrides == (DBUS,)
-    late.adopt(made.kept, made.held)
-    assert late.kept.overrides == (override("*", Mode.LEGACY),)
-    assert late.held == ()  # it is stored
-    opened.later(made)
-    with closing(sqlite3.connect(path)) as db:
-        assert [what for (what,) in db.execute("SELECT what FROM audit ORDER BY id")] == ["mode", "rollback"]
-
-
 def test_what_others_hold_stays_in_force_when_the_file_is_opened_again(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.DBUS))
-    with closing(locked(path)):
+    with locked(path):
         made.follow(ROLLBACK, is_stored=False)
         late = opened(path)
         late.adopt(made.kept, made.held)
@@ -574,17 +454,24 @@ def test_what_others_hold_stays_in_force_when_the_file_is_opened_again(opened: O
         assert late.held == (ROLLBACK,)
 
 
-def test_what_several_workers_hold_is_written_by_one_of_them(opened: Opened, path: Path) -> None:
+def test_what_several_workers_hold_is_in_force_in_all_and_written_by_one_of_them(opened: Opened, path: Path) -> None:
     workers = [opened(path) for _ in range(3)]
-    change = Change((entry("*", "rollback"),), back=override("*", Mode.LEGACY))
-    with closing(locked(path)):
+    with locked(path):
         refused(workers[0])
         for each in workers:
             each.holds_together = True
-            each.follow(change, is_stored=False)
+            each.follow(ROLLBACK, is_stored=False)
             assert each.kept.overrides == (override("*", Mode.LEGACY),)
+    late = opened(path)  # the file works again, and the others have not looked yet
+    assert not late.kept.overrides
+    late.holds_together = True
+    late.adopt(workers[0].kept, workers[0].held)
+    assert (late.kept.overrides, late.held) == ((override("*", Mode.LEGACY),), ())  # it is stored
     opened.later(*workers)
-    put(workers[0], Change((entry("*", "undo"),), drop=(("*", "person"),)))
+    undone = Change((entry("*", "undo"),), drop=(("*", "person"),))
+    put(workers[0], undone)
+    workers[1].follow(undone, is_stored=True)
+    assert workers[1].kept == StoredState()
     opened.later(*workers)
     assert [each.kept for each in workers] == [StoredState()] * 3
     with closing(sqlite3.connect(path)) as db:

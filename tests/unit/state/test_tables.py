@@ -13,7 +13,6 @@ from gateway.core.admin.records import (
     IDENTITIES,
     OTHERS,
     Change,
-    ClientKey,
     ClientRecord,
     Counts,
     Json,
@@ -25,9 +24,9 @@ from gateway.core.admin.records import (
     StoredState,
     applied,
 )
-from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side
+from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side, percent
 from gateway.core.routing.overrides import Override
-from gateway.state import clients, clock, evidence, tables
+from gateway.state import clock, evidence, tables
 from gateway.state.schema import Unreadable
 from tests.kit.cases import expect
 from tests.kit.migrations import VM_START, VM_STOP, client_batch, counts_batch, entry, mismatch, mode, override
@@ -38,25 +37,16 @@ SETTINGS = st.builds(
 
 
 @given(SETTINGS)
-def test_every_setting_comes_back_as_it_was(setting: Setting) -> None:
+def test_every_setting_comes_back_as_it_was_and_is_readable_in_the_file(setting: Setting) -> None:
     assert tables.read(tables.written(setting)) == setting
-
-
-def test_a_setting_is_readable_in_the_file() -> None:
-    text = tables.written(Setting(Mode.CANARY, 12_500, Side.LEGACY, observe=True))
-    assert text == '{"mode":"canary","share":"12.5%","control":"legacy","observe":true,"noise":false}'
-
-
-def test_what_is_decided_is_what_is_loaded(db: sqlite3.Connection) -> None:
-    long = Override("group:x", Setting(Mode.SHADOW, control=Side.DBUS), "bob", 2.5, "why not", 9.5, "rollout")
-    change = Change((entry(),), (override("VM.*"), override("VM.*", by="rollout"), long))
-    kept = tables.decide(db, change)
-    assert kept == tables.load(db) == StoredState((override("VM.*"), override("VM.*", by="rollout"), long))
+    assert f'"mode":"{setting.mode.value}","share":"{percent(setting.buckets)}"' in tables.written(setting)
 
 
 def test_the_file_and_the_copy_in_memory_agree_after_every_change(db: sqlite3.Connection) -> None:
     kept = StoredState()
+    long = Override("group:x", Setting(Mode.SHADOW, control=Side.DBUS), "bob", 2.5, "why not", 9.5, "rollout")
     for change in (
+        Change((entry(),), (override("VM.*"), override("VM.*", by="rollout"), long)),
         mode("VM.*", Mode.LEGACY, PutRollout("a", {"step": 1})),
         mode("VM.*", Mode.OFF),
         Change((entry(),), (replace(override("VM.a"), until=5.0), replace(override("VM.b"), until=5.5))),
@@ -68,49 +58,39 @@ def test_the_file_and_the_copy_in_memory_agree_after_every_change(db: sqlite3.Co
         Change((entry(),), back=override("*", Mode.LEGACY)),
     ):
         kept = applied(kept, change)
-        assert tables.decide(db, change) == kept
+        assert tables.decide(db, change) == tables.load(db) == kept
 
 
-def test_a_rollout_is_only_replaced_at_the_version_that_was_expected(db: sqlite3.Connection) -> None:
+def test_a_rollout_is_only_replaced_at_the_version_that_was_expected_and_none_is_used_again(
+    db: sqlite3.Connection,
+) -> None:
     for expected, document in ((0, "a"), (1, "b"), (2, "c"), (None, "d")):
         assert isinstance(tables.decide(db, Change((), rollouts=(PutRollout("r", document, expected),))), StoredState)
-    assert tables.load(db).rollouts == {"r": Rollout("d", 4)}
     for expected in (0, 3, 5):
         refused = expect(StateRefused, tables.decide(db, Change((), rollouts=(PutRollout("r", "e", expected),))))
         assert refused.conflict
         assert "rollout 'r'" in refused.why
     assert tables.load(db).rollouts == {"r": Rollout("d", 4)}
-
-
-def test_a_version_is_never_used_again_not_even_after_the_rollout_was_removed(db: sqlite3.Connection) -> None:
-    tables.decide(db, Change((), rollouts=(PutRollout("r", 1),)))
-    tables.decide(db, Change((), rollouts=(PutRollout("r", None, 1),)))
-    gone = expect(StateRefused, tables.decide(db, Change((), rollouts=(PutRollout("r", None, 1),))))
+    tables.decide(db, Change((), rollouts=(PutRollout("r", None, 4),)))
+    gone = expect(StateRefused, tables.decide(db, Change((), rollouts=(PutRollout("r", None, 4),))))
     assert "there no more" in gone.why
     tables.decide(db, Change((), rollouts=(PutRollout("r", 2, 0),)))
-    assert tables.load(db).rollouts == {"r": Rollout(2, 2)}
+    assert tables.load(db).rollouts == {"r": Rollout(2, 5)}
 
 
-def test_a_change_can_forget_the_evidence_of_a_method(db: sqlite3.Connection) -> None:
-    evidence.add(db, "me", counts_batch(equal=1).evidence, 1.0)
-    evidence.add_pairs(db, [mismatch(1)])
-    tables.decide(db, Change((entry(),), clear=(VM_START,)))
-    assert (evidence.total(db), evidence.pairs(db, None, 9)) == ({}, [])
-
-
-def test_the_audit_is_read_newest_first_by_time_and_by_subject(db: sqlite3.Connection) -> None:
-    lines = tuple(entry("ab"[number % 2], when=float(number)) for number in range(6))
-    tables.note(db, lines)
-    assert tables.audit(db, 100, 0.0, None) == list(reversed(lines))
+def test_the_audit_keeps_its_newest_lines_and_is_read_newest_first_by_time_and_by_subject(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "AUDIT_KEPT", 6)
+    lines = tuple(entry("ab"[number % 2], when=float(number)) for number in range(-2, 6))
+    for line in lines:
+        tables.note(db, (line,))
+    assert tables.audit(db, 100, -9.0, None) == list(reversed(lines))[:6]
     assert [line.when for line in tables.audit(db, 2, 0.0, "a")] == [4.0, 2.0]
     assert [line.when for line in tables.audit(db, 100, 4.0, None)] == [5.0, 4.0]
-
-
-def test_the_audit_keeps_its_newest_lines(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "AUDIT_KEPT", 3)
-    for number in range(5):
-        tables.note(db, (entry(when=float(number)),))
-    assert [line.when for line in tables.audit(db, 100, 0.0, None)] == [4.0, 3.0, 2.0]
+    db.execute("UPDATE audit SET numbers = '[]'")
+    with pytest.raises(Unreadable, match="audit"):
+        tables.audit(db, 1, 0.0, None)
 
 
 def test_what_was_in_memory_is_restored_with_a_line_that_says_so(db: sqlite3.Connection) -> None:
@@ -152,13 +132,6 @@ def test_a_row_that_cannot_be_read_is_named(db: sqlite3.Connection, damage: str,
         tables.load(db)
 
 
-def test_a_line_of_the_audit_that_cannot_be_read_is_an_error_of_the_file(db: sqlite3.Connection) -> None:
-    tables.note(db, (entry(),))
-    db.execute("UPDATE audit SET numbers = '[]'")
-    with pytest.raises(Unreadable, match="audit"):
-        tables.audit(db, 1, 0.0, None)
-
-
 def test_a_rollback_of_everything_is_not_kept_from_it_by_a_row_that_cannot_be_read(db: sqlite3.Connection) -> None:
     tables.decide(db, Change((), (override("VM.a", Mode.OFF), override("VM.b"), override("VM.c"))))
     db.execute("UPDATE override SET setting = 'nonsense' WHERE pattern = 'VM.c'")
@@ -182,12 +155,6 @@ def test_a_mode_that_ends_ends_as_far_away_for_a_process_that_began_by_another_w
     assert len(tables.load(db).overrides) == 2
     assert not isinstance(tables.decide(db, Change((), expired_by=clock.steady() + 61)), StateRefused)
     assert tables.load(db).overrides == (override("VM.b"),)
-
-
-def test_a_mode_of_a_gateway_that_wrote_no_clock_ends_by_the_wall_clock(db: sqlite3.Connection) -> None:
-    tables.decide(db, Change((), (replace(override("VM.a"), until=9.5),)))
-    db.execute("UPDATE override SET setting = ?", (tables.written(override().setting),))
-    assert tables.load(db).overrides[0].until == 9.5
 
 
 # Counts and pairs
@@ -215,21 +182,15 @@ def test_what_ended_processes_have_counted_is_kept_in_one_row_a_method(db: sqlit
     assert db.execute("SELECT instance FROM evidence ORDER BY 1").fetchall() == [("",), ("alive",)]
 
 
-def test_clearing_forgets_one_method_and_no_other(db: sqlite3.Connection) -> None:
-    for method in (VM_START, VM_STOP):
-        evidence.add(db, "a", counts_batch(method, equal=1).evidence, 1.0)
-        evidence.add_pairs(db, [mismatch(1, method)])
-    evidence.clear(db, VM_START)
-    assert list(evidence.total(db)) == [VM_STOP]
-    assert evidence.pairs(db, None, 9) == [mismatch(1, VM_STOP)]
-
-
-def test_pairs_are_read_newest_first_of_a_method_or_of_all(db: sqlite3.Connection) -> None:
+def test_pairs_are_read_newest_first_of_a_method_or_of_all_and_one_method_is_forgotten(db: sqlite3.Connection) -> None:
+    evidence.add(db, "me", counts_batch(equal=1).evidence, 1.0)
+    evidence.add(db, "me", counts_batch(VM_STOP, equal=1).evidence, 1.0)
     evidence.add_pairs(db, [mismatch(1), mismatch(2, VM_STOP), mismatch(3)])
     assert evidence.pairs(db, None, 2) == [mismatch(3), mismatch(2, VM_STOP)]
     assert evidence.pairs(db, VM_START, 9) == [mismatch(3), mismatch(1)]
     assert evidence.pairs(db, MethodId("xapi", "VM.start"), 9) == []
-    assert evidence.pairs_after(db, 1, 1) == [(2, mismatch(2, VM_STOP))]
+    tables.decide(db, Change((entry(),), clear=(VM_START,)))
+    assert (list(evidence.total(db)), evidence.pairs(db, None, 9)) == ([VM_STOP], [mismatch(2, VM_STOP)])
 
 
 def test_the_newest_pairs_of_a_method_are_kept_and_those_of_others_stay(db: sqlite3.Connection) -> None:
@@ -269,90 +230,66 @@ def test_rows_that_cannot_be_read_are_errors_of_the_file(db: sqlite3.Connection)
         evidence.pairs(db, None, 1)
 
 
-def test_a_histogram_with_the_bounds_of_an_older_version_is_left_out(db: sqlite3.Connection) -> None:
-    evidence.add(db, "old", {VM_START: Counts({"equal": 1}, {"dbus": [1] * 76})}, 1.0)
-    evidence.add(db, "new", {VM_START: Counts({"equal": 2}, {"dbus": [1] * 340})}, 1.0)
-    assert evidence.total(db) == {VM_START: Counts({"equal": 3}, {"dbus": [1] * 340})}
-
-
 # Clients
 
 
-def test_a_client_is_counted_on_and_its_first_and_last_moments_stay(db: sqlite3.Connection) -> None:
-    for last in (5.0, 9.0, 7.0):
-        clients.add_clients(db, client_batch("10.0.0.1", last).clients)
-    ((key, seen),) = clients.read_clients(db, None, None, None, 0.0, 9).items()
-    assert key == ClientKey(VM_START, "xmlrpc", "10.0.0.1", "curl", "root")
-    assert seen == ClientRecord(3, 4.0, 9.0)
+def test_clients_are_found_by_service_and_time_the_latest_first(db: sqlite3.Connection) -> None:
+    evidence.add_clients(db, client_batch("a", 2.0).clients)
+    evidence.add_clients(db, client_batch("b", 4.0, method=VM_STOP, domid=7).clients)
+    evidence.add_clients(db, client_batch("c", 3.0).clients)
 
+    def peers(service: str | None = None, since: float = 0.0) -> list[str]:
+        return [key.peer for key in evidence.read_clients(db, service, since, 9)]
 
-def test_clients_are_found_by_service_method_protocol_and_time_the_latest_first(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("a", 2.0).clients)
-    clients.add_clients(db, client_batch("b", 4.0, method=VM_STOP, domid=7).clients)
-    clients.add_clients(db, client_batch("c", 3.0).clients)
-
-    def peers(
-        service: str | None = None, method: str | None = None, protocol: str | None = None, since: float = 0.0
-    ) -> list[str]:
-        return [key.peer for key in clients.read_clients(db, service, method, protocol, since, 9)]
-
-    assert peers() == ["b", "c", "a"]
-    assert peers("xenopsd") == ["b", "c", "a"]
+    assert peers() == peers("xenopsd") == ["b", "c", "a"]
     assert peers("xapi") == []
-    assert peers(None, "VM.stop") == ["b"]
-    assert peers(None, None, "jsonrpc") == []
-    assert peers(None, None, None, 3.0) == ["b", "c"]
-    assert next(iter(clients.read_clients(db, None, "VM.stop", None, 0.0, 9))).domid == 7
+    assert peers(None, 3.0) == ["b", "c"]
+    assert next(iter(evidence.read_clients(db, None, 0.0, 9))).domid == 7
 
 
 def test_the_agents_of_one_peer_are_bounded_and_the_others_are_counted_together(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("real", 1.0).clients)
+    """Who is known keeps its name, unless it was not seen for long; other peers keep theirs."""
+    evidence.add_clients(db, client_batch("real", 1.0).clients)
+    evidence.add_clients(db, client_batch("crowd", 1.5).clients)
+    (known,) = client_batch("crowd").clients
     for number in range(0, 3 * IDENTITIES, IDENTITIES):
         flood = {
-            replace(key, agent=f"evil-{number + at}"): ClientRecord(1, 2.0 + number, 2.0 + number)
-            for key in client_batch("crowd", 2.0).clients
+            replace(known, agent=f"evil-{number + at}"): ClientRecord(1, 2.0 + number, 2.0 + number)
             for at in range(IDENTITIES)
         }
-        clients.add_clients(db, flood)
-    rows = clients.read_clients(db, None, None, None, 0.0, 9999)
+        evidence.add_clients(db, flood)
+    rows = evidence.read_clients(db, None, 0.0, 9999)
     crowd = {key: seen for key, seen in rows.items() if key.peer == "crowd"}
     assert len(crowd) == IDENTITIES + 1
-    assert sum(seen.count for seen in crowd.values()) == 3 * IDENTITIES
+    assert sum(seen.count for seen in crowd.values()) == 3 * IDENTITIES + 1
     (others,) = [key for key in crowd if key.agent == OTHERS]
-    assert crowd[others] == ClientRecord(2 * IDENTITIES, 2.0 + IDENTITIES, 2.0 + 2 * IDENTITIES)
+    assert crowd[others].count == 2 * IDENTITIES + 1
+    assert known in crowd
     assert [key.agent for key in rows if key.peer == "real"] == ["curl"]
-
-
-def test_a_client_that_is_known_keeps_its_name_in_a_crowd_of_its_peer(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("host", 1.0).clients)
-    (known,) = client_batch("host", 1.0).clients
-    for number in range(2 * IDENTITIES):
-        clients.add_clients(db, {replace(known, agent=f"evil-{number}"): ClientRecord(1, 2.0, 2.0)})
-    assert known in clients.read_clients(db, None, None, None, 0.0, 9999)
-
-
-def test_a_name_that_was_not_seen_for_long_gives_way(db: sqlite3.Connection) -> None:
-    (known,) = client_batch("host", 1.0).clients
-    clients.add_clients(db, {known: ClientRecord(1000, 1.0, 1.0)})
-    late = 2.0 + clients.FRESH
-    clients.add_clients(
-        db, {replace(known, agent=f"new-{number}"): ClientRecord(1, late, late) for number in range(IDENTITIES)}
-    )
-    assert known not in clients.read_clients(db, None, None, None, 0.0, 9999)
+    late = 200.0 + evidence.FRESH
+    new = {replace(known, agent=f"new-{number}"): ClientRecord(1, late, late) for number in range(IDENTITIES)}
+    evidence.add_clients(db, new)
+    assert known not in evidence.read_clients(db, None, 0.0, 9999)
 
 
 def test_the_least_recently_seen_are_told_together(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "CLIENTS", 2)
+    monkeypatch.setattr(evidence, "CLIENTS", 2)
     for peer, last in (("a", 5.0), ("b", 3.0), ("c", 4.0)):
-        clients.add_clients(db, client_batch(peer, last).clients)
-    rows = clients.read_clients(db, None, None, None, 0.0, 9)
+        evidence.add_clients(db, client_batch(peer, last).clients)
+    rows = evidence.read_clients(db, None, 0.0, 9)
     assert [(key.peer, key.agent) for key in rows] == [("a", "curl"), ("c", "curl"), (OTHERS, OTHERS)]
-    clients.add_clients(db, client_batch("d", 9.0).clients)
-    rows = clients.read_clients(db, None, None, None, 0.0, 9)
+    evidence.add_clients(db, client_batch("d", 9.0).clients)
+    rows = evidence.read_clients(db, None, 0.0, 9)
     assert [(key.peer, seen.count) for key, seen in rows.items()] == [("d", 1), ("a", 1), (OTHERS, 2)]
 
 
 def test_what_a_client_says_of_itself_is_cut_and_may_be_no_text_at_all(db: sqlite3.Connection) -> None:
-    clients.add_clients(db, client_batch("\ud800" + "x" * 1000).clients)
-    (key,) = clients.read_clients(db, None, None, None, 0.0, 9)
-    assert key.peer == "?" + "x" * (clients.TEXT - 1)
+    evidence.add_clients(db, client_batch("\ud800" + "x" * 1000).clients)
+    (key,) = evidence.read_clients(db, None, 0.0, 9)
+    assert key.peer == "?" + "x" * (evidence.TEXT - 1)
+
+
+def test_every_table_refuses_a_value_of_the_wrong_type(db: sqlite3.Connection) -> None:
+    rows = db.execute("SELECT name, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite%'").fetchall()
+    assert rows
+    assert all(strict for _, strict in rows)

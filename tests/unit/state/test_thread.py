@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -31,18 +30,16 @@ def running(look: Callable[[], object] = lambda: None, pause: float = SOON) -> I
         thread.join()
 
 
-def test_jobs_are_done_in_their_order_by_one_thread_that_is_not_ours() -> None:
+def test_jobs_are_done_in_their_order_by_one_thread_that_is_not_ours_but_for_those_given_up() -> None:
+    go_on = threading.Event()
     with running() as thread:
+        thread.do(lambda: go_on.wait(SOON))
         done = [thread.do(lambda number=number: (number, threading.get_ident())) for number in range(20)]  # type: ignore[misc]
-        results = [future.result(SOON) for future in done]
-    assert [number for number, _ in results] == list(range(20))
+        assert done.pop(10).cancel()
+        go_on.set()
+    results = [future.result(0) for future in done]
+    assert [number for number, _ in results] == [*range(10), *range(11, 20)]
     assert len({ident for _, ident in results} | {threading.get_ident()}) == 2
-
-
-def test_what_was_given_before_the_end_is_done() -> None:
-    with running() as thread:
-        last = thread.do(lambda: "done")
-    assert last.result(0) == "done"
 
 
 def test_a_bug_in_a_job_is_told_to_who_waits_and_the_next_job_is_done() -> None:
@@ -50,18 +47,6 @@ def test_a_bug_in_a_job_is_told_to_who_waits_and_the_next_job_is_done() -> None:
         with pytest.raises(ZeroDivisionError):
             thread.do(lambda: 1 // 0).result(SOON)
         assert thread.do(lambda: 1).result(SOON) == 1
-
-
-def test_a_job_that_was_given_up_before_it_began_is_not_done() -> None:
-    done: list[int] = []
-    go_on = threading.Event()
-    with running() as thread:
-        thread.do(lambda: go_on.wait(SOON))
-        given_up = thread.do(lambda: done.append(1))
-        assert given_up.cancel()
-        go_on.set()
-        thread.do(lambda: done.append(2)).result(SOON)
-    assert done == [2]
 
 
 def test_it_looks_again_and_again_even_after_a_bug_and_between_many_jobs(caplog: pytest.LogCaptureFixture) -> None:
@@ -84,6 +69,7 @@ def test_it_looks_again_and_again_even_after_a_bug_and_between_many_jobs(caplog:
 
 
 def test_it_is_as_the_wall_clock_while_nobody_sets_that() -> None:
+    assert ClockReading.read(str(ClockReading.here())).translated(9.5) == 9.5
     assert clock.steady() == pytest.approx(time.time(), abs=1.0)
     assert clock.wall(1000.0) == pytest.approx(1000.0, abs=1.0)
 
@@ -94,10 +80,6 @@ def test_it_goes_on_when_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(time, "time", lambda: real() + 86_400)
     assert clock.steady() - before < 60
     assert clock.wall(1000.0) == pytest.approx(87_400.0, abs=60)  # people are told what the wall clock will show
-
-
-def test_a_moment_of_this_process_stays_as_it_is() -> None:
-    assert ClockReading.read(str(ClockReading.here())).translated(9.5) == 9.5
 
 
 def test_a_moment_of_another_process_of_this_boot_is_as_far_away_as_it_was() -> None:
@@ -136,47 +118,19 @@ def test_every_known_error_says_what_to_do_and_then_what_sqlite_says(code: int) 
     assert ": " in told
     assert "{" not in told
     assert told.endswith("(what SQLite says, SQLITE_X)")
+    assert file.is_permanent(error(code)) == (code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 
-def test_an_extended_code_is_told_as_its_kind() -> None:
-    assert "disk" in file.describe_error(error(sqlite3.SQLITE_IOERR_WRITE))
-    assert file.is_permanent(error(sqlite3.SQLITE_CORRUPT_INDEX))
-
-
-def test_an_error_without_a_code_is_told_all_the_same() -> None:
+def test_errors_without_a_code_and_with_an_extended_one_are_told_and_cut_since_they_may_quote_the_file() -> None:
     assert file.describe_error(sqlite3.Error("odd")) == "cannot be used (odd)"
     assert not file.is_permanent(sqlite3.Error("odd"))
-
-
-def test_only_damage_lasts_whatever_is_tried() -> None:
-    lasting = {code for code in file.WORDS if file.is_permanent(error(code))}
-    assert lasting == {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def test_an_errors_own_words_are_cut_since_they_may_quote_the_file() -> None:
+    assert file.is_permanent(error(sqlite3.SQLITE_CORRUPT_INDEX))
+    assert "disk" in file.describe_error(error(sqlite3.SQLITE_IOERR_WRITE))
     assert len(file.describe_error(sqlite3.OperationalError("Could not decode " + "x" * 10_000))) < 300
 
 
-def test_what_was_opened_for_reading_only_has_to_be_opened_anew() -> None:
-    assert file.is_stale(error(sqlite3.SQLITE_READONLY_DBMOVED))
-    assert file.is_stale(schema.Unreadable("a row"))
-    assert not file.is_stale(error(sqlite3.SQLITE_BUSY))
-    assert not file.is_stale(error(sqlite3.SQLITE_FULL))
-
-
-def test_the_systems_own_errors_name_no_path_of_theirs(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such") as caught:
-        (tmp_path / "a/b").mkdir()
-    assert file.describe_error(caught.value).endswith("(No such file or directory)")
-
-
 def test_damage_and_what_cannot_be_read_say_that_the_file_must_be_moved_away() -> None:
-    for told in (
-        file.damaged("*** in database main ***\nTree 4 page 9: btreeInitPage() returns error code 11"),
-        file.describe_error(schema.Unreadable("override of 'VM.*': no mode")),
-        file.other_format(7),
-        file.FOREIGN,
-    ):
+    damage = file.damaged("*** in database main ***\nTree 4 page 9: btreeInitPage() returns error code 11")
+    for told in (damage, file.describe_error(schema.Unreadable("no mode")), file.other_format(7), file.FOREIGN):
         assert "move it away together with its -wal and -shm files" in told
-    assert "(Tree 4 page 9" in file.damaged("*** in database main ***\nTree 4 page 9: x")
-    assert "format 7" in file.other_format(7)
+    assert "(Tree 4 page 9" in damage

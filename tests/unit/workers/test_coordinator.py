@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.ops.metrics import Snapshot
-from gateway.workers.coordinator import Answers, Coordinator, Question
-from gateway.workers.link import Link, LinkClosedError, UnansweredError
-from gateway.workers.processes import Stage, WorkerProcess
-from gateway.workers.served_files import ServedFiles
+from gateway.workers.coordinator import Coordinator, ServedFiles, Stage, WorkerProcess
+from gateway.workers.link import Answers, Link, LinkClosedError, Question, UnansweredError
 from tests.kit.programs import TIMEOUT
 
 Handle = Callable[[str, Any], Awaitable[Any]]
@@ -73,24 +71,15 @@ async def coordinator_of(scripts: Mapping[int, Scripted]) -> AsyncIterator[tuple
         yield coordinator, members[0]
 
 
-async def serve_new(coordinator: Coordinator, asking: WorkerProcess) -> Answers:
-    answers: Answers = await coordinator.answers["serve"](asking, NEW)
-    return answers
-
-
-async def test_files_that_one_worker_cannot_serve_are_served_by_none() -> None:
-    able, unable = Scripted(prepare=[]), Scripted(prepare=["gateway.toml:1:1: no"])
-    async with coordinator_of({1: Scripted(), 2: able, 3: unable}) as (coordinator, asking):
-        assert await serve_new(coordinator, asking) == Answers({3: ["gateway.toml:1:1: no"]})
-        assert (able.asked, unable.asked) == (["prepare"], ["prepare"])
+async def test_files_are_served_by_all_and_by_those_that_start_later_or_by_none() -> None:
+    one, two = Scripted(prepare=["gateway.toml:1:1: no"]), Scripted(prepare=[])
+    async with coordinator_of({1: Scripted(), 2: one, 3: two}) as (coordinator, asking):
+        assert await coordinator.serve(asking, NEW) == Answers({2: ["gateway.toml:1:1: no"]})
+        assert (one.asked, two.asked) == (["prepare"], ["prepare"])
         assert (coordinator.live, coordinator.version) == (OLD, 0)
-
-
-async def test_files_that_all_can_serve_are_served_by_all_and_by_those_that_start_later() -> None:
-    others = {number: Scripted(prepare=[]) for number in (2, 3)}
-    async with coordinator_of({1: Scripted(), **others}) as (coordinator, asking):
-        assert await serve_new(coordinator, asking) == Answers({})
-        assert [each.asked for each in others.values()] == [["prepare", "commit"]] * 2
+        one.answers["prepare"] = []
+        assert await coordinator.serve(asking, NEW) == Answers({})
+        assert one.asked == two.asked == ["prepare", "prepare", "commit"]
         assert (coordinator.live, coordinator.version, coordinator.started) == (NEW, 1, OLD)
         late = coordinator.members[3]
         assert not await coordinator.join(late, 0, None), "it has started with the old files"
@@ -100,7 +89,7 @@ async def test_files_that_all_can_serve_are_served_by_all_and_by_those_that_star
 async def test_one_that_fails_to_serve_them_is_replaced_before_the_answer() -> None:
     failing = Scripted(prepare=[], commit=RuntimeError("a bug"))
     async with coordinator_of({1: Scripted(), 2: failing}) as (coordinator, asking):
-        answers = await serve_new(coordinator, asking)
+        answers = await coordinator.serve(asking, NEW)
         assert answers.notes == ("worker 2 could not answer (commit: RuntimeError); it is being replaced",)
         assert coordinator.members[2].ended.is_set()
         assert coordinator.live == NEW
@@ -109,7 +98,7 @@ async def test_one_that_fails_to_serve_them_is_replaced_before_the_answer() -> N
 async def test_when_the_leader_ends_while_others_prepare_all_of_them_serve_the_new_files() -> None:
     able, slow = Scripted(prepare=[]), Scripted(prepare="hang")
     async with coordinator_of({1: Scripted(), 2: able, 3: slow}) as (coordinator, asking):
-        serving = asyncio.get_running_loop().create_task(serve_new(coordinator, asking))
+        serving = asyncio.get_running_loop().create_task(coordinator.serve(asking, NEW))
         async with asyncio.timeout(TIMEOUT):
             while "prepare" not in slow.asked:  # noqa: ASYNC110 - no one tells it
                 await asyncio.sleep(0)
@@ -124,27 +113,19 @@ async def test_when_the_leader_ends_while_others_prepare_all_of_them_serve_the_n
         assert coordinator.live == NEW
 
 
-async def test_one_that_does_not_answer_in_time_has_ended_before_the_answer() -> None:
-    async with coordinator_of({1: Scripted(), 2: Scripted(follow="hang"), 3: Scripted(follow="done")}) as (
+async def test_one_that_must_answer_and_does_not_in_time_has_ended_before_the_answer() -> None:
+    hanging, late = Scripted(follow="hang"), Scripted(follow="done")
+    async with coordinator_of({1: Scripted(), 2: hanging, 3: Scripted(follow="done"), 4: late}) as (
         coordinator,
         asking,
     ):
+        coordinator.members[4].stage = Stage.STARTING  # it has not joined, and is not asked
+        answers = await coordinator.everyone(asking, Question("follow", seconds=0.01, must=False))
+        assert answers == Answers({3: "done"}, ("worker 2 did not answer in 0.01 s",))
+        assert not coordinator.members[2].ended.is_set()
         answers = await coordinator.everyone(asking, Question("follow", seconds=0.01))
         assert answers == Answers({3: "done"}, ("worker 2 did not answer in 0.01 s; it is being replaced",))
-        assert coordinator.members[2].status < 0
-
-
-async def test_one_that_need_not_answer_stays() -> None:
-    async with coordinator_of({1: Scripted(), 2: Scripted(status="hang")}) as (coordinator, asking):
-        answers = await coordinator.everyone(asking, Question("status", seconds=0.01, must=False))
-        assert answers == Answers({}, ("worker 2 did not answer in 0.01 s",))
-        assert not coordinator.members[2].ended.is_set()
-
-
-async def test_one_that_has_not_joined_is_not_asked() -> None:
-    async with coordinator_of({1: Scripted(), 2: Scripted(follow="done")}) as (coordinator, asking):
-        coordinator.members[2].stage = Stage.STARTING
-        assert await coordinator.everyone(asking, Question("follow")) == Answers({})
+        assert (coordinator.members[2].status < 0, late.asked) == (True, [])
 
 
 async def test_what_a_worker_had_counted_at_the_last_scrape_stays_when_it_ends() -> None:
@@ -155,12 +136,12 @@ async def test_what_a_worker_had_counted_at_the_last_scrape_stays_when_it_ends()
         return Snapshot({**samples, "xcp_gateway_calls_in_flight": {(): in_flight}}, {}, {})
 
     async with coordinator_of({1: Scripted(), 2: Scripted(snapshot=counted(5, 3))}) as (coordinator, asking):
-        before = await coordinator.answers["scrape"](asking, counted(1, 0))
+        before = await coordinator.scrape(asking, counted(1, 0))
         assert before.others == [Snapshot({}, {}, {}), counted(5, 3)]
         ended = coordinator.members[2]
         await ended.kill()
         coordinator.retire(ended)
-        after = await coordinator.answers["scrape"](asking, counted(2, 0))
+        after = await coordinator.scrape(asking, counted(2, 0))
         assert after.others == [counted(5, 3).counters()]
         assert (after.workers, after.restarts) == (1, 0)
 

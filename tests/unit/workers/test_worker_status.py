@@ -13,17 +13,17 @@ import pytest
 from adapters.http import addresses
 from adapters.http.socket_activation import InheritedSockets
 from gateway import config, wiring
+from gateway.admin.api import WorkerStatus
 from gateway.admin.health import ServiceRow
 from gateway.config import ConfigError
 from gateway.core.admin.status import BusStatus, UpstreamStatus
-from gateway.ops import process
 from gateway.ops.metrics import Snapshot, merged
-from gateway.workers import status
-from gateway.workers.coordinator import Answers, WorkerRow
-from gateway.workers.sockets import SharedSockets
+from gateway.workers.link import Answers
+from gateway.workers.supervisor import SharedSockets
+from gateway.workers.worker import merged_status
 from tests.kit.gateway import Folder
 
-ROW = WorkerRow(1, 71, "serving", leads=True, restarts=0)
+ROW: WorkerStatus = {"number": 1, "pid": 71, "state": "serving", "leads": True, "restarts": 0}
 
 
 def told(*, connected: bool = True, breaker: str = "closed", **changes: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def told(*, connected: bool = True, breaker: str = "closed", **changes: Any) -> 
 
 def test_what_is_counted_is_added_and_of_states_the_worst_is_shown() -> None:
     other = told(connected=False, breaker="open", reasons=["bus 'one' is not connected: gone"])
-    found: Any = status.merged(1, told(), Answers({2: other}), [ROW])
+    found: Any = merged_status(1, told(), Answers({2: other}), [ROW])
     assert (found["in_flight"], found["tasks"], found["buffered"]) == (4, 18, 10)
     (bus,), (upstream,), (service,) = found["buses"], found["upstreams"], found["services"]
     assert (bus.connected, bus.last_error, bus.connections, bus.in_flight, bus.signals) == (False, "gone", 8, 4, 14)
@@ -56,7 +56,7 @@ def test_what_is_counted_is_added_and_of_states_the_worst_is_shown() -> None:
 def test_what_only_one_says_names_it_and_what_all_say_is_said_once() -> None:
     own, other = told(warnings=["both"], reasons=["all"]), told(warnings=["both", "its own"], reasons=["all"])
     late = "worker 3 did not answer in 5 s"
-    found: Any = status.merged(1, own, Answers({2: {**other, "revision": "r2"}}, (late,)), [])
+    found: Any = merged_status(1, own, Answers({2: {**other, "revision": "r2"}}, (late,)), [])
     assert found["reasons"] == ["all", late]
     older = "worker 2 serves revision r2, and worker 1 revision r1"
     assert found["warnings"] == ["both", "worker 2: its own", older]
@@ -96,20 +96,6 @@ STATE = '[state]\nfile = "state.db"\n'
 def test_a_number_of_workers_that_makes_no_sense_is_refused_with_what_is_expected(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(ConfigError, match=r'workers: got .*, expected: a whole number from 1 to 64, or "auto"'):
         written(Folder(tmp_path), wrong, more=STATE)
-
-
-def test_auto_is_the_cores_that_this_process_may_use(tmp_path: Path) -> None:
-    assert written(Folder(tmp_path), '"auto"', more=STATE).workers == process.cores() <= len(os.sched_getaffinity(0))
-
-
-def test_more_workers_than_cores_are_doubtful(tmp_path: Path) -> None:
-    (doubt,) = (
-        text for place, text in config.doubts(written(Folder(tmp_path), 64, more=STATE)) if place == ("workers",)
-    )
-    assert doubt.startswith("64 workers on ")
-    alone = '[listener.store]\nbind = ["xenstore:"]\n'
-    settings = written(Folder(tmp_path), 2, more=STATE + alone)
-    assert all("xenstore" not in text for _, text in config.doubts(settings))
 
 
 def test_sessions_with_a_bus_connection_of_their_own_need_one_worker(tmp_path: Path) -> None:

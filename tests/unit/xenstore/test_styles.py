@@ -12,12 +12,11 @@ from adapters.xenstore.styles.base import (
     Request,
     Write,
     error_of,
-    named_only,
     only_value,
     pairs_below,
     shortened,
 )
-from adapters.xenstore.styles.mailbox import word
+from adapters.xenstore.styles.words import word
 from gateway.core.xenstore.exposure import StateWords
 from gateway.mapping.xenstore import endpoints
 from tests.kit.cases import each_case, present
@@ -32,24 +31,14 @@ def test_a_mapping_may_name_each_style_and_no_other() -> None:
 # All styles
 
 
-def test_nodes_say_something_when_they_have_a_value_or_nothing_below() -> None:
+def test_what_nodes_say() -> None:
     tree = {"": b"own", "a": b"", "a/b": b"", "a/b/c": b"1", "d": b"", "e": b"2", "e/f": b"3"}
     assert pairs_below(tree) == [("a/b/c", b"1"), ("d", b""), ("e", b"2"), ("e/f", b"3")]
-
-
-def test_an_error_has_both_a_code_and_a_description() -> None:
     assert error_of([("description", b"d"), ("code", b"1")]) == (b"1", b"d")
     assert error_of([("code", b"1")]) is None
-
-
-def test_a_long_error_is_cut_between_two_characters_and_keeps_its_code() -> None:
     long = [("code", b"1002"), ("description", b"x" + "é".encode() * 1024)]
     assert shortened(long) == [("code", b"1002"), ("description", b"x" + "é".encode() * 1023)]
-
-
-def test_an_answer_is_nothing_or_one_value_or_nodes_with_names() -> None:
     assert [only_value(pairs) for pairs in ([], [("", b"x")], [("a", b"x")])] == [b"", b"x", None]
-    assert [named_only(pairs) for pairs in ([], [("", b"x")], [("a", b"x")])] == [True, False, True]
 
 
 # tree
@@ -60,9 +49,15 @@ TREE_NODE = "/squeezed/rpc/request/reserve-memory/0f3c"
 RESPONSE = "/squeezed/rpc/response/reserve-memory/0f3c"
 
 
-def test_requests_stand_by_function_and_id() -> None:
+def test_a_request_without_a_response_asks() -> None:
     assert TREE.style.requests.root == "/squeezed/rpc/request"
-    assert TREE.match(f"{TREE_NODE}/kib").node == TREE_NODE
+    match = TREE.match(f"{TREE_NODE}/kib")
+    assert match.node == TREE_NODE
+    assert TREE.style.read_set(match) == ReadSet((), TREE_NODE, RESPONSE)
+    got = TREE.request(TREE_NODE, {"": b"", "kib": b"4", "vm": b"", "vm/name": b"x", "none": b""})
+    pairs = [("kib", b"4"), ("vm/name", b"x"), ("none", b"")]
+    assert got == Request("reserve-memory", pairs, {TREE_NODE: ANYTHING})
+    assert present(TREE.request(TREE_NODE, {"": b"x"})).pairs == [("", b"x")]
 
 
 def test_its_process_is_announced_where_the_path_has_no_parameter() -> None:
@@ -70,39 +65,16 @@ def test_its_process_is_announced_where_the_path_has_no_parameter() -> None:
     assert Tried("tree", "/local/domain/{domid}/s").style.announce(7) == ()
 
 
-def test_a_request_without_a_response_asks() -> None:
-    got = TREE.request(TREE_NODE, {"": b"", "kib": b"4", "vm": b"", "vm/name": b"x", "none": b""})
-    pairs = [("kib", b"4"), ("vm/name", b"x"), ("none", b"")]
-    assert got == Request("reserve-memory", pairs, {TREE_NODE: ANYTHING})
-
-
-def test_a_value_of_the_requests_own_node_is_not_lost() -> None:
-    got = present(TREE.request(TREE_NODE, {"": b"x"}))
-    assert got.pairs == [("", b"x")]
-
-
-def test_what_says_that_one_is_answered_is_its_response() -> None:
-    match = TREE.match(TREE_NODE)
-    assert TREE.style.read_set(match) == ReadSet((), TREE_NODE, RESPONSE)
-
-
-def test_the_answer_is_the_response_with_its_keys() -> None:
+def test_the_answer_is_the_response_which_is_handed_over_before_its_keys() -> None:
     asked = present(TREE.request(TREE_NODE, {"": b""}))
     assert TREE.answer(TREE_NODE, asked, []) == [(RESPONSE, b"")]
     assert TREE.answer(TREE_NODE, asked, [("", b"one")]) == [(RESPONSE, b"one")]
-    assert TREE.answer(TREE_NODE, asked, [("kib", b"4"), ("d/0", b"x")]) == [
-        (RESPONSE, b""),
-        (f"{RESPONSE}/kib", b"4"),
-        (f"{RESPONSE}/d/0", b"x"),
+    assert TREE.style.respond(TREE.match(TREE_NODE), asked, [("kib", b"4"), ("d/0", b"x")]) == [
+        Write(RESPONSE, owned=True),
+        Write(f"{RESPONSE}/kib", b"4"),
+        Write(f"{RESPONSE}/d/0", b"x"),
     ]
     assert TREE.answer(TREE_NODE, asked, ERROR)[1:] == [(f"{RESPONSE}/code", b"2"), (f"{RESPONSE}/description", b"no")]
-
-
-def test_the_response_is_handed_over_before_there_is_anything_in_it() -> None:
-    asked = present(TREE.request(TREE_NODE, {"": b""}))
-    first, *rest = TREE.style.respond(TREE.match(TREE_NODE), asked, [("kib", b"4")])  # type: ignore[misc]
-    assert first == Write(RESPONSE, owned=True)
-    assert not any(step.owned for step in rest)  # type: ignore[union-attr]
 
 
 def test_a_left_over_answer_goes_with_its_request_first() -> None:
@@ -121,16 +93,14 @@ QUERY, REPLY = f"{CHANNEL}/query/3", f"{CHANNEL}/reply/3"
 
 def test_a_query_is_taken_when_it_is_committed() -> None:
     tree = {"": b"", "cmd": b"run", "data00": b"a" * 512, "data01": b"b"}
+    for submit in (b"", b"x", b"-1", b"1" * 10, b"1.0", b" 1"):  # no count of slices
+        assert CHUNKED.request(QUERY, {**tree, "submit": submit}) is None
     assert CHUNKED.request(QUERY, tree) is None
     got = present(CHUNKED.request(QUERY, {**tree, "submit": b"2"}))
     assert (got.method, got.pairs) == ("run", [("data", b"a" * 512 + b"b")])
     assert got.conditions[f"{QUERY}/data01"] == b"b"
     assert CHUNKED.style.read_set(CHUNKED.match(QUERY)).response == f"{REPLY}/submit"
-
-
-def test_a_query_without_data_has_no_parameter() -> None:
-    got = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
-    assert got.pairs == []
+    assert present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"})).pairs == []
 
 
 @each_case(
@@ -149,11 +119,6 @@ def test_a_query_that_makes_no_sense_is_refused(tree: dict[str, bytes], why: str
     assert got.conditions[f"{QUERY}/submit"] == tree["submit"]
 
 
-@each_case("submit", [b"", b"x", b"-1", b"1" * 10, b"1.0", b" 1"])
-def test_what_is_no_count_of_slices_commits_nothing(submit: bytes) -> None:
-    assert CHUNKED.request(QUERY, {"cmd": b"run", "submit": submit}) is None
-
-
 def test_the_reply_is_sliced_and_committed_last() -> None:
     asked = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
     assert CHUNKED.answer(QUERY, asked, [("", b"x" * 513)]) == [
@@ -164,20 +129,12 @@ def test_the_reply_is_sliced_and_committed_last() -> None:
         (f"{REPLY}/submit", b"2"),
     ]
     assert CHUNKED.answer(QUERY, asked, [])[-1] == (f"{REPLY}/submit", b"0")
-
-
-def test_an_error_is_its_text_with_its_code_beside() -> None:
-    asked = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
     assert CHUNKED.answer(QUERY, asked, ERROR)[1:] == [
         (f"{REPLY}/status", b"error"),
         (f"{REPLY}/data00", b"no"),
         (f"{REPLY}/code", b"2"),
         (f"{REPLY}/submit", b"1"),
     ]
-
-
-def test_more_than_one_text_and_more_than_99_slices_are_refused() -> None:
-    asked = present(CHUNKED.request(QUERY, {"cmd": b"run", "submit": b"0"}))
     assert "one text" in CHUNKED.refusal(QUERY, asked, [("a", b"x")])
     assert len(CHUNKED.answer(QUERY, asked, [("", b"x" * 512 * 99)])) == 99 + 3
     assert "50688 bytes in slices" in CHUNKED.refusal(QUERY, asked, [("", b"x" * (512 * 99 + 1))])
@@ -202,45 +159,22 @@ INSERT = Request(
 def test_a_command_asks_with_its_parameter() -> None:
     assert MAILBOX.request(MAILBOX_NODE, command=b"pci-ins", parameter=DEVICE) == INSERT
     assert MAILBOX.request(MAILBOX_NODE, command=b"save") == SAVE
-
-
-def test_no_command_or_an_empty_one_asks_nothing() -> None:
     assert MAILBOX.request(MAILBOX_NODE, parameter=b"x") is None
     assert MAILBOX.request(MAILBOX_NODE, command=b"") is None
-
-
-def test_who_asks_is_known_by_the_command() -> None:
     assert MAILBOX.style.owner_node(MAILBOX.match(f"{MAILBOX_NODE}/state")) == f"{MAILBOX_NODE}/command"
+    assert [word(value) for value in (b"pci-ins", b"a b/..", b"\xff")] == ["pci-ins", "a@20b@2f@2e@2e", "@ef@bf@bd"]
 
 
 def test_what_is_done_is_told_by_the_state_and_the_command_is_gone() -> None:
-    done = [(f"{MAILBOX_NODE}/state", b"paused"), (f"{MAILBOX_NODE}/command", None)]
-    assert MAILBOX.answer(MAILBOX_NODE, SAVE, []) == done
-
-
-def test_a_result_is_the_parameter_and_stands_there_before_the_state() -> None:
-    inserted = [
-        (f"{MAILBOX_NODE}/parameter", b"0x20"),
-        (f"{MAILBOX_NODE}/state", b"pci-inserted"),
-        (f"{MAILBOX_NODE}/command", None),
-    ]
+    state, gone = f"{MAILBOX_NODE}/state", (f"{MAILBOX_NODE}/command", None)
+    assert MAILBOX.answer(MAILBOX_NODE, SAVE, []) == [(state, b"paused"), gone]
+    inserted = [(f"{MAILBOX_NODE}/parameter", b"0x20"), (state, b"pci-inserted"), gone]  # the result before the state
     assert MAILBOX.answer(MAILBOX_NODE, INSERT, [("", b"0x20")]) == inserted
     assert MAILBOX.answer(MAILBOX_NODE, INSERT, [("parameter", b"0x20")]) == inserted
     assert "one text" in MAILBOX.refusal(MAILBOX_NODE, INSERT, [("a", b"1"), ("b", b"2")])
-
-
-def test_an_error_is_told_where_there_is_a_word_for_it_and_else_changes_no_state() -> None:
-    assert MAILBOX.answer(MAILBOX_NODE, INSERT, ERROR) == [
-        (f"{MAILBOX_NODE}/state", b"pci-insert-failed"),
-        (f"{MAILBOX_NODE}/command", None),
-    ]
-    assert MAILBOX.answer(MAILBOX_NODE, SAVE, ERROR) == [(f"{MAILBOX_NODE}/command", None)]
-    unknown = Request("no@2esuch", [], {})
-    assert MAILBOX.answer(MAILBOX_NODE, unknown, ERROR) == [(f"{MAILBOX_NODE}/command", None)]
-
-
-def test_a_word_is_a_methods_name_whatever_it_holds() -> None:
-    assert [word(value) for value in (b"pci-ins", b"a b/..", b"\xff")] == ["pci-ins", "a@20b@2f@2e@2e", "@ef@bf@bd"]
+    assert MAILBOX.answer(MAILBOX_NODE, INSERT, ERROR) == [(state, b"pci-insert-failed"), gone]
+    for without_a_word in (SAVE, Request("no@2esuch", [], {})):
+        assert MAILBOX.answer(MAILBOX_NODE, without_a_word, ERROR) == [gone]
 
 
 # word
@@ -251,21 +185,14 @@ SHUTDOWN = Tried("word", "/local/domain/{domid}/control/shutdown")
 SYSRQ = Tried("word", "/local/domain/{domid}/control/sysrq", method="sysrq")
 
 
-def test_the_word_is_the_method() -> None:
-    assert SHUTDOWN.request(SHUTDOWN_NODE, shutdown=b"poweroff") == Request(
-        "poweroff", (), {SHUTDOWN_NODE: b"poweroff"}
-    )
+def test_the_word_is_the_method_or_a_value_where_the_method_is_named() -> None:
+    asked = Request("poweroff", (), {SHUTDOWN_NODE: b"poweroff"})
+    assert SHUTDOWN.request(SHUTDOWN_NODE, shutdown=b"poweroff") == asked
     assert SHUTDOWN.request(SHUTDOWN_NODE, shutdown=b"") is None
     assert SHUTDOWN.request(SHUTDOWN_NODE) is None
-
-
-def test_the_word_is_a_value_where_the_method_is_named() -> None:
     node = "/local/domain/5/control/sysrq"
     assert SYSRQ.request(node, sysrq=b"h") == Request("sysrq", [("value", b"h")], {node: b"h"})
-
-
-def test_it_is_acknowledged_by_the_empty_string_and_an_error_by_nothing_being_there() -> None:
-    asked = Request("poweroff")
+    # It is acknowledged by the empty string, and an error by nothing being there.
     assert SHUTDOWN.answer(SHUTDOWN_NODE, asked, []) == [(SHUTDOWN_NODE, b"")]
     assert SHUTDOWN.answer(SHUTDOWN_NODE, asked, [("any", b"result")]) == [(SHUTDOWN_NODE, b"")]
     assert SHUTDOWN.answer(SHUTDOWN_NODE, asked, ERROR) == [(SHUTDOWN_NODE, None)]
@@ -324,20 +251,12 @@ def test_it_asks_once_its_state_says_so() -> None:
     assert BATCMD.style.owner_node(BATCMD.match(BATCMD_NODE)) == f"{BATCMD_NODE}/state"
 
 
-def test_where_no_state_says_that_it_is_taken_what_it_asks_must_stay() -> None:
+def test_the_state_says_that_it_is_taken_or_what_it_asks_must_stay() -> None:
+    assert present(BATCMD.request(BATCMD_NODE, {"": b"", "state": b"IN PROGRESS"})).started
+    assert shown(BATCMD.style.start(BATCMD.match(BATCMD_NODE), ASKED)) == [(f"{BATCMD_NODE}/state", b"IN PROGRESS")]
     plain = Tried("directory", "/a/{domid}/b", states=StateWords(commit="x", done="y"), method="run")
     asked = plain.request("/a/1/b", {"": b"", "script": b"ls", "state": b"x"})
     assert asked == Request("run", [("script", b"ls")], {"/a/1/b/script": b"ls", "/a/1/b/state": b"x"})
-
-
-def test_one_that_was_taken_is_known_as_such() -> None:
-    got = present(BATCMD.request(BATCMD_NODE, {"": b"", "state": b"IN PROGRESS"}))
-    assert got.started
-
-
-def test_the_state_says_that_it_is_taken() -> None:
-    assert shown(BATCMD.style.start(BATCMD.match(BATCMD_NODE), ASKED)) == [(f"{BATCMD_NODE}/state", b"IN PROGRESS")]
-    plain = Tried("directory", "/a/{domid}/b", states=StateWords(commit="x", done="y"))
     assert plain.style.start(plain.match("/a/1/b"), ASKED) == ()
 
 

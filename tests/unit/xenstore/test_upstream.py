@@ -95,31 +95,28 @@ async def test_a_request_is_nodes_and_so_is_its_answer() -> None:
     store.assert_tidy()
 
 
-@each_case("value", [b"one", b"\0", b" "])
-async def test_an_answer_that_is_one_value_is_that_value(value: bytes) -> None:
+@each_case(
+    ("nodes", "items"),
+    [
+        ({"": b""}, []),
+        ({"": b"one"}, [b"", b"one"]),
+        ({"": b"\0"}, [b"", b"\0"]),
+        ({"": b"x", "/a": b"1"}, [b"", b"x", b"a", b"1"]),
+    ],
+)
+async def test_of_an_answer_with_a_value_or_nodes_below_it_nothing_is_lost(
+    nodes: dict[str, bytes], items: list[bytes]
+) -> None:
     store = Served()
 
     def respond(identity: str, answer: dict[str, bytes]) -> None:
-        assert not answer
-        store.put(f"/squeezed/rpc/response/login/{identity}", value)
+        for name, each in nodes.items():
+            store.put(f"/squeezed/rpc/response/login/{identity}{name}", each)
 
     store.respond = respond  # type: ignore[method-assign]
     async with line(store) as squeezed:
         got = expect(Answer, await send(squeezed))
-        assert unpack(got.body or b"") == [b"", value]
-
-
-async def test_of_an_answer_with_a_value_and_nodes_below_it_nothing_is_lost() -> None:
-    store = Served(lambda _: {"": b"x", "a": b"1"})
-
-    def respond(identity: str, answer: dict[str, bytes]) -> None:
-        for name, each in answer.items():
-            store.put(f"/squeezed/rpc/response/login/{identity}" + (f"/{name}" if name else ""), each)
-
-    store.respond = respond  # type: ignore[method-assign]
-    async with line(store) as squeezed:
-        got = expect(Answer, await send(squeezed))
-        assert sorted(unpack(got.body or b"")) == sorted([b"", b"x", b"a", b"1"])
+        assert unpack(got.body or b"") == items
 
 
 async def test_an_answer_that_the_store_does_not_show_for_the_moment_is_read_later(
@@ -135,12 +132,6 @@ async def test_an_answer_that_the_store_does_not_show_for_the_moment_is_read_lat
         got = expect(Answer, await send(squeezed))
         assert unpack(got.body or b"") == [b"session_id", b"xenopsd"]
     assert left == []
-
-
-async def test_an_answer_of_no_nodes_is_one() -> None:
-    async with line(Served()) as squeezed:
-        got = expect(Answer, await send(squeezed))
-        assert got.body == b""
 
 
 @each_case("pid", [None, b"", b"4194305", b"no number"])
@@ -176,39 +167,32 @@ async def test_whether_a_request_was_written_is_said_for_certain(error: Exceptio
     assert (got.code, got.message.endswith(text)) == (code, True)
 
 
-async def test_an_answer_that_comes_later_is_waited_for() -> None:
+async def test_an_answer_that_comes_later_is_waited_for_also_when_the_store_was_away() -> None:
     store = Served(lambda _: None)
     async with line(store) as squeezed:
         call = asyncio.get_running_loop().create_task(send(squeezed))
         await store.written.wait()
         assert squeezed.status().in_flight == 1
         (identity,) = await store.list("/squeezed/rpc/request/login") or []
-        store.respond(identity, {"a": b"b"})
+        with store.away():
+            store.respond(identity, {"a": b"b"})
+            await asyncio.sleep(0)
         got = expect(Answer, await call)
         assert unpack(got.body or b"") == [b"a", b"b"]
 
 
-async def test_a_call_that_is_cancelled_is_taken_back() -> None:
+async def test_a_call_that_is_cancelled_is_taken_back_and_a_line_that_is_replaced_leaves_the_store() -> None:
     store = Served(lambda _: None)
     async with line(store) as squeezed:
         call = asyncio.get_running_loop().create_task(send(squeezed))
         await store.written.wait()
+        squeezed.retire()
+        before = store.stopped
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
+    assert (before, store.stopped) == (False, True)
     store.assert_tidy()
-
-
-async def test_a_store_that_goes_away_and_comes_back_brings_the_answer() -> None:
-    store = Served(lambda _: None)
-    async with line(store) as squeezed:
-        call = asyncio.get_running_loop().create_task(send(squeezed))
-        await store.written.wait()
-        (identity,) = await store.list("/squeezed/rpc/request/login") or []
-        with store.away():
-            store.respond(identity, {"a": b"b"})
-            await asyncio.sleep(0)
-        assert isinstance(await call, Answer)
 
 
 async def test_a_service_that_hangs_is_asked_so_much_and_who_waits_for_it_may_leave() -> None:
@@ -230,16 +214,3 @@ async def test_a_service_that_hangs_is_asked_so_much_and_who_waits_for_it_may_le
     asked.cancel()
     await asyncio.wait({asked})
     await made.stop()
-
-
-async def test_a_line_that_is_replaced_leaves_the_store_when_it_is_idle() -> None:
-    store = Served(lambda _: None)
-    async with line(store) as squeezed:
-        call = asyncio.get_running_loop().create_task(send(squeezed))
-        await store.written.wait()
-        squeezed.retire()
-        before = store.stopped
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-    assert (before, store.stopped) == (False, True)

@@ -20,12 +20,11 @@ from gateway.core.admin.records import (
     unconditional,
 )
 from gateway.core.migration.limits import BothSides, SideCounts
-from gateway.core.migration.modes import Key, Migration, Mode, Setting, Side
+from gateway.core.migration.modes import Key, Migration, Mode, Setting
 from gateway.core.migration.statistics import BOUNDS, BUCKETS
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.policy import bucket, plan_call
 from gateway.core.rpc.model import Call
-from tests.kit.cases import each_case
 from tests.kit.mappings import route
 from tests.kit.migrations import entry, mode, override
 
@@ -36,27 +35,16 @@ ALICE, BOB, CAROL = Caller(1001, frozenset({100}), "alice"), Caller(1002, frozen
 RIGHTS = AccessRules(own=990, read=Principals(uids=frozenset({1001})), change=Principals(gids=frozenset({200})))
 
 
-@each_case("right", Right)
-@each_case("uid", [0, 990])
-def test_root_and_the_gateways_own_user_may_do_everything(uid: int, right: Right) -> None:
-    assert RIGHTS.have(Caller(uid), right)
-
-
-def test_a_list_names_users_and_groups() -> None:
-    assert RIGHTS.have(ALICE, Right.READ)
-    assert RIGHTS.have(BOB, Right.CHANGE)
-    assert not RIGHTS.have(CAROL, Right.READ)
-
-
-def test_who_may_change_may_read_and_not_the_reverse() -> None:
-    assert RIGHTS.have(BOB, Right.READ)
-    assert not RIGHTS.have(ALICE, Right.CHANGE)
-
-
-def test_without_lists_there_is_nobody_else() -> None:
+def test_root_and_the_gateway_may_do_everything_and_lists_name_others() -> None:
+    for right in Right:
+        assert RIGHTS.have(Caller(0), right)
+        assert RIGHTS.have(Caller(990), right)
+        assert RIGHTS.have(BOB, right)
+        assert not RIGHTS.have(CAROL, right)
+    assert [RIGHTS.have(ALICE, right) for right in (Right.READ, Right.CHANGE)] == [True, False]
+    assert RIGHTS.shared
     assert not AccessRules(own=990).shared
     assert not AccessRules(own=990).have(ALICE, Right.READ)
-    assert RIGHTS.shared
 
 
 def test_a_refusal_says_who_was_refused_what_and_where_that_is_said() -> None:
@@ -69,14 +57,15 @@ def test_a_refusal_says_who_was_refused_what_and_where_that_is_said() -> None:
 # Counters
 
 
-def test_every_name_is_another_one() -> None:
-    names = [*counting.COMPARED, counting.DROPPED]
-    names += [name(side) for name in (counting.calls, counting.errors, counting.answered) for side in Side]
-    assert len(names) == len(set(names))
-    assert set(counting.MISMATCHES) < set(counting.COMPARED)
+# Records
 
 
-def test_counters_become_what_both_sides_did() -> None:
+def test_counts_add_up_and_become_what_both_sides_did() -> None:
+    first = Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
+    second = Counts({"equal": 10, "ignored": 1}, {"dbus": [1, 0, 5], "legacy": [7]})
+    total = Counts({"equal": 11, "calls_dbus": 2, "ignored": 1}, {"dbus": [2, 2, 5], "legacy": [7]})
+    assert first + second == total
+    assert first == Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
     counters = {
         "equal": 5, "ignored": 2, "different": 1, "error_different": 3, "dropped": 9,
         "calls_legacy": 20, "errors_legacy": 1, "calls_dbus": 11, "errors_dbus": 4,
@@ -87,31 +76,14 @@ def test_counters_become_what_both_sides_did() -> None:
     assert counting.sides(Counts()) == BothSides()
 
 
-# Records
-
-
-def test_counts_add_up_by_name_and_bucket_even_when_one_side_knows_more() -> None:
-    first = Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
-    second = Counts({"equal": 10, "ignored": 1}, {"dbus": [1, 0, 5], "legacy": [7]})
-    total = Counts({"equal": 11, "calls_dbus": 2, "ignored": 1}, {"dbus": [2, 2, 5], "legacy": [7]})
-    assert first + second == total
-    assert first == Counts({"equal": 1, "calls_dbus": 2}, {"dbus": [1, 2]})
-
-
 def test_a_change_puts_drops_and_replaces() -> None:
     kept = applied(StoredState(), mode("VM.*", Mode.DBUS))
     kept = applied(kept, mode("SR.*", Mode.LEGACY))
     kept = applied(kept, Change((entry(),), (override("VM.*", Mode.OFF),), drop=(("SR.*", "person"), ("x", "rollout"))))
     assert kept.overrides == (override("VM.*", Mode.OFF),)
-
-
-def test_what_was_set_for_a_time_is_dropped_when_it_is_over() -> None:
     short, long = replace(override("VM.a"), until=5.0), replace(override("VM.b", by="rollout"), until=5.5)
     kept = StoredState((short, long, override("VM.c")))
     assert applied(kept, Change((entry(),), expired_by=5.0)).overrides == (long, override("VM.c"))
-
-
-def test_a_persons_and_a_rollouts_override_of_one_pattern_are_two() -> None:
     kept = StoredState((override("VM.*", by="person"), override("VM.*", by="rollout")))
     assert applied(kept, Change((entry(),), drop=(("VM.*", "rollout"),))).overrides == (override("VM.*"),)
 
@@ -120,21 +92,15 @@ def test_rollouts_are_put_with_a_new_version_and_removed() -> None:
     kept = applied(StoredState(), Change((entry(),), rollouts=(PutRollout("a", 1), PutRollout("b", [2]))))
     kept = applied(kept, Change((entry(),), rollouts=(PutRollout("a", 3), PutRollout("b", None))))
     assert kept.rollouts == {"a": Rollout(3, 2)}
-
-
-def test_unconditional_leaves_only_rollouts_that_expect_nothing() -> None:
     sure, unsure = PutRollout("a", 1), PutRollout("b", 1, expected=3)
     change = unconditional(mode("VM.*", Mode.DBUS, sure, unsure))
     assert change == mode("VM.*", Mode.DBUS, sure)
 
 
-def test_everything_back_leaves_one_override_whatever_there_was() -> None:
+def test_everything_back_leaves_one_override_and_off_what_a_person_has_switched_off() -> None:
     kept = StoredState((override("VM.*", by="person"), override("*", by="rollout")))
     (only,) = applied(kept, all_to_legacy("bob", 5.0, "fire")).overrides
     assert (only.pattern, only.setting.mode, only.by, only.who, only.why) == ("*", Mode.LEGACY, "person", "bob", "fire")
-
-
-def test_everything_back_leaves_off_what_a_person_has_switched_off() -> None:
     off = override("VM.*", Mode.OFF)
     kept = StoredState((off, override("VM.start"), override("SR.*", Mode.OFF, by="rollout")))
     left = {each.pattern: each for each in applied(kept, all_to_legacy("bob", 5.0, "fire")).overrides}
@@ -142,9 +108,6 @@ def test_everything_back_leaves_off_what_a_person_has_switched_off() -> None:
     assert {name: each.setting.mode for name, each in left.items()} == {
         "*": Mode.LEGACY, "VM.*": Mode.OFF, "VM.start": Mode.LEGACY  # which would be off without it
     }  # fmt: skip
-
-
-def test_everything_that_a_person_has_switched_off_stays_off() -> None:
     kept = StoredState((override("*", Mode.OFF),))
     assert applied(kept, all_to_legacy("bob", 5.0, "fire")).overrides == (override("*", Mode.OFF),)
 
@@ -172,7 +135,7 @@ COUNTS = Counts(
 )  # fmt: skip
 
 
-def test_a_row_adds_up() -> None:
+def test_a_row_adds_up_and_is_json() -> None:
     row = views.row(START, CANARY, None, "the mapping", COUNTS)
     assert (row.comparisons, row.equal, row.ignored, row.different, row.error_different) == (200, 190, 4, 5, 1)
     assert row.equal_share == pytest.approx(0.97)
@@ -183,27 +146,17 @@ def test_a_row_adds_up() -> None:
     assert row.legacy.p50 is not None
     assert BOUNDS[19] <= row.legacy.p50 <= BOUNDS[20]
     assert (row.mode, row.setting["percent"], row.set_by, row.verdict) == ("canary 12.5%", "12.5", "mapping", "differs")
+    row = views.row(START, CANARY, None, "the mapping", COUNTS)
+    assert msgspec.json.decode(msgspec.json.encode(row))["legacy"]["calls"] == 300
+    assert msgspec.json.decode(msgspec.json.encode(explained(CANARY, "x")))["service"] == "xenopsd"
 
 
-def test_what_was_never_counted_is_no_zero() -> None:
-    row = views.row(START, Setting(Mode.LEGACY), None, "the mapping", Counts())
-    assert (row.compared_share or row.equal_share, row.legacy.error_rate, row.legacy.p50, row.dbus.p99) == (
-        None,
-        None,
-        None,
-        None,
-    )
-    assert row.verdict == "no evidence"
-
-
-def test_a_method_without_an_old_service_is_not_judged() -> None:
-    assert views.row(route("new"), Setting(), None, "the mapping", COUNTS).verdict == "no legacy service"
-
-
-def test_who_has_set_a_mode_and_until_when_is_told() -> None:
+def test_what_was_never_counted_is_no_zero_and_who_has_set_a_mode_is_told() -> None:
     override = Override("VM.start", CANARY, "alice", 10.0, until=70.0)
-    row = views.row(START, CANARY, override, "set by alice", Counts(), until=70.0)
-    assert (row.set_by, row.until) == ("alice", 70.0)
+    row = views.row(START, Setting(Mode.LEGACY), override, "set by alice", Counts(), until=70.0)
+    assert {row.compared_share, row.equal_share, row.legacy.error_rate, row.legacy.p50, row.dbus.p99} == {None}
+    assert (row.verdict, row.set_by, row.until) == ("no evidence", "alice", 70.0)
+    assert views.row(route("new"), Setting(), None, "the mapping", COUNTS).verdict == "no legacy service"
 
 
 def explained(setting: Setting, value: str | None, migration: Migration = START.migration) -> views.Explanation:
@@ -211,43 +164,22 @@ def explained(setting: Setting, value: str | None, migration: Migration = START.
     return views.explanation(asked, setting, "the mapping", plan_call(asked, setting, Call("VM.start")), value)
 
 
-def test_an_explanation_has_the_bucket_that_decided() -> None:
+def test_an_explanation_has_the_bucket_that_decided_the_list_or_the_missing_key() -> None:
     told = explained(CANARY, "vm-7")
     assert told.bucket == bucket("xenopsd/VM.start", "vm-7")
     assert told.answers == ("dbus" if told.bucket < 12_500 else "legacy")
     assert (told.buckets, told.of, told.key, told.value) == (12_500, 100_000, "vm", "vm-7")
     assert str(told.bucket) in told.why
-
-
-def test_an_explanation_says_where_tasks_are_not_governed() -> None:
+    told = explained(CANARY, "vm-7", replace(START.migration, group="vm-lifecycle"))
+    assert told.bucket == bucket("vm-lifecycle", "vm-7")
+    told = explained(CANARY, "vm-7", replace(START.migration, never=frozenset({"vm-7"})))
+    assert (told.answers, told.list) == ("legacy", "never")
+    told = explained(CANARY, None)
+    assert (told.answers, told.bucket) == ("legacy", None)
+    assert "the call has no vm" in told.why
+    assert explained(Setting(Mode.OFF), None).answers == "nobody"
     staying = replace(START.migration, upstream="old", tasks="legacy")
     dbus = Setting(Mode.DBUS)
     assert "'old' answers it (async: legacy)" in explained(dbus, "vm-7", staying).why
     assert "async" not in explained(dbus, "vm-7").why
     assert "async" not in explained(Setting(Mode.OFF), "vm-7", staying).why
-
-
-def test_methods_of_a_group_are_explained_by_the_groups_bucket() -> None:
-    told = explained(CANARY, "vm-7", replace(START.migration, group="vm-lifecycle"))
-    assert told.bucket == bucket("vm-lifecycle", "vm-7")
-
-
-def test_a_listed_value_is_explained_by_its_list() -> None:
-    told = explained(CANARY, "vm-7", replace(START.migration, never=frozenset({"vm-7"})))
-    assert (told.answers, told.list) == ("legacy", "never")
-
-
-def test_a_call_without_a_key_is_explained_so() -> None:
-    told = explained(CANARY, None)
-    assert (told.answers, told.bucket) == ("legacy", None)
-    assert "the call has no vm" in told.why
-
-
-def test_mode_off_is_answered_by_nobody() -> None:
-    assert explained(Setting(Mode.OFF), None).answers == "nobody"
-
-
-def test_everything_told_is_json() -> None:
-    row = views.row(START, CANARY, None, "the mapping", COUNTS)
-    assert msgspec.json.decode(msgspec.json.encode(row))["legacy"]["calls"] == 300
-    assert msgspec.json.decode(msgspec.json.encode(explained(CANARY, "x")))["service"] == "xenopsd"

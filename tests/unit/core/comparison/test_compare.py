@@ -51,12 +51,9 @@ def test_a_difference_is_told_with_its_path_and_both_values() -> None:
     ]
 
 
-def test_nil_is_not_nothing_and_order_counts() -> None:
+def test_nil_is_not_nothing_order_counts_and_no_more_than_so_many_are_told() -> None:
     assert told(replies({"a": None}, {})) == [("$.a", None, MISSING)]
     assert told(replies([1, 2], [2, 1])) == [("$[0]", 1, 2), ("$[1]", 2, 1)]
-
-
-def test_no_more_than_so_many_are_told_and_that_there_are_more() -> None:
     limit = MAX_DIFFERENCES
     exactly, more = replies([0] * limit, [1] * limit), replies([0] * (limit + 1), [1] * (limit + 1))
     assert (len(exactly.differences), exactly.more) == (limit, False)
@@ -121,7 +118,7 @@ def test_a_fault_on_one_side_is_told_whole() -> None:
     assert compare(AWAY, Reply(None)).verdict is Verdict.ERROR_DIFFERENT
 
 
-def test_rules_reach_into_faults() -> None:
+def test_rules_reach_into_faults_and_those_for_results_do_not() -> None:
     other = Fault(GONE.code, "other words", GONE.name, ["VM", "y"])
     assert compare(GONE, other, rules({"path": "fault.data[1]", "ignore": True})).verdict is Verdict.IGNORED
     assert compare(AWAY, Reply(1), rules({"path": "fault", "ignore": True})).verdict is Verdict.IGNORED
@@ -130,9 +127,6 @@ def test_rules_reach_into_faults() -> None:
     assert (
         compare(AWAY, Fault(AWAY.code, "x"), rules({"path": "fault.message", "ignore": True})).verdict is Verdict.EQUAL
     )
-
-
-def test_rules_for_results_are_not_for_faults() -> None:
     other = Fault(FaultCode.TIMEOUT, "")
     assert compare(AWAY, other, rules({"path": "$..code", "ignore": True})).verdict is Verdict.ERROR_DIFFERENT
 
@@ -140,7 +134,7 @@ def test_rules_for_results_are_not_for_faults() -> None:
 # Rules
 
 
-def test_ignored_is_counted_apart_from_equal() -> None:
+def test_ignored_is_counted_apart_from_equal_and_the_first_rule_of_a_place_holds() -> None:
     ignore = {"path": "$.vms[*].uptime", "ignore": True}
     control = {"vms": [{"uptime": 1}, {"uptime": 2}]}
     found = replies(control, {"vms": [{"uptime": 1}, {"uptime": 3}]}, ignore)
@@ -149,9 +143,6 @@ def test_ignored_is_counted_apart_from_equal() -> None:
     assert replies(control, control, ignore).verdict is Verdict.EQUAL
     assert replies(control, {"vms": [{}, {"uptime": 2}]}, ignore).verdict is Verdict.IGNORED
     assert replies(control, {"vms": [{"uptime": 9}, 5]}, ignore).verdict is Verdict.DIFFERENT
-
-
-def test_of_several_rules_for_a_place_the_first_holds() -> None:
     exact, ignore = {"path": "$.a", "exact": True}, {"path": "$.*", "ignore": True}
     assert replies({"a": 1}, {"a": 2}, exact, ignore).verdict is Verdict.DIFFERENT
     assert replies({"a": 1}, {"a": 2}, ignore, exact).verdict is Verdict.IGNORED
@@ -167,6 +158,9 @@ def test_a_list_whose_order_says_nothing() -> None:
         ("$.tags[1]", MISSING, 3),
     ]
     assert told(replies({"tags": [1]}, {"tags": "1"}, any_order)) == [("$.tags", [1], "1")]
+    said = ({"path": "$", "order": "any"}, {"path": "$[*]", "order": "any"})
+    assert replies([[1, 2], [3]], [[3], [2, 1]], *said).verdict is Verdict.EQUAL
+    assert replies([[1, 2], [3]], [[3], [2, 2]], *said).verdict is Verdict.DIFFERENT
 
 
 def test_structs_are_found_by_their_key() -> None:
@@ -185,6 +179,10 @@ def test_rules_hold_inside_lists_without_order() -> None:
     assert found.verdict is Verdict.IGNORED
     assert [each.path for each in found.ignored] == ["$[0].t"]
     assert replies(control, [*candidate[:2], {"n": 12, "t": 1}], *said).verdict is Verdict.DIFFERENT
+    near = rules({"path": "$", "order": "any"}, {"path": "$[*]", "tolerance": 0.5})
+    hundred, halves = Reply(list(range(100))), Reply([number + 0.5 for number in reversed(range(100))])
+    assert compare(hundred, halves, near).verdict is Verdict.EQUAL
+    assert compare(hundred, Reply([9_000.5] * 100), near, max_values=1_000).verdict is Verdict.TOO_LARGE
 
 
 @each_case("length", [63, 65, 1000])
@@ -198,19 +196,6 @@ def test_rules_hold_inside_lists_without_order_of_any_length(length: int) -> Non
     assert (found.verdict, {each.place[0] for each in found.differences}) == (Verdict.DIFFERENT, {length - 8})
 
 
-def test_tolerances_in_lists_without_order_are_compared_or_the_verdict_says_why_not() -> None:
-    said = rules({"path": "$", "order": "any"}, {"path": "$[*]", "tolerance": 0.5})
-    control, near = Reply(list(range(100))), Reply([number + 0.5 for number in reversed(range(100))])
-    assert compare(control, near, said).verdict is Verdict.EQUAL
-    assert compare(control, Reply([9_000.5] * 100), said, max_values=1_000).verdict is Verdict.TOO_LARGE
-
-
-def test_lists_without_order_inside_each_other() -> None:
-    said = ({"path": "$", "order": "any"}, {"path": "$[*]", "order": "any"})
-    assert replies([[1, 2], [3]], [[3], [2, 1]], *said).verdict is Verdict.EQUAL
-    assert replies([[1, 2], [3]], [[3], [2, 2]], *said).verdict is Verdict.DIFFERENT
-
-
 def test_a_tolerance_is_for_what_can_be_read_and_says_why_not() -> None:
     said = {"path": "$.memory", "tolerance": "1%"}
     assert replies({"memory": 1000}, {"memory": 1001}, said).verdict is Verdict.EQUAL
@@ -218,6 +203,9 @@ def test_a_tolerance_is_for_what_can_be_read_and_says_why_not() -> None:
     assert [each.why for each in found.differences] == ["more than 1% apart"]
     assert replies({"memory": [1]}, {"memory": [1]}, said).verdict is Verdict.EQUAL
     assert replies({"memory": [1]}, {"memory": [True]}, said).verdict is Verdict.DIFFERENT
+    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert replies(noon, "2026-01-31T12:00:01Z", {"path": "$", "tolerance": "1s"}).verdict is Verdict.EQUAL
+    assert replies(noon, "2026-01-31T12:00:00Z").verdict is Verdict.DIFFERENT
 
 
 # Laws
@@ -296,9 +284,3 @@ def test_noise_only_ever_excuses(control: Outcome, again: Outcome, candidate: Ou
     plain, blamed = compare(control, candidate, given_rules), compare_with_noise(control, again, candidate, given_rules)
     assert set(map(repr, blamed.differences)) <= set(map(repr, plain.differences))
     assert (blamed.verdict is Verdict.EQUAL) is (plain.verdict is Verdict.EQUAL)
-
-
-def test_moments_are_compared_as_moments() -> None:
-    noon = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    assert replies(noon, "2026-01-31T12:00:01Z", {"path": "$", "tolerance": "1s"}).verdict is Verdict.EQUAL
-    assert replies(noon, "2026-01-31T12:00:00Z").verdict is Verdict.DIFFERENT

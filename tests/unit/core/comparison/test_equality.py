@@ -19,7 +19,6 @@ from gateway.core.comparison.equality import (
     MaybeValue,
     equal,
     hash_key,
-    is_container,
 )
 from gateway.core.rpc.model import Value
 from tests.kit.cases import each_case
@@ -51,13 +50,12 @@ def test_nan_is_nan_and_members_have_no_order(one: Value, other: Value) -> None:
     assert hash_key(one, Budget()) == hash_key(other, Budget())
 
 
-@each_case(("one", "other"), [([1, 2], [2, 1]), ([1], [1, 1]), ({"a": 1}, {"a": 1, "b": None})])
+@each_case(
+    ("one", "other"),
+    [([1, 2], [2, 1]), ([1], [1, 1]), ({"a": 1}, {"a": 1, "b": None}), (NOON, NOON.replace(tzinfo=None))],
+)
 def test_order_and_presence_count(one: Value, other: Value) -> None:
     assert not equal(one, other, Budget())
-
-
-def test_a_moment_with_a_zone_is_not_one_without() -> None:
-    assert not equal(NOON, NOON.replace(tzinfo=None), Budget())
 
 
 def test_depth_costs_no_stack() -> None:
@@ -69,23 +67,15 @@ def test_depth_costs_no_stack() -> None:
         deep = deep.pop()
 
 
-def test_more_than_the_budget_is_refused() -> None:
+def test_more_than_the_budget_is_refused_and_a_checkpoint_is_reached_often() -> None:
     with pytest.raises(ComparisonBudgetError):
         equal([0] * 10, [0] * 10, Budget(10))
     with pytest.raises(ComparisonBudgetError):
         hash_key([0] * 10, Budget(10))
     assert equal([0] * 9, [0] * 9, Budget(10))
-
-
-def test_a_long_comparison_reaches_a_checkpoint_often() -> None:
     checks: list[None] = []
     equal([0] * 10_000, [0] * 10_000, Budget(checkpoint=lambda: checks.append(None)))
     assert len(checks) == 10_001 // CHECK_EVERY
-
-
-def test_lists_and_structs_are_containers() -> None:
-    values: list[MaybeValue] = [[], {}, "", None, MISSING]
-    assert [is_container(value) for value in values] == [True, True, False, False, False]
 
 
 @given(anything(), anything())
@@ -104,54 +94,44 @@ def paired(control: list[Any], candidate: list[Any], *by: str) -> list[AlignedPa
     return align(control, candidate, by, Budget())
 
 
-def test_items_that_are_the_same_are_partners_wherever_they_stand() -> None:
-    assert paired(["a", "b", 1], [1, "a", "b"]) == [(0, 1), (1, 2), (2, 0)]
+A, B, C = {"id": "a", "n": 1}, {"id": "b", "n": 2}, {"id": "c", "n": 3}
+D, E = {"h": 1, "id": 1, "n": 1}, {"h": 2, "id": 1, "n": 2}
 
 
-def test_types_count_of_alignment() -> None:
-    assert paired([1, 2], [True, "2"]) == [(0, None), (1, None), (None, 0), (None, 1)]
-
-
-def test_every_copy_needs_its_own_partner() -> None:
-    assert paired(["a", "a", "b"], ["a", "b", "b"]) == [(0, 0), (1, 2), (2, 1)]
-    assert paired(["a", "a"], ["a", "b", "c"]) == [(0, 0), (1, None), (None, 1), (None, 2)]
-
-
-def test_a_single_one_left_on_each_side_are_partners() -> None:
-    assert paired(["a", "b"], ["c", "a"]) == [(0, 1), (1, 0)]
-
-
-def test_structs_are_partners_by_their_key() -> None:
-    a, b, c = {"id": "a", "n": 1}, {"id": "b", "n": 2}, {"id": "c", "n": 3}
-    assert paired([a, b], [c, {"id": "a", "n": 9}], "id") == [(0, 1), (1, None), (None, 0)]
-
-
-def test_a_key_can_be_of_several_members() -> None:
-    one, other = {"h": 1, "id": 1, "n": 1}, {"h": 2, "id": 1, "n": 2}
-    assert paired([one, other], [{**other, "n": 3}, {**one, "n": 4}], "h", "id") == [(0, 1), (1, 0)]
-
-
-def test_structs_of_one_key_are_partners_when_they_are_the_same_and_else_in_their_order() -> None:
-    one, other, third = {"id": 1, "n": 1}, {"id": 1, "n": 2}, {"id": 1, "n": 3}
-    assert paired([one, other, other], [third, one], "id") == [(0, 1), (1, 0), (2, None)]
-
-
-def test_items_without_the_key_are_a_group_of_their_own() -> None:
-    assert paired([5, {"id": 1}, {"x": 1}], [{"id": 1}, {"x": 2}], "id") == [(0, 1), (1, 0), (2, None)]
+@each_case(
+    ("control", "candidate", "by", "pairs"),
+    [
+        (["a", "b", 1], [1, "a", "b"], (), [(0, 1), (1, 2), (2, 0)]),
+        ([1, 2], [True, "2"], (), [(0, None), (1, None), (None, 0), (None, 1)]),
+        # every copy needs its own partner; a single one left on each side are partners
+        (["a", "a", "b"], ["a", "b", "b"], (), [(0, 0), (1, 2), (2, 1)]),
+        (["a", "a"], ["a", "b", "c"], (), [(0, 0), (1, None), (None, 1), (None, 2)]),
+        (["a", "b"], ["c", "a"], (), [(0, 1), (1, 0)]),
+        # structs are partners by their key, which may be of several members
+        ([A, B], [C, {"id": "a", "n": 9}], ("id",), [(0, 1), (1, None), (None, 0)]),
+        ([D, E], [{**E, "n": 3}, {**D, "n": 4}], ("h", "id"), [(0, 1), (1, 0)]),
+        # of one key those that are the same, and else in their order; without the key they are a group of their own
+        ([D, E, E], [{"id": 1, "n": 3}, D], ("id",), [(0, 1), (1, 0), (2, None)]),
+        ([5, {"id": 1}, {"x": 1}], [{"id": 1}, {"x": 2}], ("id",), [(0, 1), (1, 0), (2, None)]),
+    ],
+)
+def test_items_and_their_partners(
+    control: list[Any], candidate: list[Any], by: tuple[str, ...], pairs: list[AlignedPair]
+) -> None:
+    assert paired(control, candidate, *by) == pairs
 
 
 def agreeing(*pairs: tuple[int, int]) -> Agreement:
     return Agreement(lambda one, other: (one, other) in pairs, lambda _: None)
 
 
-def test_as_many_as_possible_agree_though_the_first_choice_is_wrong() -> None:
+def test_as_many_as_possible_agree_within_the_budget() -> None:
     assert align(["a", "b"], ["c", "d"], (), Budget(), agreeing((0, 0), (0, 1), (1, 0))) == [(0, 1), (1, 0)]
-
-
-def test_equal_items_part_where_both_agree_with_another() -> None:
-    """2 and 2 are equal, but only 1-2 and 2-3 pair all of them."""
+    # 2 and 2 are equal, but only 1-2 and 2-3 pair all of them.
     near = Agreement(lambda one, other: abs([1, 2][one] - [2, 3][other]) <= 1, lambda _: None)
     assert align([1, 2], [2, 3], (), Budget(), near) == [(0, 0), (1, 1)]
+    with pytest.raises(ComparisonBudgetError):
+        align(list(range(100)), list(range(1000, 1100)), (), Budget(5_000), agreeing())
 
 
 @each_case("length", [65, 400])
@@ -171,11 +151,6 @@ def test_items_of_different_keys_are_not_tried() -> None:
     pairs = align([1, 11, 21], [22, 12, 2], (), Budget(), Agreement(agree, lambda item: str(item)[:-1]))
     assert pairs == [(0, 2), (1, 1), (2, 0)]
     assert sorted(tried) == pairs
-
-
-def test_tries_are_bounded_by_the_budget() -> None:
-    with pytest.raises(ComparisonBudgetError):
-        align(list(range(100)), list(range(1000, 1100)), (), Budget(5_000), agreeing())
 
 
 @given(letters, letters, st.randoms())

@@ -107,13 +107,10 @@ def test_a_place_is_written_so_that_it_can_be_read(place: Place, text: str) -> N
     assert json_path.parse(text).matches(place)
 
 
-def test_another_root_is_read_and_written() -> None:
+def test_another_root_is_read_and_the_first_of_several_paths_that_arrive_is_the_one() -> None:
     pattern = json_path.parse("fault.data[1]", roots=("$", "fault"))
     assert (pattern.root, pattern.steps, str(pattern)) == ("fault", ("data", 1), "fault.data[1]")
     assert json_path.show(("data", 1), "fault") == "fault.data[1]"
-
-
-def test_the_first_of_several_that_arrive_is_the_one() -> None:
     going = json_path.start_cursor(
         [(json_path.parse("$..a"), "first"), (json_path.parse("$.a"), "second"), (json_path.parse("$.a.b"), "third")]
     )

@@ -28,9 +28,6 @@ def test_only_what_the_control_does_not_vary_in_is_blamed() -> None:
     assert told(found) == [("$.name", "a", "b")]
     assert [(each.path, each.control, each.candidate) for each in found.noisy] == [("$.time", 1, 2)]
     assert found.verdict is Verdict.DIFFERENT
-
-
-def test_a_candidate_that_differs_in_noise_alone_is_not_called_equal() -> None:
     found = values({"time": 1}, {"time": 2}, {"time": 3})
     assert (found.verdict, found.differences) == (Verdict.IGNORED, ())
     assert values({"time": 1}, {"time": 2}, {"time": 1}).verdict is Verdict.EQUAL
@@ -80,14 +77,11 @@ def test_a_control_that_fails_only_at_times_makes_faults_noise_and_nothing_else(
     assert verdict(Reply(1), Reply(2), AWAY) is Verdict.ERROR_DIFFERENT
 
 
-def test_noise_that_was_not_found_blames_nothing() -> None:
+def test_noise_that_was_not_found_blames_nothing_and_much_noise_hides_nothing() -> None:
     huge: list[Any] = [0] * 3_000
     control, again = Reply(huge), Reply([*huge[:-1], 1])
     assert compare_with_noise(control, again, Reply([1]), max_values=1_000).verdict is Verdict.TOO_LARGE
     assert compare_with_noise(control, again, control, max_values=1_000).verdict is Verdict.EQUAL
-
-
-def test_much_noise_hides_no_difference() -> None:
     found = values([0] * 500 + [1], [2] * 500 + [1], [3] * 500 + [4])
     assert told(found) == [("$[500]", 1, 4)]
     assert len(found.noisy) == MAX_DIFFERENCES
@@ -104,25 +98,13 @@ def chosen(sampling: Sampling, calls: int, rate: float, call: Call = CALL) -> li
     return [sampler.choose(sampling, "toy/VM.stat", call, number / rate) for number in range(calls)]
 
 
-def test_without_a_sampling_every_call_is_compared() -> None:
-    assert all(chosen(EVERY_CALL, 1_000, 1e6))
-
-
-def test_a_sampling_reads_as_in_the_mapping() -> None:
-    assert [str(each) for each in (EVERY_CALL, Sampling(0.1), Sampling(0.005, 200.0))] == [
-        "100%", "10%", "0.5%, at most 200/s"
-    ]  # fmt: skip
-
-
 def test_a_share_is_chosen_whatever_the_rate() -> None:
     for rate in (1.0, 100.0, 10_000.0):
         assert 900 < sum(chosen(Sampling(share=0.1), 10_000, rate)) < 1_100
     assert not any(chosen(Sampling(share=0.0), 1_000, 100.0))
-
-
-def test_one_call_that_is_made_again_and_again_is_chosen_at_times() -> None:
-    taken = chosen(Sampling(share=0.5), 100, 1.0)
-    assert 0 < sum(taken) < 100
+    assert 0 < sum(chosen(Sampling(share=0.5), 100, 1.0)) < 100  # one call that is made again and again
+    assert all(chosen(EVERY_CALL, 1_000, 1e6))
+    assert all(chosen(Sampling(at_most=200.0), 1_000, 100.0))  # below the rate
 
 
 def test_a_rate_is_kept_and_spread_over_the_second() -> None:
@@ -134,15 +116,9 @@ def test_a_rate_is_kept_and_spread_over_the_second() -> None:
         assert sum(second[1_000:]) > 50, "the end of a second is sampled too"
 
 
-def test_below_the_rate_every_call_is_compared() -> None:
-    assert all(chosen(Sampling(at_most=200.0), 1_000, 100.0))
-
-
 @each_case("text", ["200", "0/s", "-1/s", "200/m", "many/s", ""])
 def test_a_rate_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number of calls a second such as 200/s"):
         parse_rate(text)
-
-
-def test_rates_are_calls_a_second() -> None:
     assert (parse_rate("200/s"), parse_rate("0.5/s")) == (200.0, 0.5)
+    assert str(Sampling(0.005, 200.0)) == "0.5%, at most 200/s"

@@ -15,7 +15,7 @@ from gateway.core.dbus.arguments import (
     parameter,
     struct_encoder,
 )
-from gateway.core.dbus.marshal import Encode, MarshalError, to_dbus
+from gateway.core.dbus.marshal import Encode, MarshalError, Variant, to_dbus
 from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import MethodCall, Target
 from gateway.core.rpc.model import Call, Value
@@ -28,79 +28,120 @@ def _to(signature: str) -> Encode:
     return to_dbus(parse_one(signature))
 
 
+def _struct(signature: str, *names: str, ignore: bool = False) -> Encode:
+    return struct_encoder(parse_one(signature), names, lambda kind, around: to_dbus(kind, around=around), ignore=ignore)
+
+
 NAME, MEMORY = Slot(0, _to("s")), Slot(1, _to("u"))
+GATHERED: tuple[Take, ...] = (
+    Constant(7),
+    GatheredStruct((MEMORY, NAME)),
+    GatheredDict((("n", NAME), ("m", Slot(1, _to("v"))))),
+)
 PLAIN = ArgumentPlan(TARGET, ("name", "memory"), arguments=(NAME, MEMORY))
-
-
-def _bind(plan: ArgumentPlan, *params: Value, **named: Value) -> MethodCall:
-    return compile_arguments(plan)(Call("m", params, named))
-
-
-def _refusal(plan: ArgumentPlan, *params: Value, **named: Value) -> str:
-    with pytest.raises(MarshalError) as caught:
-        _bind(plan, *params, **named)
-    return str(caught.value)
-
-
-def _counts(plan: ArgumentPlan, *params: Value, **named: Value) -> tuple[int, int, str]:
-    with pytest.raises(ParameterCountError) as caught:
-        _bind(plan, *params, **named)
-    return caught.value.expected, caught.value.received, str(caught.value)
+FORCED = ArgumentPlan(TARGET, ("name", "memory", "force"), (1, False), arguments=(NAME, MEMORY, Slot(2, _to("b"))))
+SESSION = ArgumentPlan(TARGET, ("session", "name", "memory"), (7,), session=True, arguments=(Slot(1, _to("s")),))
+VM = ArgumentPlan(Target("org.example", "/vm/{vm}/x{id}", "org.example.VM1", "Start", "", ""), ("vm", "id"))
+APART = ArgumentPlan(
+    TARGET,
+    ("dbg", "options"),
+    structs=(Unpacked(1, ("url", "live"), {"live": True}),),
+    arguments=(Slot(2, _to("s")), Slot(3, _to("b"))),
+)
+LOOSE = ArgumentPlan(
+    TARGET, ("o",), structs=(Unpacked(0, ("url",), others_ignored=True),), arguments=(Slot(1, _to("s")),)
+)
+GATHERING = ArgumentPlan(TARGET, ("name", "memory"), arguments=GATHERED)
 
 
 def test_a_call_becomes_the_targets_method_call() -> None:
     expected = MethodCall("org.example", "/org/example", "org.example.VM1", "Start", "su", ["a", 5])
-    assert _bind(PLAIN, "a", 5) == expected
+    assert compile_arguments(PLAIN)(Call("m", ("a", 5))) == expected
 
 
-def test_parameters_are_taken_by_name_and_named_ones_before_the_rest() -> None:
-    assert _bind(PLAIN, memory=5, name="a").body == ["a", 5]
-    assert _bind(PLAIN, "a", memory=5).body == ["a", 5]
-    assert _bind(PLAIN, 5, name="a").body == ["a", 5]
+@each_case(
+    ("plan", "params", "named", "body"),
+    [
+        (PLAIN, (), {"memory": 5, "name": "a"}, ["a", 5]),
+        (PLAIN, ("a",), {"memory": 5}, ["a", 5]),
+        (PLAIN, (5,), {"name": "a"}, ["a", 5]),
+        (FORCED, ("a",), {}, ["a", 1, False]),
+        (FORCED, ("a", 5), {}, ["a", 5, False]),
+        (FORCED, ("a", 5, True), {}, ["a", 5, True]),
+        (FORCED, (), {"name": "a", "force": True}, ["a", 1, True]),
+        (FORCED, ("a",), {"force": True}, ["a", 1, True]),
+        (APART, (None, {"url": "u", "live": False}), {}, ["u", False]),
+        (APART, (None, {"url": "u"}), {}, ["u", True]),
+        (APART, (None,), {"options": {"url": "u"}}, ["u", True]),
+        (LOOSE, ({"url": "u", "x": None},), {}, ["u"]),
+        (GATHERING, ("a", 5), {}, [7, (5, "a"), {"n": "a", "m": Variant("x", 5)}]),
+    ],
+)
+def test_parameters_become_the_body(
+    plan: ArgumentPlan, params: tuple[Value, ...], named: dict[str, Value], body: list[object]
+) -> None:
+    assert compile_arguments(plan)(Call("m", params, named)).body == body
 
 
-def test_a_bad_value_is_told_where_the_client_wrote_it() -> None:
-    assert _refusal(PLAIN, "a", -1) == "$.params[1]: expected u, got -1"
-    assert _refusal(PLAIN, name="a", memory=-1) == "$.params.memory: expected u, got -1"
-    assert _refusal(PLAIN, -1, name="a") == "$.params[0]: expected u, got -1"
+@each_case(
+    ("plan", "params", "named", "text"),
+    [
+        (PLAIN, ("a", -1), {}, "$.params[1]: expected u, got -1"),
+        (PLAIN, (), {"name": "a", "memory": -1}, "$.params.memory: expected u, got -1"),
+        (PLAIN, (-1,), {"name": "a"}, "$.params[0]: expected u, got -1"),
+        (
+            PLAIN,
+            (),
+            {"vm": "v1", "name": "a"},
+            '$.params.vm: expected no parameter of this name (there are: name, memory), got "v1"',
+        ),
+        (PLAIN, (), {"name": "a"}, "$.params.memory: expected a parameter of this name, got nothing"),
+        (APART, (None, 5), {}, "$.params[1]: expected a struct, got 5"),
+        (APART, (None, {}), {}, "$.params[1].url: expected a member of this name, got nothing"),
+        (APART, (None, {"url": 5}), {}, "$.params[1].url: expected s, got 5"),
+        (
+            APART,
+            (None, {"url": "u", "x": 1}),
+            {},
+            "$.params[1].x: expected no member of this name (there are: url, live), got 1",
+        ),
+        (GATHERING, ("a", -1), {}, "$.params[1]: expected u, got -1"),
+        (GATHERING, (), {"memory": 5, "name": None}, "$.params.name: expected s, got null"),
+        *(
+            (VM, params, named, f"$.params{place}: expected text or a whole number, for the object path, got {got}")
+            for value, got in ((None, "null"), (1.5, "1.5"), (["a"], "an array of 1"), (b"a", "1 bytes"))
+            for params, named, place in ((("v1", value), {}, "[1]"), ((), {"vm": value, "id": "a"}, ".vm"))
+        ),
+    ],
+)
+def test_a_bad_value_is_told_where_the_client_wrote_it(
+    plan: ArgumentPlan, params: tuple[Value, ...], named: dict[str, Value], text: str
+) -> None:
+    with pytest.raises(MarshalError) as caught:
+        compile_arguments(plan)(Call("m", params, named))
+    assert str(caught.value) == text
 
 
-def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
-    text = '$.params.vm: expected no parameter of this name (there are: name, memory), got "v1"'
-    assert _refusal(PLAIN, vm="v1", name="a") == text
-
-
-def test_a_missing_name_is_named() -> None:
-    assert _refusal(PLAIN, name="a") == "$.params.memory: expected a parameter of this name, got nothing"
-
-
-def test_too_many_or_too_few_are_counted() -> None:
-    assert _counts(PLAIN, "a") == (2, 1, "expected 2 parameters, got 1")
-    assert _counts(PLAIN) == (2, 0, "expected 2 parameters, got 0")
-    assert _counts(PLAIN, "a", 5, 6) == (2, 3, "expected 2 parameters, got 3")
-    assert _counts(PLAIN, 5, 6, name="a") == (2, 3, "expected 2 parameters, got 3")
-
-
-def test_the_session_is_not_counted() -> None:
-    plan = ArgumentPlan(TARGET, ("session", "name", "memory"), (7,), session=True, arguments=(Slot(1, _to("s")),))
-    assert _counts(plan, "s") == (1, 0, "expected 1 to 2 parameters, got 0")
-    assert _counts(plan) == (1, -1, "expected 1 to 2 parameters, got none, not even the session")
-    assert _counts(plan, "s", "a", 1, 2) == (1, 3, "expected 1 to 2 parameters, got 3")
-
-
-def test_trailing_parameters_have_defaults_by_position_and_any_by_name() -> None:
-    arguments: tuple[Take, ...] = (*PLAIN.arguments, Slot(2, _to("b")))
-    plan = ArgumentPlan(TARGET, ("name", "memory", "force"), (1, False), arguments=arguments)
-    assert _bind(plan, "a").body == ["a", 1, False]
-    assert _bind(plan, "a", 5).body == ["a", 5, False]
-    assert _bind(plan, "a", 5, True).body == ["a", 5, True]
-    assert _bind(plan, name="a", force=True).body == ["a", 1, True]
-    assert _bind(plan, "a", force=True).body == ["a", 1, True]
-
-
-# Object paths
-
-VM = ArgumentPlan(Target("org.example", "/vm/{vm}/x{id}", "org.example.VM1", "Start", "", ""), ("vm", "id"))
+@each_case(
+    ("plan", "params", "named", "received", "words"),
+    [
+        (PLAIN, ("a",), {}, 1, "expected 2 parameters, got 1"),
+        (PLAIN, (), {}, 0, "expected 2 parameters, got 0"),
+        (PLAIN, ("a", 5, 6), {}, 3, "expected 2 parameters, got 3"),
+        (PLAIN, (5, 6), {"name": "a"}, 3, "expected 2 parameters, got 3"),
+        # the session is not counted
+        (SESSION, ("s",), {}, 0, "expected 1 to 2 parameters, got 0"),
+        (SESSION, (), {}, -1, "expected 1 to 2 parameters, got none, not even the session"),
+        (SESSION, ("s", "a", 1, 2), {}, 3, "expected 1 to 2 parameters, got 3"),
+    ],
+)
+def test_too_many_or_too_few_are_counted(
+    plan: ArgumentPlan, params: tuple[Value, ...], named: dict[str, Value], received: int, words: str
+) -> None:
+    with pytest.raises(ParameterCountError) as caught:
+        compile_arguments(plan)(Call("m", params, named))
+    assert (caught.value.received, str(caught.value)) == (received, words)
+    assert caught.value.expected == (1 if plan is SESSION else 2)
 
 
 @each_case(
@@ -108,79 +149,7 @@ VM = ArgumentPlan(Target("org.example", "/vm/{vm}/x{id}", "org.example.VM1", "St
     [("v1", "v1"), ("", "_"), ("../..", "_2e_2e_2f_2e_2e"), ("ä", "_c3_a4"), (7, "_37"), (-1, "_2d1"), (True, "_31")],
 )
 def test_a_value_is_escaped_into_one_element_of_the_path(value: Value, element: str) -> None:
-    assert _bind(VM, value, "a").object_path == f"/vm/{element}/xa"
-
-
-@each_case("value", [None, 1.5, ["a"], {"a": 1}, b"a"])
-def test_a_value_that_no_path_can_hold_is_refused(value: Value) -> None:
-    assert _refusal(VM, "v1", value).startswith(
-        "$.params[1]: expected text or a whole number, for the object path, got"
-    )
-    assert _refusal(VM, vm=value, id="a").startswith("$.params.vm: expected text or a whole number")
-
-
-# Structs taken apart
-
-APART = ArgumentPlan(
-    TARGET,
-    ("dbg", "options"),
-    structs=(Unpacked(1, ("url", "live"), {"live": True}),),
-    arguments=(Slot(2, _to("s")), Slot(3, _to("b"))),
-)
-
-
-def test_a_struct_is_taken_apart() -> None:
-    assert _bind(APART, None, {"url": "u", "live": False}).body == ["u", False]
-    assert _bind(APART, None, {"url": "u"}).body == ["u", True]
-    assert _bind(APART, None, options={"url": "u"}).body == ["u", True]
-
-
-@each_case(
-    ("value", "text"),
-    [
-        (5, "$.params[1]: expected a struct, got 5"),
-        ({}, "$.params[1].url: expected a member of this name, got nothing"),
-        ({"url": 5}, "$.params[1].url: expected s, got 5"),
-        ({"url": "u", "x": 1}, "$.params[1].x: expected no member of this name (there are: url, live), got 1"),
-    ],
-)
-def test_a_struct_that_does_not_fit_is_refused(value: Value, text: str) -> None:
-    assert _refusal(APART, None, value) == text
-
-
-def test_other_members_may_be_ignored() -> None:
-    structs = (Unpacked(0, ("url",), others_ignored=True),)
-    plan = ArgumentPlan(TARGET, ("options",), structs=structs, arguments=(Slot(1, _to("s")),))
-    assert _bind(plan, {"url": "u", "x": None}).body == ["u"]
-
-
-# Gathering
-
-GATHERED: tuple[Take, ...] = (
-    Constant(7),
-    GatheredStruct((MEMORY, NAME)),
-    GatheredDict((("n", NAME), ("m", Slot(1, _to("v"))))),
-)
-
-
-def test_parameters_are_gathered() -> None:
-    constant, struct, entries = _bind(ArgumentPlan(TARGET, ("name", "memory"), arguments=GATHERED), "a", 5).body
-    assert (constant, struct) == (7, (5, "a"))
-    assert isinstance(entries, dict)
-    assert list(entries) == ["n", "m"]
-
-
-def test_a_bad_value_that_is_gathered_is_told_where_the_client_wrote_it() -> None:
-    plan = ArgumentPlan(TARGET, ("name", "memory"), arguments=GATHERED)
-    assert _refusal(plan, "a", -1) == "$.params[1]: expected u, got -1"
-    assert _refusal(plan, memory=5, name=None) == "$.params.name: expected s, got null"
-
-
-# Structs by the names of their members
-
-
-def _struct(signature: str, *names: str, ignore: bool = False) -> Encode:
-    return struct_encoder(parse_one(signature), names, lambda kind, around: to_dbus(kind, around=around), ignore=ignore)
+    assert compile_arguments(VM)(Call("m", (value, "a"))).object_path == f"/vm/{element}/xa"
 
 
 def test_a_legacy_struct_becomes_a_dbus_struct() -> None:
@@ -190,27 +159,29 @@ def test_a_legacy_struct_becomes_a_dbus_struct() -> None:
     assert _struct("(s)", "mac", ignore=True)({"mtu": 9, "mac": "m"}) == ("m",)
 
 
+M1: Value = {"mac": "m", "mtu": 1}
+M_BAD: Value = {"mac": "m", "mtu": -1}
+
+
 @each_case(
     ("signature", "value", "text"),
     [
         ("(su)", ["m", 9], "$: expected a struct, got an array of 2"),
         ("(su)", {"mac": "m"}, "$.mtu: expected a member of this name, got nothing"),
-        ("(su)", {"mac": "m", "mtu": -1}, "$.mtu: expected u, got -1"),
+        ("(su)", M_BAD, "$.mtu: expected u, got -1"),
         ("(su)", {"mac": "m", "mtu": 1, "x": 2}, "$.x: expected no member of this name (there are: mac, mtu), got 2"),
         ("a(su)", {}, "$: expected a(su), got a struct of 0"),
-        ("a(su)", [{"mac": "m", "mtu": -1}], "$[0].mtu: expected u, got -1"),
+        ("a(su)", [M_BAD], "$[0].mtu: expected u, got -1"),
         ("a{u(su)}", [], "$: expected a{u(su)}, got an array of 0"),
-        ("a{u(su)}", {"4": {"mac": "m", "mtu": -1}}, '$["4"].mtu: expected u, got -1'),
-        ("a{u(su)}", {"x": {"mac": "m", "mtu": 1}}, '$.x: expected u as a key (in decimal), got "x"'),
+        ("a{u(su)}", {"4": M_BAD}, '$["4"].mtu: expected u, got -1'),
+        ("a{u(su)}", {"x": M1}, '$.x: expected u as a key (in decimal), got "x"'),
+        ("a{d(su)}", {"0.0": M1, "-0.0": M1}, "$: expected keys that stay different, got a struct of 2"),
     ],
 )
 def test_a_struct_of_other_members_is_refused(signature: str, value: Value, text: str) -> None:
     with pytest.raises(MarshalError) as caught:
         _struct(signature, "mac", "mtu")(value)
     assert str(caught.value) == text
-
-
-# Looking a parameter up for an error's text
 
 
 def test_a_parameter_is_found_even_in_a_call_that_does_not_bind() -> None:
@@ -221,9 +192,3 @@ def test_a_parameter_is_found_even_in_a_call_that_does_not_bind() -> None:
     assert find(Call("m", (), {"vm": "v1"})) == "v1"
     assert find(Call("m", ("s",))) is None
     assert parameter(plan, "force")(Call("m", ("s", "v1"))) is False
-
-
-def test_keys_that_become_one_are_refused_with_structs_in_them_too() -> None:
-    encode = _struct("a{d(s)}", "name")
-    with pytest.raises(MarshalError, match=r"^\$: expected keys that stay different, got a struct of 2$"):
-        encode({"0.0": {"name": "a"}, "-0.0": {"name": "b"}})

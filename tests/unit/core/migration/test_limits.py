@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from gateway.core.migration.limits import LIMITS as DEFAULT
 from gateway.core.migration.limits import (
+    Assessment,
     BothSides,
     Breach,
     RolloutLimits,
     SideCounts,
+    assess,
     control_of,
     duration,
     find_breaches,
@@ -16,7 +19,7 @@ from gateway.core.migration.limits import (
     percent,
     summary,
 )
-from gateway.core.migration.statistics import KEY_GROUPS
+from gateway.core.migration.statistics import KEY_GROUPS, bucket_of, empty_histogram
 from tests.kit.cases import each_case
 from tests.kit.migrations import counts, of_keys, side
 
@@ -30,24 +33,24 @@ def _judged(
 
 
 # what was seen; what is said of it: whether the limit is broken, and the beginning of the words
-CASES = [
-    ("nothing at all", BothSides(), []),
-    ("all is well", counts(compared=1000, calls=1000), []),
-    ("one mismatch in ten", counts(compared=10, different=1), []),
-    ("one mismatch in the least number", counts(compared=100, different=1), [(False, "1 of 100 differ")]),
-    ("four of them", counts(compared=100, different=4), [(True, "4 of 100 differ")]),
-    ("as many as the limit", counts(compared=1000, different=1), []),
-    ("a few too many of very many", counts(compared=100_000, different=110), [(False, "110 of 100000 differ")]),
-    ("many too many of very many", counts(compared=100_000, different=150), [(True, "150 of 100000 differ")]),
-    ("one error in ten calls", counts(calls=10, errors=1), []),
-    ("one error in a hundred", counts(calls=100, errors=1), [(False, "1 of 100 calls by D-Bus failed")]),
-    ("twenty in a hundred", counts(calls=100, errors=20), [(True, "20 of 100 calls by D-Bus failed")]),
-    ("as many errors as the control", counts(calls=100, errors=20, control=side(100, errors=20)), []),
-    ("fewer errors than the control", counts(calls=100, errors=1, control=side(100, errors=20)), []),
+CASES: list[tuple[BothSides, list[tuple[bool, str]]]] = [
+    (BothSides(), []),
+    (counts(compared=1000, calls=1000), []),
+    (counts(compared=10, different=1), []),
+    (counts(compared=100, different=1), [(False, "1 of 100 differ")]),
+    (counts(compared=100, different=4), [(True, "4 of 100 differ")]),
+    (counts(compared=1000, different=1), []),
+    (counts(compared=100_000, different=110), [(False, "110 of 100000 differ")]),
+    (counts(compared=100_000, different=150), [(True, "150 of 100000 differ")]),
+    (counts(calls=10, errors=1), []),
+    (counts(calls=100, errors=1), [(False, "1 of 100 calls by D-Bus failed")]),
+    (counts(calls=100, errors=20), [(True, "20 of 100 calls by D-Bus failed")]),
+    (counts(calls=100, errors=20, control=side(100, errors=20)), []),
+    (counts(calls=100, errors=1, control=side(100, errors=20)), []),
 ]
 
 
-@each_case(("seen", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@each_case(("seen", "expected"), CASES)
 def test_rates_are_held_against_limits(seen: BothSides, expected: list[tuple[bool, str]]) -> None:
     assert _judged(seen) == expected
 
@@ -63,31 +66,22 @@ def test_a_step_that_waits_for_mismatches_says_for_how_many_comparisons_more() -
     assert _judged(seen) == []
 
 
-def test_a_limit_of_nothing_is_broken_by_the_first_that_counts() -> None:
-    strict = RolloutLimits(mismatches=0.0, samples=1)
-    assert _judged(counts(compared=1, different=1), limits=strict) == [(True, "1 of 1 differ")]
-
-
 def test_a_breach_says_its_numbers_and_its_limit() -> None:
     mismatch, error = find_breaches(LIMITS, None, counts(compared=1000, different=23, calls=1000, errors=50))
     assert mismatch.words == "23 of 1000 differ (2.3%, limit 0.1%)"
     assert error.words == "50 of 1000 calls by D-Bus failed (5%), by the legacy service 0%, limit 0.5% more"
+    strict = RolloutLimits(mismatches=0.0, samples=1)  # a limit of nothing is broken by the first that counts
+    assert _judged(counts(compared=1, different=1), limits=strict) == [(True, "1 of 1 differ")]
 
 
 # Without a control to compare with
 
 
-def test_without_a_control_errors_are_not_judged() -> None:
+def test_without_a_control_only_more_than_half_that_fail_are_a_breach_or_what_it_did_before_counts() -> None:
     assert _judged(counts(calls=100, errors=20, control=side(3))) == []
-
-
-def test_when_more_than_half_fail_it_matters_no_more_what_the_control_does() -> None:
     [(broken, words)] = _judged(counts(calls=100, errors=90, control=side(0)))
     assert broken
     assert words == "90 of 100 calls by D-Bus failed"
-
-
-def test_when_the_control_answers_too_little_what_it_did_before_stands_for_it() -> None:
     before = side(5000, errors=1000)
     assert control_of(100, counts(control=side(99)), before) == before
     assert control_of(100, counts(control=side(100)), before) == side(100)
@@ -107,49 +101,32 @@ def _by_key(ours: list[int], theirs: list[int] = NONE, calls: list[int] = CALLS)
     return [*find_breaches(LIMITS, None, BothSides(control=of_keys(CALLS, theirs), candidate=of_keys(calls, ours)))]
 
 
-def test_one_key_that_always_fails_neither_breaks_a_limit_nor_stops_a_step() -> None:
+def test_errors_of_many_keys_break_the_limit_and_those_of_one_key_neither_do_nor_hide_others() -> None:
     assert _by_key(ONE_KEY) == []
     assert _by_key([2000, *NONE[1:]], calls=[2000, *CALLS[1:]]) == []
-
-
-def test_the_same_errors_of_many_keys_break_it() -> None:
     [breach] = _by_key(SPREAD)
     assert breach.broken
     assert breach.words.startswith("25 of 1000 calls by D-Bus failed (2.5%), ")
-
-
-def test_one_key_hides_no_errors_of_the_others_on_either_side() -> None:
     for theirs in (NONE, [0, 20, *NONE[2:]]):
         [breach] = _by_key([20, *SPREAD[1:]], theirs)
         assert breach.broken
     assert "44 of 1000 calls by D-Bus failed (4.4%, 17 of them set aside as of one key)" in breach.words
-
-
-def test_few_keys_that_fail_count_as_few_calls() -> None:
-    """Three of 50 fail always: 6 % of the calls, and no reason to go back or to wait, as three of 50 calls."""
-    assert _by_key([20, 20, 20, *NONE[3:]]) == []
-    waits, goes_back = (_by_key([20] * number + NONE[number:]) for number in (8, 16))
-    assert [(breach.broken, breach.likely) for breach in (*waits, *goes_back)] == [(False, True), (True, True)]
-
-
-def test_all_keys_that_fail_are_all_calls() -> None:
     [breach] = _by_key(CALLS)
     assert breach.broken
     [breach] = _by_key([60, 60], calls=[60, 60])
     assert breach.broken
 
 
-def test_where_one_key_alone_fails_and_others_hardly_call_a_step_waits() -> None:
+def test_few_keys_that_fail_count_as_few_calls_and_one_alone_makes_a_step_wait() -> None:
+    # Three of 50 fail always: 6 % of the calls, and no reason to go back or to wait, as three of 50 calls.
+    assert _by_key([20, 20, 20, *NONE[3:]]) == []
+    waits, goes_back = (_by_key([20] * number + NONE[number:]) for number in (8, 16))
+    assert [(breach.broken, breach.likely) for breach in (*waits, *goes_back)] == [(False, True), (True, True)]
     for calls, others in (([200], 0), ([200, 99], 99)):
         [breach] = _by_key([200, *[0] * (len(calls) - 1)], calls=calls)
         assert not breach.broken
         assert breach.words.endswith(f"; of other keys only {others} of 100 calls")
     assert _by_key([200, 0], calls=[200, 100]) == []
-
-
-def test_a_summary_says_what_was_set_aside() -> None:
-    words = "nothing compared, 20 of 1000 calls by D-Bus failed (19 of them set aside as of one key)"
-    assert summary(BothSides(candidate=of_keys(CALLS, ONE_KEY))) == words
 
 
 # Mistakes of clients
@@ -161,21 +138,12 @@ def _refused(ours: list[int], theirs: list[int] = NONE) -> list[Breach]:
     return [*find_breaches(LIMITS, None, BothSides(0, 0, *sides))]
 
 
-def test_mistakes_of_clients_that_both_sides_refuse_count_for_neither() -> None:
+def test_mistakes_of_clients_count_for_neither_side_until_d_bus_refuses_more() -> None:
     assert _refused(CALLS, CALLS) == _refused(SPREAD, CALLS) == []
-
-
-def test_one_client_with_a_key_that_is_gone_is_no_reason_to_go_back_or_wait() -> None:
     assert _refused([2000, *NONE[1:]]) == []
-
-
-def test_d_bus_that_refuses_what_the_legacy_service_takes_breaks_the_limit_of_errors() -> None:
     [breach] = _refused(SPREAD)
     assert breach.broken
     assert breach.words.startswith("25 of 1025 calls by D-Bus were refused as mistakes of clients (2.44%), by the ")
-
-
-def test_d_bus_that_refuses_every_call_is_found_though_it_has_no_call_that_counts() -> None:
     refusing = SideCounts(clients=(5,) * KEY_GROUPS)
     [breach] = find_breaches(LIMITS, None, BothSides(control=of_keys(CALLS, NONE), candidate=refusing))
     assert breach.broken
@@ -186,61 +154,44 @@ def test_d_bus_that_refuses_every_call_is_found_though_it_has_no_call_that_count
 # Latency
 
 
-def test_a_slow_candidate_breaks_the_limit_at_its_median_and_its_tail() -> None:
-    seen = counts(calls=2000, seconds=0.100, control=side(2000, seconds=0.020))
-    assert [broken for broken, _ in _judged(seen)] == [True, True]
-    assert next(find_breaches(LIMITS, None, seen)).words.startswith("p50 of D-Bus is ")
+def _some_slow(calls: int, slow: int, seconds: float = 0.5) -> SideCounts:
+    return side(calls - slow, seconds=0.020) + side(slow, seconds=seconds)
 
 
-def test_a_slow_tail_alone_breaks_the_limit() -> None:
-    slow = side(1940, seconds=0.020) + side(60, seconds=0.500)
-    [(broken, words)] = _judged(BothSides(control=side(2000, seconds=0.020), candidate=slow))
-    assert broken
-    assert words.startswith("p99 of D-Bus is ")
-
-
-def test_a_few_slow_calls_in_two_thousand_are_within_the_limit_and_some_more_may_be_chance() -> None:
-    for slow, expected in ((20, []), (29, [False]), (60, [True])):
-        candidate = side(2000 - slow, seconds=0.020) + side(slow, seconds=0.500)
-        found = _judged(BothSides(control=side(2000, seconds=0.020), candidate=candidate))
-        assert [broken for broken, _ in found] == expected
-
-
-def test_a_tail_is_not_blamed_for_what_few_calls_of_the_control_do_not_rule_out() -> None:
-    """A machine that stalls now and then: of 100 calls of the control one more slow one would be no surprise."""
-    candidate = side(950, seconds=0.020) + side(50, seconds=0.060)
-    for control, expected in ((100, []), (5000, [True])):
-        found = _judged(BothSides(control=side(control, seconds=0.020), candidate=candidate))
-        assert [broken for broken, _ in found] == expected
-
-
-def test_what_is_fast_enough_is_never_too_slow() -> None:
-    seen = counts(calls=2000, seconds=0.009, control=side(2000, seconds=0.001))
-    assert _judged(seen) == []
-    assert len(_judged(seen, limits=RolloutLimits(slow_from=0.002))) == 2
-
-
-def test_a_little_slower_is_within_the_limit() -> None:
-    assert _judged(counts(calls=5000, seconds=0.024, control=side(5000, seconds=0.020))) == []
+@each_case(
+    ("control", "candidate", "says"),
+    [
+        (side(2000, seconds=0.020), side(2000, seconds=0.100), [(True, "p50"), (True, "p99")]),
+        (side(5000, seconds=0.020), side(5000, seconds=0.024), []),
+        # the tail alone: within the limit, perhaps chance, certain
+        (side(2000, seconds=0.020), _some_slow(2000, 20), []),
+        (side(2000, seconds=0.020), _some_slow(2000, 29), [(False, "p99")]),
+        (side(2000, seconds=0.020), _some_slow(2000, 60), [(True, "p99")]),
+        # a machine that stalls now and then: of 100 calls of the control one more slow one would be no surprise
+        (side(100, seconds=0.020), _some_slow(1000, 50, 0.060), []),
+        (side(5000, seconds=0.020), _some_slow(1000, 50, 0.060), [(True, "p99")]),
+        # what is fast enough is never too slow
+        (side(2000, seconds=0.001), side(2000, seconds=0.009), []),
+    ],
+)
+def test_a_slow_candidate_breaks_the_limit_at_its_median_or_its_tail(
+    control: SideCounts, candidate: SideCounts, says: list[tuple[bool, str]]
+) -> None:
+    found = find_breaches(LIMITS, None, BothSides(control=control, candidate=candidate))
+    assert [(over.broken, over.words.partition(" of D-Bus is ")[0]) for over in found] == says
 
 
 # Sides
 
 
-def test_counts_add_up_over_methods() -> None:
+def test_counts_add_up_and_what_came_since_is_a_difference() -> None:
     both = counts(compared=5, different=1, calls=7, errors=2, seconds=0.02) + counts(compared=1, calls=3, seconds=0.02)
     assert (both.compared, both.different, both.candidate.calls, both.candidate.errors) == (6, 1, 10, 2)
     assert sum(both.candidate.latency) == 10
     assert BothSides() + both == both
-
-
-def test_what_came_since_is_a_difference() -> None:
     start = counts(compared=5, different=1, calls=7, errors=2, seconds=0.02)
     more = counts(compared=10, different=3, calls=9, errors=1, seconds=0.3)
     assert (start + more).since(start) == more
-
-
-def test_counters_that_were_cleared_begin_again() -> None:
     assert counts(compared=3, calls=4).since(counts(compared=5, calls=7)) == counts(compared=3, calls=4)
 
 
@@ -261,10 +212,12 @@ def test_the_numbers_of_a_decision_are_those_that_made_it() -> None:
     }
 
 
-def test_a_summary_says_what_was_seen_does_not_rule_out() -> None:
+def test_a_summary_says_what_was_seen_does_not_rule_out_and_what_was_set_aside() -> None:
     words = "0 of 1000 differ (no more than 0.459%), 0 of 1000 calls by D-Bus failed"
     assert summary(counts(compared=1000, calls=1000)) == words
     assert summary(counts(calls=5)) == "nothing compared, 0 of 5 calls by D-Bus failed"
+    words = "nothing compared, 20 of 1000 calls by D-Bus failed (19 of them set aside as of one key)"
+    assert summary(BothSides(candidate=of_keys(CALLS, ONE_KEY))) == words
 
 
 def test_each_limit_stands_beside_what_was_measured() -> None:
@@ -284,3 +237,45 @@ def test_each_limit_stands_beside_what_was_measured() -> None:
 def test_rates_and_times_are_written_for_people() -> None:
     assert [percent(rate) for rate in (0.0, 0.001, 1 / 3, 1.0)] == ["0%", "0.1%", "33.3%", "100%"]
     assert [duration(time) for time in (0.0123, 5.0, 60.0, 600.0)] == ["12.3 ms", "5 s", "60 s", "10 min"]
+
+
+# One look, for `status`
+
+FAST, LATE = bucket_of(0.02), bucket_of(2.0)
+
+
+def ran(calls: int, errors: int = 0, bucket: int = FAST) -> SideCounts:
+    latency = empty_histogram()
+    latency[bucket] = calls
+    return SideCounts(calls, errors, tuple(latency))
+
+
+GOOD = BothSides(1000, 0, ran(1000), ran(1000))
+
+
+@each_case(
+    ("sides", "ignored", "says"),
+    [
+        (BothSides(), 0, Assessment.NO_EVIDENCE),
+        (BothSides(control=ran(1000)), 0, Assessment.NO_EVIDENCE),
+        (GOOD, 0, Assessment.EQUAL),
+        (GOOD, 1, Assessment.IGNORED),
+        (replace(GOOD, different=1), 5, Assessment.DIFFERS),
+        (replace(GOOD, candidate=ran(1000, errors=100)), 0, Assessment.FAILS),
+        (replace(GOOD, candidate=ran(1000, bucket=LATE)), 0, Assessment.SLOW),
+        (replace(GOOD, compared=DEFAULT.samples - 1), 0, Assessment.SO_FAR),
+        (replace(GOOD, compared=DEFAULT.samples), 0, Assessment.EQUAL),
+        (replace(GOOD, compared=0), 0, Assessment.NOT_COMPARED),
+    ],
+)
+def test_the_first_that_fits_is_said(sides: BothSides, ignored: int, says: Assessment) -> None:
+    assert assess(sides, ignored) is says
+
+
+def test_the_order_is_failing_differing_being_slow_and_an_old_service_that_fails_as_often_excuses() -> None:
+    bad = BothSides(1000, 1000, ran(1000), ran(1000, errors=500, bucket=LATE))
+    assert assess(bad) is Assessment.FAILS
+    assert assess(replace(bad, candidate=ran(1000, bucket=LATE))) is Assessment.DIFFERS
+    assert assess(BothSides(1000, 0, ran(1000, errors=100), ran(1000, errors=100))) is Assessment.EQUAL
+    assert assess(BothSides(0, 0, ran(50), ran(10, errors=10))) is Assessment.FAILS
+    assert assess(BothSides(0, 0, ran(50), ran(50, errors=1))) is Assessment.NOT_COMPARED

@@ -21,11 +21,6 @@ def test_what_is_no_share_is_refused_by_name(text: str) -> None:
         share(text)
 
 
-def test_each_side_is_compared_with_the_other() -> None:
-    assert Side.LEGACY.other is Side.DBUS
-    assert Side.DBUS.other is Side.LEGACY
-
-
 @each_case(
     ("setting", "words"),
     [

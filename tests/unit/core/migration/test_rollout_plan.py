@@ -54,90 +54,52 @@ def _action(progress: Progress, seen: BothSides, now: float = 100.0, **parts: Bo
 
 
 # where it is, what was seen since the step began, when, what comes of it, a part of the words
-CASES: list[tuple[str, Progress, BothSides, float, Action, str]] = [
-    ("nothing was seen", _at(SHADOW), BothSides(), 1e9, Action.HOLD, "0 of 1000 comparisons"),
-    ("not enough yet", _at(SHADOW), counts(compared=999), 1.0, Action.HOLD, "999 of 1000 comparisons"),
-    ("enough", _at(SHADOW), counts(compared=1000), 1.0, Action.PROMOTE, "shadow -> canary 1%: 0 of 1000 differ"),
-    ("one mismatch of ten", _at(SHADOW), counts(compared=10, different=1), 1.0, Action.HOLD, "10 of 1000"),
-    ("one of a hundred", _at(SHADOW), counts(compared=100, different=1), 1.0, Action.HOLD, "may be chance"),
-    ("a thousandth exactly", _at(SHADOW), counts(compared=1000, different=1), 1.0, Action.PROMOTE, "1 of 1000 differ"),
-    ("two of fifteen hundred", _at(SHADOW), counts(compared=1500, different=2), 1.0, Action.HOLD, "may be chance"),
-    (
-        "hardly too many",
-        _at(SHADOW),
-        counts(compared=80_000, different=81),
-        1.0,
-        Action.HOLD,
-        " more at this rate rule",
-    ),
-    (
-        "hardly too many of very many",
-        _at(SHADOW),
-        counts(compared=120_000, different=121),
-        1.0,
-        Action.PROMOTE,
-        "failed, above the limit of 0.1%, but 0.13% is ruled out",
-    ),
-    ("mismatches", _at(SHADOW), counts(compared=100, different=30), 1.0, Action.BREACH, "30 of 100 differ (30%"),
-    ("too early", _at(CANARY), GOOD, 20.0, Action.HOLD, "waits: 40 s to go"),
-    ("a gate", _at(CANARY), GOOD, 60.0, Action.WAIT, "a person must approve canary 50%"),
-    ("a gate, approved", replace(_at(CANARY), approved=True), GOOD, 60.0, Action.PROMOTE, "canary 1% -> canary 50%"),
-    (
-        "a breach at a gate",
-        _at(CANARY, RolloutState.WAITING),
-        BAD,
-        60.0,
-        Action.BREACH,
-        "500 of 5000 calls by D-Bus failed",
-    ),
-    ("a breach when paused", _at(CANARY, RolloutState.PAUSED), BAD, 60.0, Action.BREACH, "500 of 5000"),
-    ("a breach under an override", _at(CANARY, RolloutState.OVERRIDDEN), BAD, 60.0, Action.BREACH, "500 of 5000"),
-    ("paused and all is well", _at(HALF, RolloutState.PAUSED), GOOD, 60.0, Action.HOLD, "paused"),
-    ("overridden and all is well", _at(HALF, RolloutState.OVERRIDDEN), GOOD, 60.0, Action.HOLD, "overridden"),
-    ("frozen", _at(CANARY, RolloutState.FROZEN), BAD, 60.0, Action.HOLD, "frozen"),
-    ("over", _at(CANARY, RolloutState.ROLLED_BACK), BAD, 60.0, Action.HOLD, "rolled back"),
-    ("fewer than any sample", _at(HALF), counts(calls=50), 60.0, Action.HOLD, "50 of 100 calls by D-Bus"),
-    ("one error at almost no traffic", _at(HALF), counts(calls=1, errors=1), 1e9, Action.HOLD, "1 of 100 calls"),
-    (
-        "nobody to compare with",
-        _at(HALF),
-        replace(GOOD, control=side(5)),
-        9.0,
-        Action.HOLD,
-        "5 of 100 calls by the legacy",
-    ),
-    (
-        "errors only",
-        _at(HALF),
-        counts(calls=100, errors=40),
-        9.0,
-        Action.BREACH,
-        "40 of 100 calls by D-Bus failed (40%)",
-    ),
-    ("after promotion", _at(DBUS), GOOD, 100.0, Action.HOLD, "waits: 28.3 min to go"),
-    ("watched long enough", _at(DBUS), GOOD, 1800.0, Action.DONE, "dbus has held"),
-    ("watched, and nobody called", _at(DBUS), BothSides(), 1800.0, Action.DONE, "nothing compared"),
+HOLD, PROMOTE, BREACH, WAIT, DONE = Action.HOLD, Action.PROMOTE, Action.BREACH, Action.WAIT, Action.DONE
+WAITING, PAUSED, OVERRIDDEN = RolloutState.WAITING, RolloutState.PAUSED, RolloutState.OVERRIDDEN
+CASES: list[tuple[Progress, BothSides, float, Action, str]] = [
+    (_at(SHADOW), BothSides(), 1e9, HOLD, "0 of 1000 comparisons"),
+    (_at(SHADOW), counts(compared=999), 1.0, HOLD, "999 of 1000 comparisons"),
+    (_at(SHADOW), counts(compared=1000), 1.0, PROMOTE, "shadow -> canary 1%: 0 of 1000 differ"),
+    (_at(SHADOW), counts(compared=10, different=1), 1.0, HOLD, "10 of 1000"),
+    (_at(SHADOW), counts(compared=100, different=1), 1.0, HOLD, "may be chance"),
+    (_at(SHADOW), counts(compared=1000, different=1), 1.0, PROMOTE, "1 of 1000 differ"),
+    (_at(SHADOW), counts(compared=1500, different=2), 1.0, HOLD, "may be chance"),
+    (_at(SHADOW), counts(compared=80_000, different=81), 1.0, HOLD, " more at this rate rule"),
+    (_at(SHADOW), counts(compared=120_000, different=121), 1.0, PROMOTE, ", but 0.13% is ruled out"),
+    (_at(SHADOW), counts(compared=100, different=30), 1.0, BREACH, "30 of 100 differ (30%"),
+    (_at(CANARY), GOOD, 20.0, HOLD, "waits: 40 s to go"),
+    (_at(CANARY), GOOD, 60.0, WAIT, "a person must approve canary 50%"),
+    (replace(_at(CANARY), approved=True), GOOD, 60.0, PROMOTE, "canary 1% -> canary 50%"),
+    (_at(CANARY, WAITING), BAD, 60.0, BREACH, "500 of 5000 calls by D-Bus failed"),
+    (_at(CANARY, PAUSED), BAD, 60.0, BREACH, "500 of 5000"),
+    (_at(CANARY, OVERRIDDEN), BAD, 60.0, BREACH, "500 of 5000"),
+    (_at(HALF, PAUSED), GOOD, 60.0, HOLD, "paused"),
+    (_at(HALF, OVERRIDDEN), GOOD, 60.0, HOLD, "overridden"),
+    (_at(CANARY, RolloutState.FROZEN), BAD, 60.0, HOLD, "frozen"),
+    (_at(CANARY, RolloutState.ROLLED_BACK), BAD, 60.0, HOLD, "rolled back"),
+    (_at(HALF), counts(calls=50), 60.0, HOLD, "50 of 100 calls by D-Bus"),
+    (_at(HALF), counts(calls=1, errors=1), 1e9, HOLD, "1 of 100 calls"),
+    (_at(HALF), replace(GOOD, control=side(5)), 9.0, HOLD, "5 of 100 calls by the legacy"),
+    (_at(HALF), counts(calls=100, errors=40), 9.0, BREACH, "40 of 100 calls by D-Bus failed (40%)"),
+    (_at(DBUS), GOOD, 100.0, HOLD, "waits: 28.3 min to go"),
+    (_at(DBUS), GOOD, 1800.0, DONE, "dbus has held"),
+    (_at(DBUS), BothSides(), 1800.0, DONE, "nothing compared"),
 ]
 
 
-@each_case(
-    ("progress", "seen", "now", "action", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
-)
+@each_case(("progress", "seen", "now", "action", "words"), CASES)
 def test_what_comes_next(progress: Progress, seen: BothSides, now: float, action: Action, words: str) -> None:
     decision = decide(PLAN, progress, seen, now)
     assert (decision.action, words in decision.why) == (action, True), decision.why
     assert decision.numbers["dbus_calls"] == seen.candidate.calls
 
 
-def test_latency_alone_is_a_breach() -> None:
+def test_a_breach_is_found_in_latency_against_an_earlier_control_and_in_the_last_window() -> None:
     slow = counts(calls=200, seconds=0.2, control=side(200, seconds=0.02))
     decision = decide(PLAN, _at(HALF), slow, 9.0)
     assert decision.action is Action.BREACH
     assert decision.why.startswith("p50 of D-Bus is ")
     assert decision.numbers["dbus_p50"] > 5 * decision.numbers["legacy_p50"]
-
-
-def test_after_promotion_a_breach_is_held_against_what_the_control_did_before() -> None:
     baseline = side(5000, errors=50, seconds=0.02)
     alone = counts(calls=5000, errors=50, seconds=0.02, control=side(0))
     assert _action(_at(DBUS, baseline=baseline), alone) is Action.HOLD
@@ -145,9 +107,6 @@ def test_after_promotion_a_breach_is_held_against_what_the_control_did_before() 
     assert _action(_at(DBUS, baseline=baseline), worse) is Action.BREACH
     slower = counts(calls=5000, errors=50, seconds=0.2, control=side(0))
     assert _action(_at(DBUS, baseline=baseline), slower) is Action.BREACH
-
-
-def test_a_long_good_time_does_not_hide_a_bad_end() -> None:
     long = counts(compared=1_000_000, different=300, calls=5000, control=side(5000))
     end = counts(compared=1_000, different=300)
     assert _action(_at(CANARY, RolloutState.WAITING), long, recent=counts(compared=1_000)) is Action.WAIT
@@ -163,22 +122,16 @@ def _after(progress: Progress, seen: BothSides, plan: RolloutPlan = PLAN, now: f
     return apply(plan, progress, decide(plan, progress, seen, now), seen, now)
 
 
-def test_a_promotion_begins_the_next_step_and_remembers_the_control() -> None:
+def test_a_decision_makes_progress_that_remembers_the_control() -> None:
     after = _after(replace(_at(CANARY), approved=True), GOOD)
     assert (after.state, after.step, after.since, after.approved) == (RolloutState.RUNNING, HALF, 1900.0, False)
     assert after.baseline == GOOD.control
     few = replace(GOOD, control=side(5))
     assert _after(_at(HALF, baseline=side(700)), few).baseline == side(700)
-
-
-def test_a_hold_changes_nothing_and_a_gate_waits() -> None:
     assert _after(_at(SHADOW), BothSides()) == _at(SHADOW)
     waiting = _after(_at(CANARY), GOOD)
     assert waiting.state is RolloutState.WAITING
     assert _after(waiting, GOOD).state is RolloutState.WAITING
-
-
-def test_the_end_is_done() -> None:
     done = _after(_at(DBUS), GOOD)
     assert done.state is RolloutState.DONE
     assert setting(PLAN, done) == Setting(Mode.DBUS)
@@ -227,32 +180,18 @@ def test_a_command_means_something_or_is_refused_with_words(state: RolloutState,
         apply_command(_at(HALF, state), command, "")
 
 
-def test_every_state_that_is_not_over_has_a_way_out() -> None:
+def test_commands_lead_out_of_every_state_and_only_an_approval_opens_the_gate() -> None:
     for state in set(RolloutState) - OVER:
         assert state in COMMANDS[Command.ABORT][0]
         assert state in GUARDED or state in COMMANDS[Command.RESUME][0]
-
-
-def test_only_an_approval_opens_the_gate() -> None:
     waiting = _at(CANARY, RolloutState.WAITING)
     assert _action(apply_command(waiting, Command.APPROVE, "looks good"), GOOD) is Action.PROMOTE
     paused = apply_command(waiting, Command.PAUSE, "lunch")
     assert _action(apply_command(paused, Command.RESUME, "back"), GOOD) is Action.WAIT
-
-
-def test_counts_begin_anew_where_those_of_before_say_nothing() -> None:
-    assert [
-        begins_anew(state, Command.RESUME)
-        for state in (RolloutState.FROZEN, RolloutState.OVERRIDDEN, RolloutState.PAUSED)
-    ] == [
-        True,
-        True,
-        False,
-    ]
+    for state in (RolloutState.FROZEN, RolloutState.OVERRIDDEN):
+        assert begins_anew(state, Command.RESUME)
+    assert not begins_anew(RolloutState.PAUSED, Command.RESUME)
     assert not begins_anew(RolloutState.WAITING, Command.APPROVE)
-
-
-def test_what_is_aborted_goes_to_the_old_service_and_what_is_ended_to_the_mapping() -> None:
     assert setting(PLAN, _at(HALF, RolloutState.ABORTED)) == Setting(Mode.LEGACY)
     assert setting(PLAN, _at(HALF, RolloutState.ENDED)) is None
 

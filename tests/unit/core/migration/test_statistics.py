@@ -46,13 +46,10 @@ def test_the_tail_is_that_of_the_binomial_distribution(hits: int, trials: int, r
     assert isclose(binomial_tail(hits, trials, rate), exact, rel_tol=1e-9)
 
 
-def test_the_tail_of_no_surprise_is_1_and_of_the_impossible_0() -> None:
+def test_the_tail_of_no_surprise_is_1_and_bounds_are_those_of_clopper_and_pearson() -> None:
     usual = [(0, 0, 0.5), (0, 100, 0.0), (5, 100, 0.05), (3, 3, 1.0)]
     assert [binomial_tail(*each) for each in usual] == [1.0] * 4
     assert binomial_tail(1, 1_000_000, 0.0) == 0.0
-
-
-def test_bounds_are_those_of_clopper_and_pearson() -> None:
     assert isclose(upper_bound(0, 1000), 1 - SHOWN_ALPHA ** (1 / 1000), rel_tol=1e-6)
     assert upper_bound(0, 0) == 1.0
     assert isclose(lower_bound(1001, 200_000), 0.0046452, rel_tol=0.002)  # the exact bound; Wilson's is used
@@ -146,20 +143,14 @@ def test_every_rate_is_decided_in_the_end_by_one_test_or_the_other() -> None:
         assert certain is (rate > 1143)
 
 
-def test_a_limit_of_nothing_is_refuted_by_the_first_hit() -> None:
+def test_a_limit_of_nothing_is_refuted_by_the_first_hit_and_an_increase_is_seen_at_any_division() -> None:
     assert (evidence_above(1, 1000, 0.0), evidence_above(0, 1000, 0.0)) == (inf, 0.0)
     assert evidence_not_above(0, 1000, 0.0) == evidence_not_above(1, 1000, 0.0) == 0.0
     assert (evidence_below(999, 1000, 1.0), evidence_below(1000, 1000, 1.0)) == (inf, 0.0)
-
-
-def test_an_increase_is_seen_at_any_division_of_the_calls() -> None:
     for trials, others in ((1000, 1000), (1000, 100_000), (1000, 120)):
         assert evidence_of_increase(trials * 3 // 10, trials, others // 100, others, 0.0025) > threshold(1e-6)
         assert evidence_of_increase(trials // 100, trials, others // 100, others) < 0
     assert evidence_of_increase(10, 10, 0, 0) == -inf
-
-
-def test_all_windows_together_spend_no_more_than_alpha() -> None:
     first = sum(spent(0.01, number) for number in range(1, 100_000))
     assert 0.0098 < first < 0.01
 
@@ -176,15 +167,15 @@ def _histogram(times: list[float]) -> list[int]:
     return buckets
 
 
-def test_every_time_has_a_bucket() -> None:
+def test_every_time_has_a_bucket_and_quantiles_come_down_with_more_calls() -> None:
     assert bucket_of(0.0) == bucket_of(BOUNDS[0]) == 0
     assert bucket_of(BOUNDS[-1] + 1) == BUCKETS - 1
     assert BOUNDS[-1] > 720
-
-
-def test_a_quantile_of_no_calls_is_0_and_of_endless_ones_the_last_bound() -> None:
     assert quantile([], 0.5) == quantile(empty_histogram(), 0.99) == 0.0
     assert quantile(_histogram([10_000.0]), 0.5) == BOUNDS[-1]
+    few, many = (quantile_bound(_histogram([n / of for n in range(1, of + 1)]), 0.5, 0.01) for of in (100, 1000))
+    assert 0.8 > few > many > 0.5
+    assert quantile_bound(_histogram([0.01] * 100), 0.99, 0.01) == inf  # no 100 calls say what a p99 is
 
 
 @given(TIMES, st.sampled_from([0.5, 0.9, 0.99]))
@@ -200,38 +191,23 @@ def test_slower_counts_no_call_that_may_have_been_faster(times: list[float], lim
     assert sum(time > limit * STEP for time in times) <= counted <= sum(time > limit for time in times)
 
 
-def test_the_bound_of_a_quantile_lies_above_it_and_comes_down_with_more_calls() -> None:
-    few, many = (quantile_bound(_histogram([n / of for n in range(1, of + 1)]), 0.5, 0.01) for of in (100, 1000))
-    assert 0.8 > few > many > 0.5
-    assert quantile_bound(_histogram([0.01] * 100), 0.99, 0.01) == inf  # no 100 calls say what a p99 is
-
-
 # Errors by key
 
 
-def test_errors_that_are_spread_count_as_they_are() -> None:
-    found = errors_by_key([20] * 50, [1] * 50)
-    assert (found.errors, found.calls, found.effect, found.cut) == (50, 1000, 1.0, 0)
-
-
-def test_a_group_that_stands_out_is_cut_to_what_the_others_explain() -> None:
+def test_a_group_of_keys_that_stands_out_is_cut_to_what_the_others_explain() -> None:
     for errors, left in (([20, *[0] * 49], 1), ([20, *[1] * 49], 1 + int(1 + 3 * sqrt(0.95)) + 49)):
         found = errors_by_key([20] * 50, errors)
         assert (found.errors, found.cut, found.others) == (left, sum(errors) - left, 980)
+    found = errors_by_key([20] * 50, [1] * 50)
+    assert (found.errors, found.calls, found.effect, found.cut) == (50, 1000, 1.0, 0)
+    assert [key_group(key) for key in ("", "OpaqueRef:1", "\ud800")] == [0, 26, 40]
 
 
 def test_the_design_effect_of_keys_that_always_fail_is_the_number_of_their_calls() -> None:
     found = errors_by_key([20] * 50, [20] * 10 + [0] * 40)
     assert found.effect == pytest.approx(20.0, rel=0.03)
     assert found.errors / found.effect == pytest.approx(10.0, abs=0.5)  # one group was cut
-
-
-def test_a_side_without_errors_has_the_design_effect_of_the_other_for_its_size() -> None:
     failing, sound = errors_by_key([20] * 50, [20] * 10 + [0] * 40), errors_by_key([5] * 50, [0] * 50)
     assert sound.effect == 1.0
     assert sound.effect_beside(failing) == pytest.approx(5.0, rel=0.03)
     assert failing.effect_beside(sound) == failing.effect
-
-
-def test_a_key_is_in_the_same_group_in_every_process() -> None:
-    assert [key_group(key) for key in ("", "OpaqueRef:1", "\ud800")] == [0, 26, 40]

@@ -49,27 +49,18 @@ def test_a_line_says_where_what_who_and_what_came_back() -> None:
         "method": "VM.get_name", "effect": "read", "params": [{"$redacted": "text"}, "vm"], "named": {},
         "side": "legacy", "seconds": 0.003123, "reply": "web",
     }  # fmt: skip
-
-
-def test_a_fault_is_written_with_all_that_it_has() -> None:
     fault = Fault(FaultCode.APPLICATION, f"no {SESSION}", "SESSION_INVALID", [SESSION])
     assert written(fault)["fault"] == {
         "code": "application", "name": "SESSION_INVALID", "message": "no (redacted)", "data": [{"$redacted": "text"}],
     }  # fmt: skip
+    assert written(Reply(5), view=lambda outcome: Reply("5"))["reply"] == "5"  # as the client sees it
 
 
-def test_a_secret_is_nowhere_in_its_line() -> None:
+def test_a_secret_is_nowhere_in_its_line_and_an_answer_is_made_short() -> None:
     call = Call("VM.get_name", (f"see {SESSION}",), {"session": SESSION, "config": {"password": "hunter22", "a": 1}})
     text = json.dumps(written(Reply({"was": SESSION, "and": "hunter22"}), call))
     assert SESSION not in text
     assert "hunter22" not in text
-
-
-def test_an_outcome_is_written_as_the_client_sees_it() -> None:
-    assert written(Reply(5), view=lambda outcome: Reply("5"))["reply"] == "5"
-
-
-def test_what_came_back_is_made_short_and_what_was_asked_is_not() -> None:
     document = written(Reply("x" * 1000), Call("VM.get_name", (SESSION, "y" * 1000)))
     assert document["reply"] == {"$begins": "x" * 500, "$left_out": 500}
     assert document["params"][1] == "y" * 1000
@@ -131,22 +122,16 @@ def test_a_damaged_line_is_told_what_is_wrong_with_it(text: bytes | str, says: s
     assert str(refused.value) == says
 
 
-def test_a_line_that_is_no_object_is_no_call() -> None:
-    with pytest.raises(ValueError, match="expected an object"):
-        recorded([1])
-
-
-def test_what_came_back_is_not_needed_to_make_a_call_again() -> None:
+def test_what_came_back_is_not_needed_to_make_a_call_again_nor_are_params_and_effect() -> None:
     document = {**line(), "reply": "x" * 1000, "when": 1, "seconds": 1, "side": "legacy"}
     assert call_of(document) == line()
     assert recorded(call_of(document)) == ReadRecord(
         "rpc", "/RPC2", "xmlrpc", "xapi", "VM.get_name", "read", ({"$redacted": "text"}, "vm"), {}
     )
-
-
-def test_params_and_effect_may_be_left_out() -> None:
     where = {key: line()[key] for key in ("listener", "path", "codec", "service", "method")}
     assert recorded(where).params == ()
+    with pytest.raises(ValueError, match="expected an object"):
+        recorded([1])
 
 
 def test_a_read_does_no_harm_and_an_idempotent_one_when_the_mapping_says_so() -> None:
@@ -157,17 +142,11 @@ def test_a_read_does_no_harm_and_an_idempotent_one_when_the_mapping_says_so() ->
     assert not is_harmless(route(effect=Effect.IDEMPOTENT))
 
 
-@each_case("value", [None, True, 5, "five", b"five", [1, [2]], {"a": {"b": 1}}, 2**80, 1.5])
-def test_small_values_weigh_little(value: Value) -> None:
-    assert 0 < weigh([value], LARGEST) < 200
-
-
 def test_a_large_value_is_weighed_no_further_than_is_asked() -> None:
-    assert weigh(["x" * 100_000], LARGEST) > LARGEST
-    assert weigh([b"x" * 100_000], LARGEST) > LARGEST
-    assert weigh([["x"] * 100_000], LARGEST) > LARGEST
-    assert weigh([{"x" * 100_000: 1}], LARGEST) > LARGEST
-    assert weigh([1 << 1_000_000], LARGEST) > LARGEST
+    small: list[Value] = [None, True, 5, "five", b"five", [1, [2]], {"a": {"b": 1}}, 2**80, 1.5]
+    assert all(0 < weigh([value], LARGEST) < 200 for value in small)
+    large: list[Value] = ["x" * 100_000, b"x" * 100_000, ["x"] * 100_000, {"x" * 100_000: 1}, 1 << 1_000_000]
+    assert all(weigh([value], LARGEST) > LARGEST for value in large)
 
 
 # Secrets that are given for a replay
@@ -180,53 +159,42 @@ def one(*params: Any, **named: Any) -> ReadRecord:
     return recorded(line("VM.get_name", params=list(params), named=named))
 
 
-def test_a_call_without_secrets_is_as_it_was() -> None:
-    assert substitute_secrets(one("a", {"b": [1]}, config=2.5), NAMES, {}) == (
-        Call("VM.get_name", ("a", {"b": [1]}), {"config": 2.5}),
-        (),
-    )
-
-
-def test_a_parameter_is_given_by_its_name_however_it_came() -> None:
-    assert substitute_secrets(one(HOLE, "vm"), NAMES, {"session": "S"}) == (Call("VM.get_name", ("S", "vm")), ())
-    assert substitute_secrets(one("vm", session=HOLE), NAMES, {"session": "S"})[0] == Call(
-        "VM.get_name", ("vm",), {"session": "S"}
-    )
-
-
-def test_positions_count_only_what_is_not_given_by_name() -> None:
-    assert substitute_secrets(one("vm", HOLE, session="S"), NAMES, {}) == (
-        Call("VM.get_name", ("vm", HOLE), {"session": "S"}), ("config",),
-    )  # fmt: skip
-
-
-def test_what_is_missing_is_named_by_its_place() -> None:
-    _, missing = substitute_secrets(one(HOLE, [1, HOLE], {"pass word": HOLE}, HOLE, odd=HOLE), NAMES, {})
-    assert missing == ("session", "self[1]", "config['pass word']", "params[3]", "odd")
-
-
-def test_what_leads_into_a_parameter_names_its_parts() -> None:
-    call, missing = substitute_secrets(one("S", "vm", {"password": HOLE}), NAMES, {"config.password": "p"})
-    assert (call.params[2], missing) == ({"password": "p"}, ())
-
-
-def test_a_method_may_be_given_something_of_its_own() -> None:
-    given = {"session": "S", "VM.get_name:session": "mine", "VM.start:session": "yours"}
-    assert substitute_secrets(one(HOLE, "vm"), NAMES, given)[0].params[0] == "mine"
-
-
-def test_a_text_that_held_a_secret_is_given_whole() -> None:
-    assert substitute_secrets(one("S", "see (redacted)"), NAMES, {}) == (
-        Call("VM.get_name", ("S", "see (redacted)")),
-        ("self",),
-    )
-    assert substitute_secrets(one("S", "see (redacted)"), NAMES, {"self": "see it"})[0].params[1] == "see it"
-
-
-def test_a_struct_whose_names_held_a_secret_is_given_whole() -> None:
-    struct = {"(redacted)": 1}
-    assert substitute_secrets(one("S", struct), NAMES, {})[1] == ("self",)
-    assert substitute_secrets(one("S", struct), NAMES, {"self": '{"a": 1}'})[0].params[1] == {"a": 1}
+@each_case(
+    ("record", "given", "params", "named", "missing"),
+    [
+        (one("a", {"b": [1]}, config=2.5), {}, ("a", {"b": [1]}), {"config": 2.5}, ()),
+        # a parameter is given by its name however it came; positions count only what is not given by name
+        (one(HOLE, "vm"), {"session": "S"}, ("S", "vm"), {}, ()),
+        (one("vm", session=HOLE), {"session": "S"}, ("vm",), {"session": "S"}, ()),
+        (one("vm", HOLE, session="S"), {}, ("vm", HOLE), {"session": "S"}, ("config",)),
+        # what is missing is named by its place
+        (
+            one(HOLE, [1, HOLE], {"pass word": HOLE}, HOLE, odd=HOLE),
+            {},
+            (HOLE, [1, HOLE], {"pass word": HOLE}, HOLE),
+            {"odd": HOLE},
+            ("session", "self[1]", "config['pass word']", "params[3]", "odd"),
+        ),
+        (one("S", "vm", {"password": HOLE}), {"config.password": "p"}, ("S", "vm", {"password": "p"}), {}, ()),
+        # a method may be given something of its own
+        (
+            one(HOLE, "vm"),
+            {"session": "S", "VM.get_name:session": "mine", "VM.start:session": "yours"},
+            ("mine", "vm"),
+            {},
+            (),
+        ),
+        # a text or a struct that held a secret is given whole
+        (one("S", "see (redacted)"), {}, ("S", "see (redacted)"), {}, ("self",)),
+        (one("S", "see (redacted)"), {"self": "see it"}, ("S", "see it"), {}, ()),
+        (one("S", {"(redacted)": 1}), {}, ("S", {"(redacted)": 1}), {}, ("self",)),
+        (one("S", {"(redacted)": 1}), {"self": '{"a": 1}'}, ("S", {"a": 1}), {}, ()),
+    ],
+)
+def test_a_call_is_made_again_with_the_secrets_that_are_given(
+    record: ReadRecord, given: dict[str, str], params: tuple[Value, ...], named: dict[str, Value], missing: object
+) -> None:
+    assert substitute_secrets(record, NAMES, given) == (Call("VM.get_name", params, named), missing)
 
 
 @each_case(

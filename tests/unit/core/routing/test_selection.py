@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -41,6 +42,10 @@ def test_what_clients_call_is_found_by_name_alias_and_service() -> None:
     for name in ("VM.state", "VM.stat", "xenopsd/VM.state"):
         assert selection.routes_named(ROUTES, name) == (STATE,)
     assert selection.routes_named(ROUTES, "VM.*") == ()
+    many = [replace(START, method=f"m{number}") for number in range(7)]
+    assert selection.names(many) == "xenopsd/m0, xenopsd/m1, xenopsd/m2, xenopsd/m3, xenopsd/m4 and 2 more"
+    assert selection.no_match((), "VM.start") == "no mapped method is named 'VM.start'"
+    assert selection.no_match((), "group:x") == "no method is in group 'x' (there is none)"
 
 
 @each_case(
@@ -76,52 +81,45 @@ def test_what_does_no_harm_is_not_refused(pattern: str, setting: Setting) -> Non
     assert refusal(pattern, setting) == ""
 
 
-@each_case("setting", [Setting(Mode.LEGACY), Setting(Mode.CANARY, 0), Setting(Mode.DBUS, observe=True)])
-def test_nothing_goes_to_an_old_service_that_is_not_there(setting: Setting) -> None:
-    assert "no upstream is configured for the legacy side of xenopsd/VM.born" in refusal("VM.born", setting)
+TWICE = "each call would run twice, and these are writes (no `effect: read` in the mapping)"
+NO_UPSTREAM = "no upstream is configured for the legacy side of xenopsd/VM.born"
 
 
-def test_a_write_never_runs_twice_and_is_named() -> None:
-    assert refusal("group:vm-lifecycle", Setting(Mode.SHADOW)) == (
-        "shadow is refused: each call would run twice, and these are writes (no `effect: read` in the mapping): "
-        "xenopsd/VM.start, xenopsd/VM.shutdown"
-    )
-    assert refusal("SR.scan", Setting(Mode.DBUS, observe=True)) == (
-        "observe is refused: each call would run twice, and these are writes (no `effect: read` in the mapping): "
-        "storage/SR.scan"
-    )
-
-
-def test_an_idempotent_method_runs_twice_only_where_the_mapping_says_so() -> None:
-    assert "the mapping has no 'shadow: true' that allows it: xenopsd/VM.sync" in refusal(
-        "VM.sync", Setting(Mode.SHADOW)
-    )
-
-
-def test_a_share_needs_a_key_but_for_all_or_nothing() -> None:
-    assert "the mapping has no 'key' to divide by" in refusal("SR.scan", Setting(Mode.CANARY, 1))
-
-
-def test_a_group_is_not_split_and_is_told_what_to_say_instead() -> None:
-    assert refusal("VM.start", Setting(Mode.DBUS)) == (
-        "this would split the group 'vm-lifecycle', which shares state: xenopsd/VM.shutdown would be left "
-        "out; say group:vm-lifecycle"
-    )
-
-
-def test_all_that_is_wrong_is_told_at_once() -> None:
-    assert len(selection.setting_problems(ROUTES, "VM.s[ty][an][rc]*", Setting(Mode.SHADOW))) == 3
-
-
-def test_of_many_methods_the_first_are_named() -> None:
-    many = [replace(START, method=f"m{number}") for number in range(7)]
-    assert selection.names(many) == "xenopsd/m0, xenopsd/m1, xenopsd/m2, xenopsd/m3, xenopsd/m4 and 2 more"
-
-
-def _setting(make: Callable[[], Setting]) -> str:
-    with pytest.raises(ValueError) as wrong:  # noqa: PT011 - its text is what is tested
-        make()
-    return str(wrong.value)
+@each_case(
+    ("pattern", "setting", "says"),
+    [
+        # nothing goes to an old service that is not there
+        ("VM.born", Setting(Mode.LEGACY), f"legacy is refused: {NO_UPSTREAM}"),
+        ("VM.born", Setting(Mode.CANARY, 0), f"canary is refused: {NO_UPSTREAM}"),
+        ("VM.born", Setting(Mode.DBUS, observe=True), f"observe is refused: {NO_UPSTREAM}"),
+        # a write never runs twice, and what is idempotent only where the mapping says so
+        (
+            "group:vm-lifecycle",
+            Setting(Mode.SHADOW),
+            f"shadow is refused: {TWICE}: xenopsd/VM.start, xenopsd/VM.shutdown",
+        ),
+        ("SR.scan", Setting(Mode.DBUS, observe=True), f"observe is refused: {TWICE}: storage/SR.scan"),
+        (
+            "VM.sync",
+            Setting(Mode.SHADOW),
+            "each call would run twice, and the mapping has no 'shadow: true' that allows it: xenopsd/VM.sync",
+        ),
+        # a share needs a key, but for all or nothing
+        (
+            "SR.scan",
+            Setting(Mode.CANARY, 1),
+            "canary is refused: the mapping has no 'key' to divide by; only 0% and 100% need none: storage/SR.scan",
+        ),
+        (
+            "VM.start",
+            Setting(Mode.DBUS),
+            "split the group 'vm-lifecycle', which shares state: xenopsd/VM.shutdown would be left out; say group:vm-",
+        ),
+    ],
+)
+def test_what_does_harm_is_refused_with_the_methods(pattern: str, setting: Setting, says: str) -> None:
+    assert says in refusal(pattern, setting)
+    assert len(selection.setting_problems(ROUTES, "VM.s[ty][an][rc]*", Setting(Mode.SHADOW))) == 3  # all at once
 
 
 def test_a_setting_is_read_from_an_operators_words() -> None:
@@ -147,12 +145,8 @@ def test_a_setting_is_read_from_an_operators_words() -> None:
     ],
 )
 def test_words_that_contradict_each_other_are_told(make: Callable[[], Setting], says: str) -> None:
-    assert _setting(make).startswith(says)
-
-
-def test_without_any_mapping_nothing_is_suggested() -> None:
-    assert selection.no_match((), "VM.start") == "no mapped method is named 'VM.start'"
-    assert selection.no_match((), "group:x") == "no method is in group 'x' (there is none)"
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}"):
+        make()
 
 
 # Overrides
@@ -162,17 +156,14 @@ def override(pattern: str, mode: Mode = Mode.LEGACY, **more: object) -> Override
     return replace(Override(pattern, Setting(mode), "alice", 0.0), **more)
 
 
-@each_case("pattern", ["VM.start", "xenopsd/VM.start", "VM.*", "xenopsd/*", "*", "group:vm-lifecycle"])
-def test_a_pattern_names_methods_by_name_by_service_or_by_group(pattern: str) -> None:
-    assert matches(pattern, START)
+def test_a_pattern_names_methods_by_name_by_service_or_by_group() -> None:
+    for pattern in ("VM.start", "xenopsd/VM.start", "VM.*", "xenopsd/*", "*", "group:vm-lifecycle"):
+        assert matches(pattern, START)
+    for other in ("VM", "vm.start", "VM.stop", "xapi/*", "group:vm", "group:*", ""):
+        assert not matches(other, START)
 
 
-@each_case("pattern", ["VM", "vm.start", "VM.stop", "xapi/*", "group:vm", "group:*", ""])
-def test_a_pattern_names_nothing_else(pattern: str) -> None:
-    assert not matches(pattern, START)
-
-
-def test_the_most_specific_wins_and_a_person_before_a_rollout() -> None:
+def test_the_most_specific_wins_a_person_before_a_rollout_and_the_later_one() -> None:
     weakest_first = [
         override("VM.start", by="rollout"),
         override("*"),
@@ -183,29 +174,23 @@ def test_the_most_specific_wins_and_a_person_before_a_rollout() -> None:
     ]
     strongest_first = sorted(weakest_first, key=lambda each: each.rank, reverse=True)
     assert strongest_first == weakest_first[::-1]
+    earlier, later = override("VM.*t", when=1.0), override("VM.s*", when=2.0)
+    assert max(later, earlier, key=lambda each: each.rank) is later
 
 
-@each_case("mode", [Mode.LEGACY, Mode.SHADOW, Mode.CANARY])
-def test_without_an_old_service_nothing_goes_back_to_one(mode: Mode) -> None:
+def test_an_override_applies_where_its_mode_is_possible() -> None:
     alone = replace(START, migration=Migration())
-    assert override("*", mode).applies_to(START)
-    assert not override("*", mode).applies_to(alone)
+    for mode in (Mode.LEGACY, Mode.SHADOW, Mode.CANARY):  # without an old service nothing goes back to one
+        assert override("*", mode).applies_to(START)
+        assert not override("*", mode).applies_to(alone)
     assert override("*", Mode.OFF).applies_to(alone)
+    off = replace(START, migration=replace(START.migration, setting=Setting(Mode.OFF)))
+    assert not override("*").applies_to(off)  # everything to legacy switches nothing on
+    assert override("VM.start").applies_to(off)
+    assert override("*", Mode.OFF).applies_to(off)
 
 
 def test_an_override_with_an_end_ends() -> None:
     assert not override("*").expired(1e12)
     assert not override("*", until=10.0).expired(9.9)
     assert override("*", until=10.0).expired(10.0)
-
-
-def test_of_two_patterns_of_one_rank_the_later_one_wins() -> None:
-    earlier, later = override("VM.*t", when=1.0), override("VM.s*", when=2.0)
-    assert max(later, earlier, key=lambda each: each.rank) is later
-
-
-def test_everything_to_legacy_switches_nothing_on_that_the_mapping_has_switched_off() -> None:
-    off = replace(START, migration=replace(START.migration, setting=Setting(Mode.OFF)))
-    assert not override("*").applies_to(off)
-    assert override("VM.start").applies_to(off)
-    assert override("*", Mode.OFF).applies_to(off)

@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import pytest
-from msgspec import Struct, structs
+from msgspec import structs
 
 from gateway.core.rpc import units
 from gateway.core.rpc.encodings import MOST_MEMBERS, EncodingError, InflatedTooLargeError, content, is_encoded
@@ -47,18 +47,13 @@ VALUES = [
 ]
 
 
-@each_case("value", VALUES, ids=lambda value: type(value).__name__)
-def test_a_value_cannot_be_changed_and_is_equal_by_its_fields(value: Struct) -> None:
-    with pytest.raises(AttributeError):
-        setattr(value, value.__struct_fields__[0], None)
-    assert not hasattr(value, "__dict__")
-    assert structs.replace(value) == value
-
-
-def test_two_calls_share_nothing() -> None:
-    one, other = Call("a"), Call("b")
-    assert one.named is not other.named
-    assert one.extensions is not other.extensions
+def test_a_value_cannot_be_changed_and_is_equal_by_its_fields() -> None:
+    for value in VALUES:
+        with pytest.raises(AttributeError):
+            setattr(value, value.__struct_fields__[0], None)
+        assert not hasattr(value, "__dict__")
+        assert structs.replace(value) == value
+    assert Call("a").named is not Call("b").named
 
 
 @each_case(
@@ -96,60 +91,39 @@ def test_the_charset_of_a_content_type_is_found(written: str, charset: str) -> N
 
 
 @each_case(
-    ("peer", "word"),
+    ("peer", "word", "owner"),
     [
-        (Peer("tcp:127.0.0.1:4711"), "tcp:127.0.0.1"),
-        (Peer("tcp:[::1]:4711"), "tcp:[::1]"),
-        (Peer("unix:/run/rpc", uid=1000, gid=5, pid=7), "uid 1000"),
-        (Peer("xenstore:/run/socket", domid=0), "domid 0"),
-        (Peer("control"), "control"),
-        (Peer(), ""),
+        (Peer("tcp:127.0.0.1:4711"), "tcp:127.0.0.1", "tcp:127.0.0.1"),
+        (Peer("tcp:192.0.2.1:4711"), "tcp:192.0.2.1", "tcp:192.0.2.1"),
+        (Peer("tcp:[::1]:4711"), "tcp:[::1]", "tcp:[::1]"),
+        (Peer("tcp:[2001:db8:0:1:2:3:4:5]:47"), "tcp:[2001:db8:0:1:2:3:4:5]", "tcp:[2001:db8:0:1::/64]"),
+        (Peer("tcp:[2001:db8:0:1:ffff::]:1"), "tcp:[2001:db8:0:1:ffff::]", "tcp:[2001:db8:0:1::/64]"),
+        (Peer("tcp:[::ffff:192.0.2.1]:1"), "tcp:[::ffff:192.0.2.1]", "tcp:192.0.2.1"),
+        (Peer("tcp:[fe80::1%eth0]:1"), "tcp:[fe80::1%eth0]", "tcp:[fe80::/64]"),
+        (Peer("tcp:unknown:0"), "tcp:unknown", "tcp:unknown"),
+        (Peer("unix:/run/rpc", uid=1000, gid=5, pid=7), "uid 1000", "uid 1000"),
+        (Peer("xenstore:/run/socket", domid=0), "domid 0", "domid 0"),
+        (Peer("control"), "control", "control"),
+        (Peer(), "", ""),
     ],
 )
-def test_a_caller_has_one_word_for_all_its_connections(peer: Peer, word: str) -> None:
-    assert caller(peer) == word
+def test_a_caller_is_a_word_and_one_user_address_or_ipv6_network_shares_a_quota(
+    peer: Peer, word: str, owner: str
+) -> None:
+    assert (caller(peer), share_owner(peer)) == (word, owner)
 
 
-@each_case(
-    ("peer", "owner"),
-    [
-        (Peer("tcp:192.0.2.1:4711"), "tcp:192.0.2.1"),
-        (Peer("tcp:[2001:db8:0:1:2:3:4:5]:4711"), "tcp:[2001:db8:0:1::/64]"),
-        (Peer("tcp:[2001:db8:0:1:ffff::]:1"), "tcp:[2001:db8:0:1::/64]"),
-        (Peer("tcp:[::ffff:192.0.2.1]:1"), "tcp:192.0.2.1"),
-        (Peer("tcp:[fe80::1%eth0]:1"), "tcp:[fe80::/64]"),
-        (Peer("tcp:[::1]:1"), "tcp:[::1]"),
-        (Peer("unix:/run/rpc", uid=1000), "uid 1000"),
-        (Peer("tcp:unknown:0"), "tcp:unknown"),
-    ],
-)
-def test_one_user_one_address_and_one_ipv6_network_share_a_quota(peer: Peer, owner: str) -> None:
-    assert share_owner(peer) == owner
-
-
-@each_case(
-    ("address", "local"),
-    [
-        ("tcp:127.0.0.1:1", True),
-        ("tcp:127.9.9.9:1", True),
-        ("tcp:[::1]:1", True),
-        ("tcp:[::ffff:127.0.0.1]:1", True),
-        ("tcp:192.0.2.1:1", False),
-        ("tcp:unknown:0", False),
-        ("unix:/run/rpc", False),
-    ],
-)
-def test_loopback_is_told(address: str, local: bool) -> None:
-    assert is_loopback(Peer(address)) is local
-
-
-def test_users_have_no_sign() -> None:
+def test_loopback_is_told_and_users_have_no_sign() -> None:
+    for local in ("tcp:127.0.0.1:1", "tcp:127.9.9.9:1", "tcp:[::1]:1", "tcp:[::ffff:127.0.0.1]:1"):
+        assert is_loopback(Peer(local))
+    for other in ("tcp:192.0.2.1:1", "tcp:unknown:0", "unix:/run/rpc"):
+        assert not is_loopback(Peer(other))
     told = struct.pack("iII", 7, 2**32 - 2, 2**31)
     assert len(told) == CREDENTIALS_SIZE
     assert credentials(told) == (7, 2**32 - 2, 2**31)
 
 
-# Units
+# Spellings and units
 
 
 XENAPI = MethodSpelling("_", ("Async.", "InternalAsync."))
@@ -176,28 +150,17 @@ def test_the_dot_may_be_an_underscore_where_there_is_one_dot() -> None:
     assert AS_WRITTEN.index(["VM.start"]) == {}
 
 
-@each_case(
-    ("text", "seconds"), [("500ms", 0.5), ("30s", 30.0), ("10m", 600.0), ("1h", 3600.0), ("0.25s", 0.25), ("0s", 0.0)]
-)
-def test_a_duration_is_read_in_seconds(text: str, seconds: float) -> None:
-    assert units.seconds(text) == seconds
-
-
-@each_case(("text", "size"), [("512B", 512), ("300KiB", 307_200), ("32MiB", 2**25), ("1GiB", 2**30)])
-def test_a_size_is_read_in_bytes(text: str, size: int) -> None:
-    assert units.size(text) == size
-
-
-@each_case("text", ["", "5", "s", "5 s", "-5s", "5S", "5s\n", "1e3s", "٣s"])
-def test_a_duration_without_its_unit_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a duration such as 500ms, 30s, 10m or 1h"):
-        units.seconds(text)
-
-
-@each_case("text", ["", "5", "5kb", "1.5MiB", "-1B", "5KB"])
-def test_a_size_without_its_unit_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a size such as 512B, 300KiB or 32MiB"):
-        units.size(text)
+def test_durations_and_sizes_are_read_with_their_unit() -> None:
+    seconds = {"500ms": 0.5, "30s": 30.0, "10m": 600.0, "1h": 3600.0, "0.25s": 0.25, "0s": 0.0}
+    assert {text: units.seconds(text) for text in seconds} == seconds
+    sizes = {"512B": 512, "300KiB": 307_200, "32MiB": 2**25, "1GiB": 2**30}
+    assert {text: units.size(text) for text in sizes} == sizes
+    for text in ("", "5", "s", "5 s", "-5s", "5S", "5s\n", "1e3s", "٣s"):
+        with pytest.raises(ValueError, match="expected a duration such as 500ms, 30s, 10m or 1h"):
+            units.seconds(text)
+    for text in ("", "5", "5kb", "1.5MiB", "-1B", "5KB"):
+        with pytest.raises(ValueError, match="expected a size such as 512B, 300KiB or 32MiB"):
+            units.size(text)
 
 
 # Content encodings

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ from tests.kit.fake_stores import (
     WRITE,
     Client,
     Request,
+    Script,
     fake_store,
     packed,
     pass_time,
@@ -42,13 +45,19 @@ async def hangs_up(client: Client) -> None:
     await client.request()
 
 
-def refusing_commits(times: int, seen: list[Request]) -> Callable[[Client], Awaitable[None]]:
+def refusing(names: Sequence[str], operation: int, seen: list[Request]) -> Script:
+    """Operations of this kind, one after the other, until the names are used up."""
+    left = list(names)
+
     async def script(client: Client) -> None:
         while True:
             request = await client.request()
             seen.append(request)
-            if request.operation == END and sum(each.operation == END for each in seen) <= times:
-                client.refuse(request, "EAGAIN")
+            if request.operation == operation and left:
+                client.refuse(request, left.pop(0))
+            elif request.operation == WATCH:
+                client.answer(request)
+                client.event("/a", request.payload.split(b"\0")[1])
             else:
                 client.answer(request, b"17\0" if request.operation == START else b"OK\0")
 
@@ -64,50 +73,59 @@ async def within_patience(store: XenstoreClient) -> None:
     await asyncio.wait_for(store.until_connected(), TIMEOUT)
 
 
-async def test_a_transaction_is_done_again_until_nobody_gets_in_between() -> None:
-    seen: list[Request] = []
-    async with fake_store(refusing_commits(3, seen)) as path, XenstoreClient(path) as store:
+@asynccontextmanager
+async def connected(*scripts: Script, **options: Any) -> AsyncIterator[XenstoreClient]:
+    """A client of a store that plays these scripts."""
+    async with fake_store(*scripts) as path, XenstoreClient(path, **options) as store:
         await within_patience(store)
+        yield store
+
+
+async def test_a_transaction_is_done_again_until_nobody_gets_in_between() -> None:
+    """The first attempts follow each other at once, the others after a pause."""
+    seen: list[Request] = []
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async with connected(refusing(["EAGAIN"] * 6, END, seen), pause=note) as store:
         assert await store.transaction(write_a) == "done"
-    assert [request.operation for request in seen] == [START, 11, END] * 4
+    assert [request.operation for request in seen] == [START, 11, END] * 7
     assert {request.transaction for request in seen if request.operation != START} == {17}
+    assert [seconds < bound for seconds, bound in zip(pauses, (0.001, 0.002, 0.004), strict=True)] == [True] * 3
 
 
 async def test_a_storm_of_conflicts_comes_to_an_end() -> None:
     seen: list[Request] = []
-    async with fake_store(refusing_commits(1000, seen)) as path, XenstoreClient(path, attempts=5) as store:
-        await within_patience(store)
+    async with connected(refusing(["EAGAIN"] * 1000, END, seen), attempts=5) as store:
         with pytest.raises(StoreError, match="conflicted with other clients in each of 5") as caught:
             await store.transaction(write_a)
     assert caught.value.name == "EAGAIN"
     assert len(seen) == 15
 
 
-async def test_the_first_attempts_follow_each_other_at_once_the_others_after_a_pause() -> None:
-    pauses: list[float] = []
-
-    async def note(seconds: float) -> None:
-        pauses.append(seconds)
-
-    async with fake_store(refusing_commits(6, [])) as path, XenstoreClient(path, pause=note) as store:
-        await within_patience(store)
-        assert await store.transaction(write_a) == "done"
-    assert [seconds < bound for seconds, bound in zip(pauses, (0.001, 0.002, 0.004), strict=True)] == [True] * 3
-
-
 async def test_what_the_work_raises_rolls_back_and_is_raised() -> None:
     seen: list[Request] = []
+    began = asyncio.Event()
 
     async def fail(transaction: Transaction) -> None:
         await write_a(transaction)
         raise ZeroDivisionError
 
-    async with fake_store(refusing_commits(0, seen)) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async def wait(_: Transaction) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with connected(refusing([], END, seen)) as store:
         with pytest.raises(ZeroDivisionError):
             await store.transaction(fail)
+        cancelled = asyncio.ensure_future(store.transaction(wait))
+        await began.wait()
+        cancelled.cancel()
+        await asyncio.wait({cancelled})
         await store.write("/b", b"")
-    assert [request.payload for request in seen] == [b"\0", b"/a\0x", b"F\0", b"/b\0"]
+    assert [request.payload for request in seen] == [b"\0", b"/a\0x", b"F\0", b"\0", b"F\0", b"/b\0"]
 
 
 async def test_what_the_work_finds_counts_for_nothing_when_the_store_had_dropped_the_transaction() -> None:
@@ -127,50 +145,20 @@ async def test_what_the_work_finds_counts_for_nothing_when_the_store_had_dropped
         if found[-1] is None:
             raise ZeroDivisionError
 
-    async with fake_store(updated) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(updated) as store:
         await asyncio.wait_for(store.transaction(look), TIMEOUT)
     assert found == [None, b"OK\0"]
 
 
-async def test_a_cancelled_transaction_is_rolled_back() -> None:
-    seen: list[Request] = []
-    began = asyncio.Event()
-
-    async def wait(_: Transaction) -> None:
-        began.set()
-        await asyncio.Event().wait()
-
-    async with fake_store(refusing_commits(0, seen)) as path, XenstoreClient(path) as store:
-        await within_patience(store)
-        task = asyncio.ensure_future(store.transaction(wait))
-        await began.wait()
-        task.cancel()
-        await asyncio.wait({task})
-        await store.write("/b", b"")
-    assert [request.payload for request in seen] == [b"\0", b"F\0", b"/b\0"]
-
-
-async def test_an_error_in_a_transaction_is_not_tried_again() -> None:
+@each_case(("number", "why"), [(b"17\0", "/a: EQUOTA"), (b"seventeen\0", "expected the number of a transaction")])
+async def test_an_error_in_a_transaction_is_not_tried_again(number: bytes, why: str) -> None:
     async def refuse(client: Client) -> None:
-        client.answer(await client.request(), b"17\0")
+        client.answer(await client.request(), number)
         client.refuse(await client.request(), "EQUOTA")
         await client.gone()
 
-    async with fake_store(refuse) as path, XenstoreClient(path) as store:
-        await within_patience(store)
-        with pytest.raises(StoreError, match="/a: EQUOTA"):
-            await store.transaction(write_a)
-
-
-async def test_a_transaction_that_makes_no_sense_is_an_error_of_the_store() -> None:
-    async def babble(client: Client) -> None:
-        client.answer(await client.request(), b"seventeen\0")
-        await client.gone()
-
-    async with fake_store(babble) as path, XenstoreClient(path) as store:
-        await within_patience(store)
-        with pytest.raises(StoreError, match="expected "):
+    async with connected(refuse) as store:
+        with pytest.raises(StoreError, match=why):
             await store.transaction(write_a)
 
 
@@ -179,16 +167,14 @@ async def test_a_store_that_dies_at_the_commit_leaves_it_unknown() -> None:
         while (request := await client.request()).operation != END:
             client.answer(request, b"17\0" if request.operation == START else b"OK\0")
 
-    async with fake_store(die) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(die) as store:
         with pytest.raises(StoreLostError) as caught:
             await store.transaction(write_a)
         assert caught.value.sent
 
 
 async def test_it_connects_again_by_itself() -> None:
-    async with fake_store(hangs_up, obliging) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(hangs_up, obliging) as store:
         with pytest.raises(StoreLostError, match=r"^/a: the store hung up$"):
             await store.write("/a", b"")
         with pytest.raises(StoreLostError, match=r"socket: the store hung up$") as caught:
@@ -207,8 +193,7 @@ async def test_a_store_that_sends_junk_is_left_and_the_operator_told_why() -> No
         client.raw(packed(99, 1, 0, b""))
         await client.gone()
 
-    async with fake_store(babble, obliging) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(babble, obliging) as store:
         with pytest.raises(StoreLostError, match="the store sent a packet of the unknown type 99"):
             await store.write("/a", b"")
         assert store.status().last_error == "the store sent a packet of the unknown type 99"
@@ -221,6 +206,8 @@ async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> Non
         with pytest.raises(StoreLostError, match="not connected yet") as caught:
             await store.read("/a")
         assert not caught.value.sent
+        await asyncio.sleep(0)  # it tries
+        assert store.status().last_error == f"{tmp_path}/socket: No such file or directory"
         async with fake_store(obliging) as there:
             path.symlink_to(there)
             await within_patience(store)
@@ -248,12 +235,6 @@ async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_
         await asyncio.wait_for(enough.wait(), TIMEOUT)
         assert store.status().last_error == "the store hung up"
     assert pauses == expected
-
-
-async def test_where_no_store_is_the_operator_is_told(tmp_path: Path) -> None:
-    async with XenstoreClient(str(tmp_path / "socket")) as store:
-        await asyncio.sleep(0)  # it tries
-        assert store.status().last_error == f"{tmp_path}/socket: No such file or directory"
 
 
 async def test_watches_are_registered_again_after_a_reconnect_under_their_tokens() -> None:
@@ -317,8 +298,7 @@ async def test_an_event_of_a_watch_that_was_closed_is_dropped() -> None:
         client.answer(request)
         await client.gone()
 
-    async with fake_store(tell_late) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(tell_late) as store:
         watch = store.watch("/a")
         await came.wait()
         watch.close()
@@ -344,9 +324,14 @@ async def test_a_watch_the_store_refuses_fails_alone() -> None:
             await anext(forbidden)
 
 
-async def test_no_path_can_be_watched_that_is_none() -> None:
+async def test_watches_that_are_closed_while_there_is_no_store_leave_nothing() -> None:
+    store = XenstoreClient("/none")
     with pytest.raises(StoreError, match="expected an absolute xenstore path"):
-        XenstoreClient("/none").watch("relative")
+        store.watch("relative")
+    for _ in range(10):
+        store.watch("/a").close()
+    assert not store._unregistered
+    assert store.status().watches == 0
 
 
 async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> None:
@@ -365,8 +350,7 @@ async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> N
         client.event("/a", b"1")
         await client.gone()
 
-    async with fake_store(skip_watches, register) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(skip_watches, register) as store:
         watch = store.watch("/a")
         await came.wait()
         await store.write("/x", b"")  # the store is alive
@@ -376,28 +360,26 @@ async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> N
         assert store.status().last_error == "/a: the store did not answer WATCH in 5 s"
 
 
-async def test_stopping_ends_the_readers_of_watches_and_it_can_be_started_again() -> None:
+async def test_stopping_ends_the_readers_of_watches_and_it_can_be_started_again(tmp_path: Path) -> None:
     async with fake_store(obliging) as path:
         store = XenstoreClient(path)
-        await store.start()
-        await within_patience(store)
-        reader = asyncio.ensure_future(anext(store.watch("/a"), None))
-        await asyncio.sleep(0)
+        assert (store.status().connected, store.status().last_error) == (False, "not started")
         await store.stop()
-        assert await reader is None
-        assert not store.connected
-        with pytest.raises(StoreLostError, match="stopped"):
-            await store.read("/a")
-        await store.start()
-        await within_patience(store)
-        await store.stop()
-
-
-async def test_stopping_what_never_started_or_never_connected_returns(tmp_path: Path) -> None:
-    await XenstoreClient(str(tmp_path / "socket")).stop()
+        for _ in range(2):
+            await store.start()
+            await within_patience(store)
+            reader = asyncio.ensure_future(anext(store.watch("/a"), None))
+            await asyncio.sleep(0)
+            status = store.status()
+            assert (status.address, status.connected, status.watches) == (path, True, 1)
+            await store.stop()
+            assert await reader is None
+            assert not store.connected
+            with pytest.raises(StoreLostError, match="stopped"):
+                await store.read("/a")
     store = XenstoreClient(str(tmp_path / "socket"))
     await store.start()
-    await store.stop()
+    await store.stop()  # it was never connected
 
 
 @each_case("turns", range(8))
@@ -410,26 +392,6 @@ async def test_it_can_be_stopped_while_it_connects(turns: int) -> None:
             await asyncio.sleep(0)
         await store.stop()
         assert not store.connected
-
-
-async def test_watches_that_are_closed_while_there_is_no_store_leave_nothing() -> None:
-    store = XenstoreClient("/none")
-    for _ in range(10):
-        store.watch("/a").close()
-    assert not store._unregistered
-    assert store.status().watches == 0
-
-
-async def test_the_status_is_for_an_operator() -> None:
-    async with fake_store(obliging) as path:
-        store = XenstoreClient(path)
-        assert (store.status().connected, store.status().last_error) == (False, "not started")
-        async with store:
-            await within_patience(store)
-            status = store.status()
-            assert (status.address, status.connected, status.reconnects, status.watches) == (path, True, 0, 0)
-            assert status.last_error == ""
-        assert store.status().last_error == "stopped"
 
 
 @each_case(
@@ -445,30 +407,10 @@ def test_the_socket_is_where_the_tools_look(environment: dict[str, str], path: s
     assert socket_path(environment) == path
 
 
-def refusing(names: Sequence[str], operation: int, seen: list[Request]) -> Callable[[Client], Awaitable[None]]:
-    """Operations of this kind, one after the other, until the names are used up."""
-    left = list(names)
-
-    async def script(client: Client) -> None:
-        while True:
-            request = await client.request()
-            seen.append(request)
-            if request.operation == operation and left:
-                client.refuse(request, left.pop(0))
-            elif request.operation == WATCH:
-                client.answer(request)
-                client.event("/a", request.payload.split(b"\0")[1])
-            else:
-                client.answer(request, b"17\0" if request.operation == START else b"OK\0")
-
-    return script
-
-
 @each_case("name", ["ENOMEM", "EIO", "EAGAIN", "EBUSY"])
 async def test_what_is_refused_for_the_moment_is_asked_again(name: str) -> None:
     seen: list[Request] = []
-    async with fake_store(refusing([name] * 3, READ, seen)) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(refusing([name] * 3, READ, seen)) as store:
         assert await store.read("/a") == b"OK\0"
     assert [request.operation for request in seen] == [READ] * 4
 
@@ -521,8 +463,7 @@ async def test_a_directory_that_no_answer_can_hold_is_listed_in_a_transaction_th
             else:
                 client.answer(request, b"17\0")
 
-    async with fake_store(script) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(script) as store:
         assert await store.list("/a") == ["a", "b", "c"]
         await store.read("/b")
     assert [(each.operation, each.transaction) for each in seen] == [
@@ -545,7 +486,6 @@ async def test_a_directory_is_not_missing_because_the_store_dropped_the_transact
             else:
                 client.refuse(request, "E2BIG" if request.operation == DIRECTORY else "ENOENT")
 
-    async with fake_store(script) as path, XenstoreClient(path) as store:
-        await within_patience(store)
+    async with connected(script) as store:
         with pytest.raises(StoreError, match="live update"):
             await store.list("/a")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.xenstore.client.connection import IDS, MAX_LATE, StoreLostError, StoreTimeoutError, XenstoreConnection
+from adapters.xenstore.client.operations import START as START_EARLY
 from adapters.xenstore.client.operations import EarlyTransaction, ask
 from adapters.xenstore.client.wire import Asked, Operation, StoreError
 from tests.kit.cases import each_case
@@ -17,6 +18,12 @@ from tests.kit.fake_stores import END, READ, START, Client, Request, Script, fak
 from tests.kit.programs import TIMEOUT
 
 Event = tuple[str, bytes]
+
+
+def asked(*paths: str) -> list[Asked]:
+    return [ask(Operation.READ, path) for path in paths]
+
+
 SOON = 0.05  # seconds: the deadline of tests in which it passes
 
 
@@ -36,7 +43,16 @@ async def connected(
 
 
 def read(connection: XenstoreConnection, path: str) -> asyncio.Future[bytes]:
-    return connection.send(Operation.READ, path.encode() + b"\0", path=path)
+    """Sent at once; the response is the result."""
+    sent = connection.send_all(asked(path), at_once=False)
+
+    async def response() -> bytes:
+        (answer,) = await sent
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+    return asyncio.ensure_future(response())
 
 
 async def lost(future: asyncio.Future[Any]) -> StoreLostError:
@@ -49,48 +65,33 @@ async def silent(client: Client) -> None:
     await client.gone()
 
 
-async def test_answers_are_matched_in_any_order() -> None:
+async def test_requests_go_out_in_their_order_and_answers_are_matched_in_any() -> None:
+    came: list[Request] = []
+
     async def backwards(client: Client) -> None:
-        for request in reversed([await client.request() for _ in range(3)]):
+        came.extend([await client.request() for _ in range(3)])
+        for request in reversed(came):
             client.answer(request, request.payload.upper())
 
     async with connected(backwards) as connection:
-        answers = await asyncio.gather(*(read(connection, path) for path in ("/a", "/b", "/c")))
+        asked = (connection.request(Operation.READ, b"/%c\0" % n, transaction=n) for n in b"abc")
+        answers = await asyncio.gather(*asked)
     assert answers == [b"/A\0", b"/B\0", b"/C\0"]
+    assert came == [(READ, 1, 97, b"/a\0"), (READ, 2, 98, b"/b\0"), (READ, 3, 99, b"/c\0")]
 
 
-async def test_requests_go_out_in_the_order_in_which_they_were_made() -> None:
-    came: list[Request] = []
-
-    async def note(client: Client) -> None:
-        for _ in range(3):
-            came.append(await client.request())
-            client.answer(came[-1])
-
-    async with connected(note) as connection:
-        await asyncio.gather(*(connection.request(Operation.WRITE, b"/%d\0" % n, transaction=n) for n in range(3)))
-    assert came == [(11, 1, 0, b"/0\0"), (11, 2, 1, b"/1\0"), (11, 3, 2, b"/2\0")]
-
-
-async def test_an_answer_may_come_in_pieces_and_be_longer_than_a_request() -> None:
+async def test_an_answer_may_come_in_pieces_and_an_error_keeps_the_name_the_store_gave_it() -> None:
     async def piecemeal(client: Client) -> None:
         request = await client.request()
-        answer = packed(READ, request.id, 0, b"x" * 10_000)
+        answer = packed(READ, request.id, 0, b"x" * 10_000)  # longer than a request may be
         for place in range(0, len(answer), 999):
             client.raw(answer[place : place + 999])
             await asyncio.sleep(0)
+        client.refuse(await client.request(), "EQUOTA")
         await client.gone()
 
     async with connected(piecemeal) as connection:
         assert await read(connection, "/a") == b"x" * 10_000
-
-
-async def test_an_error_keeps_the_name_the_store_gave_it() -> None:
-    async def refuse(client: Client) -> None:
-        client.refuse(await client.request(), "EQUOTA")
-        await client.gone()
-
-    async with connected(refuse) as connection:
         with pytest.raises(StoreError, match="/a: EQUOTA") as caught:
             await read(connection, "/a")
     assert caught.value.name == "EQUOTA"
@@ -139,7 +140,7 @@ async def test_events_are_told_and_answer_nothing() -> None:
     assert events == [("/a/b", b"1"), ("@releaseDomain", b"2")]
 
 
-async def test_when_the_store_hangs_up_everybody_who_waits_is_told_at_once() -> None:
+async def test_when_the_store_hangs_up_everybody_who_waits_is_told_at_once_and_nothing_more_is_sent() -> None:
     async def hang_up(client: Client) -> None:
         for _ in range(64):
             await client.request()
@@ -149,12 +150,7 @@ async def test_when_the_store_hangs_up_everybody_who_waits_is_told_at_once() -> 
         assert {(str(error), error.sent) for error in errors} == {(f"/{n}: the store hung up", True) for n in range(64)}
         assert connection.lost
         assert connection.in_flight == 0
-
-
-async def test_without_a_connection_nothing_is_sent() -> None:
-    async with connected(silent) as connection:
-        connection.close()
-        with pytest.raises(StoreLostError, match="the connection was closed") as caught:
+        with pytest.raises(StoreLostError, match="the store hung up") as caught:
             await connection.request(Operation.READ, b"/a\0")
         assert not caught.value.sent
         connection.send_and_forget(Operation.READ, b"/a\0")
@@ -180,27 +176,17 @@ async def test_it_says_when_the_store_died_in_the_middle_of_a_packet() -> None:
         (packed(15, 0, 0, b"/a"), "a watch event without path and token: b'/a'"),
     ],
 )
-async def test_junk_ends_the_connection_and_is_named(junk: bytes, words: str) -> None:
+async def test_junk_ends_the_connection_and_is_named_and_what_follows_is_not_looked_at(junk: bytes, words: str) -> None:
     async def babble(client: Client) -> None:
         await client.request()
-        client.raw(junk)
-        await client.gone()
-
-    async with connected(babble) as connection:
-        with pytest.raises(StoreLostError, match=f"^/a: the store sent {words}"):
-            await connection.request(Operation.WRITE, b"/a\0", path="/a", transaction=5)
-        assert connection.lost
-
-
-async def test_what_follows_junk_is_not_looked_at() -> None:
-    async def babble(client: Client) -> None:
-        await client.request()
-        client.raw(packed(99, 1, 0, b"") + packed(15, 0, 0, b"/a\x001\0"))
+        client.raw(junk + packed(15, 0, 0, b"/a\x001\0"))
         await client.gone()
 
     events: list[Event] = []
     async with connected(babble, events=events) as connection:
-        await lost(read(connection, "/a"))
+        with pytest.raises(StoreLostError, match=f"^/a: the store sent {words}"):
+            await connection.request(Operation.WRITE, b"/a\0", path="/a", transaction=5)
+        assert connection.lost
     assert events == []
 
 
@@ -264,19 +250,6 @@ async def test_a_store_that_leaves_too_much_unanswered_is_given_up() -> None:
         assert [type(await lost(each)) for each in late] == [StoreTimeoutError, StoreTimeoutError, StoreLostError]
 
 
-async def test_a_caller_that_gives_up_leaves_nothing() -> None:
-    async def answer_later(client: Client) -> None:
-        given_up, request = await client.request(), await client.request()
-        client.answer(given_up, b"x")
-        client.answer(request, b"y")
-        await client.gone()
-
-    async with connected(answer_later) as connection:
-        read(connection, "/a").cancel()
-        assert await read(connection, "/b") == b"y"
-        assert connection.in_flight == 0
-
-
 @each_case("late", [False, True])
 async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) -> None:
     ended: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
@@ -294,7 +267,7 @@ async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) 
         await client.gone()
 
     async with connected(start) as connection:
-        unwanted = connection.send(Operation.TRANSACTION_START, b"\0")
+        unwanted = connection.send_all([START_EARLY])
         if late:
             await read(connection, "/x")
             pass_time(connection)
@@ -307,14 +280,19 @@ async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) 
 
 async def test_a_request_that_is_too_large_is_not_sent_and_costs_nobody_else() -> None:
     async def echo(client: Client) -> None:
-        request = await client.request()
-        client.answer(request, request.payload)
+        for _ in range(2):
+            request = await client.request()
+            client.answer(request, request.payload)
         await client.gone()
 
     async with connected(echo) as connection:
         with pytest.raises(StoreError, match="expected a request of at most 4096 bytes"):
             await connection.request(Operation.WRITE, b"x" * 4097)
         assert await read(connection, "/a") == b"/a\0"
+        large = ask(Operation.WRITE, "/large", b"x" * 5000)
+        refused, found = await asyncio.wait_for(connection.send_all([large, *asked("/a")]), TIMEOUT)
+        assert isinstance(refused, StoreError)
+        assert (refused.name, found) == ("E2BIG", b"/a\0")
 
 
 async def test_where_no_store_is_the_error_says_what_the_system_says(tmp_path: Path) -> None:
@@ -344,46 +322,21 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-def asked(*paths: str) -> list[Asked]:
-    return [ask(Operation.READ, path) for path in paths]
-
-
-async def test_each_of_a_batch_has_its_answer_or_its_refusal() -> None:
+async def test_each_of_a_batch_has_its_answer_or_its_refusal_and_it_fails_when_the_store_hangs_up_before() -> None:
     async def some(client: Client) -> None:
         first, second, third = [await client.request() for _ in range(3)]
         client.answer(third, b"3")
         client.refuse(second, "ENOENT")
         client.answer(first, b"1")
+        client.answer(await client.request(), b"1")
+        await client.request()
 
     async with connected(some) as connection:
+        assert await asyncio.wait_for(connection.send_all([]), TIMEOUT) == []
         first, second, third = await asyncio.wait_for(connection.send_all(asked("/a", "/b", "/c")), TIMEOUT)
         assert (first, third) == (b"1", b"3")
         assert isinstance(second, StoreError)
         assert (second.name, second.path) == ("ENOENT", "/b")
-
-
-async def test_a_batch_of_nothing_ends_at_once() -> None:
-    async with connected(silent) as connection:
-        assert await asyncio.wait_for(connection.send_all([]), TIMEOUT) == []
-
-
-async def test_what_is_too_large_for_a_packet_is_refused_and_the_rest_of_the_batch_is_not() -> None:
-    async def one(client: Client) -> None:
-        client.answer(await client.request(), b"1")
-
-    async with connected(one) as connection:
-        large = ask(Operation.WRITE, "/large", b"x" * 5000)
-        refused, found = await asyncio.wait_for(connection.send_all([large, *asked("/a")]), TIMEOUT)
-        assert isinstance(refused, StoreError)
-        assert (refused.name, found) == ("E2BIG", b"1")
-
-
-async def test_a_batch_fails_when_the_store_hangs_up_before_its_last_answer() -> None:
-    async def half(client: Client) -> None:
-        client.answer(await client.request(), b"1")
-        await client.request()
-
-    async with connected(half) as connection:
         assert (await lost(connection.send_all(asked("/a", "/b")))).sent
 
 
@@ -434,40 +387,30 @@ async def test_a_transaction_that_was_begun_early_and_is_not_taken_is_dropped(be
     assert came == [(END, 7, b"F\0")]
 
 
-async def test_a_transaction_that_was_begun_early_is_taken_once_and_not_dropped_any_more() -> None:
+async def test_a_transaction_that_was_begun_early_is_taken_once_and_the_one_that_follows_comes_with_its_end() -> None:
     came: list[tuple[int, int, bytes]] = []
-    goes_on = asyncio.Event()
-    goes_on.set()
-    async with connected(lambda client: beginning(client, came, goes_on)) as connection:
-        early = EarlyTransaction(connection)
-        transaction = await asyncio.wait_for(early.take(), TIMEOUT)
-        assert transaction is not None
-        assert await early.take() is None
-        early.drop()
-        await asyncio.wait_for(transaction.commit([ask(Operation.WRITE, "/a", b"1")]), TIMEOUT)
-    assert came == [(11, 7, b"/a\x001"), (END, 7, b"T\0")]
-
-
-async def test_a_transaction_that_could_not_be_begun_early_is_none() -> None:
-    async def refuses(client: Client) -> None:
-        client.refuse(await client.request(), "ENOSPC")
-
-    async with connected(refuses) as connection:
-        assert await asyncio.wait_for(EarlyTransaction(connection).take(), TIMEOUT) is None
-
-
-async def test_the_transaction_that_follows_is_begun_in_the_piece_that_ends_the_one_before() -> None:
     numbers = iter((b"7\0", b"8\0"))
 
     async def store(client: Client) -> None:
         while True:
             request = await client.request()
-            client.answer(request, next(numbers) if request.operation == START else b"OK\0")
+            came.append((request.operation, request.transaction, request.payload))
+            if request.operation != START:
+                client.answer(request)
+            elif (number := next(numbers, None)) is not None:
+                client.answer(request, number)
+            else:
+                client.refuse(request, "ENOSPC")
 
-    async with connected(store) as connection:
-        transaction = await asyncio.wait_for(EarlyTransaction(connection).take(), TIMEOUT)
+    async with connected(store) as connection, asyncio.timeout(TIMEOUT):
+        early = EarlyTransaction(connection)
+        transaction = await early.take()
         assert transaction is not None
-        assert await asyncio.wait_for(transaction.commit(goes_on=True), TIMEOUT) == []
+        assert await early.take() is None
+        early.drop()
+        assert await transaction.commit([ask(Operation.WRITE, "/a", b"1")], goes_on=True) == [b"OK\0"]
         assert await transaction.commit() == []  # it has ended
         assert transaction.following is not None
-        assert await asyncio.wait_for(transaction.following.take(), TIMEOUT) is not None
+        assert await transaction.following.take() is not None
+        assert came[1:] == [(11, 7, b"/a\x001"), (END, 7, b"T\0"), (START, 0, b"\0")]
+        assert await EarlyTransaction(connection).take() is None  # it could not be begun

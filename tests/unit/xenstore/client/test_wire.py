@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 import pytest
 from pyxs import PyXSError
@@ -22,7 +23,7 @@ from adapters.xenstore.client.wire import (
     request,
     transaction_id,
 )
-from tests.kit.cases import each_case, expect
+from tests.kit.cases import each_case
 from tests.kit.fake_stores import HEADER, packed
 
 WIRE = packed(2, 7, 0, b"") + packed(16, 8, 3, b"ENOENT\0") + packed(15, 0, 0, b"/a\0t\0")
@@ -34,6 +35,8 @@ def test_garbage_after_good_packets_is_refused_after_they_are_read() -> None:
     assert [next(packets) for _ in PACKETS] == PACKETS
     with pytest.raises(ProtocolError, match=r"^a packet of the unknown type 99$"):
         next(packets)
+    (packet,) = Reader().feed(packed(1, 1, 0, b"x" * 100_000))  # it may be longer than a request
+    assert len(packet.payload) == 100_000
 
 
 @each_case("operation", [0, 8, 20, 21, 23, 128, 2**32 - 1])
@@ -47,16 +50,8 @@ def test_a_length_that_no_store_sends_is_junk_before_it_is_read() -> None:
         list(Reader().feed(HEADER.pack(2, 1, 0, MAX_RESPONSE + 1)))
 
 
-def test_an_answer_may_be_longer_than_a_request() -> None:
-    (packet,) = Reader().feed(packed(1, 1, 0, b"x" * 100_000))
-    assert len(packet.payload) == 100_000
-
-
-def test_a_request_is_header_and_payload() -> None:
-    assert request(Operation.WRITE, b"/a\0b", 2**32 - 1, 9) == packed(11, 2**32 - 1, 9, b"/a\0b")
-
-
 def test_a_request_the_store_would_hang_up_on_is_refused_here() -> None:
+    assert request(Operation.WRITE, b"/a\0b", 2**32 - 1, 9) == packed(11, 2**32 - 1, 9, b"/a\0b")
     assert request(Operation.WRITE, b"x" * MAX_PAYLOAD, 1)
     with pytest.raises(StoreError) as caught:
         request(Operation.WRITE, b"x" * (MAX_PAYLOAD + 1), 1, path="/a")
@@ -80,15 +75,11 @@ def test_what_is_no_path_is_refused_here(path: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_an_error_of_the_store_is_one_of_pyxs_too() -> None:
-    error = expect(PyXSError, StoreError("EACCES", "/a"))
-    assert error.args[0] == errno.EACCES
-    assert str(error) == "/a: EACCES"
-
-
-def test_an_error_that_has_no_number_keeps_its_name() -> None:
-    assert StoreError("EQUOTA", "/a").name == "EQUOTA"
-    assert StoreError("EQUOTA", "/a").args == (0, "/a: EQUOTA")
+@each_case(("name", "number"), [("EACCES", errno.EACCES), ("EQUOTA", 0)])
+def test_an_error_of_the_store_is_one_of_pyxs_too_and_keeps_its_name(name: str, number: int) -> None:
+    error = StoreError(name, "/a")
+    assert isinstance(error, PyXSError)
+    assert (error.name, error.args, str(error)) == (name, (number, f"/a: {name}"), f"/a: {name}")
 
 
 @each_case(
@@ -104,10 +95,22 @@ def test_permissions_go_there_and_back(permissions: Permissions, payload: bytes)
     assert Permissions.decode(payload) == permissions
 
 
-@each_case("payload", [b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0"])
-def test_permissions_that_make_no_sense_are_an_error_of_the_store(payload: bytes) -> None:
-    with pytest.raises(StoreError, match="expected permissions such as") as caught:
-        Permissions.decode(payload, "/a")
+@each_case(
+    ("read", "payload"),
+    [
+        *(
+            (Permissions.decode, each)
+            for each in (b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0")
+        ),
+        *((part, each) for each in (b"", b"24", b"24\0", b"24\0a")),
+        (lambda payload, _: transaction_id(payload), b"OK\0"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_an_error_of_the_store(
+    read: Callable[[bytes, str], object], payload: bytes
+) -> None:
+    with pytest.raises(StoreError, match="expected ") as caught:
+        read(payload, "/a")
     assert caught.value.name == "EBADMSG"
 
 
@@ -117,42 +120,23 @@ def test_what_is_no_permission_is_a_bug(permissions: Permissions) -> None:
         permissions.encode()
 
 
-def test_children_are_names() -> None:
-    assert children(b"") == []
-    assert children(b"a\0b\0") == ["a", "b"]
-
-
-def test_a_name_that_is_not_ascii_is_shown() -> None:
-    assert children(b"\xc3\xa4\0") == [r"\xc3\xa4"]
-
-
 @each_case(
-    ("payload", "expected"),
+    ("read", "payload", "found"),
     [
-        (b"24\0a\0b\0", (b"24", b"a\0b\0", False)),
-        (b"24\0c\0\0", (b"24", b"c\0", True)),
-        (b"24\0\0", (b"24", b"", True)),
+        (children, b"", []),
+        (children, b"a\0b\0", ["a", "b"]),
+        (children, b"\xc3\xa4\0", [r"\xc3\xa4"]),  # not ASCII
+        (transaction_id, b"17\0", 17),
+        (event, b"/a/b\0token\0", ("/a/b", b"token")),
+        (event, b"@releaseDomain\0token\0", ("@releaseDomain", b"token")),
+        # The last part of a directory ends with an empty name.
+        (part, b"24\0a\0b\0", (b"24", b"a\0b\0", False)),
+        (part, b"24\0c\0\0", (b"24", b"c\0", True)),
+        (part, b"24\0\0", (b"24", b"", True)),
     ],
 )
-def test_the_last_part_of_a_directory_ends_with_an_empty_name(payload: bytes, expected: object) -> None:
-    assert part(payload) == expected
-
-
-@each_case("payload", [b"", b"24", b"24\0", b"24\0a"])
-def test_a_part_that_makes_no_sense_is_an_error_of_the_store(payload: bytes) -> None:
-    with pytest.raises(StoreError, match="expected "):
-        part(payload)
-
-
-def test_a_transaction_is_a_number() -> None:
-    assert transaction_id(b"17\0") == 17
-    with pytest.raises(StoreError, match="expected "):
-        transaction_id(b"OK\0")
-
-
-def test_an_event_is_path_and_token() -> None:
-    assert event(b"/a/b\0token\0") == ("/a/b", b"token")
-    assert event(b"@releaseDomain\0token\0") == ("@releaseDomain", b"token")
+def test_what_an_answer_says(read: Callable[[bytes], object], payload: bytes, found: object) -> None:
+    assert read(payload) == found
 
 
 @each_case("payload", [b"", b"\0", b"/a", b"/a\0", b"/a\0t", b"/a\0t\0junk", b"/a\0t\0more\0"])

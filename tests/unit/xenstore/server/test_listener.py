@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
+from tests.kit.cases import each_case
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore
 from tests.kit.programs import TIMEOUT
@@ -50,33 +50,22 @@ async def test_each_exposed_path_has_its_endpoint() -> None:
     assert [call.method for call in (*one.calls, *other.calls)] == ["f", "g"]
 
 
-async def test_what_is_exposed_anew_is_served_from_now_on_and_what_is_begun_is_finished_where_it_was() -> None:
+@each_case("domains", [None, Domains(everyone=True)])  # the same exposure, and another one of the same path
+async def test_what_is_exposed_anew_is_served_from_now_on_and_what_is_begun_is_finished_where_it_was(
+    domains: Domains | None,
+) -> None:
     old, new = AnsweringEndpoint(), AnsweringEndpoint()
     async with serving(offer(old)) as (transport, store):
         old.open.clear()
         store.put("/svc/rpc/request/f/1")
         await old.begun.acquire()
-        await transport.expose([offer(new), offer(new, "/added")])
+        await transport.expose([offer(new, domains=domains), offer(new, "/added")])
         store.put("/svc/rpc/request/f/2")
         store.put("/added/rpc/request/f/1")
         await until(lambda: {"/svc/rpc/response/f/2", "/added/rpc/response/f/1"} <= store.tree.keys())
         old.open.set()
         await until(lambda: "/svc/rpc/response/f/1" in store.tree)
     assert (len(old.calls), len(new.calls)) == (1, 2)
-
-
-async def test_a_request_in_flight_is_not_asked_again_when_its_path_is_exposed_in_another_way() -> None:
-    old, new = AnsweringEndpoint(), AnsweringEndpoint()
-    async with serving(offer(old)) as (transport, store):
-        old.open.clear()
-        store.put("/svc/rpc/request/f/1")
-        await old.begun.acquire()
-        await transport.expose([offer(new, domains=Domains(everyone=True))])
-        store.put("/svc/rpc/request/f/2")
-        await until(lambda: "/svc/rpc/response/f/2" in store.tree)
-        old.open.set()
-        await until(lambda: "/svc/rpc/response/f/1" in store.tree)
-    assert (len(old.calls), len(new.calls)) == (1, 1)
 
 
 async def test_what_is_exposed_no_more_is_not_watched() -> None:
@@ -125,17 +114,3 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting_and_stopping(tmp_
 def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENSTORED_PATH", "/run/elsewhere")
     assert XenstoreTransport("store", ["xenstore:"]).addresses == ("xenstore:/run/elsewhere",)
-
-
-async def test_one_domain_at_its_bound_does_not_hold_up_another() -> None:
-    endpoint = AnsweringEndpoint()
-    async with serving(offer(endpoint, domains=Domains(everyone=True))) as (_, store):
-        endpoint.open.clear()
-        for number in range(20):
-            store.put(f"/svc/rpc/request/f/{number}", b"", Permissions(5, "n"))
-        store.put("/svc/rpc/request/f/dom0")
-        bound = StoreLimits().calls_per_domain
-        await until(lambda: any(call.peer.domid == 0 for call in endpoint.calls))
-        await until(lambda: sum(call.peer.domid == 5 for call in endpoint.calls) >= bound)
-        assert sum(call.peer.domid == 5 for call in endpoint.calls) == bound
-        endpoint.open.set()

@@ -46,12 +46,14 @@ async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.Monke
     assert (list(made.responses), made.response_bytes) == (["e"], 1)
 
 
-async def test_answers_to_one_domain_take_turns_and_hold_up_no_other() -> None:
+async def test_a_domain_has_its_own_lane_for_reads_and_answers_to_it_take_turns() -> None:
     made = shared(Clock())
     async with made.turn(5), made.turn(0):
-        assert made.turn(5).locked()
-        assert not made.turn(7).locked()
+        assert (made.turn(5).locked(), made.turn(7).locked()) == (True, False)
+    async with made.lane(5), made.lane(5):
+        assert [each for each in (5, 0, 7, None) if made.lane(each).locked()] == [5]
     assert not made.turn(5).locked()
+    assert not made.lane(5).locked()
 
 
 async def test_a_bug_in_a_task_is_told_to_the_loop() -> None:
@@ -68,14 +70,6 @@ async def test_a_bug_in_a_task_is_told_to_the_loop() -> None:
     assert made.tasks == set()
 
 
-async def test_each_domain_reads_in_its_own_lane() -> None:
-    made = shared(Clock())
-    async with made.lane(5), made.lane(5):
-        assert made.lane(5).locked()
-        assert not any(made.lane(each).locked() for each in (0, 7, None))
-    assert not made.lane(5).locked()
-
-
 async def test_only_so_many_owners_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "MAX_OWNERS", 2)
     made = shared(Clock())
@@ -87,20 +81,15 @@ async def test_only_so_many_owners_are_remembered(monkeypatch: pytest.MonkeyPatc
 # Claims
 
 
-async def test_nobody_but_domain_0_sees_claims() -> None:
+async def test_claims_tell_domain_0_and_nobody_else_what_they_are_on() -> None:
     async with MemoryStore() as store:
         store.put("/tool", b"", Permissions(0, "r"))
         await state.prepare_records(store)
-        await store.write(state.claim_path("/a"), b"/a")
-        assert await store.permissions(state.claim_path("/a")) == Permissions(0, "n")
-
-
-async def test_claims_tell_what_they_are_on() -> None:
-    async with MemoryStore() as store:
         assert await state.read_claims(store) == []
         for node in ("/a", "/b"):
             await store.write(state.claim_path(node), node.encode())
         assert sorted(await state.read_claims(store)) == ["/a", "/b"]
+        assert await store.permissions(state.claim_path("/a")) == Permissions(0, "n")
 
 
 # Expired responses
@@ -151,22 +140,17 @@ async def looks() -> AsyncIterator[Looks]:
     await made.store.stop()
 
 
-async def test_what_is_there_at_two_looks_is_removed_with_its_request(looks: Looks) -> None:
+async def test_an_answer_that_is_there_at_two_looks_is_removed_with_its_request(looks: Looks) -> None:
+    unanswered = {f"{REQUESTS}/0", f"{REQUESTS}/0/a"}
+    looks.store.put(f"{REQUESTS}/0/a", "x")
     looks.answered("1")
     await looks.look()
     looks.answered("2")
     assert f"{RESPONSES}/1" in looks.store.tree
     await looks.look()
-    assert looks.nodes == {f"{REQUESTS}/2", f"{REQUESTS}/2/a", f"{RESPONSES}/2", f"{RESPONSES}/2/a"}
+    assert looks.nodes == unanswered | {f"{REQUESTS}/2", f"{REQUESTS}/2/a", f"{RESPONSES}/2", f"{RESPONSES}/2/a"}
     await looks.look()
-    assert looks.nodes == set()
-
-
-async def test_a_request_without_an_answer_stays(looks: Looks) -> None:
-    looks.store.put(f"{REQUESTS}/1/a", "x")
-    for _ in range(3):
-        await looks.look()
-    assert looks.nodes == {f"{REQUESTS}/1", f"{REQUESTS}/1/a"}
+    assert looks.nodes == unanswered
 
 
 async def test_a_store_that_is_away_is_told_of_and_looked_at_the_next_time(looks: Looks) -> None:
@@ -219,23 +203,24 @@ LIMITS = StoreLimits(calls=1, calls_per_domain=2, body=100, body_per_domain=10)
 async def test_another_domain_is_told_that_there_is_no_room_and_hurts_nobody_else() -> None:
     room = Quota()
     admission = Admission(LIMITS, room)
+    assert (admission.max_body(0), admission.max_body(5)) == (100, 10)
     async with admission.admitted(5) as one, admission.admitted(5) as two:
         assert one is not None
         assert two is not None
-        assert [one.resize(1), two.resize(10), two.resize(9), two.resize(9)] == [True, False, True, True]
-        assert (one.size, two.size, room.calls, room.buffered) == (1, 9, 2, 10)
+        assert [one(1), two(10), two(9), two(9)] == [True, False, True, True]
+        assert (room.calls, room.buffered) == (2, 10)
         async with admission.admitted(5) as three, admission.admitted(7) as other, admission.admitted(0) as dom0:
             assert three is None
             assert other is not None
             assert dom0 is not None
-            assert [other.resize(10), dom0.resize(99)] == [True, True]
+            assert [other(10), dom0(99)] == [True, True]
     assert (room.calls, room.buffered) == (0, 0)
     async with admission.admitted(5) as too_large:
         assert too_large is not None
-        assert not too_large.resize(11)
+        assert not too_large(11)
 
 
-async def test_domain_0_waits_for_its_turn() -> None:
+async def test_domain_0_waits_for_its_turn_and_not_for_what_all_listeners_share() -> None:
     admission = Admission(LIMITS, Quota())
     turns: list[int] = []
 
@@ -248,15 +233,6 @@ async def test_domain_0_waits_for_its_turn() -> None:
         await asyncio.sleep(0)
         turns.append(1)
     assert turns == [1, 2]
-
-
-async def test_what_all_listeners_share_may_be_full_too() -> None:
-    room = Quota(max_calls=1)
-    admission = Admission(LIMITS, room)
+    admission = Admission(LIMITS, Quota(max_calls=1))
     async with admission.admitted(5), admission.admitted(0) as dom0:
         assert dom0 is None
-
-
-def test_how_large_a_request_may_be_depends_on_who_asks() -> None:
-    admission = Admission(LIMITS, Quota())
-    assert (admission.max_body(0), admission.max_body(5)) == (100, 10)

@@ -161,6 +161,8 @@ def built(tmp_path: Path) -> Built:
         ("ipv6_gateway", "Ipv6Gateway"),
         ("add_to_VCPUs_params_live", "AddToVCPUsParamsLive"),
         ("SR", "SR"),
+        ("HVM_boot_policy", "HVMBootPolicy"),
+        ("uuid", "Uuid"),
     ],
 )
 def test_a_name_follows_from_the_member_and_back(name: str, member: str) -> None:

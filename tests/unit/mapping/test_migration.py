@@ -9,13 +9,14 @@ import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
+from gateway.core.comparison.compare import Verdict, compare
 from gateway.core.comparison.redaction import Redaction
 from gateway.core.comparison.rules import Exact, Ignore, Unordered
 from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
 from gateway.core.routing import call_record
 from gateway.core.routing.call_record import RecordedCall
-from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Value
+from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, Reply, Value
 from gateway.mapping.compiler import build
 from gateway.mapping.table import EndpointKey
 from tests.kit.cases import each_case
@@ -244,6 +245,23 @@ def test_a_sampling_is_that_of_the_method_the_defaults_or_the_file_key_by_key(tm
     assert route("m").migration.sampling == Sampling(0.1, 5.0)
     assert route("n").migration.sampling == Sampling(0.1, 200.0)
     assert [rule.how for rule in route("m").migration.compare.rules] == [Ignore()]
+
+
+@each_case(
+    ("rule", "control", "candidate"),
+    [
+        ("{path: $.n, tolerance: 5}", {"n": 1}, {"n": 6}),
+        ("{path: $.n, tolerance: 0.5}", {"n": 1}, {"n": 1.5}),
+        ("{path: $.n, tolerance: 1%}", {"n": 100}, {"n": 99}),
+        ("{path: $.n, tolerance: 5s}", {"n": "2026-01-31T12:00:00Z"}, {"n": "2026-01-31T12:00:05Z"}),
+        ("{path: $.n, as: number}", {"n": "1"}, {"n": 1}),
+        ("{path: $.n, as: number, tolerance: 1}", {"n": "1"}, {"n": 2}),
+        ('{path: "$.vms[*]", by: [host, uuid]}', {"vms": [[]]}, {"vms": [[]]}),
+    ],
+)
+def test_kinds_of_comparison_rules(tmp_path: Path, rule: str, control: Value, candidate: Value) -> None:
+    rules = build_methods(tmp_path, f"m: {{member: Stat, compare: [{rule}]}}").route("m").migration.compare
+    assert compare(Reply(control), Reply(candidate), rules).verdict is Verdict.EQUAL
 
 
 CODES = "errors: {org.example.Error.NotFound: {code: HANDLE_INVALID}, org.example.Error.Busy: {code: 42}}"

@@ -90,6 +90,7 @@ def test_every_method_of_the_sample_mappings_can_be_given_another_mode(file: Pat
 ONE = Setting(Mode.CANARY, 1000)
 OBSERVED = Setting(Mode.DBUS, observe=True)
 KEPT = "  a:\n    mode:\n      canary: 1%  # careful\n      key: vm\n    member: X\n"
+BEHIND = "  a:\n    mode:\n      canary: 1%\n      key: vm  # why\n    member: X\n"
 
 
 @each_case(
@@ -106,6 +107,7 @@ KEPT = "  a:\n    mode:\n      canary: 1%  # careful\n      key: vm\n    member:
         ("  a: {mode: {canary: 1%, key: vm}}\n", ONE, DBUS, "  a: {mode: dbus, key: vm}\n"),
         ("  a: {key: x, mode: {canary: 1%, key: vm}}\n", ONE, DBUS, "  a: {key: vm, mode: dbus}\n"),
         (KEPT, ONE, DBUS, "  a:\n    mode:\n      dbus\n    member: X\n    key: vm\n"),
+        (BEHIND, ONE, DBUS, "  a:\n    mode:\n      dbus  # why\n    member: X\n    key: vm\n"),
     ],
 )
 def test_what_a_setting_needs_is_written_and_the_rest_is_kept(

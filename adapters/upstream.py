@@ -124,9 +124,8 @@ class Backend(interfaces.UpstreamBackend):
             return upstream
         known, target = call.extensions, ""
         same = upstream.also.get(str(known.get("protocol", "")))
-        if (
-            same is not None and known.get("dialect") == same.dialect.name
-        ):  # the client's codec is understood, and its path
+        # The client's codec and its path, where the upstream understands that codec.
+        if same is not None and known.get("dialect") == same.dialect.name:
             upstream, target = same, str(known.get("path", ""))
         message = _encoded(upstream, route, call)
         if isinstance(message, Fault):

@@ -308,6 +308,7 @@ class CallServer:
             for row in () if isinstance(rows, StateRefused) else rows:
                 if objects.path_of(MethodId(row.service, row.method)) == path:
                     known = {METHOD: objects.of_row(row)}
+                    break
         if interface not in known:
             return DBusError(f"{UNKNOWN}Interface", f"no interface {interface} at {path}")
         if member == "GetAll":

@@ -93,10 +93,11 @@ class ObjectProperty(Struct, frozen=True):
 
     def of(self, row: MethodRow | ModeChange) -> Variant:
         """Its value; without one it is empty or 0."""
-        value: Any = row
-        for name in self.path.split("."):
-            value = value[name] if isinstance(value, dict) else getattr(value, name)
-        return Variant(self.type, _VALUES[self.type](value or 0) if self.type != "s" else value or "")
+        name, _, inner = self.path.partition(".")
+        value: Any = getattr(row, name)
+        if inner:
+            value = value[inner] if isinstance(value, dict) else getattr(value, inner)
+        return Variant(self.type, value or "" if self.type == "s" else _VALUES[self.type](value or 0))
 
 
 _VALUES: Mapping[str, Callable[[Any], object]] = {"d": float, "t": int, "b": bool}

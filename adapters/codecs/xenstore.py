@@ -73,7 +73,8 @@ class Codec(interfaces.Codec):
         """Read the nodes of a request."""
         try:
             method, *items = self._items(body) or [b""]
-            return Envelope((_call(_name(method.decode("latin-1")), self._tree(items)),))
+            tree = self._tree(items)
+            return Envelope((_call(_name(method.decode("latin-1")), tree),))
         except _Refused as refused:
             return Envelope((refused.fault,))
 
@@ -241,8 +242,12 @@ def _add_nodes(items: list[bytes], path: str, value: Value) -> None:
     if not isinstance(value, list | dict) or not value:
         items += (path.encode("ascii"), b"" if isinstance(value, list | dict) else node_text(value))
         return
-    for step, inner in enumerate(value) if isinstance(value, list) else value.items():
-        written = str(step) if isinstance(value, list) else _member(step)
+    steps: list[tuple[str, str | int, Value]]
+    if isinstance(value, list):
+        steps = [(str(at), at, item) for at, item in enumerate(value)]
+    else:
+        steps = [(_member(name), name, item) for name, item in value.items()]
+    for written, step, inner in steps:
         try:
             _add_nodes(items, f"{path}/{written}" if path else written, inner)
         except MarshalError as error:

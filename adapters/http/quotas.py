@@ -59,8 +59,16 @@ class PeerShare:
     """The connections and calls of one peer."""
 
     __slots__ = (
-        "account", "calls", "connections", "idle", "max_calls", "max_connections", "max_waiting", "name", "waiting",
-    )  # fmt: skip
+        "account",
+        "calls",
+        "connections",
+        "idle",
+        "max_calls",
+        "max_connections",
+        "max_waiting",
+        "name",
+        "waiting",
+    )
 
     def __init__(self, name: str, account: PeerAccount) -> None:
         self.name = name

@@ -202,10 +202,10 @@ class Transaction(StoreOperations):
         if self._ended:
             return []
         self._ended = True
-        done = self._connection.send_all([*asked, COMMIT], self._number, at_once=False)
+        done = self._connection.send_all([*asked, COMMIT], self._number, at_once=not goes_on)
         if goes_on:
             self.following = EarlyTransaction(self._connection)
-        self._connection.flush()
+            self._connection.flush()
         *answers, end = await done
         _check_end(end)
         return answers

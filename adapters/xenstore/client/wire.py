@@ -125,17 +125,18 @@ class Permissions(Struct, frozen=True):
     @classmethod
     def decode(cls, payload: bytes, path: str = "") -> Permissions:
         """Read the payload of GET_PERMS. Raises StoreError EBADMSG."""
-        found = _decoded(payload)
-        if found is None:
-            raise StoreError("EBADMSG", path, f"expected permissions such as n0 r5, got {payload[:80]!r}")
-        return found
+        try:
+            return _decoded(payload)
+        except ValueError:
+            what = f"expected permissions such as n0 r5, got {payload[:80]!r}"
+            raise StoreError("EBADMSG", path, what) from None
 
 
 @lru_cache(KNOWN_PERMISSIONS)
-def _decoded(payload: bytes) -> Permissions | None:
+def _decoded(payload: bytes) -> Permissions:
     texts = [text.decode("ascii", "replace") for text in payload.split(NUL) if text]
     if not texts or any(text[0] not in _GRANTS or not text[1:].isdecimal() for text in texts):
-        return None
+        raise ValueError
     first, *rest = [(int(text[1:]), text[0]) for text in texts]
     return Permissions(*first, tuple(rest))
 

@@ -187,7 +187,7 @@ class Delivery:
         before = (await nodes.read(record) or b"").decode("ascii").split()
         owned = [step.path for step in steps if isinstance(step, Write) and step.owned]
         left = sorted({path[len(folder) + 1 :].partition("/")[0] for path in owned})
-        stay = {*left, *self._style.exposure.parameters}
+        stay = {*left, *self._style.exposure.parameters}  # parameters lie beside a response, and are no part of it
         written = Write(record, " ".join(left).encode()) if left else Remove(record)
         return [*(Remove(f"{folder}/{name}") for name in before if name not in stay), written]
 

@@ -52,6 +52,8 @@ def test_numbered_nodes_are_parameters_by_position_and_arrays() -> None:
         ([b"f", b"a.b", b"x"], FaultCode.INVALID_REQUEST, "a name as an element of a path"),
         ([b"f", b"a//b", b"x"], FaultCode.INVALID_REQUEST, "without a name"),
         ([b"f", b"a", b"\xff"], FaultCode.INVALID_PARAMS, "UTF-8"),
+        ([b"a.b", b"a", b"\xff"], FaultCode.INVALID_PARAMS, "UTF-8"),
+        ([b"a.b", b"a"], FaultCode.PARSE_ERROR, "a value for every node"),
     ],
 )
 def test_nodes_that_make_no_sense_say_why(items: list[bytes], code: FaultCode, why: str) -> None:
@@ -95,6 +97,7 @@ def test_every_value_has_one_text(value: Value, nodes: dict[str, str]) -> None:
         ({"a": [1, 2**64]}, "$.a[1]: expected an integer of 64 bits, got 18446744073709551616"),
         ("a\0b", '$: expected text without NUL, got "a\\u0000b"'),
         (["\ud800"], '$[0]: expected text without lone surrogates, got "\\ud800"'),
+        ({"a": None, "\ud800": 1}, '$: expected the name of a member without lone surrogates, got "\\ud800"'),
         ({"\ud800": 1}, '$: expected the name of a member without lone surrogates, got "\\ud800"'),
         (
             datetime(2026, 1, 1, tzinfo=timezone(timedelta(seconds=1))),

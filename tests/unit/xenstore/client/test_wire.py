@@ -100,7 +100,7 @@ def test_permissions_go_there_and_back(permissions: Permissions, payload: bytes)
     [
         *(
             (Permissions.decode, each)
-            for each in (b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0")
+            for each in (b"", b"\0", b"x0\0", b"n\0", b"n-1\0", b"n0\0r\xff\0", b"n0\0junk\0", b"n" + b"1" * 5000)
         ),
         *((part, each) for each in (b"", b"24", b"24\0", b"24\0a")),
         (lambda payload, _: transaction_id(payload), b"OK\0"),

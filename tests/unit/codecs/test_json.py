@@ -106,7 +106,9 @@ def test_an_infinite_number_is_never_written_as_null(writer: object) -> None:
 def test_both_forms_write_short_integers_alike_and_leave_the_value_as_it_was() -> None:
     value: list[Value] = [0, -1, 2**53, {"a": -(2**53)}, 0.5, True, b"x", MOMENT, "é"]
     assert write(value) == write_long_as_text(value)
-    assert value[7:] == [MOMENT, "é"]
+    inner: Value = {"a": [MOMENT, 2**60]}
+    write_long_as_text([*value, inner])
+    assert (value[7:], inner) == ([MOMENT, "é"], {"a": [MOMENT, 2**60]})
 
 
 RECORDS: dict[str, Value] = {f"ref {at}": {"label": "é" * 9, "at": MOMENT, "none": None} for at in range(1000)}

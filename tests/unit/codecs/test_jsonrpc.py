@@ -144,6 +144,13 @@ def test_a_batch_is_answered_in_its_order_without_the_notifications() -> None:
     assert CODEC.encode(envelope, (Reply(1), Reply(2))) == b'[{"jsonrpc":"2.0","result":1,"id":1.50}]'
 
 
+def test_a_batch_over_the_cap_is_one_fault_for_the_whole() -> None:
+    envelope = Codec(MessageLimits(batch=1)).decode(GOOD[2])
+    fault = expect(Fault, *envelope.entries)
+    assert (fault.code, envelope.batch) == (FaultCode.TOO_LARGE, False)
+    assert answer(fault, envelope)["id"] is None
+
+
 def test_the_whole_error_of_a_dialect_is_for_1_0_only() -> None:
     fault = Fault(FaultCode.APPLICATION, "GONE", name="GONE", data=["vm"], wire=["GONE", "vm"])
     assert answer(fault, OLD_PING)["error"] == ["GONE", "vm"]

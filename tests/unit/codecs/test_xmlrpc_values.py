@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
-from adapters.codecs.xmlrpc_parser import APACHE, XmlError, tree
+from adapters.codecs.xmlrpc_parser import APACHE, XmlError, shown, tree
 from adapters.codecs.xmlrpc_reader import value
-from adapters.codecs.xmlrpc_writer import Unwritable, write
+from adapters.codecs.xmlrpc_writer import Unwritable, visible, write
 from gateway.core.rpc.model import FaultCode, MessageLimits, Value
 from tests.kit.cases import each_case
 from tests.kit.values import exactly
@@ -82,6 +82,11 @@ def test_names_are_read_as_they_are_spelled_but_for_the_prefix_of_apaches_extens
 def test_what_is_no_xml_is_refused_in_our_words(body: bytes, words: str) -> None:
     with pytest.raises(XmlError, match=words):
         tree(body, LIMITS)
+
+
+def test_text_of_a_client_is_shown_on_one_line_and_short() -> None:
+    assert shown("a\nb") == r"'a\nb'"
+    assert len(shown("x" * 1000)) == 62
 
 
 def test_elements_that_nobody_knows_are_kept_for_a_message_and_end_it_when_there_are_many() -> None:
@@ -307,6 +312,10 @@ def test_any_depth_is_written_or_refused(depth: int) -> None:
         value = [value]
     with pytest.raises(Unwritable, match=r"U\+0000|nested too deeply"):
         write(value)
+
+
+def test_a_message_shows_what_it_cannot_carry() -> None:
+    assert visible("a\x00\ud800\nb") == "a\\u0000\\ud800\nb"
 
 
 def test_records_of_one_class_are_each_written_with_their_own_values() -> None:

@@ -59,6 +59,13 @@ async def test_a_large_call_is_encoded_or_checked_in_a_thread() -> None:
             assert await backend.check(route, call) is None
     assert [thread is threading.main_thread() for thread in threads] == [False] * 4 + [True] * 4
 
+    def refuse(call: Call) -> MethodCall:
+        raise MarshalError("fewer", None).at("params", 0)
+
+    for size in (LARGE_ARGUMENTS + 1, 1):
+        refused = await backend.check(toy_route("Echo", bind=refuse), Call("Echo", (["x"] * size,)))
+        assert refused == Fault(FaultCode.INVALID_PARAMS, "$.params[0]: expected fewer, got null")
+
 
 async def test_a_large_call_that_is_given_up_while_it_is_encoded_was_not_sent() -> None:
     begun, go_on = asyncio.Event(), threading.Event()

@@ -249,6 +249,13 @@ async def test_only_what_may_be_repeated_is_sent_again_after_a_reset_which_tells
     server.close()
 
 
+async def test_what_is_no_http_is_said_to_be_none() -> None:
+    async with legacy_server(lambda _: b"0000000000000012{}") as old, line(old.url) as xapi:
+        got = await refusal(xapi)
+        assert "answered with something other than HTTP" in got.message
+        assert got.name == ""
+
+
 async def test_a_large_answer_is_refused_and_its_memory_given_back() -> None:
     quota = Quota()
     limits = ConnectionPoolLimits(answer=10)

@@ -85,6 +85,34 @@ async def test_a_body_without_a_length_goes_on_in_chunks() -> None:
     assert seen == head + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n"
 
 
+async def test_trailers_pass_both_ways_and_the_next_request_has_none() -> None:
+    """Those that a server would have to know before the body are dropped (RFC 9110 section 6.5.1)."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n") + await reader.readuntil(b"\r\n\r\n"))
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\n"
+            b"X-Sum: 1\r\nSet-Cookie: no\r\nX-More:  2 \r\n\r\n"
+        )
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+        writer.close()
+
+    headers = ((b"Host", b"x"), (b"Transfer-Encoding", b"chunked"), (b"Trailer", b"X-Sum"), (b"TE", b"trailers"))
+    chunked = RequestMetadata("PUT", "/import", headers)
+    first = MemoryExchange(chunked, b"abc", length=None, trailers=((b"X-Sum", b"7"),))
+    second = MemoryExchange(GET)
+    async with raw_upstream(serve, ConnectionPoolLimits(keepalive=True)) as xapi:
+        got = expect(Answer, await relayed(xapi, first))
+        await relayed(xapi, second)
+    assert (b"Trailer", b"X-Sum") in got.headers
+    assert (first.body, first.sent_trailers) == (b"abc", ((b"X-Sum", b"1"), (b"X-More", b"2")))
+    assert (second.body, second.sent_trailers) == (b"x", ())
+    assert heads[0].endswith(b"\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n")
+    assert all(each in heads[0] for each in (b"Trailer: X-Sum\r\n", b"TE: trailers\r\nConnection: TE\r\n"))
+
+
 @pytest.mark.parametrize(
     ("raw", "code", "name", "begun"),
     [

@@ -44,6 +44,12 @@ def test_connection_is_named_only_where_it_differs_from_the_version(
     assert data.startswith(f"HTTP/1.{minor} ")
 
 
+def test_an_answer_to_head_tells_the_length_and_sends_nothing() -> None:
+    data = ResponseWriter({}).write(HttpResponse(405, "a/b", b"four"), bodiless=True)
+    assert b"Content-Length: 4\r\n" in data
+    assert data.endswith(b"\r\n\r\n")
+
+
 def test_the_listeners_headers_and_the_answers_own_are_written() -> None:
     writer = ResponseWriter({"Access-Control-Allow-Origin": "*"})
     data = writer.write(HttpResponse(503, "a/b", b"", headers="Retry-After: 1\r\n"))

@@ -374,7 +374,7 @@ async def test_stopping_ends_the_readers_of_watches_and_it_can_be_started_again(
             assert (status.address, status.connected, status.watches) == (path, True, 1)
             await store.stop()
             assert await reader is None
-            assert not store.connected
+            assert (store.connected, store.status().last_error) == (False, "stopped")
             with pytest.raises(StoreLostError, match="stopped"):
                 await store.read("/a")
     store = XenstoreClient(str(tmp_path / "socket"))

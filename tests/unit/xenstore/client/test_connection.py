@@ -250,6 +250,19 @@ async def test_a_store_that_leaves_too_much_unanswered_is_given_up() -> None:
         assert [type(await lost(each)) for each in late] == [StoreTimeoutError, StoreTimeoutError, StoreLostError]
 
 
+async def test_a_caller_that_gives_up_leaves_nothing() -> None:
+    async def answer_later(client: Client) -> None:
+        given_up, request = await client.request(), await client.request()
+        client.answer(given_up, b"x")
+        client.answer(request, b"y")
+        await client.gone()
+
+    async with connected(answer_later) as connection:
+        connection.send_all(asked("/a")).cancel()
+        assert await read(connection, "/b") == b"y"
+        assert connection.in_flight == 0
+
+
 @each_case("late", [False, True])
 async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) -> None:
     ended: asyncio.Future[Request] = asyncio.get_running_loop().create_future()

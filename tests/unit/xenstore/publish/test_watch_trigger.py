@@ -197,6 +197,7 @@ async def test_a_ring_is_tried_again_where_that_can_make_no_write_twice(
         await store.write(UPDATED, b"1")
         assert [(await service.next())["value"] for _ in range(rings)] == ["1"] * rings
         assert await service.next_fired() == UPDATED
+        assert service.calls.empty()
         assert await watch_trigger.read_processed(store, UPDATED) == (digest(b"1"), "")
         await after_another(store, service)
         assert service.calls.empty()

@@ -81,7 +81,7 @@ def mode(
 
     - `xcp-gateway mode group:vm-lifecycle canary --percent 0.5`
 
-    - `xcp-gateway mode clear VM.start` restores the mode of the mapping
+    - `xcp-gateway mode clear VM.start` restores the mode of the mapping, also after a rollout that is over
     """
     verb, *rest = words or ["list"]
     if verb not in ("set", "clear", "list"):

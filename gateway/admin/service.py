@@ -182,10 +182,10 @@ class AdminService(AdminOperations):
         return await self._decided(pattern, str(wanted), change, lambda other: other.pattern != pattern)
 
     async def clear_mode(self, pattern: str, who: str, why: str = "") -> ModeResult | StateRefused:
-        """Remove the mode that a person has set for exactly this pattern."""
+        """Remove what a person has set for exactly this pattern, else what a rollout that is over has left there."""
         pattern = selection.canonical(self._routes(), pattern)
         mine = self._spelled(pattern)
-        drop = _of_person(mine)
+        drop = _of_person(mine) or self._left(pattern)
         if not drop:
             return Rejected(self._nothing_set(pattern, mine))
         entry = AuditEntry(self._now(), who, "mode", pattern, why, {"mode": "mapping"})
@@ -274,6 +274,13 @@ class AdminService(AdminOperations):
         routes = self._routes()
         return [each for each in self._state.overrides if selection.canonical(routes, each.pattern) == pattern]
 
+    def _left(self, pattern: str) -> tuple[tuple[str, By], ...]:
+        """What rollouts that are over have left: that of this pattern, or with `*` all of it."""
+        left = (
+            each for each in self._state.overrides if each.by == "rollout" and pattern in (each.pattern, EVERYTHING)
+        )
+        return tuple((each.pattern, each.by) for each in left if not self.rollouts.holds(each.pattern))
+
     def _settings(self, pattern: str) -> dict[MethodId, EffectiveSetting]:
         selected = selection.select(self._routes(), pattern)
         return {MethodId.of(route): self._toggles.effective(route) for route in selected}
@@ -304,7 +311,7 @@ class AdminService(AdminOperations):
 
     def _nothing_set(self, pattern: str, mine: Iterable[Override]) -> str:
         if any(override.by == "rollout" for override in mine):
-            return f"what is set for '{pattern}' is a rollout's: pause or abort the rollout"
+            return f"what is set for '{pattern}' is a rollout's: {self.rollouts.holds(pattern)}"
         selected = selection.select(self._routes(), pattern)
         if not selected and not pattern.startswith(GROUP):
             return selection.no_match(self._routes(), pattern)

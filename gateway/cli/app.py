@@ -7,10 +7,12 @@ JSON document on stdout, an error too: {"error": text, "status": exit status}, w
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -41,12 +43,24 @@ _Abort: Any = typer.Abort
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+_NUMBER = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?")  # negative, as JSON writes it
+
+
 class _Command(TyperCommand):
     """A command whose help shows a flag without a type, and a required argument without braces."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the options and arguments."""
         return _without_type(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words. A negative number is an argument; any other word with a dash must be an option."""
+        options = {name for each in self.get_params(ctx) for name in (*each.opts, *each.secondary_opts)}
+        dashed = {word for word in takewhile(lambda word: word != "--", args) if word[:1] == "-" != word}
+        numbers = set(filter(_NUMBER.fullmatch, dashed))
+        others = {word.partition("=")[0] for word in dashed - numbers}
+        ctx.ignore_unknown_options = bool(numbers) and others <= options  # then only numbers are unknown
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage: `[OPTIONS] METHOD [ARG...]`."""
@@ -106,6 +120,8 @@ class _Application(CommandGroup):
             status = super().main(words, standalone_mode=False, **named)
         except _ClickException as error:
             text, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+            if context is not None and isinstance(context.command, TyperGroup) and hasattr(error, "option_name"):
+                text += f": options stand after the command: `{context.command_path} COMMAND {error.option_name} ...`"
             if text and context is not None and not wanted:
                 text = f"{text}\n{context.get_usage()}; `{context.command_path} -h` shows more"
             status = _print_error(text, error.exit_code)

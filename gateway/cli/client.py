@@ -95,8 +95,9 @@ def _lines(path: Path, connection: _Connection, verb: str, target: str, body: ob
 def not_connected(path: Path, error: Exception) -> UnreachableError:
     """The error in words: no gateway, or a socket that this user may not open."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
-        who = "only root, the gateway's user, and the group of the socket may"
-        return UnreachableError(f"you may not connect to {path}: {who}; `read` and `change` of [admin] give rights")
+        who = "only root, the gateway's user, and those whom [admin] of the config names may"
+        cure = "name yourself in `read` or `change`, and a group of yours in `group`, then restart the gateway"
+        return UnreachableError(f"you may not connect to {path}: {who}: {cure}")
     return UnreachableError(f"no gateway answers on {path}: is it running? `--socket` names another socket")
 
 

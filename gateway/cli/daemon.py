@@ -63,7 +63,9 @@ def check(
     level: Annotated[
         list[str] | None,
         option(
-            "LEVEL", "With --against: fail for wire, source, dbus, access or evidence; default: wire, dbus and access."
+            "LEVEL",
+            "With --against: fail for wire, source, dbus, access, evidence or compatible; "
+            "default: wire, dbus and access.",
         ),
     ] = None,
     ignore: Annotated[
@@ -86,6 +88,9 @@ def check(
     from gateway import check as checking
     from gateway.config import ConfigError
 
+    of_changes = {"--level": level, "--ignore": ignore, "--ignore-file": ignore_file, "--format": form != "text"}
+    _expect_with("--against", against is not None, of_changes)
+    _expect_with("--live", live, {"--strict": strict})
     check_exists(paths or ())
     try:
         checked = checking.check(paths or [], config, live=live)
@@ -112,9 +117,19 @@ def check(
         )
         if checked.unseen:
             seen_uses = f"{checked.contracts - checked.unseen} of {count(checked.contracts, 'use')} of an interface"
-            out.print(f"live: {seen_uses} checked, {checked.unseen} could not be: see the notes", style="yellow")
+            out.print(
+                f"live: {seen_uses} checked, {checked.unseen} could not be: see the notes with `not checked`",
+                style="yellow",
+            )
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _expect_with(subject: str, is_given: bool, options: Mapping[str, object]) -> None:  # noqa: FBT001
+    """End the command when an option is given without the one that it belongs to."""
+    alone = next((name for name, value in options.items() if value), None)
+    if alone is not None and not is_given:
+        fail(f"{alone} belongs to {subject}: expected {subject} too", UNUSABLE)
 
 
 @commands.command()
@@ -219,9 +234,9 @@ def call(
     else:
         for number, step in enumerate(answer["steps"] if explain else (), 1):
             out.print(Text.assemble((f"{number} ", "bold cyan"), (step["name"], "bold")))
-            out.print(f"  {step['value']}")
+            out.print(f"  {step['value'].rstrip()}")
         if explain:
-            out.print()
+            (err if "fault" in answer else out).print()
         _print_outcome(answer)
     raise typer.Exit(FAILED if "fault" in answer else 0)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlencode
 
@@ -81,7 +84,7 @@ def mode(
 
     - `xcp-gateway mode group:vm-lifecycle canary --percent 0.5`
 
-    - `xcp-gateway mode clear VM.start` restores the mode of the mapping
+    - `xcp-gateway mode clear VM.start` restores the mode of the mapping, also after a rollout that is over
     """
     verb, *rest = words or ["list"]
     if verb not in ("set", "clear", "list"):
@@ -105,7 +108,8 @@ def mode(
         wanted |= {"observe": observe, "noise": noise, "guarded": guarded}
         wanted["seconds"] = None if duration is None else parsed(units.seconds, duration)
     path = "/v1/mode/clear" if verb == "clear" else "/v1/mode"
-    _show_changed(ask(socket, "POST", path, wanted), as_json=as_json)
+    changed = ask(socket, "POST", path, wanted)
+    _show_changed(changed, as_json=as_json, notes=_unreachable(socket, rest[0]))
 
 
 @commands.command()
@@ -235,15 +239,18 @@ def rollback(
     if everything == undo:
         fail("expected --all or --undo; for one method use `xcp-gateway mode set METHOD legacy`", UNUSABLE)
     changed = ask(socket, "POST", f"/v1/rollback{'/undo' * undo}", {"why": why})
-    notes = []
+    notes: Iterable[str] = _unreachable(socket, "*")
     if undo and not as_json:  # of a restored mode whose rollout has ended no limit brings it back
         ended = {each["name"] for each in ask(socket, "GET", "/v1/rollouts") if each["state"] == "aborted"}
-        notes = [
-            f"the rollout of {each['pattern']} stays ended, and nothing watches its mode {each['mode']}: "
-            f"`xcp-gateway mode clear {each['pattern']}`, then `rollout start`, begins it again"
-            for each in ask(socket, "GET", "/v1/modes")
-            if each["pattern"] in ended and each["who"].startswith("rollout ")
-        ]
+        notes = chain(
+            notes,
+            [
+                f"the rollout of {each['pattern']} stays ended, and nothing watches its mode {each['mode']}: "
+                f"`xcp-gateway mode clear {each['pattern']}`, then `rollout start`, begins it again"
+                for each in ask(socket, "GET", "/v1/modes")
+                if each["pattern"] in ended and each["who"].startswith("rollout ")
+            ],
+        )
     _show_changed(changed, as_json=as_json, everything=True, notes=notes)
 
 
@@ -266,15 +273,18 @@ def _show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show_changed(
-    changed: Mapping[str, Any], *, as_json: bool, everything: bool = False, notes: Sequence[str] = ()
+    changed: Mapping[str, Any], *, as_json: bool, everything: bool = False, notes: Iterable[str] = ()
 ) -> NoReturn:
-    """Print what has changed; exit status 1 if nothing has. `everything`: of all methods, only changed modes."""
+    """Print what has changed, then the notes; exit status 1 if nothing has.
+
+    `everything`: of all methods, only changed modes.
+    """
     moved = [each for each in changed["methods"] if each["changed"]]
     status = 0 if moved else FAILED
     if everything:
         moved = [each for each in moved if each["before"] != each["after"]]
     if as_json:
-        print_json(changed)
+        print_json({**changed, "notes": [*changed["notes"], *notes]})
         raise typer.Exit(status)
     stays = [each for each in changed["methods"] if each["stays"]]
     same = len(changed["methods"]) - len(moved) - sum(each not in moved for each in stays)
@@ -293,6 +303,27 @@ def _show_changed(
     if changed["held"]:
         out.print(f"applies to this gateway only until the state can be written: {changed['held']}", style="red")
     raise typer.Exit(status)
+
+
+_TO_PROBE = 5.0  # seconds that an answer of the gateway with probes may take
+
+
+def _unreachable(socket: Path, pattern: str) -> Iterator[str]:
+    """The legacy services of these methods that serve calls now and cannot be reached; nothing while nobody can say."""
+    from gateway.cli import client
+
+    with suppress(client.UnreachableError, client.RefusedError):
+        rows = client.ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': pattern})}", timeout=_TO_PROBE)
+        serving = {row["upstream"] for row in rows if _served_by_legacy(row["setting"])}
+        for each in client.ask(socket, "GET", "/v1/status", timeout=_TO_PROBE)["upstreams"] if serving else ():
+            if each["name"] in serving and each["unreachable"]:
+                where = f"the legacy service '{each['name']}' ({each['url']}), which serves calls now"
+                yield f"{where}, cannot be reached: {each['unreachable']}; start it, or choose another mode"
+
+
+def _served_by_legacy(setting: Mapping[str, Any]) -> bool:
+    mode = setting["mode"]
+    return mode in ("legacy", "canary") or (mode == "shadow" and setting["control"] == "legacy")
 
 
 MAX_LINES = 30  # methods that are listed one by one; of more only the number is printed

@@ -131,19 +131,9 @@ def moment(when: float | None, now: float | None = None) -> str:
 
 def numbers(values: Mapping[str, Any]) -> str:
     """The numbers of a decision in one line, without empty ones."""
-    return ", ".join(
-        f"{name} {_short(name, value)}" for name, value in values.items() if value not in (False, None, "", [])
-    )
+    from gateway.core.admin.views import numbers_in_words  # only audit and rollouts have use for it
 
-
-def _short(name: str, value: Any) -> str:
-    if name == "until":
-        return moment(value)
-    if isinstance(value, Mapping):
-        return str(value.get("mode", value))
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return f"{value:.4g}" if isinstance(value, float) else "yes" if value is True else str(value)
+    return numbers_in_words(values, moment)
 
 
 PROBLEMS = {"config": 2, "schema": 3, "idl": 4, "live": 5}  # level of a problem -> exit status of `check`

@@ -91,6 +91,7 @@ def record(
     max_size: Annotated[str, option("SIZE", "The size after which it ends: 512KiB, 64MiB.", "--size")] = "64MiB",
     *,
     writes: Annotated[bool, flag("--writes", "Record calls that write too; default: only reads.")] = False,
+    force: Annotated[bool, flag("--force", "Replace a file that exists; what is in it is lost.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Record calls of clients as JSON lines for `replay`. No client waits for it.
@@ -105,6 +106,8 @@ def record(
     request["size"] = parsed(units.size, max_size)
     if as_json and out_file == STDOUT:
         fail("--json: the recording is on standard output, expected another --out", UNUSABLE)
+    if out_file.is_file() and not force:
+        fail(f"{out_file} exists: --force replaces it, --out names another file", FAILED)
     writer = _RecordingWriter(out_file, as_json=as_json)
     try:
         with closing(writer), failing():

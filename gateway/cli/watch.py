@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from rich.text import Text
 
 from gateway.cli import client
-from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, failing, flag, positional
+from gateway.cli.app import DEFAULT_SOCKET, Commands, JsonOption, SocketOption, ask, failing, flag, positional
 from gateway.cli.output import count, err, out
 
 commands = Commands()
@@ -36,15 +36,24 @@ def watch(
 
     Examples: `xcp-gateway watch VM`, `xcp-gateway watch --json | jq .changes`
     """
-    watcher = Watcher(first=first, as_json=as_json)
+
+    def missing() -> list[str]:
+        reasons: list[str] = ask(socket, "GET", "/readyz")["reasons"]
+        return [f"the gateway is not ready, so changes may be missing: {each}" for each in reasons]
+
+    watcher = Watcher(first=first, as_json=as_json, what=what, missing=missing)
     with suppress(KeyboardInterrupt, BrokenPipeError), failing():
         client.stream(socket, "POST", "/v1/watch", {"what": what}, watcher.line)
 
 
 class Watcher:
-    """Remembers the records, and prints what is different in new ones."""
+    """Remembers the records, and prints what is different in new ones. `missing`: why changes may not be seen."""
 
-    def __init__(self, *, first: bool, as_json: bool) -> None:
+    def __init__(
+        self, *, first: bool, as_json: bool, what: str = "*", missing: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        self._what = what
+        self._missing = missing
         self._records: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._shows = first
         self._as_json = as_json
@@ -56,6 +65,9 @@ class Watcher:
             self._shows = True
             if not self._as_json:
                 err.print(f"watching {count(event['ready'], 'object')}; Ctrl-C ends it", style="dim")
+                there = [] if event["ready"] or "/" not in self._what else [f"there is no {self._what} now"]
+                for note in (*there, *self._missing()):
+                    err.print(f"note: {note}", style="yellow")
             return
         key = event["class"].lower(), event["ref"]
         before, after = self._records.get(key, {}), event.get("snapshot") or {}

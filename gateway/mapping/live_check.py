@@ -6,7 +6,7 @@ any object that implements the interface serves; the search is limited to MAX_OB
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TypeAlias
@@ -44,19 +44,25 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
     """
     compared = Compared(contracts=len(table.contracts))
     services = _Services(introspect)
+    unseen: Counter[str] = Counter()
     for contract in table.contracts:
         found = await services.introspect_any(contract)
         node = None if isinstance(found, Fault) else _parsed(found)
         lacks = contract.optional and node is not None and contract.interface.name not in node.interfaces
         if isinstance(found, Fault) or lacks:
-            compared.unseen += 1
             lacking = f"{contract.object_path} of {contract.bus_name} lacks {contract.interface.name}"
-            text = found.message if isinstance(found, Fault) else f"not checked: {lacking}"
-            compared.notes[f"{contract.place}: {text}"] = None
+            unseen[_note(contract, f"not checked: {found.message if isinstance(found, Fault) else lacking}")] += 1
             continue
         compared.problems.update(dict.fromkeys(compare(contract, found)))
         compared.notes.update(dict.fromkeys([*_more(contract, node), *await services.out_of_reach(contract)]))
+    compared.unseen = unseen.total()
+    notes = (note if uses == 1 else f"{note} ({uses} uses)" for note, uses in unseen.items())
+    compared.notes.update(dict.fromkeys(notes))
     return compared
+
+
+def _note(contract: Contract, text: str) -> str:
+    return str(Problem(contract.file, contract.line, contract.column, contract.place, text, "live"))
 
 
 def compare(contract: Contract, xml: str) -> list[Problem]:
@@ -164,7 +170,7 @@ class _Services:
                     elif node is None or (path != root and name in node.interfaces and _reaches(contract, path)):
                         return xml  # what cannot be read is reported by `compare`
         text = f"no object of {contract.bus_name} below {' or '.join(roots)} implements {name} at the moment"
-        return refused or Fault(FaultCode.NOT_FOUND, f"not checked: {text}")
+        return refused or Fault(FaultCode.NOT_FOUND, text)
 
     async def out_of_reach(self, contract: Contract) -> list[str]:
         """Objects with the interface that no value of the parameters makes the object path of."""
@@ -183,7 +189,7 @@ class _Services:
         if contract.reach.objects:
             template = " or ".join(f"{root}/..." for root in contract.reach.roots)
         text = f"{len(missed)} of the objects with {name} are not reached by {template}: {shown}"
-        return [f"{contract.place}: {text}"]
+        return [_note(contract, text)]
 
 
 def _reaches(contract: Contract, path: str) -> bool:

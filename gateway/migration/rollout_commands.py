@@ -139,6 +139,16 @@ class RolloutCommands(Struct, frozen=True):
         known = ((name, self._known(name)[1]) for name in self.state.rollouts)
         return {name: each.progress.state.value for name, each in known if isinstance(each, RolloutDocument)}
 
+    def holds(self, name: str) -> str:
+        """Why what the rollout of this name has set cannot be cleared, and what to do; nothing when it is over."""
+        _, known = self._known(name)
+        if isinstance(known, str):
+            return f"the rollout of {name} {known}: `xcp-gateway rollback --all` ends it"
+        if known is None or known.over:
+            return ""
+        end, clear = (f"`xcp-gateway {verb} {shlex.quote(name)}`" for verb in ("rollout abort", "mode clear"))
+        return f"it is {known.progress.state.value}; {end} ends it and sets its methods to legacy, then {clear}"
+
     # How
 
     async def _obey(self, name: str, command: Command, who: str, why: str) -> RolloutView | StateRefused:
@@ -157,7 +167,9 @@ class RolloutCommands(Struct, frozen=True):
         try:
             progress = apply_command(before.progress, command, why)
         except ValueError as error:
-            return Rejected(str(error))
+            left = before.over and self._has_set(name)
+            clear = f": `xcp-gateway mode clear {shlex.quote(name)}` clears the mode that it has left" if left else ""
+            return Rejected(f"{error}{clear}")
         if begins_anew(before.progress.state, command):
             progress = replace(progress, since=self._moment())
         after = before.at(progress)
@@ -185,14 +197,16 @@ class RolloutCommands(Struct, frozen=True):
             return ""
         if not before.over:
             return f"the rollout of {name} is under way: {before.progress.state.value}, at {before.step}; {_LISTED}"
-        holds = any(each.by == "rollout" and each.pattern == name for each in self.state.overrides)
-        if before.progress.state is RolloutState.DONE and holds:
+        if before.progress.state is RolloutState.DONE and self._has_set(name):
             promote = f"`xcp-gateway promote {shlex.quote(name)}` writes its mode into the mapping"
             end = f"`xcp-gateway rollout abort {shlex.quote(name)}` sets its methods to legacy"
             return (
                 f"the rollout of {name} is done, and its mode is in force: {promote}, {end}; then a new one can start"
             )
         return ""
+
+    def _has_set(self, name: str) -> bool:
+        return any(each.by == "rollout" and each.pattern == name for each in self.state.overrides)
 
     def _set_by_a_person(self, moving: Sequence[Route]) -> str:
         theirs = set_by_persons(moving, self.state.overrides, self._moment())

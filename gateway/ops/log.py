@@ -24,6 +24,7 @@ from gateway.core.logger import FIELDS, Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, CallListener, Route
 from gateway.core.rpc.model import Fault, Peer, Reply, ended, is_shared
+from gateway.core.rpc.units import short
 
 MOST_KNOWN = 4096  # lines whose fixed parts are kept
 
@@ -150,7 +151,7 @@ def _console_line(record: logging.LogRecord, fields: dict[str, Any], error: str)
 
 def _console_value(value: object) -> str:
     """A value without control characters, in quotes where its end could not be seen."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else short(value) if isinstance(value, float) else repr(value)
     return printable(repr(text) if isinstance(value, str) and (not text or _SPECIAL.search(text)) else text)
 
 

@@ -135,7 +135,19 @@ def show_method_call(bound: MethodCall) -> str:
 
 
 def _items(body: Sequence[object]) -> str:
-    return " ".join(map(repr, body))
+    return " ".join(map(_item, body))
+
+
+def _item(value: object) -> str:
+    """A value of a body; a variant, of whichever library, is its signature and its value in angle brackets."""
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_item(key)}: {_item(each)}" for key, each in value.items())
+        return f"{{{pairs}}}"
+    if isinstance(value, list | tuple):
+        items = ", ".join(map(_item, value))
+        return f"[{items}]" if isinstance(value, list) else f"({items})"
+    signature = getattr(value, "signature", None)
+    return repr(value) if signature is None else f"<{signature} {_item(getattr(value, 'value', None))}>"
 
 
 def _text(message: bytes) -> str:

@@ -206,6 +206,18 @@ def test_bad_options_are_refused(folders: tuple[Path, Path], words: tuple[str, .
     assert expected in message
 
 
+@pytest.mark.parametrize(
+    "words", [("--format", "xml"), ("--format", "sarif"), ("--level", "foo"), ("--ignore", "x"), ("--ignore-file", "x")]
+)
+def test_options_for_changes_are_refused_without_another_revision(
+    folders: tuple[Path, Path], words: tuple[str, ...]
+) -> None:
+    code, out, message = check(folders[0], *words)
+    assert (code, out) == (2, "")
+    assert message == f"{words[0]} belongs to --against: expected --against too\n"
+    assert check(folders[0], "--strict")[2] == "--strict belongs to --live: expected --live too\n"
+
+
 def test_problems_of_either_side_come_first(folders: tuple[Path, Path]) -> None:
     new, old = folders
     (old / "toy.yaml").write_text(TOY_MAPPING.replace("member: Echo", "member: Ecko"))

@@ -118,6 +118,7 @@ def test_call_goes_through_the_gateway_and_explains_each_step_or_fails_in_words(
     done = command("call", "echo", "5", socket=shared.control)
     assert done.exit_code == 1
     assert "$.params[0]: expected s, got 5" in done.stderr
+    assert not command("call", "echo", "5", "--explain", socket=shared.control).stdout.endswith("\n\n")
 
 
 def test_status_shows_who_is_behind_each_service(shared: Process) -> None:

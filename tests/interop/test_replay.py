@@ -61,7 +61,7 @@ class Front:
     @contextmanager
     def recording(self, *words: str) -> Iterator[subprocess.Popen[str]]:
         """While the block runs; it must end the recording."""
-        line = [sys.executable, "-m", "gateway", "record", "--out", str(self.file), *words]
+        line = [sys.executable, "-m", "gateway", "record", "--force", "--out", str(self.file), *words]
         process = subprocess.Popen(
             [*line, "--socket", str(self.folder / "control")], stderr=subprocess.PIPE, text=True, cwd=ROOT
         )

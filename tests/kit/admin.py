@@ -30,6 +30,7 @@ from gateway.admin.peer_credentials import user_name
 from gateway.admin.service import AdminService
 from gateway.admin.sockets import AdminServer, AdminSocket
 from gateway.core.admin.access import AccessRules, Caller
+from gateway.core.admin.status import UpstreamStatus
 from gateway.core.migration.modes import Key, Migration, Mode, Setting
 from gateway.core.migration.rollout_plan import DEFAULT
 from gateway.core.routing.route import Effect, Route
@@ -80,14 +81,16 @@ class Toy:
         self.problems: list[str] = []
         self.changed: list[str] = []  # methods, by a reload
         self.failure: Exception | None = None
+        self.upstreams: Sequence[UpstreamStatus] = ()
 
     async def status(self) -> Mapping[str, object]:
         known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
         known["warnings"] = self.warnings()
-        more = dict.fromkeys(("buses", "services", "upstreams", "stores", "workers"), ())
+        more = dict.fromkeys(("buses", "services", "stores", "workers"), ())
         return {
             **known,
             **more,
+            "upstreams": self.upstreams,
             "listening": ["tcp:127.0.0.1:1"],
             "metrics": None,
             "tasks": 1,

@@ -21,7 +21,7 @@ from gateway.admin.traffic import Traffic, callers
 from gateway.admin.web.sessions import Session
 from gateway.core.admin import counters
 from gateway.core.admin.records import Counts, MethodId, StateRefused
-from gateway.core.admin.views import MethodRow
+from gateway.core.admin.views import MethodRow, numbers_in_words
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.statistics import BOUNDS, BUCKETS
 
@@ -64,6 +64,7 @@ class Pages:
         loader = PackageLoader("gateway.admin.web")
         self._templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         self._templates.filters |= {"moment": _moment, "seconds": _seconds, "share": _share, "number": _number}
+        self._templates.filters["in_words"] = lambda numbers: numbers_in_words(numbers, _moment)
         self.routes: Mapping[str, Callable[[web.Request], Awaitable[Page]]] = {  # by path
             "/": self.overview,
             "/methods": self.methods,

@@ -6,7 +6,7 @@ Times are seconds since 1970, durations seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import msgspec
 from msgspec import Struct, field
@@ -20,6 +20,7 @@ from gateway.core.migration.statistics import quantile
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.policy import CallPlan, bucket
 from gateway.core.routing.route import Route
+from gateway.core.rpc.units import short
 
 
 class SettingView(TypedDict):
@@ -281,6 +282,23 @@ def explanation(route: Route, setting: Setting, source: str, plan: CallPlan, val
         list=next((name for name, values in listed.items() if value in values), ""),
         fallback=plan.fallback,
         client_errors=sorted(migration.client_errors),
+    )
+
+
+def numbers_in_words(numbers: Mapping[str, Any], moment: Callable[[float], str]) -> str:
+    """The numbers of a decision in one line, without empty ones; `moment` writes a time."""
+
+    def written(name: str, value: Any) -> str:
+        if name == "until":
+            return moment(value)
+        if isinstance(value, Mapping):
+            return str(value.get("mode", value))
+        if isinstance(value, list):
+            return " ".join(map(str, value))
+        return short(value) if isinstance(value, float) else "yes" if value is True else str(value)
+
+    return ", ".join(
+        f"{name} {written(name, each)}" for name, each in numbers.items() if each not in (False, None, "", [])
     )
 
 

@@ -29,6 +29,11 @@ def size(text: str) -> int:
     return int(match[1]) * BYTES[match[2]]
 
 
+def short(value: float) -> str:
+    """Write a number for people: with four digits, or whole."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
 def written(value: float, units: Mapping[str, float]) -> str:
     """Write a number of seconds (SECONDS) or bytes (BYTES) with the largest unit of which it is a whole number."""
     whole = [unit for unit, size in units.items() if value % size == 0]

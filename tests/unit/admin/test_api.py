@@ -137,13 +137,33 @@ async def test_what_is_not_set_cannot_be_taken_back_and_what_is_set_is_named(api
         return str(answer["error"])
 
     assert await why("VM.get_state") == "nothing is set for 'xenopsd/VM.get_state': the mapping holds"
-    override = Override("VM.get_state", Setting(Mode.SHADOW), "rollout x", 1.0, by="rollout")
-    await api.state.decide(Change((), (override,)))
-    whose = "what is set for 'xenopsd/VM.get_state' is a rollout's: pause or abort the rollout"
-    assert (await why("VM.get_state"), api.state.overrides) == (whose, (override,))
     await api.ask("POST", "/v1/mode", {"pattern": "*", "mode": "dbus"})
     exactly = "nothing is set for exactly 'xenopsd/VM.start'; what holds there is set for '*' (dbus, "
     assert (await why("VM.start")).startswith(f"{exactly}{getpass.getuser()} 20")
+
+
+@pytest.mark.parametrize("pattern", ["VM.get_state", "*"])
+async def test_what_a_rollout_has_set_is_cleared_once_it_is_over(api: Api, pattern: str) -> None:
+    async def asked(path: str, name: str = "VM.get_state") -> tuple[int, object]:
+        status, answer = await api.ask("POST", path, {"pattern": name} if "mode" in path else {"name": name})
+        return status, answer.get("error")
+
+    name = "xenopsd/VM.get_state"
+    await asked("/v1/rollouts/start")
+    then = f"`xcp-gateway rollout abort {name}` ends it and sets its methods to legacy, then `xcp-gateway mode clear"
+    for state in ("running", "paused"):
+        refusal = f"what is set for '{name}' is a rollout's: it is {state}; {then} {name}`"
+        assert await asked("/v1/mode/clear") == (422, refusal)
+        assert (await asked("/v1/mode/clear", "*"))[0] == 422
+        await asked("/v1/rollouts/pause")
+    assert (await asked("/v1/rollouts/abort"))[0] == 200
+    _, again = await asked("/v1/rollouts/abort")
+    assert str(again).endswith(f": `xcp-gateway mode clear {name}` clears the mode that it has left")
+    await api.ask("POST", "/v1/mode", {"pattern": pattern, "mode": "dbus"})
+    for left in (1, 0):  # what a person has set goes first
+        assert await asked("/v1/mode/clear", pattern) == (200, None)
+        assert len(api.state.overrides) == left
+    assert (await asked("/v1/rollouts/abort"))[1] == str(again).partition(": `")[0]
 
 
 async def test_two_spellings_of_a_method_are_one_override(api: Api) -> None:

@@ -18,7 +18,7 @@ import pytest
 from gateway.admin.web.server import COOKIE, WebServer
 from gateway.admin.web.sessions import INVITATION, MOST, SESSION, WebSessions
 from gateway.core.admin.access import AccessRules, Caller, Principals
-from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId, MismatchRecord
+from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, Json, MethodId, MismatchRecord
 from gateway.state.store import StateStore
 from tests.kit.admin import Api
 from tests.kit.cases import present
@@ -241,6 +241,10 @@ async def test_a_mode_is_set_cleared_and_rolled_back_with_a_reason_by_the_user(
     assert await browser.post("/do/clear-mode", **form, why="done") == 200
     assert await browser.post("/do/reset-statistics", **form, why="fixed") == 200
     assert await browser.post("/do/nope", **form, why="x") == 404
+    numbers: dict[str, Json] = {"cleared": ["a/b", "a/c"], "legacy_p50": 0.003162717672227078, "until": None}
+    await api.admin_service.note("root", "promote", "x", numbers)
+    assert await browser.get("/audit?subject=x") == 200
+    assert "<td>cleared a/b a/c, legacy_p50 0.003163</tr>" in browser.text
     await browser.get("/audit?subject=xenopsd/VM.get_state")
     assert browser.text.count("<tr><td>") == 3
     assert api.admin_service.overrides() == ()

@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from gateway import __version__
-from gateway.cli import app
+from gateway.cli import app, daemon
 from gateway.cli.app import EPILOG, FAILED, UNREACHABLE, UNUSABLE, error_text
 from gateway.cli.commands import FILES, GATEWAY, MIGRATION
 from gateway.cli.output import PROBLEMS, report_problems
@@ -225,11 +225,49 @@ def test_a_live_check_says_what_it_could_not_look_at_which_is_an_error_where_str
             shown, strict = run.invoke(app, live), run.invoke(app, [*live, "--strict"])
     assert (nothing.exit_code, shown.exit_code, strict.exit_code) == (1, 0, 1)
     assert "no problems (schema and IDL)" in nothing.stdout
-    assert "live: 0 of 7 uses of an interface checked, 7 could not be: see the notes" in nothing.stdout
-    assert "live: 1 of 2 uses of an interface checked, 1 could not be: see the notes" in shown.stdout
+    assert (
+        "live: 0 of 7 uses of an interface checked, 7 could not be: see the notes with `not checked`" in nothing.stdout
+    )
+    assert "live: 1 of 2 uses of an interface checked, 1 could not be: see the notes with `not checked`" in shown.stdout
 
 
 # What is written where
+
+
+@pytest.mark.parametrize(
+    ("words", "params"),
+    [
+        (["call", "m", "-1"], [-1]),
+        (["call", "m", "-1", "--path", "/x", "-0.5", "-1e-5", "a"], [-1, -0.5, -1e-5, "a"]),
+        (["call", "m", "-1", "--", "-x"], [-1, "-x"]),
+        (["call", "m", "--path", "/x", "-1", "-x"], "No such option: -1"),
+        (["call", "m", "-1", "--pth", "/x"], "No such option: -1"),
+        (["call", "m", "--pth", "-1"], "No such option: --pth"),
+        (
+            ["--socket", "x", "status"],
+            "No such option: --socket: options stand after the command: `xcp-gateway COMMAND",
+        ),
+        (
+            ["rollout", "--socket", "x"],
+            "No such option: --socket: options stand after the command: `xcp-gateway rollout",
+        ),
+    ],
+)
+def test_a_negative_number_is_an_argument_and_options_stand_after_the_command(
+    words: list[str], params: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def ask(_socket: Path, _verb: str, _path: str, body: dict[str, object]) -> dict[str, object]:
+        asked.append(body["params"])
+        return {"value": 1, "steps": []}
+
+    monkeypatch.setattr(daemon, "ask", ask)
+    ended = run.invoke(app, words)
+    if isinstance(params, str):
+        assert (ended.exit_code, ended.stderr[: len(params)]) == (2, params)
+    else:
+        assert (ended.exit_code, asked) == (0, [params]), ended.output
 
 
 def test_each_sentence_of_an_error_is_one_line_also_in_a_pipe() -> None:

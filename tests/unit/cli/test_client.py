@@ -57,6 +57,9 @@ async def test_nobody_there_is_said_with_the_sockets_name(tmp_path: Path) -> Non
             await ask(tmp_path / "control")
     told = str(client.not_connected(Path("/run/admin"), PermissionError(errno.EACCES, "Permission denied")))
     assert told.startswith("you may not connect to /run/admin: only root, the gateway's user")
+    assert told.endswith(
+        "name yourself in `read` or `change`, and a group of yours in `group`, then restart the gateway"
+    )
 
 
 @pytest.mark.parametrize(

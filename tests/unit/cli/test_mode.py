@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from gateway.cli.mode import MAX_LINES, moved_lines
 from gateway.cli.reports.diff import places, summary
 from gateway.cli.rollout import rollout
 from gateway.core.admin.records import Change, CountsBatch, MethodId, MismatchRecord
+from gateway.core.admin.status import UpstreamStatus
 from gateway.core.comparison.sampling import Sampling
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.overrides import Override
@@ -44,6 +46,23 @@ def test_a_mode_is_set_shown_and_taken_back(api: Served) -> None:
     assert out(api, "mode", "clear", "VM.get_state") == "xenopsd/VM.get_state: shadow noise -> legacy\n"
     (before, after) = json.loads(out(api, "audit", "--json"))
     assert (before["numbers"], after["why"]) == ({"mode": "mapping"}, "try")
+
+
+def test_a_legacy_service_that_will_serve_and_cannot_be_reached_is_named(
+    api: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = UpstreamStatus("old", "http://old:1", 0, 0, 0, "", unreachable="connection refused")
+    api.api.toy.upstreams = [old, replace(old, name="other")]
+    warning = (
+        "the legacy service 'old' (http://old:1), which serves calls now, cannot be reached: connection refused; "
+        "start it, or choose another mode\n"
+    )
+    assert out(api, "mode", "set", "VM.get_state", "dbus") == "xenopsd/VM.get_state: legacy -> dbus\n"
+    assert out(api, "mode", "set", "VM.get_state", "legacy") == f"xenopsd/VM.get_state: dbus -> legacy\n{warning}"
+    assert out(api, "rollback", "--all").endswith(warning)
+    assert json.loads(out(api, "mode", "clear", "*", "--json"))["notes"] == [warning.rstrip()]
+    monkeypatch.delattr(api.api.toy, "upstreams")
+    assert "\nthe legacy service" not in out(api, "rollback", "--all")  # which does not depend on it
 
 
 def test_a_guarded_mode_needs_a_rollout_and_is_shown_as_such(api: Served) -> None:

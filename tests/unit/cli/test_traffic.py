@@ -131,6 +131,12 @@ def test_ctrl_c_ends_a_recording_and_keeps_it(api: Served, tmp_path: Path, monke
     ended = api.run("record", "--out", str(tmp_path / "calls"))
     assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (0, "stopped")
     assert (tmp_path / "calls").read_bytes() == b'{"recording":1,"methods":[],"writes":false}\n'
+    (tmp_path / "calls").write_bytes(b"kept")
+    ended = api.run("record", "--out", str(tmp_path / "calls"))
+    refusal = f"{tmp_path}/calls exists: --force replaces it, --out names another file\n"
+    assert (ended.exit_code, ended.stderr, (tmp_path / "calls").read_bytes()) == (1, refusal, b"kept")
+    assert api.run("record", "--out", str(tmp_path / "calls"), "--force").exit_code == 0
+    assert (tmp_path / "calls").read_bytes() != b"kept"
 
 
 def test_a_gateway_that_ends_without_a_last_line_is_told(
@@ -143,7 +149,7 @@ def test_a_gateway_that_ends_without_a_last_line_is_told(
     ended = api.run("record", "--out", str(tmp_path / "calls"))
     why = "the gateway has closed the connection"
     assert (ended.exit_code, ended.stderr.splitlines()[-1].partition(": ")[2]) == (1, why)
-    ended = api.run("record", "--out", str(tmp_path / "calls"), "--json")
+    ended = api.run("record", "--out", str(tmp_path / "calls"), "--force", "--json")
     document = json.loads(ended.stdout)
     assert (ended.exit_code, ended.stderr, document["error"], document["status"]) == (1, "", why, 1)
 

@@ -29,6 +29,17 @@ def test_only_changes_are_shown_each_field_with_old_and_new_value(capsys: pytest
     assert lines[1] == "    memory: 1 -> 2"
 
 
+def test_an_object_that_is_not_there_and_a_bus_that_is_down_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def missing() -> list[str]:
+        return ["no bus"]
+
+    Watcher(first=False, as_json=False, what="VM/OpaqueRef:nope", missing=missing).line(b'{"ready":0}')
+    told = ["watching 0 objects; Ctrl-C ends it", "note: there is no VM/OpaqueRef:nope now", "note: no bus"]
+    assert capsys.readouterr().err.splitlines() == told
+    Watcher(first=False, as_json=False, what="VM").line(b'{"ready":0}')
+    assert capsys.readouterr().err.splitlines() == told[:1]
+
+
 def test_as_json_each_change_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     events = (event("add", name_label="web"), b'{"ready":1}', event("mod", name_label="db", domid=5))
     lines = watched(Watcher(first=True, as_json=True), *events, capsys=capsys)

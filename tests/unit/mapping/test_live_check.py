@@ -30,9 +30,17 @@ async def seen(table: Table, introspect: Introspect) -> tuple[list[Problem], lis
     return sorted(compared.problems), list(compared.notes)
 
 
+def at(folder: Path) -> str:
+    return f"{folder}/x.yaml:13:3: methods.m"
+
+
 async def test_contracts_that_cannot_be_checked_are_counted(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat}\nn: {property: Tags}").table
     assert (await differences(table, _services({}))).unseen == len(table.contracts) > 0
+    table = build_methods(tmp_path, "m: {all_properties: true, with_interfaces: [org.example.Session1]}").table
+    compared = await differences(table, _services({}))
+    note = f"{at(tmp_path)}: not checked: org.example has no object /org/example (2 uses)"
+    assert (list(compared.notes), compared.unseen) == ([note], 2)
     assert (await differences(table, _services({"/org/example": IDL}))).unseen == 0
 
 
@@ -90,7 +98,10 @@ async def test_the_session_check_is_compared_too(tmp_path: Path) -> None:
 
 async def test_a_service_that_does_not_answer_is_a_note(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat}").table
-    assert await seen(table, _services({})) == ([], ["methods.m: org.example has no object /org/example"])
+    assert await seen(table, _services({})) == (
+        [],
+        [f"{at(tmp_path)}: not checked: org.example has no object /org/example"],
+    )
 
 
 async def test_any_object_serves_for_a_path_with_a_parameter(tmp_path: Path) -> None:
@@ -112,7 +123,10 @@ async def test_a_publication_is_compared_with_any_object_that_its_path_may_name(
     assert await seen(built.table, _services(objects)) == ([], [])
     del objects["/org/example/vm/v1"]
     no_object = "no object of org.example below /org/example/vm implements org.example.VM1 at the moment"
-    assert await seen(built.table, _services(objects)) == ([], [f"publish[0]: not checked: {no_object}"])
+    assert await seen(built.table, _services(objects)) == (
+        [],
+        [f"{tmp_path}/x.yaml:13:5: publish[0]: not checked: {no_object}"],
+    )
 
 
 async def test_what_the_service_offers_beyond_the_idl_is_a_note(tmp_path: Path) -> None:
@@ -136,13 +150,13 @@ async def test_objects_that_the_path_cannot_reach_are_found(tmp_path: Path) -> N
         **dict.fromkeys(("/org/hci0/dev_11", "/org/hci0/dev_22_33_44", "/org/hci1/dev_55"), DEVICE),
     }
     table = build_methods(tmp_path, f"m: {entry % 'a'}").table
-    missed = "methods.m: 2 of the objects with org.example.VM1 are not reached by /org/hci0/dev_{a}: "
+    missed = f"{at(tmp_path)}: 2 of the objects with org.example.VM1 are not reached by /org/hci0/dev_{{a}}: "
     assert await seen(table, _services(objects)) == ([], [missed + "/org/hci0/dev_22_33_44, /org/hci1/dev_55"])
     table = build_methods(tmp_path, f"m: {entry % '{name: a, escape: dashes}'}").table
-    missed = "methods.m: 1 of the objects with org.example.VM1 are not reached by /org/hci0/dev_{a}: /org/hci1/dev_55"
-    assert await seen(table, _services(objects)) == ([], [missed])
+    missed = f"{at(tmp_path)}: 1 of the objects with org.example.VM1 are not reached by /org/hci0/dev_{{a}}: "
+    assert await seen(table, _services(objects)) == ([], [missed + "/org/hci1/dev_55"])
     table = build_methods(tmp_path, "m: {member: Stat, params: [{name: d, object: /org/hci0}]}").table
-    missed = "methods.m: 1 of the objects with org.example.VM1 are not reached by /org/hci0/...: /org/hci1/dev_55"
+    missed = f"{at(tmp_path)}: 1 of the objects with org.example.VM1 are not reached by /org/hci0/...: /org/hci1/dev_55"
     assert await seen(table, _services(objects)) == ([], [missed])
     table = build_methods(tmp_path, "m: {member: Stat, params: [{name: d, object: [/org/hci0, /org/hci1]}]}").table
     assert await seen(table, _services(objects)) == ([], [])
@@ -151,14 +165,17 @@ async def test_objects_that_the_path_cannot_reach_are_found(tmp_path: Path) -> N
 async def test_a_further_interface_that_the_object_lacks_is_a_note(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {all_properties: true, with_interfaces: [org.example.Session1]}").table
     lacking = IDL.replace("org.example.Session1", "org.example.Session2")
-    note = "methods.m: not checked: /org/example of org.example lacks org.example.Session1"
+    note = f"{at(tmp_path)}: not checked: /org/example of org.example lacks org.example.Session1"
     assert await seen(table, _services({"/org/example": lacking})) == ([], [note])
 
 
 async def test_a_missing_object_is_a_note(tmp_path: Path) -> None:
     table = build_methods(tmp_path, "m: {member: Stat, params: [vm]}", PATH).table
     missing = "no object of org.example below /org/example/vm implements org.example.VM1 at the moment"
-    assert await seen(table, _services({"/org/example/vm": "<node/>"})) == ([], [f"methods.m: not checked: {missing}"])
+    assert await seen(table, _services({"/org/example/vm": "<node/>"})) == (
+        [],
+        [f"{at(tmp_path)}: not checked: {missing}"],
+    )
 
 
 async def test_managed_objects_are_searched_below_their_manager(tmp_path: Path) -> None:

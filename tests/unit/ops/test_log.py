@@ -159,7 +159,9 @@ async def test_a_fault_is_named_by_its_code_and_its_name_if_it_is_one_and_never_
     assert "secret" not in text
     log.configure("console", "info")
     log_call(Fault(FaultCode.REMOTE, "", name="HANDLE_INVALID"), 1.0)
+    Logger("x").info("judged", p50=0.003162717672227078, seconds=12345.678, calls=7)
     shown = lines.readouterr().err
+    assert "calls=7 p50=0.003163 seconds=12346" in shown
     assert "method=VM.start" in shown
     assert "error=HANDLE_INVALID" in shown
 

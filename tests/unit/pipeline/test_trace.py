@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dbus_fast as library
 import pytest
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
+from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import Backend
 from gateway.core.migration.modes import Migration
@@ -99,4 +101,10 @@ async def test_a_value_that_the_protocol_cannot_carry_is_refused_with_its_place(
 def test_a_method_call_is_written_in_the_order_of_busctl() -> None:
     bound = MethodCall("org.x.A", "/org/x", "org.x.A1", "Do", "su", ["a", 5])
     assert show_method_call(bound) == "org.x.A /org/x org.x.A1 Do su 'a' 5"
+    held = {"name": Variant("s", "web"), "sizes": library.Variant("au", [1, 2]), "pair": ("a", Variant("b", True))}
+    bound = MethodCall("org.x.A", "/org/x", "org.x.A1", "Do", "va{sv}", [Variant("v", Variant("s", "web")), held])
+    assert show_method_call(bound) == (
+        "org.x.A /org/x org.x.A1 Do va{sv} <v <s 'web'>> "
+        "{'name': <s 'web'>, 'sizes': <au [1, 2]>, 'pair': ('a', <b True>)}"
+    )
     assert show_method_call(MethodCall("org.x.A", "/", "org.x.A1", "Do", "", [])) == "org.x.A / org.x.A1 Do"

@@ -253,7 +253,10 @@ def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
     if not bus_name:
         interfaces = [*found.interfaces]
         stems = [_unversioned(path.name.removesuffix(".xml")) for path in files]
-        begun = {stem: sum(_unversioned(each) == stem or each.startswith(f"{stem}.") for each in interfaces) for stem in stems}
+        begun = {
+            stem: sum(_unversioned(each) == stem or each.startswith(f"{stem}.") for each in interfaces)
+            for stem in stems
+        }
         fitting = [stem for stem in stems if _fits(names.bus_name, stem) and 2 * begun[stem] >= len(interfaces)]
         found.bus_name = max(fitting, key=len, default="") or _common_beginning(interfaces)
         source = f"the {'name of the file' if fitting else 'interfaces'}"

@@ -207,6 +207,7 @@ WEB = "expected a loopback address such as tcp:127.0.0.1:8081, got tcp:0.0.0.0:8
         ("[mappings]", '[state]\nfile = ""\n[mappings]', "17:8: state.file: "),
         ("127.0.0.1:8080", "127.0.0.1:80990",
          f"12:9: listener.rpc.bind[0]: {PORT}, or 0 for any free one, got tcp:127.0.0.1:80990"),
+        ("127.0.0.1:8080", f"127.0.0.1:{'1' * 5000}", f"12:9: listener.rpc.bind[0]: {PORT}, or 0"),
         ("[mappings]", '[admin]\nmetrics = "tcp:[::1]:65536"\n[mappings]', f"17:11: admin.metrics: {PORT}, or 0"),
         ("[mappings]", '[admin]\nweb = "tcp:[::1]:65536"\n[mappings]', f"17:7: admin.web: {PORT}, or 0"),
         ("http+unix:///var/lib/xcp/xapi", "http://[::1]:0/RPC2", f"20:7: upstream.xapi.url: {PORT}, got http://[::1]:0"),

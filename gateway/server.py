@@ -127,7 +127,7 @@ class Gateway(Assembly):
             _log.warning(
                 "only members of its owner's group can open the admin socket; set admin.group to let others in"
             )
-        file = AdminSocket(Path(self.settings.admin.socket), group, shared=rights.shared)
+        file = AdminSocket(self.settings.socket_path(), group, shared=rights.shared)
 
         def operators() -> web.Application:  # made with the first connection
             from gateway.admin.handlers import application

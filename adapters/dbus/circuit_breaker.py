@@ -32,7 +32,7 @@ class CircuitBreakers:
         self._pause = pause
         self._clock = clock
         self._breakers: dict[str, _Breaker] = {}
-        self.known: Collection[str] = self._breakers.keys()  # destinations that have a breaker
+        self.failing: Collection[str] = self._breakers.keys()  # destinations that have failed since their last answer
 
     def open(self) -> list[str]:
         """The destinations whose calls are refused."""

@@ -149,7 +149,7 @@ Unread: TypeAlias = "Message | LargeMessage | Fault"
 
 
 class ConnectError(Exception):
-    """The bus cannot be reached or refuses the connection; the text is for the operator."""
+    """The bus cannot be reached or refuses the connection; the text says why, without the address."""
 
 
 class BusConnectionLimits(Struct, frozen=True):
@@ -209,7 +209,9 @@ class DBusConnection:
                     return cls(bus, limits, process, gate)
                 return cls(await connect.connect(address), limits, gate=gate)
         except Exception as error:
-            raise ConnectError(str(error) or type(error).__name__) from error
+            late = f"no answer within {OPEN_TIMEOUT:g} s" if isinstance(error, TimeoutError) else ""
+            why = getattr(error, "strerror", None) or str(error) or late or type(error).__name__
+            raise ConnectError(why) from error
 
     @property
     def in_flight(self) -> int:

@@ -64,14 +64,15 @@ class BusSettings(Struct, frozen=True):
     breaker_failures: int = 5  # in a row that open the breaker of a bus name; 0: breakers never open
     breaker_pause: float = 1.0  # seconds before the first probe, doubled for each further one
     starts_services: bool = True  # whether a call may activate its service
+    use: str = ""  # what these connections are for, if not for all calls; the log tells it
 
     def observing(self) -> BusSettings:
         """Settings for shadow calls to the same bus: one connection, no waiting, no activation."""
-        return replace(self, connections=1, waiting=0, starts_services=False)
+        return replace(self, connections=1, waiting=0, starts_services=False, use=" for calls that are only compared")
 
     def waiting_calls(self) -> BusSettings:
         """Settings for calls that wait at their service: connections of their own, half of them for each service."""
-        return replace(self, connections=2, per_destination=self.in_flight, waiting=0)
+        return replace(self, connections=2, per_destination=self.in_flight, waiting=0, use=" for calls that wait")
 
 
 class Dependencies(Struct, frozen=True):
@@ -124,12 +125,12 @@ class Pool:
         """Send a call and return its reply; None for a oneway call once it is written."""
         destination = call.bus_name
         busy = self._busy.get(destination, 0)
-        preferred = self._slots[hash(destination) % len(self._slots)]
+        preferred = self._slots[hash(destination) % len(self._slots)]  # so that calls to one bus name stay in order
         if preferred is not None and preferred.has_capacity and busy < self.bus.per_destination:
-            connection: DBusConnection | Fault = preferred
+            connection: DBusConnection | Fault = preferred  # as `_find` would; nearly all calls end here
         else:
             connection = self._find(destination)
-        if destination in self.breakers.known or isinstance(connection, Fault):
+        if destination in self.breakers.failing or isinstance(connection, Fault):
             try:
                 connection = await self._wait_for_capacity(destination)
             except asyncio.CancelledError as error:
@@ -149,7 +150,7 @@ class Pool:
             self._release(destination)
         if isinstance(answer, LargeMessage):
             answer = await connection.read(answer)
-        if isinstance(answer, Received) and (answer.error_name or destination in self.breakers.known):
+        if isinstance(answer, Received) and (answer.error_name or destination in self.breakers.failing):
             self._record_reply(destination, answer)
         return answer
 
@@ -234,7 +235,7 @@ class Pool:
             return
         if answer.error_name and is_transport_failure(answer):
             self._failed(destination)
-        elif destination in self.breakers.known:
+        elif destination in self.breakers.failing:
             self.breakers.answered(destination)
 
     def _failed(self, destination: str) -> None:
@@ -345,7 +346,7 @@ class Pool:
             try:
                 connection = await DBusConnection.open(self.bus.address, self._limits, self._dependencies.gate)
             except ConnectError as error:
-                self._error = f"cannot connect: {error}"
+                self._error = f"cannot connect to {self.bus.address}: {error}"
                 self._note_state()
                 await self._dependencies.sleep(next(pauses))
                 continue
@@ -385,11 +386,11 @@ class Pool:
         if up:
             self._connected.set()
             self.breakers.forget()
-            log.info("bus '%s' is connected", self.bus.name)
+            log.info("bus '%s' is connected%s", self.bus.name, self.bus.use)
         else:
             self._connected.clear()
             self._wake_all()
-            log.warning("bus '%s' is not connected: %s", self.bus.name, self._error)
+            log.warning("bus '%s' is not connected%s: %s", self.bus.name, self.bus.use, self._error)
 
     def _wake_all(self) -> None:
         """Wake every waiting call: there is capacity again, or the bus is gone."""

@@ -12,6 +12,7 @@ import shlex
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from rich.text import Text
@@ -98,7 +99,8 @@ def _stay(environment: Environment, *, as_json: bool) -> NoReturn:
     if as_json:
         names = ("bus", "url", "admin", "config", "log", "store")
         _print_json({name: str(getattr(environment, name)) for name in names} | {"no_store": environment.no_store})
-    out.print(Text(_TO_TRY.format(environment, admin=shlex.quote(str(environment.admin)), vm=_VM)), soft_wrap=True)
+    programs, admin = shlex.quote(str(Path(sys.executable).parent)), shlex.quote(str(environment.admin))
+    out.print(Text(_TO_TRY.format(environment, programs=programs, admin=admin, vm=_VM)), soft_wrap=True)
     missing = f"  (There is no xenstore: {environment.no_store})\n"
     out.print(Text(missing if environment.no_store else _IN_STORE.format(environment)), soft_wrap=True)
     out.print(Text(f"  The config:        {environment.config}\n"), soft_wrap=True)
@@ -111,7 +113,7 @@ _TO_TRY = """\
 Running until Ctrl-C. The gateway's log: {0.log}
 In another terminal, so that each command finds this gateway:
 
-  export XCP_GATEWAY_SOCKET={admin}
+  export PATH={programs}:"$PATH" XCP_GATEWAY_SOCKET={admin}
 
   A legacy client:   curl -d '{{"jsonrpc":"2.0","id":1,"method":"perfmon.status"}}' {0.url}/perfmon/jsonrpc
   Mapped methods:    xcp-gateway routes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -158,7 +159,18 @@ class AdminSocket:
         self._inode: tuple[int, int] | None = None  # of our socket file
 
     def bind(self) -> socket.socket:
-        """Bind the socket; raises OSError that names it when another process uses it."""
+        """Bind the socket; raises OSError that names it and says what to do."""
+        try:
+            return self._bind()
+        except OSError as error:
+            denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            cure = (
+                "; in [admin] set `socket` to a path where this user may create files, or run as root" if denied else ""
+            )
+            text = f"cannot listen on the admin socket {self.path}: {error.strerror or error}{cure}"
+            raise OSError(error.errno or errno.EINVAL, text) from error
+
+    def _bind(self) -> socket.socket:
         folders = [folder for folder in self.path.parents if not folder.exists()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(self.path)
@@ -171,10 +183,10 @@ class AdminSocket:
             if self._group is not None:
                 os.chown(self.path, -1, self._group, follow_symlinks=False)
             self.path.chmod(self._mode)
-        except OSError as error:
+        except BaseException:
             bound.close()
             self.unlink()
-            raise OSError(error.errno, f"cannot listen on {self.path}: {error.strerror or error}") from error
+            raise
         finally:
             os.umask(before)
         self.made = (*folders, self.path)
@@ -226,6 +238,5 @@ def _remove_stale(path: Path) -> None:
             return
         except BlockingIOError:
             pass
-        except OSError as error:
-            raise OSError(error.errno, f"cannot tell whether {path} is in use: {error.strerror or error}") from error
-    raise OSError(f"{path}: another gateway answers on this admin socket")
+    text = "another gateway answers there; end it, or in [admin] set `socket` to another path"
+    raise OSError(errno.EADDRINUSE, text)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from gateway.config.addresses import ports, same_addresses
 from gateway.config.doubts import doubts, reached_by_others
 from gateway.config.schema import MAX_WORKERS, schema, validator
 from gateway.config.settings import (
@@ -219,13 +220,13 @@ def _operators(settings: Config) -> Iterator[Finding]:
 
 def _workers(settings: Config) -> Iterator[Finding]:
     if settings.workers > MAX_WORKERS:
-        yield ("workers",), f'got {settings.workers}, expected: a whole number from 1 to {MAX_WORKERS}, or "auto"'
+        yield ("workers",), f'expected a whole number from 1 to {MAX_WORKERS}, or "auto", got {settings.workers}'
     if settings.workers > 1 and settings.state.file is None:
         text = f"{settings.workers} workers need a state file, through which they share modes, sessions and tasks: set"
         yield ("workers",), f"{text} `file` in [state], or workers = 1"
 
 
-_CHECKS: tuple[Check, ...] = (_services, _listeners, _operators, _workers)
+_CHECKS: tuple[Check, ...] = (_services, _listeners, _operators, _workers, ports, same_addresses)
 
 
 def base_url(address: str) -> str:

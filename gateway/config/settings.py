@@ -251,7 +251,9 @@ class MappingsConfig(_Section, frozen=True):
 class AdminConfig(_Section, frozen=True):
     """The operator's socket, which `xcp-gateway reload` and the other commands use."""
 
-    socket: Annotated[str, about("The path of the socket.")] = "/run/xcp-gateway/admin"
+    socket: Annotated[str, about("The path of the socket; a relative one starts at the config file.")] = (
+        "/run/xcp-gateway/admin"
+    )
     read: Annotated[tuple[Who, ...], about("Who may ask, beside root and the gateway's own user.")] = ()
     change: Annotated[tuple[Who, ...], about("Who may change modes, reload and call, too.")] = ()
     group: Annotated[
@@ -325,6 +327,10 @@ class Config(_Section, frozen=True):
         about("Processes that serve; they share the sockets and need a state file. `auto`: one a core."),
     ] = WorkerCount(1)
     file: str = ""  # where this was read; not a key of the file
+
+    def socket_path(self) -> Path:
+        """The admin socket; a relative path starts at the config file's directory."""
+        return Path(self.file).parent / self.admin.socket
 
     def state_path(self) -> Path | None:
         """The state file; None if no state outlives the process."""

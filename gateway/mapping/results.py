@@ -234,6 +234,9 @@ def check_errors(table: Scope, parameters: Collection[str]) -> None:
                 groups = pattern.groups
             known = [*parameters, *groups]
             for place, text in _templates(entry):
+                brace = results.stray_brace(text)
+                if brace:
+                    place.fail(f"expected braces in pairs as in {{0}}, got a single '{brace}'", level="schema")
                 for name in results.template_names(text):
                     parameter_name = name.removeprefix(results.PARAMETER)
                     if not name.isdecimal() and name not in TEMPLATE_WORDS and parameter_name not in known:

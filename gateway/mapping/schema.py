@@ -102,6 +102,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
+def _in_sentence(description: str) -> str:
+    """A description without its default, as part of a sentence."""
+    return description[:1].lower() + description[1:].partition(" Default:")[0].rstrip(".")
+
+
 def _word(error: _Error) -> str:
     """The message of an error. Of a text or number the `title` of its schema, or its description, says what it is."""
     wanted, instance, schema = error.validator_value, error.instance, error.schema
@@ -109,17 +114,20 @@ def _word(error: _Error) -> str:
         case "type" if "title" not in schema or wanted == "object":
             types = [wanted] if isinstance(wanted, str) else wanted
             return f"expected {' or '.join(_TYPES[name] for name in types)}, got {_shown(instance)}"
+        case "minimum" if "title" not in schema:
+            return f"expected a number, at least {wanted}, got {_shown(instance)}"
         case "type" | "pattern" | "not" | "minimum" | "maxProperties":
-            return f"got {_shown(instance)}, expected: {schema['title' if 'title' in schema else 'description']}"
+            return f"expected {schema.get('title') or _in_sentence(schema['description'])}, got {_shown(instance)}"
         case "enum":
             hint = did_you_mean(instance, wanted) if isinstance(instance, str) else ""
-            return f"expected {'one of ' if len(wanted) > 1 else ''}{', '.join(wanted)}; got {_shown(instance)}{hint}"
+            values = schema.get("title") or f"{'one of ' if len(wanted) > 1 else ''}{', '.join(wanted)}"
+            return f"expected {values}, got {_shown(instance)}{hint}"
         case "const":
             return f"expected {_shown(wanted)}, got {_shown(instance)}"
         case "oneOf":
             keys = [branch["required"][0] for branch in wanted if "required" in branch]
             given = [key for key in keys if key in instance]
-            return f"expected exactly one of {', '.join(keys)}; got {' and '.join(given) or 'none'}"
+            return f"expected exactly one of {', '.join(keys)}, got {' and '.join(given) or 'none'}"
         case "minLength" | "minItems" | "minProperties":
             return "must not be empty"
         case "uniqueItems":

@@ -54,8 +54,9 @@ async def look(where: Where, progress: Progress = lambda _objects, _interfaces: 
     await backend.start()
     try:
         await connected(backend)
-        if not all(bus.connected for bus in backend.status()):
-            raise SourceError(f"the bus at {where.address} cannot be reached")
+        for bus in backend.status():
+            if not bus.connected:
+                raise SourceError(bus.last_error or f"the bus at {where.address} cannot be reached")
         return await _Walk(backend, where).walk(progress)
     finally:
         await backend.stop()

@@ -235,8 +235,8 @@ def _notes(
 def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
     """Describe the interfaces of introspection files; raises SourceError or OSError.
 
-    The name of a root node is the object that has its interfaces. Without a bus name, what all interfaces begin with
-    is taken.
+    The name of a root node is the object that has its interfaces. Without a bus name, the name of a file is taken where
+    half of the interfaces or more begin with it, else what all begin with.
     """
     found = Description(bus_name)
     for path in files:
@@ -251,13 +251,25 @@ def from_files(files: Sequence[Path], bus_name: str = "") -> Description:
             f"{', '.join(map(str, files))}: expected an interface that is none of the D-Bus specification's"
         )
     if not bus_name:
-        found.bus_name = _common_beginning([*found.interfaces])
-        found.notes[f"the bus name {found.bus_name} is a guess from the interfaces: --bus-name sets it"] = None
+        interfaces = [*found.interfaces]
+        stems = [_unversioned(path.name.removesuffix(".xml")) for path in files]
+        begun = {
+            stem: sum(_unversioned(each) == stem or each.startswith(f"{stem}.") for each in interfaces)
+            for stem in stems
+        }
+        fitting = [stem for stem in stems if _fits(names.bus_name, stem) and 2 * begun[stem] >= len(interfaces)]
+        found.bus_name = max(fitting, key=len, default="") or _common_beginning(interfaces)
+        source = f"the {'name of the file' if fitting else 'interfaces'}"
+        found.notes[f"the bus name {found.bus_name} is a guess from {source}: --bus-name sets it"] = None
     return found
 
 
 def _common_beginning(interfaces: Sequence[str]) -> str:
     """`org.example.Shelf` for org.example.Shelf1 alone, or with org.example.Shelf.Book1."""
     split = [name.split(".") for name in interfaces]
-    *first, last = common_start(split) if len(common_start(split)) >= 2 else split[0]
-    return ".".join([*first, re.sub(r"_?[0-9]+$", "", last) or last])
+    return _unversioned(".".join(common_start(split) if len(common_start(split)) >= 2 else split[0]))
+
+
+def _unversioned(name: str) -> str:
+    """`org.example.Shelf` for org.example.Shelf1."""
+    return re.sub(r"(?<=[^.])_?[0-9]+$", "", name)

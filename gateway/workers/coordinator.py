@@ -183,7 +183,7 @@ class Scrape(Struct, frozen=True):
 
 
 class Coordinator:
-    """The members, and what they ask of each other, by the names of the methods from `everyone` on."""
+    """The members, and what they ask of each other (`answers`)."""
 
     def __init__(self) -> None:
         self.members: dict[int, WorkerProcess] = {}  # by number, from 1
@@ -195,6 +195,16 @@ class Coordinator:
         self._retired = Snapshot({}, {}, {})  # counters of workers that have ended, as of the last scrape
         self._replacing = asyncio.Lock()
         self._serving: asyncio.Task[Answers] | None = None
+        # By the name under which a worker asks; each is called with that worker and the body.
+        self.answers: Mapping[str, Callable[[WorkerProcess, Any], Awaitable[Any]]] = {
+            "everyone": self.everyone,
+            "news": self.news,
+            "to": self.to,
+            "serve": self.serve,
+            "refused": self.refused,
+            "scrape": self.scrape,
+            "rows": self.rows,
+        }
 
     def is_serving(self, number: int) -> bool:
         """Whether the worker with this number serves calls."""

@@ -51,7 +51,7 @@ class SharedSockets:
         self._settings = settings
         rights = peer_credentials.rights(settings)
         group = peer_credentials.group(settings)
-        self._admin = AdminSocket(Path(settings.admin.socket), group, shared=rights.shared)
+        self._admin = AdminSocket(settings.socket_path(), group, shared=rights.shared)
         self._operators: dict[str, socket.socket] = {}
         self._bound: dict[str, Sequence[wiring.Bound]] = {}  # by name: one for all workers, or one for each
 
@@ -314,8 +314,7 @@ class Supervisor:
         match name:
             case "begin":
                 return await self._assignment(member, body)
-            case "join":
-                # Whether it may serve, and takes part from then on. No: the mapping has changed since its start.
+            case "join":  # whether it takes part from now on; no: the mapping has changed since its start
                 is_current = await coordinator.join(member, *body)
                 self._begun.set()
                 return is_current
@@ -334,8 +333,8 @@ class Supervisor:
             case "notify":
                 if member is coordinator.leader and self._is_ready:
                     self._manager.notify(*body)
-            case _:  # everyone, news, to, serve, refused, scrape, rows
-                return await getattr(coordinator, name)(member, body)
+            case _:
+                return await coordinator.answers[name](member, body)
         return None
 
     async def _assignment(self, member: WorkerProcess, version: str) -> Assignment | None:

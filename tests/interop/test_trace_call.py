@@ -10,7 +10,7 @@ from tests.kit.programs import ROOT, TIMEOUT, until
 
 def traced() -> str:
     """Return the path of a call, or nothing when it is too long: on a busy machine a timer may run in between."""
-    command = [sys.executable, "scripts/trace-call"]
+    command = [sys.executable, "-S", "scripts/trace-call"]  # without packages: it finds those of .venv
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     return "" if done.returncode else done.stdout
 

@@ -112,21 +112,21 @@ UNIT = "a duration such as 500ms, 30s, 10m or 1h"
     ("old", "new", "says"),
     [
         ('header_timeout = "500ms"', 'header_timeout = "5x"',
-         f'14:18: listener.rpc.header_timeout: got "5x", expected: {UNIT}'),
+         f'14:18: listener.rpc.header_timeout: expected {UNIT}, got "5x"'),
         ('header_timeout = "500ms"', "header_timeout = 5",
-         f"14:18: listener.rpc.header_timeout: got 5, expected: {UNIT}"),
+         f"14:18: listener.rpc.header_timeout: expected {UNIT}, got 5"),
         ('max_body = "1KiB"', 'maxbody = "1KiB"',
          "13:1: listener.rpc.maxbody: unknown key 'maxbody' (did you mean 'max_body'?)"),
         ('"tcp:127.0.0.1:8080"', '"127.0.0.1"',
-         '12:9: listener.rpc.bind[0]: got "127.0.0.1", expected: tcp:HOST:PORT, unix:/PATH, '),
+         '12:9: listener.rpc.bind[0]: expected tcp:HOST:PORT, unix:/PATH, '),
         ('["org.xen.xcp.storage"]', "[]", "8:12: bus.storage-domain.services: must not be empty"),
         ("unix:path=/run/xcp/bus", "/run/xcp/bus",
-         '3:12: bus.toolstack.address: got "/run/xcp/bus", expected: a D-Bus address: unix:path=/run/x, '),
+         '3:12: bus.toolstack.address: expected a D-Bus address: unix:path=/run/x, '),
         ("[bus.toolstack]", 'file = "/"\n[bus.toolstack]', "2:1: file: unknown key 'file'"),
         ("[bus.toolstack]", "[bus.'tool stack']",
-         '2:6: bus.tool stack: got "tool stack", expected: a name of letters, digits, - and _, such as rpc'),
+         '2:6: bus.tool stack: expected a name of letters, digits, - and _, such as rpc, got "tool stack"'),
         ("[listener.rpc]", "[listener.rpc]\nmax_calls = true",
-         "12:13: listener.rpc.max_calls: got true, expected: a whole number, at least 1"),
+         "12:13: listener.rpc.max_calls: expected a whole number, at least 1, got true"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_with_its_place(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -184,6 +184,8 @@ def test_a_gateway_may_have_old_services_and_no_bus(tmp_path: Path) -> None:
 
 TAKEN = "storage-domain.services[0]: 'org.xen.xcp.*' is already on bus 'toolstack'"
 THROUGH = "the bus 'storage-domain' is reached through a program (unixexec), over which no operator can call"
+PORT = "expected a port from 1 to 65535"
+OWN = "expected an address of its own, got"
 WEB = "expected a loopback address such as tcp:127.0.0.1:8081, got tcp:0.0.0.0:8081"
 
 
@@ -203,11 +205,39 @@ WEB = "expected a loopback address such as tcp:127.0.0.1:8081, got tcp:0.0.0.0:8
          "17:7: admin.bus: unknown bus 'stack' (did you mean 'toolstack'?)"),
         ("[mappings]", '[admin]\nweb = "tcp:0.0.0.0:8081"\n[mappings]', f"17:7: admin.web: {WEB}"),
         ("[mappings]", '[state]\nfile = ""\n[mappings]', "17:8: state.file: "),
-        ("http+unix:///var", "gopher:///var", "20:7: upstream.xapi.url: got "),
+        ("127.0.0.1:8080", "127.0.0.1:80990",
+         f"12:9: listener.rpc.bind[0]: {PORT}, or 0 for any free one, got tcp:127.0.0.1:80990"),
+        ("127.0.0.1:8080", f"127.0.0.1:{'1' * 5000}", f"12:9: listener.rpc.bind[0]: {PORT}, or 0"),
+        ("[mappings]", '[admin]\nmetrics = "tcp:[::1]:65536"\n[mappings]', f"17:11: admin.metrics: {PORT}, or 0"),
+        ("[mappings]", '[admin]\nweb = "tcp:[::1]:65536"\n[mappings]', f"17:7: admin.web: {PORT}, or 0"),
+        ("http+unix:///var/lib/xcp/xapi", "http://[::1]:0/RPC2", f"20:7: upstream.xapi.url: {PORT}, got http://[::1]:0"),
+        ("port=5701", "port=570100", f"7:12: bus.storage-domain.address: {PORT}, got tcp:host=192.0.2.7,port=570100"),
+        ("[mappings]", '[traces]\nurl = "http://a:70000"\n[mappings]', f"17:7: traces.url: {PORT}, got http://a:70000"),
+        ("unix:/run/xcp-gateway/rpc", "tcp:0.0.0.0:8080",
+         f"12:31: listener.rpc.bind[1]: {OWN} tcp:0.0.0.0:8080, which listener.rpc.bind[0] (tcp:127.0.0.1:8080) has"),
+        ("[mappings]", '[listener.x]\nbind = ["unix:/run//xcp-gateway/rpc"]\n[mappings]',
+         f"17:9: listener.x.bind[0]: {OWN} unix:/run//xcp-gateway/rpc, which listener.rpc.bind[1] (unix:/run/xcp"),
+        ("[mappings]", '[admin]\nmetrics = "tcp:localhost:8080"\n[mappings]',
+         f"17:11: admin.metrics: {OWN} tcp:localhost:8080, which listener.rpc.bind[0] (tcp:127.0.0.1:8080) has"),
+        ("[mappings]", '[admin]\nweb = "tcp:127.0.0.1:8080"\n[mappings]',
+         f"17:7: admin.web: {OWN} tcp:127.0.0.1:8080, which listener.rpc.bind[0] has"),
+        ("xcp-gateway/rpc", "xcp-gateway/admin",
+         f"12:31: listener.rpc.bind[1]: {OWN} unix:/run/xcp-gateway/admin, which admin.socket has"),
+        ("http+unix:///var", "gopher:///var", "20:7: upstream.xapi.url: expected http://HOST:PORT, "),
     ],
 )  # fmt: skip
 def test_names_between_sections_are_checked(tmp_path: Path, old: str, new: str, says: str) -> None:
     assert refusal(tmp_path, (GOOD + UPSTREAM).replace(old, new, 1)).startswith(f"gateway.toml:{says}")
+
+
+def test_addresses_that_differ_are_no_problem(tmp_path: Path) -> None:
+    several = ["tcp:127.0.0.1:8080", "tcp:[::]:8080", "tcp:127.0.0.2:8080", "tcp:127.0.0.1:0"]
+    load(tmp_path, GOOD.replace('["tcp:127.0.0.1:8080", ', f"{several}"[:-1] + ", "))
+
+
+def test_a_relative_admin_socket_is_beside_the_config(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD + '[admin]\nsocket = "admin"\n').socket_path() == tmp_path / "admin"
+    assert load(tmp_path, GOOD).socket_path() == Path("/run/xcp-gateway/admin")
 
 
 def test_operators_are_not_heard_through_a_program(tmp_path: Path) -> None:

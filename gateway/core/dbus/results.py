@@ -328,6 +328,11 @@ def template_names(template: str) -> list[str]:
     return _TEMPLATE.findall(template)
 
 
+def stray_brace(template: str) -> str:
+    """Return the first brace of a template that belongs to no pair, or ""."""
+    return next((each for each in _TEMPLATE.sub("", template) if each in "{}"), "")
+
+
 def template(
     text: str, parameters: Mapping[str, Callable[[Call], Value]], groups: Mapping[str, Part] = NO_GROUPS
 ) -> Part:

@@ -58,7 +58,7 @@ async def test_a_socket_that_is_bound_answers_once_it_is_started_and_is_nobody_e
     shared = AdminSocket(tmp_path / "shared", shared=True)
     shared.bind().close()
     assert [stat.S_IMODE(each.stat().st_mode) for each in (path, shared.path)] == [0o600, 0o660]
-    with pytest.raises(OSError, match="another gateway answers on this admin socket"):
+    with pytest.raises(OSError, match=r"cannot listen on the admin socket .*: another gateway answers there"):
         server(path, api).bind()
     asking = asyncio.ensure_future(ask(path, "GET", "/healthz"))
     await second.start()
@@ -79,7 +79,7 @@ async def test_a_socket_whose_queue_is_full_is_in_use_and_asking_does_not_wait(a
                 waiting = stack.enter_context(sockets.socket(sockets.AF_UNIX))
                 waiting.setblocking(False)
                 waiting.connect(str(path))
-        with pytest.raises(OSError, match="another gateway answers on this admin socket"):
+        with pytest.raises(OSError, match=r"cannot listen on the admin socket .*: another gateway answers there"):
             server(path, api).bind()
         assert path.is_socket()
 
@@ -88,9 +88,15 @@ async def test_a_socket_that_cannot_be_asked_is_left_alone(api: Api, tmp_path: P
     path = tmp_path / "other"
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_DGRAM) as other:
         other.bind(str(path))
-        with pytest.raises(OSError, match=r"cannot tell whether .* is in use: Protocol wrong type for socket"):
+        with pytest.raises(OSError, match=r"cannot listen on the admin socket .*: Protocol wrong type for socket"):
             server(path, api).bind()
     assert path.is_socket()
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_what_to_do() -> None:
+    says = r"socket /sys/x/admin: .*; in \[admin\] set `socket` to a path where this user may create files, or run"
+    with pytest.raises(OSError, match=says):
+        AdminSocket(Path("/sys/x/admin")).bind()
 
 
 async def test_stop_leaves_the_socket_of_another_gateway_that_has_taken_the_place(api: Api, tmp_path: Path) -> None:

@@ -258,7 +258,19 @@ async def test_the_status_of_a_bus_that_is_not_there_says_why() -> None:
     await backend.stop()
     assert not status.connected
     assert status.connections == 0
-    assert "cannot connect" in status.last_error
+    assert status.last_error == "cannot connect to unix:path=/nowhere: No such file or directory"
+
+
+async def test_the_log_tells_what_further_connections_to_a_bus_are_for(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="adapters.dbus.pool")
+    settings = BusSettings("one", address, ("*",), connections=1)
+    for each in (settings, settings.observing(), settings.waiting_calls()):
+        async with dbus_backend(each):
+            pass
+    uses = ["", " for calls that are only compared", " for calls that wait"]
+    assert caplog.messages == [f"bus 'one' is connected{use}" for use in uses]
 
 
 async def test_status_tells_who_is_connected_since_when_and_what_a_bus_still_owes(address: str) -> None:

@@ -41,7 +41,7 @@ def test_it_opens_after_so_many_failures_in_a_row_and_says_nothing_of_another(cl
     assert breakers.state(ONE) is BreakerState.CLOSED
     never = CircuitBreakers(0, 1.0, clock)
     assert not any(never.failed(ONE) for _ in range(100))
-    assert not never.known
+    assert not never.failing
 
 
 def test_an_answer_between_failures_begins_the_count_anew(clock: Clock) -> None:
@@ -51,7 +51,7 @@ def test_an_answer_between_failures_begins_the_count_anew(clock: Clock) -> None:
         assert not breakers.failed(ONE)
         assert breakers.state(ONE) is BreakerState.CLOSED
         breakers.answered(ONE)
-        assert not breakers.known
+        assert not breakers.failing
 
 
 def test_after_the_pause_one_probe_is_made_and_no_second(clock: Clock) -> None:
@@ -66,7 +66,7 @@ def test_after_the_pause_one_probe_is_made_and_no_second(clock: Clock) -> None:
     assert not breakers.may_probe(ONE)
     breakers.answered(ONE)
     breakers.given_up(ONE)
-    assert not breakers.known
+    assert not breakers.failing
     assert breakers.describe(ONE) == "circuit breaker closed"
 
 

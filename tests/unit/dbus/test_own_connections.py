@@ -167,8 +167,8 @@ def test_the_mapping_says_whose_the_connections_are(tmp_path: Path) -> None:
             "12:26: connection.idle: 'idle' requires `of: session`; the other ends with its client",
         ),
         ("{of: client, ends: [k]}", "12:33: connection.ends[0]: unknown method 'k'; expected m"),
-        ("{of: bus}", '12:18: connection.of: expected one of client, session; got "bus"'),
-        ("{of: client, at_most: 0}", "12:35: connection.at_most: got 0, expected: The greatest number"),
+        ("{of: bus}", '12:18: connection.of: expected one of client, session, got "bus"'),
+        ("{of: client, at_most: 0}", "12:35: connection.at_most: expected a number, at least 1, got 0"),
     ],
 )
 def test_problems_of_a_connection_have_their_place(tmp_path: Path, connection: str, problem: str) -> None:

@@ -295,7 +295,7 @@ async def test_only_a_deadline_that_has_passed_is_held_against_a_service_until_i
         assert await answer(pool, ask("Label")) is FaultCode.UNAVAILABLE
         clock.now = 1.0
         assert await answer(pool, ask("Label")) == ["toy"]
-        assert not pool.breakers.known
+        assert not pool.breakers.failing
 
 
 async def test_a_call_that_waits_for_room_is_refused_when_the_breaker_opens_meanwhile(bus: PrivateBus) -> None:

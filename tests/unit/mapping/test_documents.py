@@ -165,7 +165,7 @@ def test_a_good_file_has_no_problems() -> None:
         ("mapping: 1", "mapping: true", "f.yaml:1:10: mapping: expected 1, got true"),
         ("service: example", "service: 5", "f.yaml:2:10: service: expected text, got 5"),
         ("service: example", "service: ''", "f.yaml:2:10: service: must not be empty"),
-        ("path: /rpc", "path: rpc", 'f.yaml:11:27: expose[0].path: got "rpc", expected: The path of the request'),
+        ("path: /rpc", "path: rpc", "f.yaml:11:27: expose[0].path: expected the path of the request"),
     ],
 )
 def test_a_schema_problem_is_reported_with_its_place(good: str, bad: str, problem: str) -> None:

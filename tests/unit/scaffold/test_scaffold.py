@@ -184,6 +184,10 @@ def test_introspection_files_become_files_that_pass_check(tmp_path: Path) -> Non
     assert "shop.stock: {member: Stock, params: [delta]}" in text
     assert "# decide: which objects have this interface; their subtree is a guess\n  book.on:" in text
     assert succeed("check", tmp_path / "m") == "14 methods in 1 file: no problems (schema and IDL)\n"
+    perfmon = ROOT / "mappings/idl/org.xen.xcp.perfmon.xml"  # it has org.xen.xcp.Service1 too
+    code, out, notes = scaffold(perfmon, "--output", tmp_path / "p")
+    assert out.split() == [str(tmp_path / "p/idl/org.xen.xcp.perfmon.xml"), str(tmp_path / "p/perfmon.yaml")]
+    assert "the bus name org.xen.xcp.perfmon is a guess from the name of the file: --bus-name sets it" in notes
     given = ("--object-path", "/b", "--bus-name", "org.example.Book")
     assert scaffold(tmp_path / "book.xml", "-o", tmp_path, *given)[0] == 0
     assert "book.title: {property: Title}" in (tmp_path / "book.yaml").read_text()

@@ -131,10 +131,10 @@ def conclude(story: Story, call: Wanted, heard: Heard | None) -> None:
         story.end(Ending.FAULT, heard.text, heard.code)
 
 
-def crowd(world: World, ledger: Ledger, seed: str) -> list[Client]:
+def crowd(world: World, ledger: Ledger, seed: str, prefix: str = "") -> list[Client]:
     """64 of them: every protocol over every kind of client on every kind of socket, over and over."""
     kinds = islice(cycle(product(SPEECHES, LINES, [world.tcp, f"unix:{world.folder}/rpc"])), CLIENTS)
     return [
-        Client(f"t{at}", speech, line, address, random.Random(f"{seed} client {at}"), ledger)
+        Client(f"{prefix}t{at}", speech, line, address, random.Random(f"{seed} client {at}"), ledger)
         for at, (speech, line, address) in enumerate(kinds)
     ]

@@ -67,7 +67,8 @@ async def soak(folder: Path, seconds: float, seed: str, nuisances: Collection[st
 async def _warm_up(running: World, seed: str) -> None:
     """Run the clients without evaluating their calls."""
     await running.control("POST", "/v1/reload")
-    await _for(WARM_UP, _clients(running, Ledger(), f"{seed} warm-up"))
+    # Names of their own: the gateway answers a request from memory when the store has forgotten it and it comes again.
+    await _for(WARM_UP, _clients(running, Ledger(), f"{seed} warm-up", "w"))
     await asyncio.sleep(SETTLE)  # for the last notification to be executed, and closed connections to be released
     for name in HOMES:
         for path in running.journals(name):
@@ -99,9 +100,10 @@ async def _storm(
         watching.cancel()
 
 
-def _clients(running: World, ledger: Ledger, seed: str) -> Sequence[Run]:
-    over_sockets = [client.run for client in crowd(running, ledger, seed)]
-    return [*over_sockets, *(client.run for client in store_crowd(running, ledger, seed))]
+def _clients(running: World, ledger: Ledger, seed: str, prefix: str = "") -> Sequence[Run]:
+    """`prefix`: with what their names begin, and the tokens of their calls."""
+    over_sockets = [client.run for client in crowd(running, ledger, seed, prefix)]
+    return [*over_sockets, *(client.run for client in store_crowd(running, ledger, seed, prefix))]
 
 
 async def _for(seconds: float, runs: Sequence[Run]) -> None:

@@ -149,9 +149,11 @@ def _heard(value: Any) -> Heard:
     return Heard(value)
 
 
-def store_crowd(world: World, ledger: Ledger, seed: str) -> list[StoreClient]:
-    path = world.store.path
-    return [StoreClient(f"s{at}", path, random.Random(f"{seed} store client {at}"), ledger) for at in range(CLIENTS)]
+def store_crowd(world: World, ledger: Ledger, seed: str, prefix: str = "") -> list[StoreClient]:
+    return [
+        StoreClient(f"{prefix}s{at}", world.store.path, random.Random(f"{seed} store client {at}"), ledger)
+        for at in range(CLIENTS)
+    ]
 
 
 async def nodes_left(path: str) -> list[str]:

@@ -309,7 +309,7 @@ _TO_PROBE = 5.0  # seconds that an answer of the gateway with probes may take
 
 
 def _unreachable(socket: Path, pattern: str) -> Iterator[str]:
-    """The legacy services of these methods that serve calls now and cannot be reached; nothing while nobody can say."""
+    """The legacy services of these methods that serve calls now and cannot be reached; none where the probe fails."""
     from gateway.cli import client
 
     with suppress(client.UnreachableError, client.RefusedError):

@@ -167,7 +167,7 @@ class RecalledLogs:
                 found = None
                 if not self._state.trouble:
                     found = await self._state.event_log(self._service, epoch, token.generation)
-                if not isinstance(found, SavedLog):  # a generation that nobody has written costs no log that is known
+                if not isinstance(found, SavedLog):  # no log of that generation was written: keep the known one
                     return None
                 known = WrittenLog(found, self._changes)
             self._known.pop(epoch, None)

@@ -21,6 +21,12 @@ PACKAGES = ("gateway", "adapters")
 MAX_FILES = 16  # in one folder, without __init__.py
 SMALL = 60  # lines
 REPEATABLE = frozenset({"Codec", "Dialect", "Backend"})  # one in each module of a kind that a dictionary lists
+TOOLS = (
+    "bench",
+    "fuzz",
+    "simulation",
+    "soak",
+)  # in tests/; each has a target of the Makefile, and `make test` runs little of it
 KINDS = ("adapters/codecs/", "adapters/dialects/", "adapters/xenstore/styles/")  # listed in dictionaries
 
 
@@ -44,8 +50,10 @@ def _folders(modules: dict[str, Path]) -> Iterator[str]:
         if len(lines) > MAX_FILES:
             yield f"{folder} has {len(lines)} files (limit {MAX_FILES})"
     files = [size for lines in sizes.values() for size in lines]
-    tests = sum(_lines(path) for path in (ROOT / "tests").rglob("*.py"))
-    print(f"{'product':<32}{len(files):>6}{sum(files):>8}\n{'tests':<32}{'':>6}{tests:>8}\n")
+    tests = {path: _lines(path) for path in (ROOT / "tests").rglob("*.py")}
+    tools = sum(size for path, size in tests.items() if path.relative_to(ROOT).parts[1] in TOOLS)
+    print(f"{'product':<32}{len(files):>6}{sum(files):>8}\n{'tests':<32}{len(tests):>6}{sum(tests.values()):>8}")
+    print(f"{'  of these ' + ', '.join(TOOLS):<38}{tools:>8}\n")
 
 
 def _small(modules: dict[str, Path]) -> Iterator[str]:

@@ -120,9 +120,7 @@ async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tm
         assert "canary" in await tab.text("tbody tr")
         await shot(tab, "methods", scripts)
         await tab.goto(base + "/")
-        await tab.type("form[action='/do/rollback'] input[name=why]", "it was right after all")
-        await tab.click("form[action='/do/rollback'] button")
-        await tab.wait_for_text(".done")
+        await act(tab, "rollback", "it was right after all")
         assert await asyncio.to_thread(call, folder, "hello") == "hello, said the legacy service"
         await tab.goto(base + "/audit")
         assert "it was right after all" in await tab.text("tbody")
@@ -152,14 +150,20 @@ async def test_a_rollout_is_started_paused_and_aborted_by_clicks(folder: Folder,
         await act(tab, "pause-rollout", "over the weekend")
         await tab.until("document.querySelector('article h2').innerText.includes('paused')")
         await shot(tab, "rollouts", scripts=True)
-        await act(tab, "abort-rollout", "never mind")
+        await tab.type("article input[name=why]", "never ")
+        await tab.press_enter()  # which of the buttons is meant?
+        await act(tab, "abort-rollout", "mind")
         await tab.until("document.querySelector('article h2').innerText.includes('aborted')")
+        await tab.goto(base + "/audit")
+        assert "never mind" in (decided := await tab.text("tbody"))
+        assert "resume" not in decided
         assert await asyncio.to_thread(call, folder, "hello") == "hello, said the legacy service"
 
 
 async def act(tab: browser.Tab, action: str, why: str) -> None:
-    await tab.type(f"form[action='/do/{action}'] input[name=why]", why)
-    await tab.click(f"form[action='/do/{action}'] button")
+    button = f"button[formaction='/do/{action}']"
+    await tab.type(f"form:has({button}) input[name=why]", why)
+    await tab.click(button)
     await tab.wait_for_text(".done")
 
 
@@ -213,7 +217,7 @@ LOW_CONTRAST = """
 })()
 """
 UNNAMED = """
-[...document.querySelectorAll("input:not([type=hidden]), select, button")]
+[...document.querySelectorAll("input:not([type=hidden]), select, button:not([hidden])")]
   .filter((each) => !(each.labels && each.labels.length) && !each.textContent.trim())
   .map((each) => each.outerHTML)
 """

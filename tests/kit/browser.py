@@ -86,6 +86,9 @@ class Tab:
         await self.click(selector)
         await self.send("Input.insertText", text=text)
 
+    async def press_enter(self) -> None:
+        await self.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", text="\r")
+
     async def choose(self, selector: str, value: str) -> None:
         """Choose an option of a list, by the keys of its first letters."""
         await self.run(f"document.querySelector({selector!r}).focus()")

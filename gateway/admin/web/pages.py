@@ -23,6 +23,7 @@ from gateway.core.admin import counters
 from gateway.core.admin.records import Counts, MethodId, StateRefused
 from gateway.core.admin.views import MethodRow, numbers_in_words
 from gateway.core.migration.modes import Mode
+from gateway.core.migration.rollout_plan import COMMANDS, Command, RolloutState
 from gateway.core.migration.statistics import BOUNDS, BUCKETS
 
 SAMPLES = 120  # of the number of calls, for the plot of the overview
@@ -152,8 +153,9 @@ class Pages:
         return Page("method.html", name, values)
 
     async def rollouts(self, _request: web.Request) -> Page:
-        """The rollouts, with their steps as a track."""
-        return Page("rollouts.html", "Rollouts", {"rollouts": _found(await self._service.rollouts.list())})
+        """The rollouts, with their steps as a track, and buttons for what means something in their state."""
+        rollouts = _found(await self._service.rollouts.list())
+        return Page("rollouts.html", "Rollouts", {"rollouts": [(each, _buttons(each.state)) for each in rollouts]})
 
     async def callers(self, _request: web.Request) -> Page:
         """Who calls over which protocol: who would be hit if it ended."""
@@ -175,6 +177,16 @@ def _found(answer: Any) -> Any:
     if isinstance(answer, StateRefused):
         raise web.HTTPServiceUnavailable(text=answer.why)
     return answer
+
+
+def _buttons(state: str) -> list[tuple[str, str, str]]:
+    """The action, the label and the class of each button of a rollout."""
+    verbs = Command.APPROVE, Command.RESUME, Command.PAUSE, Command.ABORT
+    possible = [verb for verb in verbs if RolloutState(state) in COMMANDS[verb][0]]
+    return [
+        (f"{verb.value}-rollout", verb.value.capitalize(), "danger" if verb is Command.ABORT else "")
+        for verb in possible
+    ]
 
 
 WIDTH, HEIGHT = 480, 80  # of a plot

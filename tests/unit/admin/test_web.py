@@ -260,6 +260,10 @@ async def test_a_rollout_is_driven_from_its_page_and_a_refused_reload_is_told(
     assert 'aria-current="step"' in browser.text
     assert await browser.post("/do/pause-rollout", **form, why="backup") == 200
     assert ">paused</small>" in browser.text
+    assert re.findall(r'formaction="/do/([a-z]+)-rollout"', browser.text) == [
+        "resume",
+        "abort",
+    ]  # what has a meaning now
     assert await browser.post("/do/abort-rollout", **form, why="wrong week") == 200
     assert await browser.post("/do/resume-rollout", **form, why="x") == 422
     api.toy.problems = ["a.yaml:1:1: no"]

@@ -198,12 +198,6 @@ def test_a_property_that_is_never_signalled_is_a_note_where_it_is_published(tmp_
     assert "publish[0]: org.example.A.Q is not signalled (EmitsChangedSignal is false)" in note
 
 
-def test_a_target_must_be_complete(tmp_path: Path) -> None:
-    head = HEAD.replace("  bus_name: org.example\n", "  # nothing here\n")
-    problem = "x.yaml:13:3: methods.m: 'bus_name' is missing: add it here or to `dbus`"
-    assert build_methods(tmp_path, "m: {member: Stat}", head).problems == [problem]
-
-
 def test_a_problem_of_all_methods_is_reported_once(tmp_path: Path) -> None:
     head = HEAD.replace("interface: org.example.VM1", "interface: org.example.VM7")
     problem = "x.yaml:7:14: dbus.interface: unknown interface 'org.example.VM7' of example.xml"

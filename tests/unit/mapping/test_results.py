@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 
-from gateway.core.dbus.formats import of_class
 from gateway.core.dbus.marshal import MarshalError, Variant
 from gateway.core.rpc.model import Call, Fault, FaultCode, Value
+from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, Built, build_methods
 
 STAT: list[Any] = ["on", 5]
 
-
 RECORD: list[Any] = [{"PowerState": Variant("s", "on"), "Created": Variant("x", 60), "Odd": Variant("u", 1)}]
-
 
 OBJECTS: list[Any] = [
     {
@@ -25,7 +23,6 @@ OBJECTS: list[Any] = [
         "/org/example/sr/b": {"org.example.SR1": {}},
     }
 ]
-
 
 MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
 
@@ -79,19 +76,13 @@ RESULTS: list[tuple[str, list[Any], Value, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("entry", "body", "result", "kind"), RESULTS)
+@each_case(("entry", "body", "result", "kind"), RESULTS)
 def test_a_method_return_becomes_the_result(
     tmp_path: Path, entry: str, body: list[Any], result: Value, kind: str
 ) -> None:
     route = build_methods(tmp_path, f"m: {entry}").route("m")
     assert route.decode_result(body) == result
     assert str(route.result) == kind
-
-
-def test_a_property_of_another_type_than_in_the_idl_is_rejected(tmp_path: Path) -> None:
-    route = build_methods(tmp_path, "m: {property: PowerState}").route("m")
-    with pytest.raises(MarshalError, match="expected s from the service"):
-        route.decode_result([Variant("u", 1)])
 
 
 def test_objects_with_the_same_key_are_named_by_their_paths_or_are_an_error(tmp_path: Path) -> None:
@@ -104,26 +95,6 @@ def test_objects_with_the_same_key_are_named_by_their_paths_or_are_an_error(tmp_
         built.route("n").decode_result(objects)
 
 
-def test_a_second_class_has_references_of_its_own(tmp_path: Path) -> None:
-    form = "{class: VM_metrics}"
-    own = f"{{own: {{from: NameLabel, format: {form}}}}}"
-    methods = f"m: {{managed_objects: {{key: NameLabel, class: VM_metrics}}, result: {own}}}\n"
-    methods += f"n: {{property: NameLabel, result: {{format: {form}}}}}\n"
-    built = build_methods(tmp_path, methods)
-    vm = "OpaqueRef:11111111-aaaa-4aaa-8aaa-000000000001"
-    metrics = of_class("VM_metrics")(vm)
-    objects = {"/a": {"org.example.VM1": {"NameLabel": Variant("s", vm)}}}
-    assert built.route("m").decode_result([objects]) == {metrics: {"own": metrics}}
-    assert built.route("n").decode_result([Variant("s", vm)]) == metrics
-
-
-@pytest.mark.parametrize(("key", "named"), [("path", "/x/dev_11_22"), ("element", "dev_11_22"), ("PowerState", "on")])
-def test_a_record_is_named_by_a_property_or_by_its_path(tmp_path: Path, key: str, named: str) -> None:
-    route = build_methods(tmp_path, f"m: {{managed_objects: {{key: {key}}}}}").route("m")
-    objects = {"/x/dev_11_22": {"org.example.VM1": {"PowerState": Variant("s", "on")}}}
-    assert route.decode_result([objects]) == {named: {"PowerState": "on"}}
-
-
 ERRORS = """\
 errors:
   org.example.Error.NotFound: {code: HANDLE_INVALID, args: [VM, "{vm}", "{0}", "{1}"]}
@@ -131,7 +102,6 @@ errors:
   "*": {code: INTERNAL_ERROR, args: ["{name}", "{message}"]}
 methods:
 """
-
 
 METHOD = """\
 m:
@@ -156,7 +126,7 @@ def _fault(name: str, *args: Value) -> Fault:
 CALL = Call("m", ("v1", True, False))
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("method", "fault", "name", "data", "message"),
     [
         # the method's table has precedence; a template alone keeps the type of its value

@@ -45,6 +45,7 @@ def rewritten(methods: str, now: Setting, then: Setting, *, head: str = "", has_
             ["b: {errors: &e {x: y}}", "a:", "  errors: *e # those of b", "  mode: shadow", "", "c: {}"],
         ),
         (["b: {errors: &e {x: y}}", "a: {errors: *e}"], ["b: {errors: &e {x: y}}", "a: {errors: *e, mode: shadow}"]),
+        (["b: {x: &s [y]}", "a: {z: {struct: *s} }"], ["b: {x: &s [y]}", "a: {z: {struct: *s}, mode: shadow }"]),
         (
             ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "c: {}"],
             ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "  mode: shadow", "c: {}"],
@@ -57,22 +58,6 @@ def rewritten(methods: str, now: Setting, then: Setting, *, head: str = "", has_
 def test_only_the_mode_changes(before: list[str], after: list[str], newline: str) -> None:
     old, new = ("".join(f"  {line}{newline}" if line else newline for line in lines) for lines in (before, after))
     assert rewritten(old, LEGACY, SHADOW) == new
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("  a: {member: X, result: *r}\n", "  a: {member: X, result: *r, mode: shadow}\n"),
-        ("  a: {member: X, result: *r }\n", "  a: {member: X, result: *r, mode: shadow }\n"),
-        (
-            "  a:\n    member: X\n    result: *r  # as b\n",
-            "  a:\n    member: X\n    result: *r  # as b\n    mode: shadow\n",
-        ),
-        ("  a: {result: {struct: *r}}\n", "  a: {result: {struct: *r}, mode: shadow}\n"),
-    ],
-)
-def test_an_entry_may_end_with_an_alias(before: str, after: str) -> None:
-    assert rewritten(before, LEGACY, SHADOW, head="x: &r {from: y}\n") == after
 
 
 SAMPLES = sorted((Path(__file__).parents[3] / "mappings").glob("*.yaml"))

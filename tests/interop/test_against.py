@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.mapping.changes.revision import checkout
-from tests.kit.command import command
+from tests.kit.command import outcome
 from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, gateway_process
 
 NEW = TOY_MAPPING.replace("  label: {member: Label}\n", "").replace(
@@ -18,8 +18,7 @@ NEW = TOY_MAPPING.replace("  label: {member: Label}\n", "").replace(
 
 
 def check(*words: str | Path) -> tuple[int, str, str]:
-    done = command("check", *words)
-    return done.exit_code, done.stdout, done.stderr
+    return outcome("check", *words)
 
 
 @pytest.fixture

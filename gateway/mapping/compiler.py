@@ -180,9 +180,9 @@ class _Compilation(Struct):
 
     def _add_xenstore_nodes(self, root: Scope, routes: Mapping[str, Route]) -> None:
         """Add the publications and watch triggers of a file."""
-        for published in compile_publications(root, self.library, self.published):
-            self.publications.append(published.publication)
-            self.contracts.append(published.contract)
+        for publication, contract in compile_publications(root, self.library, self.published):
+            self.publications.append(publication)
+            self.contracts.append(contract)
         self.triggers += compile_watch_triggers(root, routes, self.watched)
         for entry in (*root.at("publish").items(), *root.at("on_change").items()):
             listener = entry.data["listener"]

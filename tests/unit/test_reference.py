@@ -17,8 +17,7 @@ from gateway.core.routing.route import encode_arguments
 from gateway.core.rpc.model import Call, Fault
 from gateway.mapping.changes.surface import Surface, surface
 from gateway.mapping.table import EndpointKey
-from gateway.reference import examples
-from gateway.reference.pages import pages, to_html
+from gateway.reference import arguments, for_busctl, pages, to_html
 from tests.kit.buses import private_bus
 from tests.kit.command import outcome
 from tests.kit.gateway import Folder, gateway_process
@@ -144,11 +143,11 @@ def test_every_example_of_the_shipped_mappings_has_the_form_that_the_method_take
     found = surface(checked.table)
     refused = []
     for method in found.methods.values():
-        call = Call(method.route.method, tuple(examples.arguments(method).values()))
+        call = Call(method.route.method, tuple(arguments(method).values()))
         encoded = encode_arguments(method.route, call)
         if isinstance(encoded, Fault):
             refused.append(f"{method.title}: {encoded.message}")
-        assert examples.for_busctl(method).startswith("busctl ")
+        assert for_busctl(method).startswith("busctl ")
     assert (refused, len(found.methods)) == ([], len(checked.table.routes()))
 
 

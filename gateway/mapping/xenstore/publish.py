@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, Constant, compile_arguments
@@ -45,15 +45,11 @@ READ_TIMEOUT = 30.0  # seconds, for reading properties
 VALUE = "value"  # the name, in braces, of the node's own value in a parameter of `on_change`
 
 
-class Published(Struct, frozen=True):
-    """A publication, and the members of the service that it needs."""
-
-    publication: Publication
-    contract: Contract
+Published: TypeAlias = tuple[Publication, Contract]
 
 
 def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[str, str], str]) -> list[Published]:
-    """The publications of a file that have no problem.
+    """The publications of a file that have no problem, each with the members of the service that it needs.
 
     `claimed`: listener and node -> source of its publication, over all files. Two publications of one node would
     overwrite each other for ever.
@@ -63,7 +59,7 @@ def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[s
         published = _Publish(entry, root, library).compile()
         if published is None:
             continue
-        publication = published.publication
+        publication, _ = published
         nodes = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
         taken = [node for node in nodes if (publication.listener, node) in claimed]
         for node in taken:
@@ -116,7 +112,7 @@ class _Publish:
         reach = PathTemplate(site.object_path, dict.fromkeys(placeholders(site.object_path), self._escape), {})
         place_of = (where.file, where.line, where.column, where.place)
         contract = Contract(site.bus_name, site.object_path, site.interface, members, *place_of, reach=reach)
-        return Published(publication, contract)
+        return publication, contract
 
     def _signal(self, site: TargetObject, made: Publication) -> tuple[Publication, tuple[str, ...]] | None:
         signal = known_member(self._entry.at("signal"), site.interface.signals, "signal", site)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gateway.core.dbus.target import Subscription
 from gateway.core.routing.publication import Publication, RelatedNode, Text, WatchTrigger
-from gateway.core.rpc.model import Call
+from gateway.core.rpc.model import Call, Value
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
 from tests.kit.cases import each_case, present
@@ -127,7 +127,7 @@ def test_properties_of_one_object_are_shown_and_can_be_read(tmp_path: Path) -> N
     publication = published(tmp_path, f'node: /vm, properties: {{{shown}}}, permissions: "n0,r5"')
     (heard,) = publication.subscriptions
     assert heard.properties == {"Memory": "t", "PowerState": "s", "NameLabel": "s", "Paused": "b"}
-    values: dict[str, object] = {"Memory": 7, "PowerState": "on", "NameLabel": "x", "Paused": True}
+    values: dict[str, Value] = {"Memory": 7, "PowerState": "on", "NameLabel": "x", "Paused": True}
     picture = publication.node_set("", values)
     leaves = {"/vm/memory": b"7", "/vm/a/b": b"on!", "/vm/own": b"x", "/vm/paused": b""}
     assert (picture.leaves, picture.grants) == (leaves, (("n", 0), ("r", 5)))

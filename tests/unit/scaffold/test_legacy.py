@@ -177,7 +177,7 @@ def test_a_server_with_signatures_is_read_over_tcp_and_a_socket(tmp_path: Path, 
     folder = Folder(tmp_path)
     folder.mapping(TOY_MAPPING)
     folder.buses({"example": (empty_bus, "org.example.*")})
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     with gateway_process(folder.config) as process:
         address = process.wait_for("ready")["listening"][0].removeprefix("tcp:")
         for codec, path in (("xmlrpc", "/RPC2"), ("jsonrpc", "/jsonrpc")):

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.core.dbus import introspection_xml
-from gateway.scaffold import SourceError, datamodel, xenapi
+from gateway.scaffold import SourceError, xenapi
 from tests.kit.cases import each_case
 from tests.kit.command import command
 from tests.kit.programs import ROOT
@@ -19,7 +19,7 @@ NAMES = xenapi.Names("org.xen.xcp.xapi", "/org/xen/xcp/xapi", "idl/org.xen.xcp.x
 
 
 def test_the_shipped_idl_is_the_output_and_the_shipped_mapping_is_that_with_additions() -> None:
-    made = xenapi.make(datamodel.read((ROOT / "docker/toolstack/xenapi_classes.json").read_bytes()), NAMES)
+    made = xenapi.make(xenapi.read((ROOT / "docker/toolstack/xenapi_classes.json").read_bytes()), NAMES)
     assert (ROOT / "mappings" / NAMES.idl).read_text() == made.idl
     shipped = YAML(typ="safe", pure=True).load(ROOT / "mappings/xapi.yaml")["classes"]
     written = YAML(typ="safe", pure=True).load(made.mapping)["classes"]
@@ -68,7 +68,7 @@ enums: []
 
 
 def test_a_class_becomes_two_interfaces() -> None:
-    [cls] = datamodel.read(json.dumps([CLASS]).encode())
+    [cls] = xenapi.read(json.dumps([CLASS]).encode())
     idl = introspection_xml.parse(xenapi.make([cls], NAMES).idl).interfaces
     vm, manager = idl["org.xen.xcp.xapi.VM1"], idl["org.xen.xcp.xapi.VMManager1"]
     assert {name: (str(each.type), each.access) for name, each in vm.properties.items()} == {
@@ -115,7 +115,7 @@ MESSAGE = '[{"name": "VM", "fields": [], "messages": [{"name": "a", "params": []
 )
 def test_a_bad_datamodel_is_refused_with_its_place(content: str, problem: str) -> None:
     with pytest.raises(SourceError) as caught:
-        xenapi.make(datamodel.read(content.encode()), NAMES)
+        xenapi.make(xenapi.read(content.encode()), NAMES)
     assert str(caught.value).startswith(problem)
 
 

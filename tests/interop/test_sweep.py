@@ -72,14 +72,14 @@ def reads_of(service: Running) -> Iterator[Read]:
 def methods_of(table: Table) -> dict[tuple[str, str, str], list[tuple[str, Target, PathTemplate]]]:
     """What each legacy method of a compiled mapping reads: interface, kind and member -> methods with their objects."""
     found: dict[tuple[str, str, str], list[tuple[str, Target, PathTemplate]]] = {}
-    reach = {(each.place.removeprefix("methods.")): each.reach for each in table.contracts}
+    reach = {each.where.place.removeprefix("methods."): each.reach for each in table.contracts}
     for route in table.routes():
         target, template = route.bus_target, reach[route.method]
         assert template is not None
         if isinstance(target, PropertyTarget):
             key = target.owner, "property" if target.member == "Get" else "set_property", target.name
         elif target.member == "GetAll":
-            contract = next(each for each in table.contracts if each.place == f"methods.{route.method}")
+            contract = next(each for each in table.contracts if each.where.place == f"methods.{route.method}")
             key = contract.interface.name, "all_properties", ""
         else:
             key = target.interface, "member", target.member

@@ -83,7 +83,7 @@ class _Publish:
         self._owner = ("", "")  # their kind, and who has them
 
     def compile(self) -> Published | None:
-        entry, before, where = self._entry, len(self._entry.problems), self._where
+        entry, before = self._entry, len(self._entry.problems)
         site = find_site(entry, self._root.at("dbus"), self._library)
         node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
         if site is None or node is None:
@@ -110,8 +110,7 @@ class _Publish:
             return None
         publication, members = made
         reach = PathTemplate(site.object_path, dict.fromkeys(placeholders(site.object_path), self._escape), {})
-        place_of = (where.file, where.line, where.column, where.place)
-        contract = Contract(site.bus_name, site.object_path, site.interface, members, *place_of, reach=reach)
+        contract = Contract(site.bus_name, site.object_path, site.interface, members, self._where, reach=reach)
         return publication, contract
 
     def _signal(self, site: TargetObject, made: Publication) -> tuple[Publication, tuple[str, ...]] | None:

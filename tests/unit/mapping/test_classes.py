@@ -415,7 +415,7 @@ def test_the_table_lists_what_has_no_dbus_side(tmp_path: Path) -> None:
 
 
 def test_a_class_has_one_contract_for_each_interface(built: Built) -> None:
-    contracts = {(each.place, each.interface.name, each.object_path): each for each in built.table.contracts}
+    contracts = {(each.where.place, each.interface.name, each.object_path): each for each in built.table.contracts}
     assert {place for place, *_ in contracts} == {"session", "classes.VM", "classes.VM_metrics"}
     assert {"Start", "Tags", "NameLabel"} <= {*contracts["classes.VM", VM1, "/org/example/vm/{vm}"].members}
     assert len(built.table.contracts) == len(contracts)

@@ -1,14 +1,11 @@
-"""Services that no one here wrote, reached by old clients: list, read every property, act, follow a returned object.
+"""Services that no one here wrote, reached by old clients through the shipped examples, and objects of a connection.
 
-The mapping of each test is made from what the service tells about itself: each property and method of each interface,
-with the object path as a parameter. Where a package is missing, its tests are skipped and say so (scripts/outsiders).
+Where a package is missing, its tests are skipped and say so (scripts/outsiders). test_sweep.py reads all of them.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import xmlrpc.client
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.kit.gateway import Folder, Process, gateway_process
-from tests.kit.outsiders import Running, outsider, prepared, scaffolded
+from tests.kit.outsiders import Running, outsider, prepared
 from tests.kit.programs import ROOT
 
 pytestmark = pytest.mark.bus
@@ -32,51 +29,6 @@ def gateway_to(service: Running, path: Path, mapping: str, idl: str = "") -> Ite
     folder.mapping(mapping)
     with gateway_process(folder.config) as process:
         yield process
-
-
-def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None:
-    with (
-        prepared("bluez5") as service,
-        gateway_process(scaffolded(service, tmp_path, "--by-name").config) as process,
-        xmlrpc.client.ServerProxy(f"{process.url}/bluez") as proxy,
-    ):
-        api: Any = proxy
-        assert api.device.alias("11:22:33:44:55:66") == "phone"
-        api.device.connect("11-22-33-44-55-66")
-        assert api.device.address("11-22-33-44-55-66") == "11:22:33:44:55:66"
-        with pytest.raises(xmlrpc.client.Fault, match="object path"):
-            api.device.alias("../hci0")
-
-
-HOSTNAME_IDL = """<node><interface name="org.freedesktop.hostname1">
-<property name="Hostname" type="s" access="read"/></interface></node>
-"""
-HOSTNAME = """mapping: 1
-service: hostnamed
-dbus:
-  {bus_name: org.freedesktop.hostname1, object_path: /org/freedesktop/hostname1, interface: org.freedesktop.hostname1,
-   idl: service.xml}
-expose: [{listener: rpc, path: /RPC2, codec: xmlrpc}]
-methods: {name: {property: Hostname}}
-"""
-
-
-def test_a_service_that_has_ended_is_started_for_the_next_call(tmp_path: Path) -> None:
-    """hostnamed ends by itself after half a minute without a call."""
-    with (
-        outsider("hostnamed") as service,
-        gateway_to(service, tmp_path, HOSTNAME, HOSTNAME_IDL) as process,
-        xmlrpc.client.ServerProxy(f"{process.url}/RPC2") as proxy,
-    ):
-        before = proxy.name()
-        broker = Running("dbus", "org.freedesktop.DBus", service.address)
-        owner = "org.freedesktop.DBus.GetConnectionUnixProcessID"
-        number = broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name)
-        os.kill(number, signal.SIGTERM)
-        while broker.direct("/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", "s", service.bus_name):
-            pass
-        assert proxy.name() == before
-        assert broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name) != number
 
 
 # Objects that belong to a connection

@@ -24,8 +24,9 @@ from gateway.check import check
 from gateway.core.dbus.object_paths import PathTemplate
 from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.mapping.table import Table
-from tests.kit.gateway import gateway_process
-from tests.kit.outsiders import OUTSIDERS, Running, prepared, scaffolded
+from tests.kit.command import succeed
+from tests.kit.gateway import Folder, gateway_process
+from tests.kit.outsiders import OUTSIDERS, Running, prepared
 
 pytestmark = pytest.mark.bus
 
@@ -100,7 +101,12 @@ def call_for(read: Read, methods: Mapping[Any, list[tuple[str, Target, PathTempl
 @pytest.mark.parametrize("name", OUTSIDERS)
 def test_what_a_service_answers_old_clients_get_from_a_scaffolded_mapping(name: str, tmp_path: Path) -> None:
     with prepared(name) as service:
-        folder = scaffolded(service, tmp_path, "--service", "swept", "--follow")
+        folder = Folder(tmp_path)
+        for each in folder.mappings.iterdir():
+            each.unlink()
+        folder.buses({"system": (service.address, "org.*")})
+        where = ("--config", folder.config, "--output", folder.mappings, "--service", "swept")
+        succeed("scaffold", "bus", service.bus_name, *where, "--follow")
         service.look()
         checked = check([folder.mappings], None, live=False)
         assert checked.problems == []

@@ -30,8 +30,6 @@ from gateway.core.dbus.introspection_xml import IdlProperty, Interface
 from gateway.core.dbus.signature import parse_one
 from tests.kit.buses import private_bus
 from tests.kit.cases import present
-from tests.kit.command import succeed
-from tests.kit.gateway import Folder
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "outsiders"
 PYTHON = "/usr/bin/python3"  # Debian's, which has the modules `dbus` and `gi`
@@ -293,14 +291,3 @@ def prepared(name: str) -> Iterator[Running]:
             service.make(*made)
         service.look()
         yield service
-
-
-def scaffolded(service: Running, path: Path, *words: str) -> Folder:
-    """The folder of a gateway to a service, with the mapping that `scaffold bus` writes, and no other."""
-    folder = Folder(path)
-    for each in folder.mappings.iterdir():
-        each.unlink()
-    folder.buses({"system": (service.address, "org.*")})
-    where = ("--config", folder.config, "--output", folder.mappings)
-    succeed("scaffold", "bus", service.bus_name, *where, *words)
-    return folder

@@ -17,65 +17,54 @@ from tests.kit.mappings import build_methods
 START = "member: Start, object_path: '/org/example/vm/{vm}'"
 
 
-# method entry, parameters by position, the body they become
+# Keys of a method (a list: `params` of Add), parameters by position, the body they become
 BODIES: list[tuple[str, tuple[Value, ...], list[object]]] = [
-    ("{member: Add, params: [name, memory]}", ("a", 5), ["a", 5]),
-    ("{member: Add, params: [memory, name]}", (5, "a"), ["a", 5]),
-    ("{member: Add, params: [{name: dbg, drop: true}, name, memory]}", (None, "a", 5), ["a", 5]),
-    ("{member: Add, params: [name, memory, {name: o, drop: true, default: {}}]}", ("a", 5, {"x": [None]}), ["a", 5]),
-    ("{member: Add, params: [name, memory, {name: o, drop: true, default: {}}]}", ("a", 5), ["a", 5]),
-    ("{member: Add, params: [{name: label, to: name}, {name: kib, to: memory}]}", ("a", 5), ["a", 5]),
-    ("{member: Add, params: [name], args: {memory: 7}}", ("a",), ["a", 7]),
-    ("{member: Add, params: [name, {name: memory, default: 9}]}", ("a",), ["a", 9]),
-    ("{member: Add, params: [name, {name: memory, default: 9}]}", ("a", 1), ["a", 1]),
-    ("{member: Add, params: [name, memory], coerce: legacy}", ("a", "5"), ["a", 5]),
+    ("[name, memory]", ("a", 5), ["a", 5]),
+    ("[memory, name]", (5, "a"), ["a", 5]),
+    ("[{name: dbg, drop: true}, name, memory]", (None, "a", 5), ["a", 5]),
+    ("[name, memory, {name: o, drop: true, default: {}}]", ("a", 5, {"x": [None]}), ["a", 5]),
+    ("[name, memory, {name: o, drop: true, default: {}}]", ("a", 5), ["a", 5]),
+    ("[{name: label, to: name}, {name: kib, to: memory}]", ("a", 5), ["a", 5]),
+    ("[name], args: {memory: 7}", ("a",), ["a", 7]),
+    ("[name, {name: memory, default: 9}]", ("a",), ["a", 9]),
+    ("[name, {name: memory, default: 9}]", ("a", 1), ["a", 1]),
+    ("[name, memory], coerce: legacy", ("a", "5"), ["a", 5]),
+    ("[{name: o, fields: {label: name, kib: {to: memory, default: 3}}}]", ({"label": "a"},), ["a", 3]),
     (
-        "{member: Add, params: [{name: o, fields: {label: name, kib: {to: memory, default: 3}}}]}",
-        ({"label": "a"},),
-        ["a", 3],
-    ),
-    (
-        "{member: Add, params: [{name: o, unknown_members: ignore, fields: {name: name, memory: memory}}]}",
+        "[{name: o, unknown_members: ignore, fields: {name: name, memory: memory}}]",
         ({"name": "a", "memory": 5, "more": None},),
         ["a", 5],
     ),
+    ("[{name: o, default: {name: b}, fields: {name: name, m: {to: memory, default: 1}}}]", (), ["b", 1]),
     (
-        "{member: Add, params: [{name: o, default: {name: b}, fields: {name: name, m: {to: memory, default: 1}}}]}",
-        (),
-        ["b", 1],
-    ),
-    (
-        "{member: Configure, params: [n, k], args: {config: {gather: {name: n, kib: k}}, pair: {gather: [n, k]}}}",
+        "member: Configure, params: [n, k], args: {config: {gather: {name: n, kib: k}}, pair: {gather: [n, k]}}",
         ("a", 5),
         [{"name": Variant("s", "a"), "kib": Variant("x", 5)}, ("a", 5)],
     ),
+    ("member: Configure, args: {config: {const: {a: true}}, pair: [x, 1]}", (), [{"a": Variant("b", True)}, ("x", 1)]),
     (
-        "{member: Configure, args: {config: {const: {a: true}}, pair: [x, 1]}}",
-        (),
-        [{"a": Variant("b", True)}, ("x", 1)],
-    ),
-    (
-        "{member: Configure, args: {config: {const: {}}}, params: [{name: pair, struct: [mac, mtu]}]}",
+        "member: Configure, args: {config: {const: {}}}, params: [{name: pair, struct: [mac, mtu]}]",
         ({"mtu": 9, "mac": "m"},),
         [{}, ("m", 9)],
     ),
     (
-        "{member: Plug, params: [{name: devices, struct: [mac, mtu], unknown_members: ignore}]}",
+        "member: Plug, params: [{name: devices, struct: [mac, mtu], unknown_members: ignore}]",
         ([{"mtu": 9, "mac": "m", "x": 1}],),
         [[("m", 9)]],
     ),
-    ("{member: At, params: [{name: when, format: datetime}]}", ("19700101T00:01:00Z",), [60]),
-    ("{set_property: NameLabel, params: [value]}", ("a",), ["org.example.VM1", "NameLabel", Variant("s", "a")]),
-    ("{set_property: NameLabel, args: {value: b}}", (), ["org.example.VM1", "NameLabel", Variant("s", "b")]),
-    ("{property: PowerState}", (), ["org.example.VM1", "PowerState"]),
-    ("{all_properties: true}", (), ["org.example.VM1"]),
-    ("{managed_objects: true}", (), []),
+    ("member: At, params: [{name: when, format: datetime}]", ("19700101T00:01:00Z",), [60]),
+    ("set_property: NameLabel, params: [value]", ("a",), ["org.example.VM1", "NameLabel", Variant("s", "a")]),
+    ("set_property: NameLabel, args: {value: b}", (), ["org.example.VM1", "NameLabel", Variant("s", "b")]),
+    ("property: PowerState", (), ["org.example.VM1", "PowerState"]),
+    ("all_properties: true", (), ["org.example.VM1"]),
+    ("managed_objects: true", (), []),
 ]
 
 
 @each_case(("entry", "params", "body"), BODIES)
 def test_parameters_become_the_body(tmp_path: Path, entry: str, params: tuple[Value, ...], body: list[object]) -> None:
-    assert build_methods(tmp_path, f"m: {entry}").bind("m", *params).body == body
+    keys = f"member: Add, params: {entry}" if entry.startswith("[") else entry
+    assert build_methods(tmp_path, f"m: {{{keys}}}").bind("m", *params).body == body
 
 
 def test_a_reference_of_a_second_class_is_that_of_the_object(tmp_path: Path) -> None:

@@ -27,48 +27,48 @@ OBJECTS: list[Any] = [
 MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
 
 
-# method entry, body of the method return, result, its type
+# Keys of a method, body of the method return, result, its type
 RESULTS: list[tuple[str, list[Any], Value, str]] = [
-    ("{member: Start, params: [paused, force]}", [], None, "None"),
-    ("{member: Add, params: [name, memory]}", ["u"], "u", "s"),
-    ("{member: Stat}", STAT, {"state": "on", "memory_bytes": 5}, "a{sv}"),
-    ("{member: Stat, result: void}", STAT, None, "None"),
-    ("{member: Stat, result: state}", STAT, "on", "s"),
-    ("{member: Stat, result: [memory_bytes, state]}", STAT, [5, "on"], "av"),
-    ("{member: Stat, result: {power: state}}", STAT, {"power": "on"}, "a{sv}"),
+    ("member: Start, params: [paused, force]", [], None, "None"),
+    ("member: Add, params: [name, memory]", ["u"], "u", "s"),
+    ("member: Stat", STAT, {"state": "on", "memory_bytes": 5}, "a{sv}"),
+    ("member: Stat, result: void", STAT, None, "None"),
+    ("member: Stat, result: state", STAT, "on", "s"),
+    ("member: Stat, result: [memory_bytes, state]", STAT, [5, "on"], "av"),
+    ("member: Stat, result: {power: state}", STAT, {"power": "on"}, "a{sv}"),
     (
-        "{member: Stat, result: {power: state, m: {from: memory_bytes, format: text}}}",
+        "member: Stat, result: {power: state, m: {from: memory_bytes, format: text}}",
         STAT,
         {"power": "on", "m": "5"},
         "a{sv}",
     ),
-    ("{member: Stat, result: {fields: {format: state}}}", STAT, {"format": "on"}, "a{sv}"),
-    ("{member: Stat, result: {from: memory_bytes, format: text}}", STAT, "5", "s"),
-    ("{member: Disks, result: {struct: [id, size]}}", [[("d", 1)]], [{"id": "d", "size": 1}], "aa{sv}"),
-    ("{member: Disks}", [[("d", 1)]], [["d", 1]], "a(st)"),
+    ("member: Stat, result: {fields: {format: state}}", STAT, {"format": "on"}, "a{sv}"),
+    ("member: Stat, result: {from: memory_bytes, format: text}", STAT, "5", "s"),
+    ("member: Disks, result: {struct: [id, size]}", [[("d", 1)]], [{"id": "d", "size": 1}], "aa{sv}"),
+    ("member: Disks", [[("d", 1)]], [["d", 1]], "a(st)"),
     (
-        "{member: Info, result: {fields: {id: Uuid, at: {from: Made, format: datetime}, no: Absent}}}",
+        "member: Info, result: {fields: {id: Uuid, at: {from: Made, format: datetime}, no: Absent}}",
         [{"Uuid": Variant("s", "u"), "Made": Variant("x", 60)}],
         {"id": "u", "at": MINUTE},
         "a{sv}",
     ),
-    ("{member: At, params: [when], result: {format: datetime}}", [60], MINUTE, "s"),
-    ("{member: Info, variants: typed}", [{"a": Variant("u", 1)}], {"a": {"signature": "u", "value": 1}}, "a{sv}"),
-    ("{property: PowerState}", [Variant("s", "on")], "on", "s"),
-    ("{property: Created, result: {format: datetime}}", [Variant("x", 60)], MINUTE, "s"),
-    ("{property: Tags}", [Variant("as", ["a"])], ["a"], "as"),
-    ("{set_property: NameLabel, params: [value]}", [], None, "None"),
-    ("{all_properties: true}", RECORD, {"PowerState": "on", "Created": 60, "Odd": 1}, "a{sv}"),
-    ("{all_properties: true, result: {power: PowerState}}", RECORD, {"power": "on"}, "a{sv}"),
+    ("member: At, params: [when], result: {format: datetime}", [60], MINUTE, "s"),
+    ("member: Info, variants: typed", [{"a": Variant("u", 1)}], {"a": {"signature": "u", "value": 1}}, "a{sv}"),
+    ("property: PowerState", [Variant("s", "on")], "on", "s"),
+    ("property: Created, result: {format: datetime}", [Variant("x", 60)], MINUTE, "s"),
+    ("property: Tags", [Variant("as", ["a"])], ["a"], "as"),
+    ("set_property: NameLabel, params: [value]", [], None, "None"),
+    ("all_properties: true", RECORD, {"PowerState": "on", "Created": 60, "Odd": 1}, "a{sv}"),
+    ("all_properties: true, result: {power: PowerState}", RECORD, {"power": "on"}, "a{sv}"),
     (
-        "{all_properties: true, result: {fields: {power: PowerState, made: {from: Created, format: datetime}}}}",
+        "all_properties: true, result: {fields: {power: PowerState, made: {from: Created, format: datetime}}}",
         RECORD,
         {"power": "on", "made": MINUTE},
         "a{sv}",
     ),
-    ("{managed_objects: true}", OBJECTS, {"a-1": {"NameLabel": "one", "Created": 60}}, "a{sa{sv}}"),
+    ("managed_objects: true", OBJECTS, {"a-1": {"NameLabel": "one", "Created": 60}}, "a{sa{sv}}"),
     (
-        "{managed_objects: {key: NameLabel}, result: {made: {from: Created, format: text}}}",
+        "managed_objects: {key: NameLabel}, result: {made: {from: Created, format: text}}",
         OBJECTS,
         {"one": {"made": "60"}},
         "a{sa{sv}}",
@@ -80,7 +80,7 @@ RESULTS: list[tuple[str, list[Any], Value, str]] = [
 def test_a_method_return_becomes_the_result(
     tmp_path: Path, entry: str, body: list[Any], result: Value, kind: str
 ) -> None:
-    route = build_methods(tmp_path, f"m: {entry}").route("m")
+    route = build_methods(tmp_path, f"m: {{{entry}}}").route("m")
     assert route.decode_result(body) == result
     assert str(route.result) == kind
 

@@ -33,7 +33,6 @@ class Compared(Struct):
 
     problems: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
-    contracts: int = 0
     unseen: int = 0
 
 
@@ -42,7 +41,7 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
 
     What a service offers beyond the IDL, and objects that the object path of a mapping cannot reach, are notes.
     """
-    compared = Compared(contracts=len(table.contracts))
+    compared = Compared()
     services = _Services(introspect)
     unseen: Counter[str] = Counter()
     for contract in table.contracts:

@@ -414,7 +414,7 @@ def _contract(scope: Scope, callee: Callee, reach: PathTemplate | None = None) -
         callee.target.object_path,
         callee.interface,
         callee.members,
-        scope.document.problem(scope.path, "", key=True),
+        scope.where(key=True),
         below=callee.objects,
         reach=reach,
     )

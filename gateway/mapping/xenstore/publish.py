@@ -77,8 +77,7 @@ class _Publish:
         self._root = root
         self._library = library
         self._escape: Escape = entry.data.get("escape", "systemd")  # how the service writes the parameter into the path
-        self._where = entry.document.problem(entry.path, "")
-        self._source = f"{self._where.file}:{self._where.line}"
+        self._where = entry.where()
         self._types: Mapping[str, Type | None] = {}  # of the names that the nodes may show; None: the object path's
         self._owner = ("", "")  # their kind, and who has them
 
@@ -101,7 +100,7 @@ class _Publish:
             NodeTemplate(node, {}),
             (Subscription(site.bus_name, path, site.interface.name, below=bool(brace)),),
             site.object_path,
-            source=self._source,
+            source=self._where.source,
             fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
             is_escaped=self._escape == "systemd",
         )
@@ -191,7 +190,7 @@ class _Publish:
             map_error=lambda fault, _call: fault,
             timeout=READ_TIMEOUT,
             effect=Effect.READ,
-            source=self._source,
+            source=self._where.source,
         )
 
     def _reject(self, key: str, other: str) -> None:
@@ -271,7 +270,6 @@ def compile_watch_triggers(
         route = routes.get(name)
         if node is None or route is None:
             continue
-        where = entry.document.problem(entry.path, "")
         text = repr((entry.data, route.fingerprint))
         trigger = WatchTrigger(
             listener=entry.data["listener"],
@@ -279,7 +277,7 @@ def compile_watch_triggers(
             route=route,
             parameters=_parameters(entry, node, route, root),
             domains=compile_domains(entry.at("allowed_domains"), node) or route.domains or DOM0_ALONE,
-            source=f"{where.file}:{where.line}",
+            source=entry.where().source,
             fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
         )
         if len(entry.problems) == before:

@@ -95,6 +95,13 @@ def test_objects_with_the_same_key_are_named_by_their_paths_or_are_an_error(tmp_
         built.route("n").decode_result(objects)
 
 
+def test_the_result_of_a_method_with_a_task_is_the_path_of_its_object(tmp_path: Path) -> None:
+    tasks = "tasks: {interface: org.example.VM1, status: PowerState}\nmethods:\n"
+    built = build_methods(tmp_path, "m: {member: Stat, task: state}", HEAD.replace("methods:\n", tasks))
+    assert built.route("m").decode_result(["/task/1", 5]) == "/task/1"
+    assert built.route("m").follows is not None
+
+
 ERRORS = """\
 errors:
   org.example.Error.NotFound: {code: HANDLE_INVALID, args: [VM, "{vm}", "{0}", "{1}"]}

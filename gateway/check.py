@@ -132,7 +132,7 @@ async def _check_live(settings: Config, table: Table) -> CheckReport:
     finally:
         await backend.stop()
     notes += compared.notes
-    return CheckReport(table, sorted(compared.problems), notes, compared.contracts, compared.unseen)
+    return CheckReport(table, sorted(compared.problems), notes, len(table.contracts), compared.unseen)
 
 
 async def _probe_upstreams(settings: Config, table: Table) -> tuple[list[Problem], list[str]]:

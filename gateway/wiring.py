@@ -129,8 +129,7 @@ def _on_no_bus(settings: Config, table: Table) -> list[Problem]:
     for each in table.contracts:
         if not any(fnmatchcase(each.bus_name, pattern) for pattern in patterns):
             text = f"no bus of {settings.file} has {each.bus_name}: add it to `services` of a [bus.NAME] section"
-            place = (each.file, each.line, each.column, each.place)
-            found.setdefault((each.file, each.bus_name), Problem(*place, text, "idl"))
+            found.setdefault((each.where.file, each.bus_name), each.problem(text, "idl"))
     return list(found.values())
 
 

@@ -44,7 +44,7 @@ def docs(
     from gateway import check
     from gateway.config import ConfigError, base_urls, load
     from gateway.mapping.changes.surface import surface
-    from gateway.reference.pages import pages, to_html
+    from gateway.reference import pages, to_html
 
     check_exists(paths or [])
     try:
@@ -72,7 +72,7 @@ def docs(
 
 def _write(files: dict[Path, str]) -> None:
     """Write pages. A file that is there must be a page that was generated before."""
-    from gateway.reference.pages import MARK
+    from gateway.reference import MARK
 
     try:
         for path in files:

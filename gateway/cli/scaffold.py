@@ -76,7 +76,7 @@ def xenapi(
     Example: `xcp-gateway scaffold xenapi xenapi.json --bus-name org.xen.xcp.xapi --output mappings`
     """
     from gateway.core.dbus import names
-    from gateway.scaffold import datamodel, files
+    from gateway.scaffold import files
     from gateway.scaffold import xenapi as of_xenapi
 
     path = "/" + parsed(names.bus_name, bus_name, "--bus-name: ").replace(".", "/")
@@ -84,7 +84,7 @@ def xenapi(
         content = file.read_bytes()
     with _refusing(UNUSABLE, f"{file}: "):
         idl = Path("idl") / f"{bus_name}.classes.xml"
-        made = of_xenapi.make(datamodel.read(content), of_xenapi.Names(bus_name, path, str(idl)))
+        made = of_xenapi.make(of_xenapi.read(content), of_xenapi.Names(bus_name, path, str(idl)))
     _write(files.Plan({directory / idl: made.idl, directory / "xapi.yaml": made.mapping}), force=force, as_json=as_json)
 
 

@@ -180,9 +180,9 @@ class _Compilation(Struct):
 
     def _add_xenstore_nodes(self, root: Scope, routes: Mapping[str, Route]) -> None:
         """Add the publications and watch triggers of a file."""
-        for published in compile_publications(root, self.library, self.published):
-            self.publications.append(published.publication)
-            self.contracts.append(published.contract)
+        for publication, contract in compile_publications(root, self.library, self.published):
+            self.publications.append(publication)
+            self.contracts.append(contract)
         self.triggers += compile_watch_triggers(root, routes, self.watched)
         for entry in (*root.at("publish").items(), *root.at("on_change").items()):
             listener = entry.data["listener"]
@@ -259,9 +259,8 @@ class _Compilation(Struct):
 
     def _endpoint(self, entry: Scope, key: EndpointKey, exposure: Exposure | None) -> _Endpoint | None:
         codec, dialect = entry.data["codec"], entry.data.get("dialect", "plain")
-        where = entry.document.problem(entry.path, "")
         spelling = self.spellings.get(dialect, AS_WRITTEN)
-        new = _Endpoint(codec, dialect, f"{where.file}:{where.line}", exposure, spelling)
+        new = _Endpoint(codec, dialect, entry.where().source, exposure, spelling)
         endpoint = self.found.setdefault(key, new)
         if endpoint.protocol != new.protocol:
             other = f"{endpoint.protocol} ({endpoint.source})"
@@ -283,8 +282,8 @@ class _Compilation(Struct):
             owner = endpoint.owners.setdefault(called, scope)
             if owner is not scope and (owner.document, owner.path) != (scope.document, scope.path):
                 if not collides:
-                    where = owner.document.problem(owner.path, "", key=True)
-                    place = f"{where.file}:{where.line}: {where.place}"
+                    where = owner.where(key=True)
+                    place = f"{where.source}: {where.place}"
                     scope.fail(f"method '{called}' is already mapped at endpoint {key}, in {place}", key=own_name)
                 collides = True
             elif route is not None:

@@ -33,7 +33,6 @@ class Compared(Struct):
 
     problems: dict[Problem, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
-    contracts: int = 0
     unseen: int = 0
 
 
@@ -42,7 +41,7 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
 
     What a service offers beyond the IDL, and objects that the object path of a mapping cannot reach, are notes.
     """
-    compared = Compared(contracts=len(table.contracts))
+    compared = Compared()
     services = _Services(introspect)
     unseen: Counter[str] = Counter()
     for contract in table.contracts:
@@ -51,7 +50,8 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
         lacks = contract.optional and node is not None and contract.interface.name not in node.interfaces
         if isinstance(found, Fault) or lacks:
             lacking = f"{contract.object_path} of {contract.bus_name} lacks {contract.interface.name}"
-            unseen[_note(contract, f"not checked: {found.message if isinstance(found, Fault) else lacking}")] += 1
+            why = found.message if isinstance(found, Fault) else lacking
+            unseen[str(contract.problem(f"not checked: {why}"))] += 1
             continue
         compared.problems.update(dict.fromkeys(compare(contract, found)))
         compared.notes.update(dict.fromkeys([*_more(contract, node), *await services.out_of_reach(contract)]))
@@ -59,10 +59,6 @@ async def differences(table: Table, introspect: Introspect) -> Compared:
     notes = (note if uses == 1 else f"{note} ({uses} uses)" for note, uses in unseen.items())
     compared.notes.update(dict.fromkeys(notes))
     return compared
-
-
-def _note(contract: Contract, text: str) -> str:
-    return str(Problem(contract.file, contract.line, contract.column, contract.place, text, "live"))
 
 
 def compare(contract: Contract, xml: str) -> list[Problem]:
@@ -82,8 +78,7 @@ def compare(contract: Contract, xml: str) -> list[Problem]:
                 for member in contract.members
                 if not _serves(idl, found[name], member)
             ]
-    place = contract.file, contract.line, contract.column, contract.place
-    return [Problem(*place, message, "live") for message in messages]
+    return [contract.problem(message) for message in messages]
 
 
 def _serves(expected: Interface, running: Interface, member: str) -> bool:
@@ -189,7 +184,7 @@ class _Services:
         if contract.reach.objects:
             template = " or ".join(f"{root}/..." for root in contract.reach.roots)
         text = f"{len(missed)} of the objects with {name} are not reached by {template}: {shown}"
-        return [_note(contract, text)]
+        return [str(contract.problem(text))]
 
 
 def _reaches(contract: Contract, path: str) -> bool:

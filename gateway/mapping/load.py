@@ -343,6 +343,10 @@ class Scope(Struct, frozen=True):
         """The place of this node: `mappings/xenopsd.yaml:12`."""
         return f"{self.document.file}:{self.document.line(self.path)}"
 
+    def where(self, *, key: bool = False) -> Problem:
+        """The place of its value or its key, as a problem without a message."""
+        return self.document.problem(self.path, "", key=key)
+
     def fail(self, message: str, *, level: Level = "idl", key: bool = False) -> None:
         """Report a problem with this node, at its value or its key."""
         self.problems[self.document.problem(self.path, message, level=level, key=key)] = None

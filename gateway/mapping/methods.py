@@ -27,7 +27,7 @@ from gateway.core.rpc.model import Call, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.core.rpc.units import seconds
 from gateway.mapping.classes.expand import Derived, Expansion
-from gateway.mapping.classes.select import NOT_DERIVED, returned
+from gateway.mapping.classes.select import returned
 from gateway.mapping.encoding import STRUCT, TEXT, Directions, Encoding
 from gateway.mapping.load import Scope
 from gateway.mapping.migration import (
@@ -327,9 +327,11 @@ class Compiler:
         )
         plan, parameters = compile_parameters(entry, callee, encoding, self._sessions.parameter, self._classes)
         result = compile_result(entry, callee, variants.received, keys["escape"], self._classes)
-        shape, of_class = result.shape, NOT_DERIVED if derived is None else returned(derived, plan, result)
         if "task" in entry.data:  # the path of the object
-            shape = one(Item(next((i for i, out in enumerate(callee.outs) if out.name == entry.data["task"]), 0), same))
+            index = next((i for i, out in enumerate(callee.outs) if out.name == entry.data["task"]), 0)
+            result = replace(result, shape=one(Item(index, same)))
+        if derived is not None:
+            result = returned(derived, plan, result)
         effect = Effect(keys["effect"])
         upstream = upstream_of(entry, self._upstreams) or self.upstream
         group = self._root.at("groups", rollout.group) if rollout.group else None
@@ -341,9 +343,9 @@ class Compiler:
             target=callee.target,
             further=tuple(interface.name for interface in callee.further) if callee.record else (),
             parameters=parameters,
-            result=of_class.type or result.type,
+            result=result.type,
             encode_arguments=compile_arguments(plan),
-            decode_result=of_class.shape or shape,
+            decode_result=result.shape,
             map_error=self._errors.mapper(self._error_tables(entry, derived), plan, name),
             timeout=timeout if not callee.events or entry.has("timeout") else EVENTS_TIMEOUT,
             effect=effect,
@@ -370,7 +372,7 @@ class Compiler:
             connection=self._sessions.connection(name, plan),
             spelling=self._spelling,
             has_task_form=derived is None or derived.has_task_form,
-            select=of_class.select,
+            select=result.select,
             events=callee.events,
             waits=bool(callee.events) or entry.at("waits").data is True,
             fingerprint=self._digests.of(entry, callee, derived),
@@ -407,17 +409,12 @@ class Compiler:
 
 
 def _contract(scope: Scope, callee: Callee, reach: PathTemplate | None = None) -> Contract:
-    where = scope.document.problem(scope.path, "", key=True)
-    target = callee.target
     return Contract(
-        target.bus_name,
-        target.object_path,
+        callee.target.bus_name,
+        callee.target.object_path,
         callee.interface,
         callee.members,
-        where.file,
-        where.line,
-        where.column,
-        where.place,
+        scope.where(key=True),
         below=callee.objects,
         reach=reach,
     )

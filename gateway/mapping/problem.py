@@ -31,8 +31,13 @@ class Problem(Struct, frozen=True, order=True):
         for name in ("file", "place", "message"):
             force_setattr(self, name, printable(getattr(self, name)))
 
+    @property
+    def source(self) -> str:
+        """The file and the line: `mappings/xenopsd.yaml:12`."""
+        return f"{self.file}:{self.line}"
+
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}"
+        where = f"{self.source}:{self.column}"
         return f"{where}: {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
 
 

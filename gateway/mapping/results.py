@@ -20,6 +20,7 @@ from gateway.core.dbus.object_paths import Escape, placeholders
 from gateway.core.dbus.results import DecodeResult, ErrorEntry, Item, Part
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Variants
+from gateway.core.routing.route import Select
 from gateway.core.rpc.model import Call, Fault, Value
 from gateway.mapping.classes.fields import Classes, known_class
 from gateway.mapping.encoding import STRUCT, TEXT, innermost, names_fields, record_key, with_items
@@ -38,6 +39,7 @@ class CompiledResult(Struct, frozen=True):
 
     shape: DecodeResult
     type: Type | None
+    select: Select | None = None  # of records: those that the call asks for
 
 
 class _Source(Struct, frozen=True):

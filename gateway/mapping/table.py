@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from msgspec import Struct, field
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from gateway.core.dbus.introspection_xml import Interface
 from gateway.core.dbus.object_paths import PathTemplate
@@ -20,6 +20,7 @@ from gateway.core.routing.publication import Publication, WatchTrigger
 from gateway.core.routing.route import LocalTarget, Route
 from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
 from gateway.core.xenstore.exposure import Exposure
+from gateway.mapping.problem import Level, Problem
 
 
 class EndpointKey(Struct, frozen=True, order=True):
@@ -92,13 +93,14 @@ class Contract(Struct, frozen=True):
     object_path: str  # may contain {parameter}
     interface: Interface
     members: tuple[str, ...]  # methods, properties, signals
-    file: str
-    line: int
-    column: int
-    place: str
+    where: Problem  # the place in the mapping that relies on it; without a message
     below: bool = False  # the interface is on the objects below this object manager
     optional: bool = False  # the object may lack the interface
     reach: PathTemplate | None = None  # the object path with the rules of its parameters
+
+    def problem(self, message: str, level: Level = "live") -> Problem:
+        """A problem with what the mapping relies on."""
+        return replace(self.where, message=message, level=level)
 
 
 class Table(Struct, frozen=True):

@@ -35,78 +35,67 @@ OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 NOWHERE = "{}"  # the object path of an entry that has none, until a parameter is found to be it
 
 
-# The interfaces of the D-Bus specification ("Standard Interfaces") need no IDL file.
-STANDARD = introspection_xml.parse("""<node>
-  <interface name="org.freedesktop.DBus.Peer">
-    <method name="Ping"/>
-    <method name="GetMachineId"><arg name="machine_uuid" type="s" direction="out"/></method>
-  </interface>
-  <interface name="org.freedesktop.DBus.Introspectable">
-    <method name="Introspect"><arg name="xml_data" type="s" direction="out"/></method>
-  </interface>
-  <interface name="org.freedesktop.DBus.Properties">
-    <method name="Get">
-      <arg name="interface_name" type="s" direction="in"/><arg name="property_name" type="s" direction="in"/>
-      <arg name="value" type="v" direction="out"/>
-    </method>
-    <method name="Set">
-      <arg name="interface_name" type="s" direction="in"/><arg name="property_name" type="s" direction="in"/>
-      <arg name="value" type="v" direction="in"/>
-    </method>
-    <method name="GetAll">
-      <arg name="interface_name" type="s" direction="in"/><arg name="props" type="a{sv}" direction="out"/>
-    </method>
-    <signal name="PropertiesChanged">
-      <arg name="interface_name" type="s"/><arg name="changed_properties" type="a{sv}"/>
-      <arg name="invalidated_properties" type="as"/>
-    </signal>
-  </interface>
-  <interface name="org.freedesktop.DBus.ObjectManager">
-    <method name="GetManagedObjects">
-      <arg name="objpath_interfaces_and_properties" type="a{oa{sa{sv}}}" direction="out"/>
-    </method>
-    <signal name="InterfacesAdded">
-      <arg name="object_path" type="o"/><arg name="interfaces_and_properties" type="a{sa{sv}}"/>
-    </signal>
-    <signal name="InterfacesRemoved"><arg name="object_path" type="o"/><arg name="interfaces" type="as"/></signal>
-  </interface>
-</node>""").interfaces
+def _arguments(text: str) -> list[Argument]:
+    """The arguments of a text, each as its name and its type."""
+    return [Argument(name, parse_one(kind)) for name, kind in (each.split() for each in text.split(", ") if each)]
 
+
+def _method(name: str, ins: str = "", outs: str = "", documentation: str = "") -> IdlMethod:
+    return IdlMethod(name, _arguments(ins), _arguments(outs), documentation)
+
+
+def _signal(name: str, args: str) -> IdlSignal:
+    return IdlSignal(name, _arguments(args))
+
+
+def _interface(name: str, *members: IdlMethod | IdlSignal) -> Interface:
+    methods = {each.name: each for each in members if isinstance(each, IdlMethod)}
+    signals = {each.name: each for each in members if isinstance(each, IdlSignal)}
+    return Interface(name, methods, signals=signals)
+
+
+# The interfaces of the D-Bus specification ("Standard Interfaces") need no IDL file.
+STANDARD: Mapping[str, Interface] = {
+    each.name: each
+    for each in (
+        _interface("org.freedesktop.DBus.Peer", _method("Ping"), _method("GetMachineId", "", "machine_uuid s")),
+        _interface("org.freedesktop.DBus.Introspectable", _method("Introspect", "", "xml_data s")),
+        _interface(
+            PROPERTIES,
+            _method("Get", "interface_name s, property_name s", "value v"),
+            _method("Set", "interface_name s, property_name s, value v"),
+            _method("GetAll", "interface_name s", "props a{sv}"),
+            _signal("PropertiesChanged", "interface_name s, changed_properties a{sv}, invalidated_properties as"),
+        ),
+        _interface(
+            OBJECT_MANAGER,
+            _method("GetManagedObjects", "", "objpath_interfaces_and_properties a{oa{sa{sv}}}"),
+            _signal("InterfacesAdded", "object_path o, interfaces_and_properties a{sa{sv}}"),
+            _signal("InterfacesRemoved", "object_path o, interfaces as"),
+        ),
+    )
+}
 
 # What `events` of a method entry calls: the gateway's own side of the event methods of XenAPI.
-EVENTS = introspection_xml.parse("""<node>
-  <interface name="org.xen.xcp.gateway.Events1">
-    <method name="From">
-      <annotation name="org.gtk.GDBus.DocString"
-        value="Wait until something wanted has changed since a token; return the changes and the token of now."/>
-      <arg name="classes" type="as" direction="in"/><arg name="token" type="s" direction="in"/>
-      <arg name="timeout" type="d" direction="in"/><arg name="batch" type="a{sv}" direction="out"/>
-    </method>
-    <method name="Inject">
-      <annotation name="org.gtk.GDBus.DocString"
-        value="Have an object count as changed; return the token of just before."/>
-      <arg name="class" type="s" direction="in"/><arg name="ref" type="s" direction="in"/>
-      <arg name="token" type="s" direction="out"/>
-    </method>
-    <method name="GetCurrentId">
-      <annotation name="org.gtk.GDBus.DocString" value="The number of the last change."/>
-      <arg name="id" type="x" direction="out"/>
-    </method>
-    <method name="Register">
-      <annotation name="org.gtk.GDBus.DocString" value="Subscribe the session to further classes."/>
-      <arg name="classes" type="as" direction="in"/>
-    </method>
-    <method name="Unregister">
-      <annotation name="org.gtk.GDBus.DocString" value="End the subscription of the session to these classes."/>
-      <arg name="classes" type="as" direction="in"/>
-    </method>
-    <method name="Next">
-      <annotation name="org.gtk.GDBus.DocString"
-        value="Wait until something has changed that the session is subscribed to; return the changes."/>
-      <arg name="events" type="aa{sv}" direction="out"/>
-    </method>
-  </interface>
-</node>""").interfaces["org.xen.xcp.gateway.Events1"]
+EVENTS = _interface(
+    "org.xen.xcp.gateway.Events1",
+    _method(
+        "From",
+        "classes as, token s, timeout d",
+        "batch a{sv}",
+        "Wait until something wanted has changed since a token; return the changes and the token of now.",
+    ),
+    _method("Inject", "class s, ref s", "token s", "Have an object count as changed; return the token of just before."),
+    _method("GetCurrentId", "", "id x", "The number of the last change."),
+    _method("Register", "classes as", "", "Subscribe the session to further classes."),
+    _method("Unregister", "classes as", "", "End the subscription of the session to these classes."),
+    _method(
+        "Next",
+        "",
+        "events aa{sv}",
+        "Wait until something has changed that the session is subscribed to; return the changes.",
+    ),
+)
 
 
 class IdlLibrary(Struct):
@@ -354,23 +343,22 @@ def _accessed(site: TargetObject, known: IdlProperty, member: str, signature: st
 
 def all_properties(site: TargetObject) -> Callee:
     """The callee that reads all properties of an interface."""
-    return Callee(
-        Target(site.bus_name, site.object_path, PROPERTIES, "GetAll", "s", "a{sv}"),
-        site.interface,
-        outs=(Argument("properties", parse_one("a{sv}")),),
-        record=True,
-        members=readable(site.interface),
-        documentation=site.interface.documentation,
-    )
+    return _records(site, PROPERTIES, "GetAll", "s", "properties a{sv}", record=True)
 
 
 def managed_objects(site: TargetObject) -> Callee:
     """The callee that reads the properties of all objects below an object manager."""
+    return _records(site, OBJECT_MANAGER, "GetManagedObjects", "", "objects a{oa{sa{sv}}}", record=False)
+
+
+def _records(site: TargetObject, interface: str, member: str, signature: str, out: str, *, record: bool) -> Callee:
+    (found,) = _arguments(out)
     return Callee(
-        Target(site.bus_name, site.object_path, OBJECT_MANAGER, "GetManagedObjects", "", "a{oa{sa{sv}}}"),
+        Target(site.bus_name, site.object_path, interface, member, signature, str(found.type)),
         site.interface,
-        outs=(Argument("objects", parse_one("a{oa{sa{sv}}}")),),
-        objects=True,
+        outs=(found,),
+        record=record,
+        objects=not record,
         members=readable(site.interface),
         documentation=site.interface.documentation,
     )

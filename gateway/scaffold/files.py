@@ -19,7 +19,7 @@ from gateway.mapping.problem import Problem
 from gateway.scaffold import SourceError
 from gateway.scaffold.description import Description, following, idl_text
 from gateway.scaffold.mapping import Settings, mapping_text, sections
-from gateway.scaffold.update import update
+from gateway.scaffold.update import Update
 
 MOST_CHECKS = 3  # of a new file: without an entry another one may have a problem
 
@@ -88,9 +88,10 @@ def updated_files(service: Description, settings: Settings, directory: Path, *, 
     after = parse(xml).interfaces
     if idl in there and after == before:
         xml = there[idl]  # only its layout differs
-    done = update(there[mapping], sections(service, settings), settings.idl, before, after)
-    left = [f"to do: {each}" for each in problems(mapping, done.text, idl, xml)]
-    return Plan({idl: xml, mapping: done.text}, there, [*service.notes, *done.notes, *left])
+    update = Update(there[mapping], settings.idl, before, after)
+    text = update.run(sections(service, settings))
+    left = [f"to do: {each}" for each in problems(mapping, text, idl, xml)]
+    return Plan({idl: xml, mapping: text}, there, [*service.notes, *update.notes, *left])
 
 
 def paths(settings: Settings, directory: Path) -> tuple[Path, Path]:

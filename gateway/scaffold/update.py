@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -34,23 +34,6 @@ GONE = "gone from the IDL:"  # begins the comment before an entry whose member t
 _SIMPLE = frozenset({"name", "default", "documentation", "object"})  # keys of a parameter that can follow an argument
 
 Triple = tuple[str, str, str]  # interface, kind, member
-
-
-class Updated(Struct):
-    """The new text. `notes`: what was done, and what a person must do."""
-
-    text: str
-    notes: list[str] = field(default_factory=list)
-
-
-def update(
-    text: str, made: Sequence[Section], idl: str, before: Mapping[str, Interface], after: Mapping[str, Interface]
-) -> Updated:
-    """Update the text of a mapping file; raises RewriteError where it cannot be edited.
-
-    `made`: the sections of a new file; `idl`: the IDL file, whose interfaces were `before` and are `after`.
-    """
-    return _Update(text, idl, before, after).run(made)
 
 
 def members_of(interfaces: Mapping[str, Interface]) -> set[Triple]:
@@ -82,7 +65,12 @@ class _Existing(Struct):
         return f"{interface}.{member}" if member else interface
 
 
-class _Update:
+class Update:
+    """The update of the text of a mapping file; raises RewriteError where it cannot be edited.
+
+    `idl`: the IDL file, whose interfaces were `before` and are `after`.
+    """
+
     def __init__(self, text: str, idl: str, before: Mapping[str, Interface], after: Mapping[str, Interface]) -> None:
         self._text = text
         self._idl = idl
@@ -106,9 +94,10 @@ class _Update:
         self._indent = " " * (self._existing[0].key.start_mark.column if self._existing else 2)
         self._edits: list[TextEdit] = []
         self._inserted: dict[int, list[str]] = {}  # index -> lines that are inserted there
-        self._notes: list[str] = []
+        self.notes: list[str] = []  # what was done, and what a person must do
 
-    def run(self, made: Sequence[Section]) -> Updated:
+    def run(self, made: Sequence[Section]) -> str:
+        """The new text. `made`: the sections of a new file."""
         known, left = {*self._before, *self._after}, members_of(self._after)
         for each in self._existing:
             if each.ours and each.triple[0] in known and each.triple not in left:
@@ -121,7 +110,7 @@ class _Update:
         for index, lines in self._inserted.items():
             start = "" if index == 0 or self._text[index - 1] == "\n" else newline
             self._edits.append(TextEdit(index, index, start + "".join(line + newline for line in lines)))
-        return Updated(apply_edits(self._text, self._edits), self._notes)
+        return apply_edits(self._text, self._edits)
 
     def _read(self, key: Node, node: Node) -> _Existing:
         keys = {name: _scalar(value) for name, value in entries_of(node).items()}
@@ -136,14 +125,14 @@ class _Update:
         end = self._line_after(each)
         alone = self._text[start : each.key.start_mark.index].strip() == "" and not is_flow(self._methods)
         if not alone or id(each.node) in self._shared:
-            self._notes.append(f"by hand: {each.name}: {each.title} is gone from the IDL")
+            self.notes.append(f"by hand: {each.name}: {each.title} is gone from the IDL")
             return
         indent = " " * each.key.start_mark.column
         lines = self._text[start:end].splitlines(keepends=True)
         head = f"{indent}# {GONE} {each.title}{line_end(self._text)}"
         commented = "".join(f"{indent}# {line.removeprefix(indent)}" if line.strip() else line for line in lines)
         self._edits.append(TextEdit(start, end, head + commented))
-        self._notes.append(f"{each.name} is a comment now: {each.title} is gone from the IDL")
+        self.notes.append(f"{each.name} is a comment now: {each.title} is gone from the IDL")
 
     def _line_after(self, each: _Existing) -> int:
         """The index of the line after an entry."""
@@ -166,7 +155,7 @@ class _Update:
                 continue
             entries = [self._fitted(entry, own_name(entry.name, names)) for entry in new]
             lines = [line for entry in entries for line in entry.lines(self._indent)]
-            self._notes.append(f"new: {', '.join(entry.name for entry in entries)}")
+            self.notes.append(f"new: {', '.join(entry.name for entry in entries)}")
             if of_interface := [each for each in self._existing if each.triple[0] == section.interface]:
                 self._insert_after_last(of_interface, lines)
             else:
@@ -195,14 +184,14 @@ class _Update:
             return
         changes = _Changes(old.ins, new.ins)
         if id(each.node) in self._shared:
-            self._notes.append(f"by hand: {each.name}, whose entry is shared by a YAML anchor: {changes}")
+            self.notes.append(f"by hand: {each.name}, whose entry is shared by a YAML anchor: {changes}")
             return
         try:
             self._edits += _Parameters(self._text, each.name, each.node).edits(changes)
         except RewriteError as error:
-            self._notes.append(f"by hand: {each.name}: {changes}; {error}")
+            self.notes.append(f"by hand: {each.name}: {changes}; {error}")
         else:
-            self._notes.append(f"{each.name}: {changes}")
+            self.notes.append(f"{each.name}: {changes}")
 
 
 def _scalar(node: Node) -> str:

@@ -1,16 +1,11 @@
-"""Services that no one here wrote, reached by old clients: list, read every property, act, follow a returned object.
+"""Services that no one here wrote, reached by old clients through the shipped examples, and objects of a connection.
 
-The mapping of each test is made from what the service tells about itself: each property and method of each interface,
-with the object path as a parameter. Where a package is missing, its tests are skipped and say so (scripts/outsiders).
+Where a package is missing, its tests are skipped and say so (scripts/outsiders). test_sweep.py reads all of them.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import xmlrpc.client
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,67 +22,13 @@ pytestmark = pytest.mark.bus
 
 
 @contextmanager
-def gateway_to(service: Running, path: Path, mapping: str) -> Iterator[Process]:
+def gateway_to(service: Running, path: Path, mapping: str, idl: str = "") -> Iterator[Process]:
     folder = Folder(path)
+    (folder.mappings / "service.xml").write_text(idl)
     folder.buses({"system": (service.address, "org.*")})
     folder.mapping(mapping)
     with gateway_process(folder.config) as process:
         yield process
-
-
-def test_a_scaffolded_mapping_takes_the_names_of_devices(tmp_path: Path) -> None:
-    with prepared("bluez5") as service:
-        folder = Folder(tmp_path)
-        for each in folder.mappings.iterdir():
-            each.unlink()
-        folder.buses({"system": (service.address, "org.*")})
-        line = [sys.executable, "-m", "gateway", "scaffold", "bus", "org.bluez", "--by-name"]
-        where = ["--config", str(folder.config), "--output", str(folder.mappings)]
-        subprocess.run([*line, *where], check=True, capture_output=True)
-        with gateway_process(folder.config) as process, xmlrpc.client.ServerProxy(f"{process.url}/bluez") as proxy:
-            api: Any = proxy
-            assert api.device.alias("11:22:33:44:55:66") == "phone"
-            api.device.connect("11-22-33-44-55-66")
-            assert api.device.address("11-22-33-44-55-66") == "11:22:33:44:55:66"
-            with pytest.raises(xmlrpc.client.Fault, match="object path"):
-                api.device.alias("../hci0")
-
-
-HOSTNAME_IDL = """<node><interface name="org.freedesktop.hostname1">
-<property name="Hostname" type="s" access="read"/></interface></node>
-"""
-HOSTNAME = """mapping: 1
-service: hostnamed
-dbus:
-  bus_name: org.freedesktop.hostname1
-  object_path: /org/freedesktop/hostname1
-  interface: org.freedesktop.hostname1
-  idl: hostname.xml
-expose:
-  - {listener: rpc, path: /RPC2, codec: xmlrpc}
-methods:
-  name: {property: Hostname}
-"""
-
-
-def test_a_service_that_has_ended_is_started_for_the_next_call(tmp_path: Path) -> None:
-    """hostnamed ends by itself after half a minute without a call."""
-    (tmp_path / "mappings").mkdir()
-    (tmp_path / "mappings/hostname.xml").write_text(HOSTNAME_IDL)
-    with (
-        outsider("hostnamed") as service,
-        gateway_to(service, tmp_path, HOSTNAME) as process,
-        xmlrpc.client.ServerProxy(f"{process.url}/RPC2") as proxy,
-    ):
-        before = proxy.name()
-        broker = Running("dbus", "org.freedesktop.DBus", service.address)
-        owner = "org.freedesktop.DBus.GetConnectionUnixProcessID"
-        number = broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name)
-        os.kill(number, signal.SIGTERM)
-        while broker.direct("/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", "s", service.bus_name):
-            pass
-        assert proxy.name() == before
-        assert broker.direct("/org/freedesktop/DBus", owner, "s", service.bus_name) != number
 
 
 # Objects that belong to a connection
@@ -99,7 +40,7 @@ GROUP_IDL = """<node><interface name="org.freedesktop.Avahi.Server">
 """
 GROUPS = """mapping: 1
 service: avahi
-dbus: {bus_name: org.freedesktop.Avahi, object_path: /, interface: org.freedesktop.Avahi.Server, idl: group.xml}
+dbus: {bus_name: org.freedesktop.Avahi, object_path: /, interface: org.freedesktop.Avahi.Server, idl: service.xml}
 connection: {of: client}
 expose:
   - {listener: rpc, path: /RPC2, codec: xmlrpc}
@@ -113,22 +54,19 @@ methods:
 
 def test_an_entry_group_belongs_to_the_client_that_made_it(tmp_path: Path) -> None:
     """Avahi answers its maker only, and removes it with the bus connection of its maker."""
-    with outsider("avahi") as service:
-        (tmp_path / "mappings").mkdir()
-        (tmp_path / "mappings/group.xml").write_text(GROUP_IDL)
-        with gateway_to(service, tmp_path, GROUPS) as process:
-            address = f"{process.url}/RPC2"
-            with xmlrpc.client.ServerProxy(address) as other:
-                with xmlrpc.client.ServerProxy(address) as maker:
-                    group = maker.new()
-                    assert maker.empty(group) is True
-                    with pytest.raises(xmlrpc.client.Fault):
-                        other.empty(group)
-                    mine = other.new()
-                    assert mine != group
-                assert other.empty(mine) is True
+    with outsider("avahi") as service, gateway_to(service, tmp_path, GROUPS, GROUP_IDL) as process:
+        address = f"{process.url}/RPC2"
+        with xmlrpc.client.ServerProxy(address) as other:
+            with xmlrpc.client.ServerProxy(address) as maker:
+                group = maker.new()
+                assert maker.empty(group) is True
                 with pytest.raises(xmlrpc.client.Fault):
                     other.empty(group)
+                mine = other.new()
+                assert mine != group
+            assert other.empty(mine) is True
+            with pytest.raises(xmlrpc.client.Fault):
+                other.empty(group)
 
 
 # The shipped examples

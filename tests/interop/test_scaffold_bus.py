@@ -14,7 +14,7 @@ from dbus_fast.aio import MessageBus
 
 from gateway.scaffold import bus as scaffold_bus
 from tests.kit.buses import private_bus
-from tests.kit.command import command
+from tests.kit.command import outcome, succeed
 from tests.kit.programs import TIMEOUT
 
 pytestmark = pytest.mark.bus
@@ -52,18 +52,14 @@ def service(answer: Answer) -> Iterator[str]:
 
 
 def scaffold(address: str, folder: Path, *words: str) -> tuple[int, str, str]:
-    line = ["scaffold", "bus", NAME, "--address", address, "--output", str(folder), *words]
-    done = command(*line)
-    return done.exit_code, done.stdout, done.stderr
+    return outcome("scaffold", "bus", NAME, "--address", address, "--output", folder, *words)
 
 
-BOOK = (
-    '<interface name="org.example.Book1"><method name="Read"/><property name="Id" type="s" access="read"/></interface>'
-)
+BOOK = """<interface name="org.example.Book1"><method name="Read"/>
+<property name="Id" type="s" access="read"/></interface>"""
 MANAGER = '<interface name="org.freedesktop.DBus.ObjectManager"/>'
-SHOP = (
-    '<interface name="org.example.Shop1"><method name="GetBooks"><arg type="ao" direction="out"/></method></interface>'
-)
+SHOP = """<interface name="org.example.Shop1">
+<method name="GetBooks"><arg type="ao" direction="out"/></method></interface>"""
 
 
 def tree(xml: dict[str, str], asked: list[str] | None = None) -> Answer:
@@ -95,16 +91,12 @@ def test_objects_are_found_in_managers_properties_and_results(tmp_path: Path) ->
     asked: list[str] = []
     with service(tree({ROOT: MANAGER + SHOP, **books}, asked)) as address:
         code, _, notes = scaffold(address, tmp_path, "--service", "shop")
-        assert code == 0, notes
-        assert "--follow calls org.example.Shop1.GetBooks" in notes
+        assert (code, "--follow calls org.example.Shop1.GetBooks" in notes) == (0, True), notes
         assert f"{ROOT}/books/two Introspect" in asked
-        assert f"{ROOT} GetBooks" not in asked
-        assert f"{ROOT}/books/six Introspect" not in asked
+        assert not {f"{ROOT} GetBooks", f"{ROOT}/books/six Introspect"} & {*asked}
         text = (tmp_path / "shop.yaml").read_text()
-        assert (
-            f"book.id: {{property: Id, interface: org.example.Book1, params: [{{name: book, object: {ROOT}/books}}]}}"
-            in text
-        )
+        entry = f"interface: org.example.Book1, params: [{{name: book, object: {ROOT}/books}}]"
+        assert f"book.id: {{property: Id, {entry}}}" in text
         assert f'#   object_path: "{ROOT}/books/{{id}}", params: [id], escape: none' in text
         assert "book.next: {property: Next" in text  # the introspection data does not have it
         code, _, notes = scaffold(address, tmp_path, "--service", "shop", "--follow", "--force")
@@ -152,13 +144,8 @@ def test_texts_of_a_service_become_no_lines_of_the_files(tmp_path: Path) -> None
 
     def answer(call: Message) -> Message | bool | None:
         if call.member == "GetManagedObjects":
-            listed = {
-                ROOT: {
-                    "org.example.Bad\n  evil: 1": {"A": Variant("s", "x")},
-                    "org.example.B1": {"\n": Variant("s", "")},
-                }
-            }
-            return Message.new_method_return(call, "a{oa{sa{sv}}}", [listed])
+            bad = {"org.example.Bad\n  evil: 1": {"A": Variant("s", "x")}, "org.example.B1": {"\n": Variant("s", "")}}
+            return Message.new_method_return(call, "a{oa{sa{sv}}}", [{ROOT: bad}])
         return inner(call)
 
     with service(answer) as address:
@@ -168,8 +155,7 @@ def test_texts_of_a_service_become_no_lines_of_the_files(tmp_path: Path) -> None
     assert "evil:" in text
     assert not [line for line in text.splitlines() if line.startswith("  evil")]
     assert 'params: ["x\\U0000000a  evil: {member: Evil}"]' in text
-    done = command("check", str(tmp_path))
-    assert (done.exit_code, done.stdout) == (0, "2 methods in 1 file: no problems (schema and IDL)\n"), done.stderr
+    assert succeed("check", tmp_path) == "2 methods in 1 file: no problems (schema and IDL)\n"
 
 
 def test_a_service_that_does_not_answer_ends_the_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,43 +167,31 @@ def test_a_service_that_does_not_answer_ends_the_walk(tmp_path: Path, monkeypatc
     assert (code, "stopped after 5 calls without an answer" in notes) == (0, True), notes
 
 
-@pytest.mark.parametrize(
-    ("xml", "words", "expected"),
-    [
-        ({}, (), f"{NAME} has no interface of its own at {ROOT} or /: name an object that has one with --object"),
-        ({ROOT: ""}, ("--object", "x"), "expected an object path such as /org/example/Service, got 'x'"),
-    ],
-)
-def test_a_service_without_an_interface_is_refused(
-    xml: dict[str, str], words: tuple[str, ...], expected: str, tmp_path: Path
-) -> None:
-    with service(tree(xml)) as address:
-        code, out, message = scaffold(address, tmp_path, *words)
-    assert (code in (1, 2), out, expected in message) == (True, "", True), message
-    assert [*tmp_path.iterdir()] == []
-
-
-def test_a_name_without_owner_and_a_bus_that_is_not_there_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with private_bus() as bus:
-        code, _, message = scaffold(bus.address, tmp_path)
-        assert (code, "org.example.Shop" in message) == (1, True), message
+def test_what_cannot_be_looked_at_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = f"{NAME} has no interface of its own at {ROOT} or /: name an object that has one with --object"
+    path = "expected an object path such as /org/example/Service, got 'x'"
     monkeypatch.setattr("gateway.check.BUS_TIMEOUT", 0.05)
-    says = "cannot connect to unix:path=/nowhere/bus: No such file or directory"
-    assert says in scaffold("unix:path=/nowhere/bus", tmp_path)[2]
-    done = command("scaffold", "bus", NAME, "--config", str(tmp_path / "none.toml"))
-    assert (done.exit_code, "or name the bus with --address" in done.stderr) == (2, True)
+    with private_bus() as bus, service(tree({})) as address:
+        for where, words, status, expected in (
+            (address, (), 1, none),
+            (address, ("--object", "x"), 2, path),
+            (bus.address, (), 1, NAME),  # has no owner there
+            ("unix:path=/nowhere/bus", (), 1, "cannot connect to unix:path=/nowhere/bus: No such file or directory"),
+        ):
+            code, out, message = scaffold(where, tmp_path, *words)
+            assert (code, out, expected in message, [*tmp_path.iterdir()]) == (status, "", True, []), message
+    code, _, message = outcome("scaffold", "bus", NAME, "--config", tmp_path / "none.toml")
+    assert (code, "or name the bus with --address" in message) == (2, True)
 
 
 def test_the_bus_of_the_config_is_taken(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     sections = '[bus.a]\naddress = "{}"\nservices = ["{}"]\n[listener.rpc]\nbind = ["tcp:127.0.0.1:0"]\n'
+    sections += '[mappings]\ndirectories = ["m"]\n'
     with service(tree({ROOT: SHOP})) as address:
-        config.write_text(sections.format(address, "org.example.*") + '[mappings]\ndirectories = ["m"]\n')
-        line = ["scaffold", "bus", NAME, "--config", str(config), "-o", str(tmp_path / "m")]
-        assert command(*line).exit_code == 0
-        assert (tmp_path / "m/shop.yaml").exists()
-        config.write_text(sections.format(address, "org.other.*") + '[mappings]\ndirectories = ["m"]\n')
-        refused = command(*line)
-        assert (refused.exit_code, f"has {NAME}: add it to `services`" in refused.stderr) == (2, True)
+        config.write_text(sections.format(address, "org.example.*"))
+        line = ("scaffold", "bus", NAME, "--config", config, "-o", tmp_path / "m")
+        assert (outcome(*line)[0], (tmp_path / "m/shop.yaml").exists()) == (0, True)
+        config.write_text(sections.format(address, "org.other.*"))
+        code, _, message = outcome(*line)
+        assert (code, f"has {NAME}: add it to `services`" in message) == (2, True)

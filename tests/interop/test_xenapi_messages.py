@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 
 from demo.environment import Environment, start_environment
-from gateway.scaffold import datamodel
-from gateway.scaffold.datamodel import DatamodelClass, DatamodelField, DatamodelMessage, DatamodelType
+from gateway.scaffold import xenapi
+from gateway.scaffold.xenapi import DatamodelClass, DatamodelField, DatamodelMessage, DatamodelType
 from tests.kit.programs import ROOT, TIMEOUT
 
 pytestmark = pytest.mark.bus
 
 NULL = "OpaqueRef:NULL"
 CONTENT = (ROOT / "docker/toolstack/xenapi_classes.json").read_bytes()
-CLASSES = {each.name: each for each in datamodel.read(CONTENT)}
+CLASSES = {each.name: each for each in xenapi.read(CONTENT)}
 NAMES = [f"{cls['name']}.{message['name']}" for cls in json.loads(CONTENT) for message in cls["messages"]]
 WAITS = ("event.",)  # they wait, and have tests of their own
 # Answers that say that a message is not served, or that something went wrong.

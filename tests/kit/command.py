@@ -28,3 +28,9 @@ def succeed(*words: object, socket: Path | str | None = None) -> str:
     done = command(*words, socket=socket)
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def outcome(*words: object) -> tuple[int, str, str]:
+    """Run a command; return its exit status, what it prints, and what it says besides."""
+    done = command(*words)
+    return done.exit_code, done.stdout, done.stderr

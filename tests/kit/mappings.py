@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.core.dbus.target import MethodCall, Target, Variants
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, CallListener, Route
-from gateway.core.rpc.model import Call, Fault, Outcome, Value
+from gateway.core.rpc.model import Call, Outcome, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.compiler import build
 from gateway.mapping.table import Table
@@ -128,7 +128,6 @@ def build_methods(directory: Path, methods: str, head: str = HEAD) -> Built:
 
 # A mapping with a method for each type; all are the Echo of the toy service
 
-
 TYPES_HEAD = """\
 mapping: 1
 service: types
@@ -164,15 +163,13 @@ def write_type_methods(directory: Path, signatures: Sequence[str], *, listener: 
 
 # Hand-made routes
 
-
 TARGET = Target("org.xen.xcp.toy", "/org/xen/xcp/toy", "org.xen.xcp.toy.Echo1", "Echo", "s", "s")
 
 
 def bind(call: Call) -> MethodCall:
     """Pass every parameter unchanged."""
-    return MethodCall(
-        TARGET.bus_name, TARGET.object_path, TARGET.interface, TARGET.member, TARGET.signature, list(call.params)
-    )
+    place = TARGET.bus_name, TARGET.object_path, TARGET.interface, TARGET.member, TARGET.signature
+    return MethodCall(*place, list(call.params))
 
 
 def shape(body: Sequence[object]) -> Value:
@@ -182,13 +179,11 @@ def shape(body: Sequence[object]) -> Value:
     return first
 
 
-def translate(fault: Fault, call: Call) -> Fault:
-    return fault
-
-
 def route(method: str = "echo", **changes: object) -> Route:
     """Return a route to the Echo of the toy service; any field can be given by name."""
-    plain = Route("toy", method, TARGET, (), None, bind, shape, translate, timeout=5.0, source="toy.yaml:1")
+    plain = Route(
+        "toy", method, TARGET, (), None, bind, shape, lambda fault, _call: fault, timeout=5.0, source="toy.yaml:1"
+    )
     return replace(plain, **changes)
 
 

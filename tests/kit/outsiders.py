@@ -14,8 +14,8 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,12 +29,12 @@ from gateway.core.dbus import introspection_xml
 from gateway.core.dbus.introspection_xml import IdlProperty, Interface
 from gateway.core.dbus.signature import parse_one
 from tests.kit.buses import private_bus
+from tests.kit.cases import present
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "outsiders"
 PYTHON = "/usr/bin/python3"  # Debian's, which has the modules `dbus` and `gi`
 TIMEOUT = 60.0  # seconds until a service has its name
 MOST = 400  # objects of a service that are looked at
-BATCH = 100  # calls in one message
 
 _ENTER = f"""\
 root={UNPACKED}/root
@@ -118,15 +118,28 @@ class Running:
 
     def direct(self, path: str, member: str, signature: str = "", *args: object) -> Any:
         """Call `interface.Member` and return one out-argument, a list of several, or the error as a Message."""
-        return asyncio.run(self._direct(path, member, signature, args))
 
-    async def _direct(self, path: str, member: str, signature: str, args: Sequence[object]) -> Any:
+        async def ask() -> Message:
+            async with self._connected() as call:
+                return await call(path, member, signature, *args)
+
+        reply = asyncio.run(ask())
+        if reply.message_type is MessageType.ERROR:
+            return reply
+        return reply.body[0] if len(reply.body) == 1 else reply.body
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Callable[..., Awaitable[Message]]]:
+        """A connection to the bus, as a function that calls the service."""
         bus = await MessageBus(bus_address=self.address).connect()
+
+        async def call(path: str, member: str, signature: str = "", *args: object) -> Message:
+            interface, _, name = member.rpartition(".")
+            message = Message(self.bus_name, path, interface, name, signature=signature, body=list(args))
+            return present(await asyncio.wait_for(bus.call(message), TIMEOUT))
+
         try:
-            reply = await _call(bus, self.bus_name, path, member, signature, args)
-            if reply.message_type is MessageType.ERROR:
-                return reply
-            return reply.body[0] if len(reply.body) == 1 else reply.body
+            yield call
         finally:
             bus.disconnect()
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # theirs
@@ -142,50 +155,30 @@ class Running:
         asyncio.run(self._look())
 
     async def _look(self) -> None:
-        bus = await MessageBus(bus_address=self.address).connect()
         seen: set[str] = set()
         waiting = deque([OUTSIDERS[self.name].below, *self.made])
-        try:
+        async with self._connected() as call:
             while waiting and len(seen) < MOST:
                 path = waiting.popleft()
-                reply = await _call(bus, self.bus_name, path, "org.freedesktop.DBus.Introspectable.Introspect", "", ())
+                reply = await call(path, "org.freedesktop.DBus.Introspectable.Introspect")
                 if path not in seen and reply.message_type is MessageType.METHOD_RETURN:
                     node = introspection_xml.parse(str(reply.body[0]))
                     waiting.extend(node.below(path))
                     for interface in node.interfaces.values():
-                        await self._add(bus, path, interface)
+                        await self._add(call, path, interface)
                 seen.add(path)
-        finally:
-            bus.disconnect()
-            await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # theirs
 
-    async def _add(self, bus: MessageBus, path: str, interface: Interface) -> None:
+    async def _add(self, call: Callable[..., Awaitable[Message]], path: str, interface: Interface) -> None:
         """Add an object. A mock does not list the properties of an interface: their values tell the types."""
         known = self.interfaces.setdefault(interface.name, interface)
         known.methods.update(interface.methods)
         known.properties.update(interface.properties)
-        paths = self.paths.setdefault(interface.name, [])
-        paths.append(path)
+        self.paths.setdefault(interface.name, []).append(path)
         if OUTSIDERS[self.name].mock and not interface.name.startswith("org.freedesktop.DBus."):
-            get_all = "org.freedesktop.DBus.Properties.GetAll"
-            reply = await _call(bus, self.bus_name, path, get_all, "s", (interface.name,))
+            reply = await call(path, "org.freedesktop.DBus.Properties.GetAll", "s", interface.name)
             if reply.message_type is MessageType.METHOD_RETURN:
-                found = {
-                    name: IdlProperty(name, parse_one(value.signature), "read") for name, value in reply.body[0].items()
-                }
-                known.properties.update(found)
-
-
-async def _call(
-    bus: MessageBus, bus_name: str, path: str, member: str, signature: str, args: Sequence[object]
-) -> Message:
-    interface, _, name = member.rpartition(".")
-    call = Message(
-        destination=bus_name, path=path, interface=interface, member=name, signature=signature, body=list(args)
-    )
-    reply = await asyncio.wait_for(bus.call(call), TIMEOUT)
-    assert reply is not None
-    return reply
+                types = {name: parse_one(value.signature) for name, value in reply.body[0].items()}
+                known.properties.update({name: IdlProperty(name, kind, "read") for name, kind in types.items()})
 
 
 # The bus tells its address to a program that it starts. The number of each process is noted, to end it with the test.
@@ -216,12 +209,8 @@ def outsider(name: str) -> Iterator[Running]:
 def _run(chosen: Outsider) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
     """Run a service for the whole test; yields the address of its bus, and its process."""
     with private_bus() as bus:
-        environment = {
-            **os.environ,
-            "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
-            "DBUS_SESSION_BUS_ADDRESS": bus.address,
-            "LC_ALL": "C.UTF-8",
-        }
+        told = dict.fromkeys(("DBUS_SYSTEM_BUS_ADDRESS", "DBUS_SESSION_BUS_ADDRESS"), bus.address)
+        environment = {**os.environ, **told, "LC_ALL": "C.UTF-8"}
         command = _entered(chosen.command)
         if chosen.mock:
             environment["PYTHONPATH"] = str(UNPACKED / "python")
@@ -274,7 +263,7 @@ def _wait_for_name(running: Running, process: subprocess.Popen[bytes] | None) ->
 # What a service has only when it is told to
 
 MOCK = "org.freedesktop.DBus.Mock"
-NM, UPOWER = "/org/freedesktop/NetworkManager", "/org/freedesktop/UPower"
+NM, UPOWER, COLOR = (f"/org/freedesktop/{name}" for name in ("NetworkManager", "UPower", "ColorManager"))
 OBJECTS: Mapping[str, list[tuple[Any, ...]]] = {
     "bluez5": [
         ("/", "org.bluez.Mock.AddAdapter", "ss", "hci0", "my-computer"),
@@ -290,14 +279,7 @@ OBJECTS: Mapping[str, list[tuple[Any, ...]]] = {
     ],
     "modemmanager": [("/org/freedesktop/ModemManager1", f"{MOCK}.AddSimpleModem")],
     "logind": [("/org/freedesktop/login1", f"{MOCK}.AddSession", "ssusb", "c1", "seat0", 500, "joe", True)],
-    "colord": [
-        (
-            "/org/freedesktop/ColorManager",
-            "org.freedesktop.ColorManager.CreateDevice",
-            "ssa{ss}",
-            *("first", "normal", {"Kind": "printer"}),
-        )
-    ],
+    "colord": [(COLOR, "org.freedesktop.ColorManager.CreateDevice", "ssa{ss}", "first", "normal", {"Kind": "printer"})],
 }
 
 

@@ -17,10 +17,9 @@ from gateway.core.routing.route import encode_arguments
 from gateway.core.rpc.model import Call, Fault
 from gateway.mapping.changes.surface import Surface, surface
 from gateway.mapping.table import EndpointKey
-from gateway.reference import examples
-from gateway.reference.pages import pages, to_html
+from gateway.reference import arguments, for_busctl, pages, to_html
 from tests.kit.buses import private_bus
-from tests.kit.command import command
+from tests.kit.command import outcome
 from tests.kit.gateway import Folder, gateway_process
 from tests.kit.programs import ROOT
 
@@ -62,14 +61,7 @@ def page(name: str = "rpc-RPC2.md") -> str:
     return pages(shop(), URLS)[name]
 
 
-def section(name: str, of: str = "rpc-RPC2.md") -> str:
-    return page(of).partition(f"### `{name}`\n")[2].partition("\n### ")[0]
-
-
-def test_a_method_has_parameters_result_errors_target_and_examples() -> None:
-    assert (
-        section("size")
-        == """
+EXPECTED = """
 | parameter | type | required |  |
 |---|---|---|---|
 | `shop` | object path below /shops | yes | an object path below /shops |
@@ -94,7 +86,14 @@ curl -s -H 'Content-Type: text/xml' -d '<methodCall><methodName>size</methodName
 busctl get-property org.example.Shop /shops/x org.example.Shop1 Size
 ```
 """
-    )
+
+
+def section(name: str, of: str = "rpc-RPC2.md") -> str:
+    return page(of).partition(f"### `{name}`\n")[2].partition("\n### ")[0]
+
+
+def test_a_method_has_parameters_result_errors_target_and_examples() -> None:
+    assert section("size") == EXPECTED
 
 
 def test_examples_of_other_kinds_of_calls() -> None:
@@ -113,9 +112,8 @@ def test_examples_of_other_kinds_of_calls() -> None:
 
 
 def test_errors_of_all_methods_are_listed_once_and_the_index_leads_to_each_page() -> None:
-    text = page()
-    assert text.count("NO_BOOK") == 1
-    assert text.index("NO_BOOK") < text.index("### `find-book`")
+    before, _, after = page().partition("### `find-book`")
+    assert (before.count("NO_BOOK"), after.count("NO_BOOK")) == (1, 0)
     index = page("index.md").replace("\\", "")
     assert "| [http://h/idl](rpc-idl.md) | jsonrpc, xapi_idl | 4 | shop |" in index
 
@@ -145,11 +143,11 @@ def test_every_example_of_the_shipped_mappings_has_the_form_that_the_method_take
     found = surface(checked.table)
     refused = []
     for method in found.methods.values():
-        call = Call(method.route.method, tuple(examples.arguments(method).values()))
+        call = Call(method.route.method, tuple(arguments(method).values()))
         encoded = encode_arguments(method.route, call)
         if isinstance(encoded, Fault):
             refused.append(f"{method.title}: {encoded.message}")
-        assert examples.for_busctl(method).startswith("busctl ")
+        assert for_busctl(method).startswith("busctl ")
     assert (refused, len(found.methods)) == ([], len(checked.table.routes()))
 
 
@@ -157,28 +155,22 @@ def test_every_example_of_the_shipped_mappings_has_the_form_that_the_method_take
 
 
 def docs(*words: str | Path) -> tuple[int, str, str]:
-    done = command("docs", *words)
-    return done.exit_code, done.stdout, done.stderr
+    return outcome("docs", *words)
 
 
 def test_pages_are_written_and_replaced_but_no_other_file(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    where = (folder.mappings, "--output", tmp_path / "ref", "--url", "http://gw.example.org/")
-    names = ["index.md", "rpc-RPC2.md", "rpc-jsonrpc.md"]
-    assert docs(*where)[:2] == (0, "".join(f"{tmp_path}/ref/{name}\n" for name in names))
-    assert (tmp_path / "ref/rpc-RPC2.md").read_text().startswith("# http://gw.example.org/RPC2\n")
-    assert docs(*where)[0] == 0
-    assert docs(*where, "--format", "html")[0] == 0
-    assert docs(*where, "--format", "html")[0] == 0
-    (tmp_path / "ref/index.md").write_text("mine")
+    folder, made = Folder(tmp_path), tmp_path / "ref"
+    where = (folder.mappings, "--output", made, "--url", "http://gw.example.org/")
+    names = [f"{made}/{name}" for name in ("index.md", "rpc-RPC2.md", "rpc-jsonrpc.md")]
+    assert docs(*where)[:2] == (0, "".join(f"{name}\n" for name in names))
+    assert (made / "rpc-RPC2.md").read_text().startswith("# http://gw.example.org/RPC2\n")
+    assert json.loads(docs(*where, "--json")[1]) == {"files": names}
+    assert [docs(*where, "--format", "html")[0] for _ in range(2)] == [0, 0]
+    (made / "index.md").write_text("mine")
     code, out, message = docs(*where)
-    assert (code, out) == (1, "")
-    assert "index.md exists and was not generated" in message
-    code, _, message = docs(folder.mappings / "none.yaml")
-    assert code == 2, message
-    assert json.loads(docs(*where, "--json")[1])["status"] == 1  # index.md is not ours
-    (tmp_path / "ref/index.md").unlink()
-    assert json.loads(docs(*where, "--json")[1]) == {"files": [f"{tmp_path}/ref/{name}" for name in names]}
+    assert (code, out, "index.md exists and was not generated" in message) == (1, "", True)
+    assert json.loads(docs(*where, "--json")[1])["status"] == 1
+    assert docs(folder.mappings / "none.yaml")[0] == 2
 
 
 @pytest.mark.bus
@@ -192,9 +184,7 @@ def test_the_examples_run_as_they_are(tmp_path: Path) -> None:
             folder.config.write_text(folder.config.read_text().replace("tcp:127.0.0.1:0", f"tcp:{address}"))
             assert docs("--config", folder.config, "-o", tmp_path / "ref")[0] == 0
             for name in ("rpc-RPC2", "rpc-jsonrpc"):
-                text = (tmp_path / f"ref/{name}.md").read_text()
-                for block in text.split("```sh\n")[1:]:
-                    line = block.partition("\n")[0]
+                for line in (tmp_path / f"ref/{name}.md").read_text().splitlines():
                     if line.startswith("curl"):
                         done = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
                         # No service is on the bus: the gateway has taken the call and its parameters.

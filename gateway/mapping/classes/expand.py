@@ -81,7 +81,7 @@ def expand(root: Scope, library: IdlLibrary) -> Expansion:
             entries[name], derived[name] = entry, about
             origins["methods", name] = ("classes", stanza.name, "messages", message)
         found = describe_gaps(stanza.legacy_class, stanza.scope.at("unmapped").data or [])
-        gaps += [f"{root.document.file}:{root.document.line(stanza.scope.path)}: {gap}" for gap in found]
+        gaps += [f"{stanza.scope.source}: {gap}" for gap in found]
     document = root.document
     data = {**root.data, "methods": {**root.data["methods"], **entries}}
     complete = document.complete and len(usable) == len(stanzas)

@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
-from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, parameter
 from gateway.core.dbus.record_query import QueryError, compile_query
-from gateway.core.dbus.results import DecodeResult
 from gateway.core.dbus.scalars import quoted
-from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.signature import parse_one
 from gateway.core.routing.route import Select
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.mapping.classes.expand import Derived
@@ -28,37 +27,28 @@ TEXT = parse_one("s")
 INVALID_VALUE, UUID_INVALID = "INVALID_VALUE", "UUID_INVALID"  # errors of XenAPI
 
 
-class Returned(Struct, frozen=True):
-    """The parts of a route that a class replaces; None for those of the compiled result."""
-
-    shape: DecodeResult | None = None
-    type: Type | None = None
-    select: Select | None = None
-
-
-NOT_DERIVED = Returned()
-
-
-def returned(derived: Derived, plan: ArgumentPlan, result: CompiledResult) -> Returned:
-    """What a derived method returns instead of its compiled result."""
+def returned(derived: Derived, plan: ArgumentPlan, result: CompiledResult) -> CompiledResult:
+    """What a derived method returns, of the compiled result of its D-Bus call."""
     shape, legacy_class, name = result.shape, derived.legacy_class, derived.field
     match derived.returns:
         case "all":
-            return NOT_DERIVED
+            return result
         case "keys":
-            return Returned(lambda body: [*_records(shape(body))], TEXTS)
+            return CompiledResult(lambda body: [*_records(shape(body))], TEXTS)
         case "default":  # the call returns whether the object exists
             found = legacy_class.fields[name]
-            return Returned(lambda _body: found.default, found.type)
+            return CompiledResult(lambda _body: found.default, found.type)
         case "member":
             known = legacy_class.fields[name].known
-            return Returned(lambda body: _records(shape(body))[name], None if known is None else known.type)
+            kind = result.type if known is None else known.type
+            return CompiledResult(lambda body: _records(shape(body))[name], kind)
         case "where":
-            return Returned(select=_where(_last(plan), legacy_class.fields))
+            return replace(result, select=_where(_last(plan), legacy_class.fields))
         case "by_uuid":
-            return Returned(type=TEXT, select=_with(_last(plan), "uuid", partial(_first, legacy_class.name)))
+            return CompiledResult(shape, TEXT, _with(_last(plan), "uuid", partial(_first, legacy_class.name)))
         case "by_name_label":
-            return Returned(type=TEXTS, select=_with(_last(plan), "name_label", lambda _label, keys: Reply([*keys])))
+            labelled = _with(_last(plan), "name_label", lambda _label, keys: Reply([*keys]))
+            return CompiledResult(shape, TEXTS, labelled)
 
 
 def _last(plan: ArgumentPlan) -> Callable[[Call], Value]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dbus.arguments import ArgumentPlan, Constant, compile_arguments
@@ -45,15 +45,11 @@ READ_TIMEOUT = 30.0  # seconds, for reading properties
 VALUE = "value"  # the name, in braces, of the node's own value in a parameter of `on_change`
 
 
-class Published(Struct, frozen=True):
-    """A publication, and the members of the service that it needs."""
-
-    publication: Publication
-    contract: Contract
+Published: TypeAlias = tuple[Publication, Contract]
 
 
 def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[str, str], str]) -> list[Published]:
-    """The publications of a file that have no problem.
+    """The publications of a file that have no problem, each with the members of the service that it needs.
 
     `claimed`: listener and node -> source of its publication, over all files. Two publications of one node would
     overwrite each other for ever.
@@ -63,7 +59,7 @@ def compile_publications(root: Scope, library: IdlLibrary, claimed: dict[tuple[s
         published = _Publish(entry, root, library).compile()
         if published is None:
             continue
-        publication = published.publication
+        publication, _ = published
         nodes = [str(publication.template.node.below(*below)) for below in publication.template.leaves]
         taken = [node for node in nodes if (publication.listener, node) in claimed]
         for node in taken:
@@ -81,13 +77,12 @@ class _Publish:
         self._root = root
         self._library = library
         self._escape: Escape = entry.data.get("escape", "systemd")  # how the service writes the parameter into the path
-        self._where = entry.document.problem(entry.path, "")
-        self._source = f"{self._where.file}:{self._where.line}"
+        self._where = entry.where()
         self._types: Mapping[str, Type | None] = {}  # of the names that the nodes may show; None: the object path's
         self._owner = ("", "")  # their kind, and who has them
 
     def compile(self) -> Published | None:
-        entry, before, where = self._entry, len(self._entry.problems), self._where
+        entry, before = self._entry, len(self._entry.problems)
         site = find_site(entry, self._root.at("dbus"), self._library)
         node = entry.at("node").attempt(paths.template, entry.data["node"], level="schema")
         if site is None or node is None:
@@ -105,7 +100,7 @@ class _Publish:
             NodeTemplate(node, {}),
             (Subscription(site.bus_name, path, site.interface.name, below=bool(brace)),),
             site.object_path,
-            source=self._source,
+            source=self._where.source,
             fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
             is_escaped=self._escape == "systemd",
         )
@@ -114,9 +109,8 @@ class _Publish:
             return None
         publication, members = made
         reach = PathTemplate(site.object_path, dict.fromkeys(placeholders(site.object_path), self._escape), {})
-        place_of = (where.file, where.line, where.column, where.place)
-        contract = Contract(site.bus_name, site.object_path, site.interface, members, *place_of, reach=reach)
-        return Published(publication, contract)
+        contract = Contract(site.bus_name, site.object_path, site.interface, members, self._where, reach=reach)
+        return publication, contract
 
     def _signal(self, site: TargetObject, made: Publication) -> tuple[Publication, tuple[str, ...]] | None:
         signal = known_member(self._entry.at("signal"), site.interface.signals, "signal", site)
@@ -196,7 +190,7 @@ class _Publish:
             map_error=lambda fault, _call: fault,
             timeout=READ_TIMEOUT,
             effect=Effect.READ,
-            source=self._source,
+            source=self._where.source,
         )
 
     def _reject(self, key: str, other: str) -> None:
@@ -276,7 +270,6 @@ def compile_watch_triggers(
         route = routes.get(name)
         if node is None or route is None:
             continue
-        where = entry.document.problem(entry.path, "")
         text = repr((entry.data, route.fingerprint))
         trigger = WatchTrigger(
             listener=entry.data["listener"],
@@ -284,7 +277,7 @@ def compile_watch_triggers(
             route=route,
             parameters=_parameters(entry, node, route, root),
             domains=compile_domains(entry.at("allowed_domains"), node) or route.domains or DOM0_ALONE,
-            source=f"{where.file}:{where.line}",
+            source=entry.where().source,
             fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
         )
         if len(entry.problems) == before:

@@ -13,20 +13,14 @@ RPC = EndpointKey("rpc", "/rpc")
 SPEAKS = "b.yaml:11:5: expose[0]: endpoint rpc /rpc already speaks xmlrpc/plain (a.yaml:11)"
 
 
-def test_two_files_share_an_endpoint(tmp_path: Path) -> None:
-    built = build_files(tmp_path, a=HEAD + STAT, b=HEAD + STAT.replace("m:", "n:"))
-    assert built.problems == []
-    assert list(built.table.endpoints) == [RPC]
-    assert list(built.table.endpoints[RPC].routes) == ["m", "n"]
-
-
-def test_a_file_is_exposed_at_several_endpoints_with_the_same_routes(tmp_path: Path) -> None:
+def test_two_files_share_an_endpoint_and_one_file_has_several_with_the_same_routes(tmp_path: Path) -> None:
     other = EXPOSE + "  - {listener: rpc, path: /json, codec: jsonrpc, dialect: xenapi}\n"
-    table = build_files(tmp_path, a=HEAD.replace(EXPOSE, other) + STAT).table
-    json = table.endpoints[EndpointKey("rpc", "/json")]
-    assert (json.codec, json.dialect) == ("jsonrpc", "xenapi")
-    assert json.routes["m"] is table.endpoints[RPC].routes["m"]
-    assert len(table.routes()) == 1
+    built = build_files(tmp_path, a=HEAD.replace(EXPOSE, other) + STAT, b=HEAD + STAT.replace("m:", "n:"))
+    assert (built.problems, len(built.table.routes())) == ([], 2)
+    assert list(built.table.endpoints[RPC].routes) == ["m", "n"]
+    json = built.table.endpoints[EndpointKey("rpc", "/json")]
+    assert (json.codec, json.dialect, list(json.routes)) == ("jsonrpc", "xenapi", ["m"])
+    assert json.routes["m"] is built.table.endpoints[RPC].routes["m"]
 
 
 TWICE = HEAD.replace(EXPOSE, EXPOSE + EXPOSE.replace("/rpc", "/other")) + STAT
@@ -60,24 +54,17 @@ def test_files_that_share_an_endpoint_agree(tmp_path: Path, first: str, second: 
 def test_without_a_config_any_listener_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "example.xml").write_text(IDL)
     (tmp_path / "a.yaml").write_text(HEAD.replace("listener: rpc", "listener: web") + STAT)
-    _, problems = build([tmp_path / "a.yaml"], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
-    assert problems == []
-
-
-def test_a_file_must_expose_its_methods(tmp_path: Path) -> None:
-    text = "expose: no client can reach the methods of this file: add an `expose` entry"
-    assert build_files(tmp_path, a=HEAD.replace("expose:\n" + EXPOSE, "") + STAT).problems == [f"a.yaml:1:1: {text}"]
+    table, problems = build([tmp_path / "a.yaml"], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
+    assert (problems, len(table.routes())) == ([], 1)
 
 
 def test_all_problems_of_all_files_are_found_in_one_run_and_what_is_good_is_kept(tmp_path: Path) -> None:
-    built = build_files(
-        tmp_path,
-        a="mapping: 2\n",
-        b=HEAD + STAT.replace("Stat", "Begin") + "  good: {member: Stat}\n",
-        c="{",
-    )
+    files = {"a": "mapping: 2\n", "b": f"{HEAD}{STAT.replace('Stat', 'Begin')}  good: {{member: Stat}}\n", "c": "{"}
+    built = build_files(tmp_path, **files)
     assert [problem.split(":")[0] for problem in built.problems] == ["a.yaml", "a.yaml", "a.yaml", "b.yaml", "c.yaml"]
     assert [route.method for route in built.table.routes()] == ["good"]
+    _, problems = build([tmp_path], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
+    assert [problem.level for problem in problems] == ["schema", "schema", "schema", "idl", "schema"]
 
 
 def test_a_schema_problem_of_a_method_hides_no_problem_of_another(tmp_path: Path) -> None:
@@ -87,24 +74,15 @@ def test_a_schema_problem_of_a_method_hides_no_problem_of_another(tmp_path: Path
     assert [problem.split(": ")[1] for problem in problems] == ["methods.m.effect", "methods.n.member"]
 
 
-def test_problems_have_a_level(tmp_path: Path) -> None:
-    (tmp_path / "example.xml").write_text(IDL)
-    (tmp_path / "a.yaml").write_text(HEAD + "  m: {member: Begin, effect: none}\n")
-    (tmp_path / "b.yaml").write_text(HEAD + "  m: {member: Begin}\n")
-    _, problems = build([tmp_path], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
-    assert [problem.level for problem in problems] == ["schema", "idl"]
-
-
 def test_the_revision_depends_on_the_content_only(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    first = build_files(here, a=HEAD + STAT).table.revision
-    assert build_files(there, a=HEAD + STAT).table.revision == first
-    assert build_files(there, a=HEAD + STAT + "# more\n").table.revision != first
-    (here / "example.xml").write_text(IDL + "<!-- more -->")
-    table, _ = build([here], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
-    assert table.revision != first
+    def revision(folder: str, more: str = "") -> str:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return build_files(tmp_path / folder, a=HEAD + STAT + more).table.revision
+
+    assert revision("here") == revision("there") != revision("here", "# more\n")
+    (tmp_path / "there/example.xml").write_text(IDL + "<!-- more -->")
+    table, _ = build([tmp_path / "there"], codecs={"xmlrpc"}, dialects={"plain"}, listeners=None)
+    assert table.revision != revision("here")
 
 
 def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:

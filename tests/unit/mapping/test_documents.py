@@ -11,11 +11,9 @@ from typing import Any
 import jsonschema_rs
 from jsonschema import Draft202012Validator
 
-from gateway.core.dbus.marshal import to_dbus
-from gateway.core.dbus.signature import parse_one
 from gateway.mapping import load, schema
-from gateway.mapping.load import MappingDocument, Scope
-from tests.kit.cases import each_case, present
+from gateway.mapping.load import MappingDocument
+from tests.kit.cases import each_case, expect, present
 from tests.kit.mappings import HEAD
 from tests.kit.programs import ROOT
 
@@ -71,31 +69,21 @@ def test_invalid_yaml_is_reported_with_its_place(content: bytes, problem: str) -
     assert str(problems[0]).startswith(problem)
 
 
-def test_every_duplicate_key_is_reported() -> None:
-    _, problems = load.parse(FILE, b"a: 1\na: 2\nb: 1\nb: 2\n")
-    assert [problem.place for problem in problems] == ["a", "b"]
-
-
 def test_aliases_that_multiply_end_at_the_limit() -> None:
     lines = [b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [b"a%d: &a%d [%s]" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 9)]
     document, problems = load.parse(FILE, b"\n".join(lines))
-    assert document is None
-    assert [problem.message for problem in problems] == ["more than 100000 nodes, with aliases expanded"]
+    assert (document, [each.message for each in problems]) == (None, ["more than 100000 nodes, with aliases expanded"])
 
 
 def test_the_yaml_files_of_a_directory_are_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    files, problems = load.find([tmp_path / "empty"])
+    assert (files, [each.message for each in problems]) == ([], ["no mapping file (.yaml or .yml) in this directory"])
     for name in ("b.yaml", "a.yml", "c.xml", "d.yaml~"):
         (tmp_path / name).touch()
     files, problems = load.find([tmp_path, tmp_path / "b.yaml", tmp_path / "x"])
-    assert [file.name for file in files] == ["a.yml", "b.yaml", "x"]
-    assert problems == []
-
-
-def test_an_empty_directory_is_a_problem(tmp_path: Path) -> None:
-    files, problems = load.find([tmp_path])
-    assert files == []
-    assert [problem.message for problem in problems] == ["no mapping file (.yaml or .yml) in this directory"]
+    assert ([file.name for file in files], problems) == (["a.yml", "b.yaml", "x"], [])
 
 
 def _check(text: str) -> list[str]:
@@ -126,34 +114,21 @@ def _description(item: Any) -> str:
     return str(item["description"])
 
 
-def test_the_schema_is_valid_json_schema_2020_12() -> None:
+def test_the_schema_is_valid_json_schema_2020_12_and_rejects_unknown_keys() -> None:
     assert schema.schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     Draft202012Validator.check_schema(schema.schema())
-
-
-def test_every_key_has_a_description_for_editors() -> None:
-    keys = dict(_named(schema.schema(), ""))
-    assert len(keys) > 60
-    assert [path for path, item in keys.items() if not _description(item)] == []
-
-
-def test_every_key_and_every_word_is_documented() -> None:
-    documented = set(
-        re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "mapping.md").read_text())))
-    )
-    keys = dict(_named(schema.schema(), ""))
-    words = [word for item in keys.values() for word in item.get("enum", ())]
-    assert {path.rpartition(".")[2] for path in keys} - documented == set()
-    assert {str(word) for word in words} - documented == set()
-
-
-def test_every_mapping_rejects_unknown_keys() -> None:
     named = {**schema.schema()["$defs"], "the file": schema.schema()}
     assert [name for name, item in named.items() if "properties" in item and item["additionalProperties"]] == []
 
 
-def test_a_good_file_has_no_problems() -> None:
-    assert _check(HEAD + "  m: {member: A}\n") == []
+def test_every_key_has_a_description_for_editors_and_every_key_and_word_is_documented() -> None:
+    text = (ROOT / "docs" / "mapping.md").read_text()
+    documented = set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`\n]+)`", text))))
+    keys = dict(_named(schema.schema(), ""))
+    assert len(keys) > 60
+    assert [path for path, item in keys.items() if not _description(item)] == []
+    words = {str(word) for item in keys.values() for word in item.get("enum", ())}
+    assert ({path.rpartition(".")[2] for path in keys} | words) - documented == set()
 
 
 @each_case(
@@ -172,9 +147,8 @@ def test_a_schema_problem_is_reported_with_its_place(good: str, bad: str, proble
     assert any(found.startswith(problem) for found in _check((HEAD + "  m: {member: A}\n").replace(good, bad)))
 
 
-@each_case("text", ["5", "[]", "null", "text"])
-def test_a_document_must_be_a_mapping(text: str) -> None:
-    assert _check(text)[0].startswith("f.yaml:1:1: expected a mapping, got ")
+def test_a_document_must_be_a_mapping() -> None:
+    assert _check("[]")[0].startswith("f.yaml:1:1: expected a mapping, got ")
 
 
 def test_a_date_of_toml_is_a_problem_like_any_other_value() -> None:
@@ -184,31 +158,10 @@ def test_a_date_of_toml_is_a_problem_like_any_other_value() -> None:
 
 
 def test_methods_without_schema_problems_are_kept() -> None:
-    _, good = schema.check(parsed(f"{HEAD}  m: 5\n  n: {{member: A}}\n"))
-    assert good is not None
-    assert isinstance(good.data, dict)
-    assert good.data["methods"] == {"n": {"member": "A"}}
-    assert not good.complete
+    good = present(schema.check(parsed(f"{HEAD}  m: 5\n  n: {{member: A}}\n"))[1])
+    assert (expect(dict, good.data)["methods"], good.complete) == ({"n": {"member": "A"}}, False)
 
 
 @each_case("text", [f"{HEAD}  m: 5\n", f"{HEAD}  m: {{member: A}}\nx: 5\n", f"{HEAD}  []\n"])
 def test_a_file_with_a_problem_outside_its_methods_is_left_out(text: str) -> None:
     assert schema.check(parsed(text))[1] is None
-
-
-def test_a_scope_selects_nodes_and_reports_each_problem_once() -> None:
-    document = parsed("a: [{b: x}, 5]\n")
-    scope = Scope(document, {}, (), document.data)
-    listed = scope.at("a")
-    assert (listed.at(0, "b").data, listed.at(0, "c", "d").data) == ("x", None)
-    assert (listed.at(0).has("b"), listed.has("b")) == (True, False)
-    assert [item.path for item in listed.items()] == [("a", 0), ("a", 1)]
-    listed.fail("wrong")
-    listed.fail("wrong")
-    assert listed.at(1).attempt(to_dbus(parse_one("as")), [5]) is None
-    assert listed.at(0, "b").attempt(int, "x", level="schema") is None
-    assert [str(problem) for problem in scope.problems] == [
-        "f.yaml:1:4: a: wrong",
-        "f.yaml:1:13: a[1]: [0]: expected s, got 5",
-        "f.yaml:1:9: a[0].b: invalid literal for int() with base 10: 'x'",
-    ]

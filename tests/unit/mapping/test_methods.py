@@ -23,8 +23,6 @@ session:
 errors: {"*": {code: OTHER}}
 methods:
 """
-
-
 START = "m: {member: Start, params: [session, paused, {name: force, default: false}]}"
 
 

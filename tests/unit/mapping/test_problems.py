@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
 
-from gateway.mapping.problem import Problem, did_you_mean, format_place, unknown
+from gateway.mapping.problem import Problem
 from tests.kit.cases import each_case
 from tests.kit.mappings import HEAD, build_files
 
@@ -48,21 +48,3 @@ def test_a_problem_is_one_printable_line_that_editors_can_follow() -> None:
     problem = Problem("a.yaml", 31, 13, "methods.a\nb", "unknown method '\x1b[2J\ud800ä'", "idl")
     assert str(problem) == "a.yaml:31:13: methods.a\\nb: unknown method '\\x1b[2J\\ud800ä'"
     assert str(Problem("a.yaml", 1, 1, "", "invalid YAML", "schema")) == "a.yaml:1:1: invalid YAML"
-
-
-def test_problems_are_sorted_by_place() -> None:
-    places = [("b", 1, 1), ("a", 10, 1), ("a", 9, 2), ("a", 9, 1)]
-    problems = [Problem(*where, "", "", "schema") for where in places]
-    assert [(one.file, one.line, one.column) for one in sorted(problems)] == sorted(places)
-
-
-def test_a_place_is_written_as_keys_and_indexes() -> None:
-    assert format_place(("methods", "VM.stat", "params", 1, "to")) == "methods.VM.stat.params[1].to"
-
-
-def test_an_unknown_name_is_reported_with_the_nearest_one_or_with_all() -> None:
-    assert did_you_mean("x", ["name", "memory"]) == ""
-    assert unknown("argument", "memori", ["name s", "memory u"]) == "unknown argument 'memori' (did you mean 'memory'?)"
-    assert unknown("key", "x", ["a", "b"], owner="f") == "unknown key 'x' of f; expected one of a, b"
-    assert unknown("key", "x", ["a"]) == "unknown key 'x'; expected a"
-    assert unknown("key", "x", []) == "unknown key 'x'; there are none"

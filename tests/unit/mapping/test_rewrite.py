@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from ruamel.yaml import YAML
@@ -23,56 +24,34 @@ def rewritten(methods: str, now: Setting, then: Setting, *, head: str = "", has_
     return text.removeprefix(start)
 
 
-# Before and after, line by line.
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (["a: {member: X}  # why"], ["a: {member: X, mode: shadow}  # why"]),
-        (["a: {member: X, }"], ["a: {member: X, mode: shadow, }"]),
-        (["a: {member: X, mode: legacy, params: [b]}"], ["a: {member: X, mode: shadow, params: [b]}"]),
-        (["a: {params: [b,", "  c]}  # end"], ["a: {params: [b,", "  c], mode: shadow}  # end"]),
-        (["a:", "  mode: legacy  # old", "  member: X"], ["a:", "  mode: shadow  # old", "  member: X"]),
-        (
-            ["a:", "  member: X  # x", "", "# of b", "b: {}"],
-            ["a:", "  member: X  # x", "  mode: shadow", "", "# of b", "b: {}"],
-        ),
-        (
-            ["a:", "  params:", "    - b  # last", "  # after"],
-            ["a:", "  params:", "    - b  # last", "  mode: shadow", "  # after"],
-        ),
-        (
-            ["b: {errors: &e {x: y}}", "a:", "  errors: *e # those of b", "", "c: {}"],
-            ["b: {errors: &e {x: y}}", "a:", "  errors: *e # those of b", "  mode: shadow", "", "c: {}"],
-        ),
-        (["b: {errors: &e {x: y}}", "a: {errors: *e}"], ["b: {errors: &e {x: y}}", "a: {errors: *e, mode: shadow}"]),
-        (
-            ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "c: {}"],
-            ["b: {params: [&p x]}", "a:", "  params:", "    - y", "    - *p  # x", "  mode: shadow", "c: {}"],
-        ),
-        (["'a': {member: \"X}\"}"], ["'a': {member: \"X}\", mode: shadow}"]),
-        (["ä: {member: ü}", "a: {member: 'ö'}"], ["ä: {member: ü}", "a: {member: 'ö', mode: shadow}"]),
-    ],
-)
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_only_the_mode_changes(before: list[str], after: list[str], newline: str) -> None:
-    old, new = ("".join(f"  {line}{newline}" if line else newline for line in lines) for lines in (before, after))
-    assert rewritten(old, LEGACY, SHADOW) == new
+BLOCK = "b: {params: [&p x]}\na:\n  params:\n    - y\n    - *p  # x\n%sc: {}"
+ERRORS = "b: {errors: &e {x: y}}\na:\n  errors: *e # those of b\n%s\nc: {}"
+LIST = "a:\n  params:\n    - b  # last\n  # after"
+MODE = "  mode: shadow\n"
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("before", "after"),
     [
-        ("  a: {member: X, result: *r}\n", "  a: {member: X, result: *r, mode: shadow}\n"),
-        ("  a: {member: X, result: *r }\n", "  a: {member: X, result: *r, mode: shadow }\n"),
-        (
-            "  a:\n    member: X\n    result: *r  # as b\n",
-            "  a:\n    member: X\n    result: *r  # as b\n    mode: shadow\n",
-        ),
-        ("  a: {result: {struct: *r}}\n", "  a: {result: {struct: *r}, mode: shadow}\n"),
+        ("a: {member: X}  # why", "a: {member: X, mode: shadow}  # why"),
+        ("a: {member: X, }", "a: {member: X, mode: shadow, }"),
+        ("a: {member: X, mode: legacy, params: [b]}", "a: {member: X, mode: shadow, params: [b]}"),
+        ("a: {params: [b,\n  c]}  # end", "a: {params: [b,\n  c], mode: shadow}  # end"),
+        ("a:\n  mode: legacy  # old\n  member: X", "a:\n  mode: shadow  # old\n  member: X"),
+        ("a:\n  member: X  # x\n\n# of b\nb: {}", f"a:\n  member: X  # x\n{MODE}\n# of b\nb: {{}}"),
+        (LIST, LIST.replace("  # after", f"{MODE}  # after")),
+        (ERRORS % "", ERRORS % MODE),
+        ("b: {errors: &e {x: y}}\na: {errors: *e}", "b: {errors: &e {x: y}}\na: {errors: *e, mode: shadow}"),
+        ("b: {x: &s [y]}\na: {z: {struct: *s} }", "b: {x: &s [y]}\na: {z: {struct: *s}, mode: shadow }"),
+        (BLOCK % "", BLOCK % MODE),
+        ("'a': {member: \"X}\"}", "'a': {member: \"X}\", mode: shadow}"),
+        ("ä: {member: ü}\na: {member: 'ö'}", "ä: {member: ü}\na: {member: 'ö', mode: shadow}"),
     ],
 )
-def test_an_entry_may_end_with_an_alias(before: str, after: str) -> None:
-    assert rewritten(before, LEGACY, SHADOW, head="x: &r {from: y}\n") == after
+def test_only_the_mode_changes(before: str, after: str) -> None:
+    for newline in ("\n", "\r\n"):
+        old, new = (indent(text, "  ").replace("\n", newline) + newline for text in (before, after))
+        assert rewritten(old, LEGACY, SHADOW) == new
 
 
 SAMPLES = sorted((Path(__file__).parents[3] / "mappings").glob("*.yaml"))
@@ -159,40 +138,28 @@ def test_what_cannot_be_edited_is_rejected(methods: str, head: str, says: str) -
         rewritten(methods, LEGACY, SHADOW, head=head)
 
 
-STANZA = ["classes:", "  VM:", "    interface: X"]
+VM = "classes:\n  VM:\n    interface: X"
+STOP = "    messages:\n      stop: {mode: dbus}  # why"
+KEYED = f"{VM}\n    defaults: {{mode: {{canary: 5%, key: vm}}}}"
 
 
 @each_case(
     ("before", "after"),
     [
-        ([*STANZA, "  host: {}"], [*STANZA, "    messages: {start: {mode: shadow}}", "  host: {}"]),
-        (["classes:", "  VM: {interface: X}"], ["classes:", "  VM: {interface: X, messages: {start: {mode: shadow}}}"]),
+        (f"{VM}\n  host: {{}}", f"{VM}\n    messages: {{start: {{mode: shadow}}}}\n  host: {{}}"),
+        ("classes:\n  VM: {interface: X}", "classes:\n  VM: {interface: X, messages: {start: {mode: shadow}}}"),
+        (f"{VM}\n{STOP}\nx: {{}}", f"{VM}\n{STOP}\n      start: {{mode: shadow}}\nx: {{}}"),
+        (f"{VM}\n    messages: {{stop: {{}}}}", f"{VM}\n    messages: {{stop: {{}}, start: {{mode: shadow}}}}"),
         (
-            [*STANZA, "    messages:", "      stop: {mode: dbus}  # why", "methods: {}"],
-            [*STANZA, "    messages:", "      stop: {mode: dbus}  # why", "      start: {mode: shadow}", "methods: {}"],
+            f"{VM}\n    messages:\n      start: {{mode: legacy, timeout: 1m}}",
+            f"{VM}\n    messages:\n      start: {{mode: shadow, timeout: 1m}}",
         ),
-        (
-            [*STANZA, "    messages: {stop: {}}"],
-            [*STANZA, "    messages: {stop: {}, start: {mode: shadow}}"],
-        ),
-        (
-            [*STANZA, "    messages:", "      start: {mode: legacy, timeout: 1m}"],
-            [*STANZA, "    messages:", "      start: {mode: shadow, timeout: 1m}"],
-        ),
-        (
-            [*STANZA, "    defaults: {mode: {canary: 5%, key: vm}}"],
-            [
-                *STANZA,
-                "    defaults: {mode: {canary: 5%, key: vm}}",
-                "    messages: {start: {mode: shadow, key: vm}}",
-            ],
-        ),
+        (KEYED, f"{KEYED}\n    messages: {{start: {{mode: shadow, key: vm}}}}"),
     ],
 )
-def test_the_mode_of_a_method_that_follows_from_a_class_is_in_its_messages(before: list[str], after: list[str]) -> None:
-    text = "\n".join(["methods: {}", *before] if "methods: {}" not in before else before) + "\n"
-    expected = "\n".join(["methods: {}", *after] if "methods: {}" not in before else after) + "\n"
-    assert rewrite(text, {"VM.start": WantedMode(LEGACY, SHADOW, has_key=True)}) == expected
+def test_the_mode_of_a_method_that_follows_from_a_class_is_in_its_messages(before: str, after: str) -> None:
+    text = rewrite(f"methods: {{}}\n{before}\n", {"VM.start": WantedMode(LEGACY, SHADOW, has_key=True)})
+    assert text == f"methods: {{}}\n{after}\n"
 
 
 def test_a_class_that_shares_its_messages_is_not_edited() -> None:

@@ -8,15 +8,10 @@ from textwrap import dedent
 from gateway.core.migration.limits import LIMITS, RolloutLimits
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.migration.rollout_plan import DEFAULT, DEFAULT_FOR_WRITES, OnBreach, RolloutPlan, RolloutStep
-from tests.kit.cases import each_case
+from tests.kit.cases import each_case, present
 from tests.kit.mappings import HEAD, Built, build_files, build_methods
 
-READ = "{property: PowerState}"
-
-
-WRITE = "{member: Stat, effect: write}"
-
-
+READ, WRITE = "{property: PowerState}", "{member: Stat, effect: write}"
 TWO = f"r: {READ}\nw: {WRITE}"
 
 
@@ -54,10 +49,10 @@ def test_a_plan_is_read_as_it_is_written(tmp_path: Path) -> None:
 
 
 def test_a_plan_has_defaults(tmp_path: Path) -> None:
-    plan = _build(tmp_path, "rollouts: {p: {steps: [dbus], limits: {samples: 5}}}", "r: {member: Stat, rollout: p}")
-    route = plan.route("r")
-    assert (route.rollout.limits.mismatches, route.rollout.limits.samples) == (LIMITS.mismatches, 5)
-    assert (route.rollout.on_breach, route.rollout.watch) == (OnBreach.ROLLBACK, 1800.0)
+    file = _build(tmp_path, "rollouts: {p: {steps: [dbus], limits: {samples: 5}}}", "r: {member: Stat, rollout: p}")
+    plan = file.route("r").rollout
+    assert (plan.limits.mismatches, plan.limits.samples) == (LIMITS.mismatches, 5)
+    assert (plan.on_breach, plan.watch) == (OnBreach.ROLLBACK, 1800.0)
 
 
 NAMED = "r: {property: PowerState, rollout: default}\nw: {member: Stat, rollout: default}"
@@ -76,12 +71,7 @@ OWN = f"r: {{property: PowerState, rollout: {{steps: [{{canary: 3%}}, {{gate: pe
             "defaults (canary 1%, dbus)",
         ),
         ("", OWN, "r (canary 3%, gate, dbus)", str(DEFAULT_FOR_WRITES)),
-        (
-            "defaults: {rollout: {steps: [{canary: 1%}, dbus]}}",
-            NAMED,
-            str(DEFAULT),
-            str(DEFAULT_FOR_WRITES),
-        ),
+        ("defaults: {rollout: {steps: [{canary: 1%}, dbus]}}", NAMED, str(DEFAULT), str(DEFAULT_FOR_WRITES)),
         ("", GROUPED, str(DEFAULT_FOR_WRITES), str(DEFAULT_FOR_WRITES)),  # one of them may not run twice
         (
             "groups: {life: {methods: [r], rollout: {steps: [{shadow: 3}, dbus]}}}",
@@ -107,20 +97,12 @@ def test_the_methods_of_a_group_have_one_plan(tmp_path: Path) -> None:
     assert [built.route(name).rollout for name in names] == [*[DEFAULT_FOR_WRITES] * 3, DEFAULT]
 
 
-OLD = "legacy: {upstream: old}\n"
-
-
-ADD = "a: {member: Add, params: [name, memory]}\nb: {member: Add, params: [name, {name: kib, to: memory}]}"
-
-
-def test_a_method_of_a_group_may_have_its_own_key(tmp_path: Path) -> None:
-    methods = ADD.replace("memory}]", "memory}], key: kib")
-    built = _build(tmp_path, OLD + "groups: {g: {methods: [a, b], key: memory}}", methods)
-    assert [key and key.name for key in (built.route(name).migration.key for name in "ab")] == ["memory", "kib"]
-
-
-def test_a_key_is_needed_only_with_an_explicit_rollout(tmp_path: Path) -> None:
-    assert _build(tmp_path, OLD, ADD).problems == []
+def test_a_method_of_a_group_may_have_its_own_key_and_needs_one_only_with_a_rollout_of_its_own(tmp_path: Path) -> None:
+    old, methods = "legacy: {upstream: old}\n", "a: {member: Add, params: [name, memory]}\nb: {member: Add, %s}"
+    assert _build(tmp_path, old, methods % "params: [name, {name: kib, to: memory}]").problems == []
+    methods %= "params: [name, {name: kib, to: memory}], key: kib"
+    built = _build(tmp_path, f"{old}groups: {{g: {{methods: [a, b], key: memory}}}}", methods)
+    assert [present(built.route(name).migration.key).name for name in "ab"] == ["memory", "kib"]
 
 
 def test_a_group_over_several_files_has_one_rollout(tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from gateway.core.dbus.target import Subscription
 from gateway.core.routing.publication import Publication, RelatedNode, Text, WatchTrigger
-from gateway.core.rpc.model import Call
+from gateway.core.rpc.model import Call, Value
 from gateway.core.xenstore.exposure import DOM0_ALONE, Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
+from tests.kit.cases import each_case, present
 from tests.kit.mappings import HEAD, Built, build_files
 
 METHODS = """\
@@ -74,7 +73,7 @@ def test_an_entry_may_reach_only_some_of_the_methods(tmp_path: Path) -> None:
     assert set(endpoint.routes) == {"start", "begin"}
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("options", "method"),
     [
         ("style: chunked, path: /x", "{member: Stat, result: state}"),
@@ -100,22 +99,14 @@ def test_files_that_share_an_endpoint_have_the_same_options(tmp_path: Path) -> N
 
 
 TOP = HEAD.removesuffix("methods:\n")  # eleven lines
-
-
 PROPERTIES = "org.freedesktop.DBus.Properties"
-
-
 OF_VM = "org.example.VM1"
 
 
-def publish(directory: Path, *entries: str) -> Built:
-    """A file with these `publish` entries, the first in line 13."""
-    text = "publish:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
-    return build_files(directory, x=f"{TOP}{text}methods:\n  m: {{member: Stat}}\n")
-
-
 def published(directory: Path, entry: str) -> Publication:
-    built = publish(directory, entry)
+    """A file with this `publish` entry, in line 13."""
+    text = f"publish:\n  - {{listener: store, {entry}}}\nmethods:\n  m: {{member: Stat}}\n"
+    built = build_files(directory, x=TOP + text)
     assert built.problems == []
     (publication,) = built.table.publications
     return publication
@@ -132,25 +123,21 @@ def test_a_signal_is_shown_with_its_arguments(tmp_path: Path) -> None:
 
 
 def test_properties_of_one_object_are_shown_and_can_be_read(tmp_path: Path) -> None:
-    entry = 'node: /vm, properties: {memory: Memory, a/b: "{PowerState}!", own: NameLabel}, permissions: "n0,r5"'
-    publication = published(tmp_path, entry)
+    shown = 'memory: Memory, a/b: "{PowerState}!", own: NameLabel, paused: {present: Paused}'
+    publication = published(tmp_path, f'node: /vm, properties: {{{shown}}}, permissions: "n0,r5"')
     (heard,) = publication.subscriptions
-    assert heard.properties == {"Memory": "t", "PowerState": "s", "NameLabel": "s"}
-    picture = publication.node_set("", {"Memory": 7, "PowerState": "on", "NameLabel": "x"})
-    assert picture.leaves == {"/vm/memory": b"7", "/vm/a/b": b"on!", "/vm/own": b"x"}
-    assert picture.grants == (("n", 0), ("r", 5))
-    assert publication.read is not None
-    call = publication.read.encode_arguments(Call("publish"))
+    assert heard.properties == {"Memory": "t", "PowerState": "s", "NameLabel": "s", "Paused": "b"}
+    values: dict[str, Value] = {"Memory": 7, "PowerState": "on", "NameLabel": "x", "Paused": True}
+    picture = publication.node_set("", values)
+    leaves = {"/vm/memory": b"7", "/vm/a/b": b"on!", "/vm/own": b"x", "/vm/paused": b""}
+    assert (picture.leaves, picture.grants) == (leaves, (("n", 0), ("r", 5)))
+    assert publication.node_set("", {**values, "Paused": False}).leaves == {**leaves, "/vm/paused": None}
+    call = present(publication.read).encode_arguments(Call("publish"))
     assert (call.object_path, call.interface, call.member, call.body) == ("/org/example", PROPERTIES, "GetAll", [OF_VM])
     assert publication.read_all is None
-
-
-def test_one_property_needs_no_more_than_its_name(tmp_path: Path) -> None:
-    assert published(tmp_path, "node: /state, property: PowerState").node_set("", {"PowerState": "on"}).leaves == {
-        "/state": b"on"
-    }
-    with_text = published(tmp_path, 'node: /state, property: PowerState, value: "is {PowerState}"')
-    assert with_text.node_set("", {"PowerState": "on"}).leaves == {"/state": b"is on"}
+    for more, text in (("", b"on"), (', value: "is {PowerState}"', b"is on")):
+        one = published(tmp_path, f"node: /state, property: PowerState{more}")
+        assert one.node_set("", {"PowerState": "on"}).leaves == {"/state": text}
 
 
 def test_all_objects_are_shown_each_at_its_own_node(tmp_path: Path) -> None:
@@ -160,29 +147,12 @@ def test_all_objects_are_shown_each_at_its_own_node(tmp_path: Path) -> None:
     assert (changes.object_path, changes.below, changes.properties) == ("/org/example/vm", True, {"Memory": "t"})
     assert (added.object_path, added.member, added.below) == ("/org/example", "InterfacesAdded", True)
     assert removed.member == "InterfacesRemoved"
-    assert publication.read is not None
-    assert publication.read.encode_arguments(Call("publish", (), {"vm": "5"})).object_path == "/org/example/vm/_35"
-    assert publication.read_all is not None
-    assert publication.read_all.encode_arguments(Call("publish")).object_path == "/org/example"
+    one, every = present(publication.read), present(publication.read_all)
+    assert one.encode_arguments(Call("publish", (), {"vm": "5"})).object_path == "/org/example/vm/_35"
+    assert every.encode_arguments(Call("publish")).object_path == "/org/example"
     assert published(tmp_path, entry.replace(", objects: /org/example", "")).subscriptions[1].object_path == (
         "/org/example/vm"
     )
-
-
-def test_a_flag_is_a_node_that_is_there_or_not(tmp_path: Path) -> None:
-    publication = published(tmp_path, "node: /vm, properties: {paused: {present: Paused}}")
-    assert publication.node_set("", {"Paused": True}).leaves == {"/vm/paused": b""}
-    assert publication.node_set("", {"Paused": False}).leaves == {"/vm/paused": None}
-
-
-def test_publications_have_contracts_and_fingerprints_of_their_own(tmp_path: Path) -> None:
-    entries = ("node: /a, property: Memory", "node: /b, signal: Retargeted, value: x")
-    table = publish(tmp_path, *entries).table
-    members = [contract.members for contract in table.contracts if contract.place.startswith("publish")]
-    assert members == [("Memory",), ("Retargeted",)]
-    again = [each.fingerprint for each in publish(tmp_path, "node: /c, property: Memory", *entries).table.publications]
-    assert again[1:] == [each.fingerprint for each in table.publications]
-    assert len(set(again)) == 3
 
 
 TRIGGERED = """\
@@ -197,14 +167,9 @@ methods:
 """
 
 
-def triggers(directory: Path, *entries: str, top: str = TOP) -> Built:
-    """A file with these `on_change` entries, the first in line 13."""
-    text = "on_change:\n" + "".join(f"  - {{listener: store, {entry}}}\n" for entry in entries)
-    return build_files(directory, x=f"{top}{text}{TRIGGERED}")
-
-
-def trigger(directory: Path, entry: str) -> WatchTrigger:
-    built = triggers(directory, entry)
+def trigger(directory: Path, entry: str, top: str = TOP) -> WatchTrigger:
+    """A file with this `on_change` entry, in line 13."""
+    built = build_files(directory, x=f"{top}on_change:\n  - {{listener: store, {entry}}}\n{TRIGGERED}")
     assert built.problems == []
     (found,) = built.table.triggers
     return found
@@ -218,11 +183,8 @@ def test_parameters_are_texts_and_other_nodes(tmp_path: Path) -> None:
     assert (found.route.method, found.domains) == ("add", DOM0_ALONE)
     assert found.node.root == "/d"
     assert found.source.endswith("x.yaml:13")
-
-
-def test_a_tree_becomes_a_dictionary(tmp_path: Path) -> None:
-    found = trigger(tmp_path, "node: /d/updated, method: tell, params: {config: {tree: .}}")
-    assert found.parameters == {"config": RelatedNode(".", tree=True)}
+    tree = trigger(tmp_path, "node: /d/updated, method: tell, params: {config: {tree: .}}")
+    assert tree.parameters == {"config": RelatedNode(".", tree=True)}
 
 
 def test_a_trigger_has_allowed_domains_or_those_of_its_method(tmp_path: Path) -> None:
@@ -239,13 +201,5 @@ def test_a_trigger_has_allowed_domains_or_those_of_its_method(tmp_path: Path) ->
 
 def test_a_file_with_a_trigger_needs_no_endpoint(tmp_path: Path) -> None:
     top = TOP.partition("expose:")[0]
-    built = triggers(tmp_path, 'node: /a, method: start, params: {paused: "{value}"}', top=top)
-    assert built.problems == []
-    assert [route.method for route in built.table.routes()] == ["start"]
-
-
-def test_a_fingerprint_changes_with_the_entry(tmp_path: Path) -> None:
-    entry = 'node: /a, method: start, params: {paused: "{value}"}'
-    first = trigger(tmp_path, entry).fingerprint
-    assert trigger(tmp_path, entry).fingerprint == first
-    assert trigger(tmp_path, entry.replace("{value}", "1")).fingerprint != first
+    found = trigger(tmp_path, 'node: /a, method: start, params: {paused: "{value}"}', top)
+    assert found.route.method == "start"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from xmlrpc.server import SimpleXMLRPCServer
@@ -25,17 +23,20 @@ from gateway.pipeline.openrpc import describe
 from gateway.pipeline.openrpc import openrpc as document
 from gateway.scaffold import SourceError, legacy_service, openrpc, recording
 from tests.kit.cases import each_case
-from tests.kit.command import command, succeed
+from tests.kit.command import outcome, succeed
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
+from tests.kit.upstreams import legacy_server, ok
+
+SHOP = ("--bus-name", "org.example.Shop")
 
 
-def scaffold(*words: str | Path) -> tuple[int, str, str]:
-    done = command("scaffold", *words)
-    return done.exit_code, done.stdout, done.stderr
-
-
-def checked(folder: Path) -> str:
-    return succeed("check", folder)
+def scaffolded(folder: Path, *words: str | Path, name: str = "shop") -> tuple[str, introspection_xml.Node, str]:
+    """The mapping file, the IDL and the notes of a source that can be used; and what `check` says of them."""
+    code, _, notes = outcome("scaffold", *words, "-o", folder)
+    assert code == 0, notes
+    idl = (folder / f"idl/org.example.{name.capitalize()}.xml").read_text()
+    assert "no problems (schema and IDL)" in succeed("check", folder)
+    return (folder / f"{name}.yaml").read_text(), introspection_xml.parse(idl), notes
 
 
 # OpenRPC
@@ -86,13 +87,10 @@ methods:
 
 def test_an_openrpc_document_becomes_idl_and_a_mapping(tmp_path: Path) -> None:
     (tmp_path / "doc.json").write_text(json.dumps(DOCUMENT))
-    where = ("--bus-name", "org.example.Shop", "-o", tmp_path / "m")
-    code, _, notes = scaffold("openrpc", tmp_path / "doc.json", *where)
-    assert code == 0, notes
-    text = (tmp_path / "m/shop.yaml").read_text()
+    words = ("openrpc", tmp_path / "doc.json", *SHOP)
+    text, idl, _ = scaffolded(tmp_path / "m", *words)
     assert MAPPING in text
     assert "mode: legacy" not in text
-    idl = introspection_xml.parse((tmp_path / "m/idl/org.example.Shop.xml").read_text())
     method = idl.interfaces["org.example.Shop.Shop1"].methods["Add"]
     kinds = {each.name: str(each.type) for each in method.ins}
     deep = "a" * 13 + "v"
@@ -101,8 +99,7 @@ def test_an_openrpc_document_becomes_idl_and_a_mapping(tmp_path: Path) -> None:
     title = idl.interfaces["org.example.Shop.Book1"].methods["GetTitle"]
     assert (title.documentation, [str(each.type) for each in title.outs]) == ("The title of a book.", ["s"])
     assert "{name: born, format: datetime}" in text
-    assert checked(tmp_path / "m") == "3 methods in 1 file: no problems (schema and IDL)\n"
-    assert scaffold("openrpc", tmp_path / "doc.json", *where)[2].endswith("nothing to change\n")
+    assert scaffolded(tmp_path / "m", *words)[2].endswith("nothing to change\n")
 
 
 def test_the_document_of_a_gateway_gives_back_its_types(tmp_path: Path) -> None:
@@ -138,74 +135,62 @@ def test_a_bad_document_is_refused_with_its_place(content: str, expected: str) -
 # A legacy service
 
 
-class Server(socketserver.ThreadingMixIn, SimpleXMLRPCServer):
-    daemon_threads = True
-
-
 @contextmanager
-def old(handler: Any = None) -> Iterator[str]:
-    """A server of Python's library with three methods; with a handler, one that answers by it."""
-    if handler is None:
-        server: Any = Server(("127.0.0.1", 0), logRequests=False)
+def old(*functions: Any) -> Iterator[str]:
+    """A server of Python's library with these functions."""
+    with SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False) as server:
         server.register_introspection_functions()
+        for function in functions:
+            server.register_function(function, f"shop.{function.__name__}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/RPC2"
+        finally:
+            server.shutdown()
+            thread.join()
 
-        def get_title(book):  # type: ignore[no-untyped-def]  # as in 2004
-            """Return the title of a book."""
-            return book
 
-        server.register_function(get_title, "shop.get_title")
-    else:
-        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/RPC2"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def get_title(book):  # type: ignore[no-untyped-def]  # as in 2004
+    """Return the title of a book."""
+    return book
 
 
 def test_a_server_of_pythons_library_tells_names_and_help_only(tmp_path: Path) -> None:
-    with old() as url:
-        code, _, notes = scaffold("methods", url, "--bus-name", "org.example.Shop", "-o", tmp_path)
-    assert code == 0, notes
-    text = (tmp_path / "shop.yaml").read_text()
+    with old(get_title) as url:
+        text, idl, _ = scaffolded(tmp_path, "methods", url, *SHOP)
     assert "legacy: {upstream: shop}\ndefaults: {mode: legacy}\n" in text
     assert "  - {listener: rpc, path: /RPC2, codec: xmlrpc}\nlegacy" in text
     decide = "effect by its name; parameters and result: the server does not tell them"
     assert f"  # decide: {decide}\n  shop.get_title: {{member: GetTitle, effect: read}}\n" in text
     assert "system." not in text.partition("methods:")[2]
-    idl = introspection_xml.parse((tmp_path / "idl/org.example.Shop.xml").read_text())
     assert idl.interfaces["org.example.Shop.Shop1"].methods["GetTitle"].documentation == "Return the title of a book."
-    assert checked(tmp_path) == "1 method in 1 file: no problems (schema and IDL)\n"
+    with old() as url:
+        code, out, message = outcome("scaffold", "methods", url, *SHOP, "-o", tmp_path / "none")
+    assert (code, out, (tmp_path / "none").exists()) == (2, "", False)
+    assert "there is no method but those that the gateway answers itself" in message
 
 
 @pytest.mark.bus
-@pytest.mark.parametrize(("codec", "path"), [("xmlrpc", "/RPC2"), ("jsonrpc", "/jsonrpc")])
-def test_a_server_with_signatures_is_read_over_tcp_and_a_socket(
-    codec: str, path: str, tmp_path: Path, empty_bus: str
-) -> None:
+def test_a_server_with_signatures_is_read_over_tcp_and_a_socket(tmp_path: Path, empty_bus: str) -> None:
     """A gateway is such a server. What was read serves the same clients, from the same legacy service."""
     folder = Folder(tmp_path)
     folder.mapping(TOY_MAPPING)
     folder.buses({"example": (empty_bus, "org.example.*")})
+    found: dict[tuple[str, str], str] = {}
     with gateway_process(folder.config) as process:
         address = process.wait_for("ready")["listening"][0].removeprefix("tcp:")
-        socket = f"http+unix://{str(tmp_path / 'rpc').replace('/', '%2F')}{path}"
-        for number, url in enumerate((f"http://{address}{path}", socket)):
-            where = ("--bus-name", "org.example.Toys", "--codec", codec, "-o", tmp_path / str(number))
-            code, _, notes = scaffold("methods", url, *where, "--upstream", "old-toys")
-            assert code == 0, notes
-    text = (tmp_path / "0/toys.yaml").read_text()
-    assert "echo: {member: Echo, params: [arg1]}  # decide: names of the parameters\n" in text
-    assert "legacy: {upstream: old-toys}\n" in text
-    assert text.replace(f"http://{address}{path}", socket) == (tmp_path / "1/toys.yaml").read_text()
-    idl = introspection_xml.parse((tmp_path / "0/idl/org.example.Toys.xml").read_text())
-    held = idl.interfaces["org.example.Toys.Toys1"].methods["Held"]
-    assert [str(each.type) for each in held.outs] == ["x"]  # XML-RPC's i8
-    assert checked(tmp_path / "0") == "7 methods in 1 file: no problems (schema and IDL)\n"
+        for codec, path in (("xmlrpc", "/RPC2"), ("jsonrpc", "/jsonrpc")):
+            for place in (f"http://{address}", f"http+unix://{str(tmp_path / 'rpc').replace('/', '%2F')}"):
+                where = ("--bus-name", "org.example.Toys", "--codec", codec, "--upstream", "old-toys")
+                folder_of = tmp_path / str(len(found))
+                text, idl, _ = scaffolded(folder_of, "methods", place + path, *where, name="toys")
+                found[codec, place] = text.replace(place, "")
+                held = idl.interfaces["org.example.Toys.Toys1"].methods["Held"]
+                assert [str(each.type) for each in held.outs] == ["x"]  # XML-RPC's i8
+                assert "echo: {member: Echo, params: [arg1]}  # decide: names of the parameters\n" in text
+                assert "legacy: {upstream: old-toys}\n" in text
+    assert len({text for (codec, _), text in found.items() if codec == "xmlrpc"}) == 1
 
 
 @each_case(
@@ -232,52 +217,38 @@ def test_signatures_in_the_forms_of_old_servers(signatures: Any, expected: list[
     assert told == expected
 
 
-class Odd(BaseHTTPRequestHandler):
-    """Answers what its test says."""
-
-    status, body = 200, b""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(self.status)
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
-
-
 VALUE = b"<?xml version='1.0'?><methodResponse><params><param><value>%b</value></param></params></methodResponse>"
 LIST = VALUE % b"<array><data>%b</data></array>"
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "expected"),
+@each_case(
+    ("answer", "expected"),
     [
-        (500, b"", "system.listMethods: HTTP 500"),
-        (302, b"", "system.listMethods: HTTP 302"),
-        (200, b"<html>", "system.listMethods: "),
-        (200, VALUE % b"<int>1</int>", "expected a list of names"),
-        (200, LIST % b"<value><int>1</int></value>", "expected a list of names"),
-        (200, LIST % (b"<value>a</value>" * 5001), "expected at most 5000 names, got 5001"),
-        (200, LIST % b"<value>system.x</value>", "there is no method but those that the gateway answers itself"),
-        (200, b" " * (legacy_service.MAX_ANSWER + 1), "the answer is larger than"),
+        (b"HTTP/1.1 500 Odd\r\ncontent-length: 0\r\n\r\n", "HTTP 500"),
+        (b"HTTP/1.1 302 Odd\r\ncontent-length: 0\r\n\r\n", "HTTP 302"),
+        (ok(b"<html>"), ""),
+        (ok(VALUE % b"<int>1</int>"), "expected a list of names"),
+        (ok(LIST % b"<value><int>1</int></value>"), "expected a list of names"),
+        (ok(LIST % (b"<value>a</value>" * 5001)), "expected at most 5000 names, got 5001"),
+        (ok(b" " * (legacy_service.MAX_ANSWER + 1)), "the answer is larger than"),
     ],
 )
-def test_what_a_server_should_not_answer(status: int, body: bytes, expected: str, tmp_path: Path) -> None:
-    with old(type("Once", (Odd,), {"status": status, "body": body})) as url:
-        code, out, message = scaffold("methods", url, "--bus-name", "org.example.Shop", "-o", tmp_path)
-    assert (code in (1, 2), out, expected in message) == (True, "", True), message
-    assert [*tmp_path.iterdir()] == []
+async def test_what_a_server_should_not_answer(answer: bytes, expected: str) -> None:
+    async with legacy_server(lambda _request: answer) as server:
+        with pytest.raises(SourceError, match=f"system.listMethods: {expected}"):
+            await legacy_service.ask(server.url, "xmlrpc")
 
 
 def test_a_server_that_is_not_there_and_a_url_that_is_none(tmp_path: Path) -> None:
-    where = ("--bus-name", "org.example.Shop", "-o", tmp_path)
-    assert scaffold("methods", "http://127.0.0.1:1/", *where)[0] == 1
-    assert "expected an http, https or http+unix URL, got 'ftp://x'" in scaffold("methods", "ftp://x", *where)[2]
-    assert scaffold("methods", "http://x/", *where, "--codec", "soap")[0] == 2
     (tmp_path / "doc.json").write_text(json.dumps(DOCUMENT))
-    assert "--bus-name: expected a bus name" in scaffold("openrpc", tmp_path / "doc.json", "--bus-name", "x")[2]
+    for status, says, words in (
+        (1, "http://127.0.0.1:1/: system.listMethods: ", ("methods", "http://127.0.0.1:1/", *SHOP)),
+        (1, "expected an http, https or http+unix URL, got 'ftp://x'", ("methods", "ftp://x", *SHOP)),
+        (2, "--codec: ", ("methods", "http://x/", *SHOP, "--codec", "soap")),
+        (2, "--bus-name: expected a bus name", ("openrpc", tmp_path / "doc.json", "--bus-name", "x")),
+    ):
+        code, out, message = outcome("scaffold", *words, "-o", tmp_path / "m")
+        assert (code, out, says in message, (tmp_path / "m").exists()) == (status, "", True, False), message
 
 
 # A recording
@@ -327,14 +298,11 @@ def test_types_come_from_the_values_of_all_calls() -> None:
 def test_a_recording_becomes_idl_and_a_mapping_in_mode_legacy(tmp_path: Path) -> None:
     file = tmp_path / "calls.jsonl"
     file.write_bytes(HEAD + line("Book.get_title", "b1", reply="Emma") + line("Book.set", {"a": 1}, named={"why": "x"}))
-    code, _, notes = scaffold("recording", file, "--bus-name", "org.example.Shop", "-o", tmp_path / "m")
-    assert code == 0, notes
-    text = (tmp_path / "m/shop.yaml").read_text()
+    text, _, _ = scaffolded(tmp_path / "m", "recording", file, *SHOP)
     assert "expose:\n  - {listener: rpc, path: /RPC2, codec: xmlrpc}\nlegacy: {upstream: shop}\n" in text
     assert "\ndefaults: {mode: legacy}\n" in text
     decide = "effect by its name; types, from 1 call; names of the parameters"
     assert f"  # decide: {decide}\n  Book.get_title: {{member: GetTitle, params: [arg1], effect: read}}\n" in text
-    assert checked(tmp_path / "m") == "2 methods in 1 file: no problems (schema and IDL)\n"
 
 
 @each_case(
@@ -349,6 +317,5 @@ def test_a_recording_becomes_idl_and_a_mapping_in_mode_legacy(tmp_path: Path) ->
 )
 def test_a_bad_recording_is_refused_with_its_line(content: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / "calls").write_bytes(content)
-    code, out, message = scaffold("recording", tmp_path / "calls", "--bus-name", "org.example.Shop", "-o", tmp_path)
-    assert (code, out) == (2, "")
-    assert expected in message
+    code, out, message = outcome("scaffold", "recording", tmp_path / "calls", *SHOP, "-o", tmp_path)
+    assert (code, out, expected in message) == (2, "", True), message

@@ -1,1 +1,0 @@
-"""Reference pages of the endpoints: every method with its parameters, result, errors and examples."""

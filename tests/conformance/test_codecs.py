@@ -39,14 +39,6 @@ def answered(codec: interfaces.Codec, outcome: Outcome) -> Outcome:
 
 
 @EVERY
-def test_it_subclasses_its_protocol_and_is_named_after_its_file(name: str) -> None:
-    codec = CODECS[name]()
-    assert interfaces.Codec in type(codec).__mro__
-    assert codec.name == name == type(codec).__module__.rpartition(".")[2]
-    assert codec.content_type == codec.content_type.strip().lower()
-
-
-@EVERY
 @FEW
 @given(method=METHODS, params=st.lists(VALUES, max_size=4))
 def test_a_call_comes_back_as_it_was(name: str, method: str, params: list[Value]) -> None:

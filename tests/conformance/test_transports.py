@@ -32,11 +32,6 @@ def make(kind: type[interfaces.Transport], path: Path) -> interfaces.Transport:
     return kind("rpc", [f"unix:{path}"], resolve)  # type: ignore[call-arg] # the Protocol leaves construction open
 
 
-@EVERY
-def test_it_subclasses_its_protocol(kind: type[interfaces.Transport]) -> None:
-    assert interfaces.Transport in kind.__mro__
-
-
 @EVERY_LISTENING
 async def test_it_listens_only_between_start_and_stop(kind: type[interfaces.Transport], tmp_path: Path) -> None:
     transport = make(kind, tmp_path / "socket")

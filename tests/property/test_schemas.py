@@ -23,33 +23,8 @@ MAPPINGS = [
 CONFIGS = [tomllib.loads((ROOT / "docker" / name).read_text()) for name in ("gateway.toml", "dom0.toml")]
 KINDS: list[tuple[Any, list[Any]]] = [(schema.schema(), MAPPINGS), (of_config(), CONFIGS)]
 OTHERS: list[Any] = [
-    None,
-    True,
-    False,
-    0,
-    1,
-    -1,
-    1.0,
-    1.5,
-    10**30,
-    "",
-    "x",
-    "a.b",
-    "/",
-    "write",
-    "dbus",
-    "30s",
-    "10%",
-    [],
-    [1],
-    ["a", "a"],
-    [True, 1],
-    {},
-    {"a": 1},
-    {"upstream": "x"},
-    {"call": "x"},
-    [{}, {}],
-    [[]],
+    *(None, True, False, 0, 1, -1, 1.0, 1.5, 10**30, "", "x", "a.b", "/", "write", "dbus", "30s", "10%"),
+    *([], [1], ["a", "a"], [True, 1], {}, {"a": 1}, {"upstream": "x"}, {"call": "x"}, [{}, {}], [[]]),
 ]
 
 

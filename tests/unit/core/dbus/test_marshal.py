@@ -121,7 +121,7 @@ def documented_refusals() -> list[tuple[str, Coerce, Variants, Value, str]]:
     return refusals
 
 
-@each_case(("signature", "value", "body"), BOTH_WAYS, ids=str)
+@each_case(("signature", "value", "body"), BOTH_WAYS)
 @each_case("coerce", COERCIONS)
 def test_a_value_becomes_its_type_and_comes_back(signature: str, value: Value, body: object, coerce: Coerce) -> None:
     kind = parse_one(signature)
@@ -137,13 +137,13 @@ def test_each_kind_of_value_has_a_row_in_the_tables_above() -> None:
     assert len(rows) == len(documented_refusals()) > 50
 
 
-@each_case(("value", "variant"), INFERRED, ids=str)
+@each_case(("value", "variant"), INFERRED)
 def test_the_type_of_a_plain_variant_is_inferred(value: Value, variant: Variant) -> None:
     assert to_dbus(parse_one("v"))(value) == variant
     assert repr(from_dbus(parse_one("v"))(variant)) == repr(value)
 
 
-@each_case(("signature", "value", "body"), COERCED, ids=str)
+@each_case(("signature", "value", "body"), COERCED)
 def test_legacy_coercion_accepts_text_that_strictly_is_refused(signature: str, value: Value, body: object) -> None:
     assert repr(to_dbus(parse_one(signature), coerce="legacy")(value)) == repr(body)
     assert refused(signature, value).startswith("$")
@@ -204,12 +204,6 @@ def test_one_bad_value_among_good_ones_is_named(code: str, bad: Value) -> None:
 @each_case("number", [2**53, -(2**53), 2**60, 10**22, math.nan])
 def test_what_a_double_holds_exactly_is_one(number: float) -> None:
     assert repr(to_dbus(parse_one("d"))(number)) == repr(float(number))
-
-
-@each_case("code", [*BASIC, "ay", "as", "(s)", "a{ss}", "v"])
-@each_case("variants", ["plain", "typed"])
-def test_null_is_refused_for_every_type(code: str, variants: Variants) -> None:
-    assert refused(code, None, variants=variants).endswith(", got null")
 
 
 def test_base64_text_becomes_bytes() -> None:
@@ -310,7 +304,7 @@ def test_surrogates_in_two_neighbours_do_not_make_one_character() -> None:
     assert refused("a{ss}", {"a": "b", "\0": "c"}) == '$["\\u0000"]: expected s as a key, got "\\u0000"'
 
 
-@each_case(("signature", "coerce", "variants", "value", "message"), documented_refusals(), ids=str)
+@each_case(("signature", "coerce", "variants", "value", "message"), documented_refusals())
 def test_a_documented_refusal_is_the_real_one(
     signature: str, coerce: Coerce, variants: Variants, value: Value, message: str
 ) -> None:

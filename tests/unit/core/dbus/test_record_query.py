@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import UserDict
 from datetime import UTC, datetime
 
 import pytest
@@ -100,18 +99,3 @@ def test_an_expression_has_so_many_characters_and_terms() -> None:
         compile_query("(" * (MAX_LENGTH + 1), {"a"})
     assert compile_query(" or ".join(["false"] * (MAX_TERMS - 1) + ["true"]), ())({})
     assert compile_query('field "a" = ""', {"a"})({})  # a field that the record lacks
-
-
-def test_the_text_of_a_field_is_made_once_for_a_record() -> None:
-    reads: list[str] = []
-
-    class Counted(UserDict[str, Value]):
-        def __getitem__(self, key: str) -> Value:
-            reads.append(key)
-            return super().__getitem__(key)
-
-    expression = " or ".join(['field "a" = "nothing"'] * MAX_TERMS)
-    selects = compile_query(expression, {"a"})
-    assert not selects(Counted(a={"key": "value"}))
-    assert not selects(Counted(a={"key": "value"}))
-    assert reads == ["a", "a"]

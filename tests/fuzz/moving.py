@@ -9,12 +9,11 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.core.comparison import json_path, serialization
-from gateway.core.migration.modes import Mode, Setting
-from gateway.core.migration.rollout_plan import Progress, RolloutPlan, RolloutState, RolloutStep
+from gateway.core.migration.rollout_plan import Progress, RolloutState
 from gateway.migration import rollout_storage
 from gateway.migration.rollout_storage import RolloutDocument
 from tests.fuzz.target import Target, said, told, words
-from tests.kit.migrations import counts, side
+from tests.kit.migrations import PLAN, counts, side
 from tests.kit.values import exactly
 
 
@@ -89,14 +88,6 @@ def _paths(body: bytes) -> str:
 
 DEEP: json_path.Place = ("a", 0) * 60
 
-PLAN = RolloutPlan(
-    "careful",
-    (
-        RolloutStep(Setting(Mode.SHADOW), least=200),
-        RolloutStep(Setting(Mode.CANARY, 10_000, observe=True), least=200, gate=True),
-        RolloutStep(Setting(Mode.DBUS)),
-    ),
-)
 DOCUMENT = RolloutDocument(
     PLAN,
     Progress(RolloutState.WAITING, 1, 5.0, baseline=side(7, errors=1, seconds=0.1), why="so"),

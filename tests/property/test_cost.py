@@ -34,36 +34,26 @@ ANSWERS = MessageLimits(body=2**30, elements=2**30)  # as the gateway reads lega
 Build = Callable[[int], bytes]
 
 
-def _repeated(unit: str, size: int) -> str:
+def _filled(unit: str, size: int) -> str:
+    """A unit again and again, each with a number of its own in place of `#`."""
+    if "#" in unit:
+        return "".join(unit.replace("#", str(at)) for at in range(size // (len(unit) + 4)))
     return unit * max(1, size // len(unit.encode()))
-
-
-def _numbered(unit: str, size: int) -> str:
-    """Each unit with a number of its own in place of `#`."""
-    return "".join(unit.replace("#", str(at)) for at in range(size // (len(unit) + 4)))
 
 
 def xml(before: str, unit: str, after: str = "") -> Build:
     """A methodResponse, for `decode` too: it reads as much before it finds that this is no methodCall."""
 
-    def build(size: int) -> bytes:
-        filled = _numbered(unit, size) if "#" in unit else _repeated(unit, size)
-        return (
-            '<?xml version="1.0"?><methodResponse><params><param>'
-            f"<value>{before}{filled}{after}</value></param></params></methodResponse>"
-        ).encode()
-
-    return build
+    start = f'<?xml version="1.0"?><methodResponse><params><param><value>{before}'
+    end = f"{after}</value></param></params></methodResponse>"
+    return lambda size: f"{start}{_filled(unit, size)}{end}".encode()
 
 
 def json(before: str, unit: str, after: str = "") -> Build:
     """A request and a response at once."""
 
-    def build(size: int) -> bytes:
-        filled = _numbered(unit, size) if "#" in unit else _repeated(unit, size)
-        return f'{{"jsonrpc":"2.0","id":1,"method":"m","params":[{before}{filled}{after}]}}'.encode()
-
-    return build
+    start = f'{{"jsonrpc":"2.0","id":1,"method":"m","params":[{before}'
+    return lambda size: f"{start}{_filled(unit, size)}{after}]}}".encode()
 
 
 def nodes(path: str, value: str = "") -> Build:
@@ -71,7 +61,7 @@ def nodes(path: str, value: str = "") -> Build:
 
     def build(size: int) -> bytes:
         count = size // (len(path) + len(value) + 10) if "#" in path else 1
-        items = [path.replace("#", str(at)) if "#" in path else _repeated(path, size) for at in range(count)]
+        items = [path.replace("#", str(at)) if "#" in path else _filled(path, size) for at in range(count)]
         return pack([b"m", *(part for each in items for part in (each.encode(), value.encode()))])
 
     return build
@@ -80,7 +70,7 @@ def nodes(path: str, value: str = "") -> Build:
 def namespaces(size: int) -> bytes:
     """A long URI, and many names that stand for it."""
     uri = "u" * (size // 2)
-    return f'<methodCall xmlns:a="{uri}">{_numbered("<a:b#/>", size // 2)}</methodCall>'.encode()
+    return f'<methodCall xmlns:a="{uri}">{_filled("<a:b#/>", size // 2)}</methodCall>'.encode()
 
 
 ARRAY, DATA_END = "<array><data>", "</data></array>"
@@ -217,18 +207,13 @@ def readers(codec: str) -> tuple[Callable[[bytes], Envelope | Outcome], ...]:
     return (client.decode, client.decode_outcome, in_batch)[: 3 if codec == "jsonrpc" else 2]
 
 
-def _measured(read: Callable[[bytes], Envelope | Outcome], body: bytes) -> tuple[Envelope | Outcome, int]:
-    """What was read, and the most bytes of memory that it took meanwhile."""
-    tracemalloc.start()
-    try:
-        return read(body), tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 def _assert_cheap(codec: str, body: bytes) -> None:
     for read in readers(codec):
-        told, peak = _measured(read, body)
+        tracemalloc.start()
+        try:
+            told, (_, peak) = read(body), tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
         assert peak <= FACTOR * len(body) + CONSTANT, f"{peak / len(body):.0f} bytes for each"
         for outcome in told.entries if isinstance(told, Envelope) else (told,):
             assert not isinstance(outcome, Fault) or len(outcome.message) <= LONGEST_MESSAGE
@@ -268,7 +253,7 @@ def test_whatever_is_repeated_takes_a_small_factor_of_its_bytes(case: tuple[str,
     codec, pieces, bare = case
     unit = "".join(pieces)
     if bare or codec == "xenstore":
-        body = _repeated(unit, SHORT).encode()
+        body = _filled(unit, SHORT).encode()
     else:
         body = (xml("", unit) if codec == "xmlrpc" else json("", unit, "1"))(SHORT)
     _assert_cheap(codec, body)

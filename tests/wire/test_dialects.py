@@ -25,8 +25,9 @@ from adapters.dialects import DIALECTS
 from gateway.core.dbus.legacy_types import LegacyTypes, parse_type, read_definition
 from gateway.core.dbus.marshal import MarshalError, Variant, from_dbus
 from gateway.core.dbus.signature import parse_one
-from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Reply
+from gateway.core.rpc.model import Call, MessageLimits
 from tests.kit.values import exactly
+from tests.wire.test_golden import outcome_of
 
 HERE = Path(__file__).parent / "dialects"
 KEYS = {"title", "rule", "codec", "request", "call", "outcome", "response"}
@@ -51,15 +52,8 @@ def test_a_call_is_read_and_answered_as_the_legacy_service_does(dialect: str, ca
     call = spoken.unwrap_call(entry)
     wanted = case["call"]
     assert exactly(call) == exactly(Call(wanted["method"], tuple(wanted.get("params", ())), wanted.get("named", {})))
-    answer = codec.encode(envelope, [spoken.wrap_outcome(_outcome(case["outcome"]), call)])
+    answer = codec.encode(envelope, [spoken.wrap_outcome(outcome_of(case["outcome"]), call)])
     assert (answer or b"").decode() == case["response"].rstrip("\n")
-
-
-def _outcome(case: Case) -> Outcome:
-    if "fault" not in case:
-        return Reply(case["value"])
-    fault = case["fault"]
-    return Fault(FaultCode[fault["code"]], fault["message"], fault.get("name", ""), fault.get("data"))
 
 
 @pytest.mark.parametrize(("_dialect", "case"), list(_cases("types")))

@@ -48,7 +48,7 @@ def test_a_message_is_read_and_answered_as_written(codec: Codec, case: Case) -> 
     outcomes = _outcomes(case, envelope)
     body = codec.encode(envelope, outcomes)
     assert (None if body is None else body.decode()) == case["response"]
-    decoded = _outcome(case["decoded"]) if case.get("decoded") else outcomes[0] if outcomes else None
+    decoded = outcome_of(case["decoded"]) if case.get("decoded") else outcomes[0] if outcomes else None
     if body is not None and not envelope.batch and case.get("decoded", True) is not None:
         assert exactly(codec.decode_outcome(body)) == exactly(decoded)
 
@@ -68,11 +68,11 @@ def _assert_entry(entry: Call | Fault, expected: Case) -> None:
 
 def _outcomes(case: Case, envelope: Envelope) -> list[Outcome]:
     if "outcomes" in case:
-        return [_outcome(outcome) for outcome in case["outcomes"]]
+        return [outcome_of(outcome) for outcome in case["outcomes"]]
     return [entry for entry in envelope.entries if isinstance(entry, Fault)]
 
 
-def _outcome(case: Case) -> Outcome:
+def outcome_of(case: Case) -> Outcome:
     if "fault" not in case:
         return Reply(case["value"])
     fault = case["fault"]

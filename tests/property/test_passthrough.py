@@ -7,6 +7,7 @@ import gzip
 import re
 import xmlrpc.client
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from tests.kit.passthrough import Client, front
 from tests.kit.upstreams import Last, legacy_server, ok
 
 
-def call(method: str, *params: object) -> bytes:
+def call(method: str, *params: Any) -> bytes:
     """A call as a client writes it."""
     return xmlrpc.client.dumps(params, method).encode()
 

@@ -9,7 +9,7 @@ from gateway.core.dbus.signature import INTEGER_RANGES, Type
 from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import Effect
-from gateway.core.xenstore.exposure import Domains
+from gateway.core.xenstore.paths import Domains
 from gateway.mapping.changes.surface import MethodSurface, ParameterSurface, ResultSurface
 from gateway.mapping.encoding import Directions
 

@@ -9,8 +9,7 @@ import pytest
 from gateway.core.dbus.target import Subscription
 from gateway.core.routing.publication import Publication, RelatedNode, Text, WatchTrigger
 from gateway.core.rpc.model import Call
-from gateway.core.xenstore.exposure import DOM0_ALONE, Domains, Exposure, StateWords
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import DOM0_ALONE, Domains, Exposure, StateWords, template
 from tests.kit.mappings import HEAD, Built, build_files
 
 METHODS = """\

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.comparison.alignment import Agreement, AlignedPair, align
 from gateway.core.comparison.equality import (
     CHECK_EVERY,
     MISSING,
+    Agreement,
+    AlignedPair,
     Budget,
     ComparisonBudgetError,
     MaybeValue,
+    align,
     equal,
     hash_key,
 )

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.comparison import json_path
-from gateway.core.comparison.json_path import Place
+from gateway.core.comparison.json_path import Pattern, Place
 from tests.kit.cases import each_case
+
+
+def matches(path: Pattern, place: Place) -> bool:
+    cursor = json_path.start_cursor([(path, True)])
+    for step in place:
+        cursor = json_path.advance_cursor(cursor, step)
+    return json_path.cursor_value(cursor) is not None
 
 
 @each_case(
@@ -34,7 +41,7 @@ from tests.kit.cases import each_case
 )
 def test_a_path_means_its_places_and_no_others(text: str, places: list[Place], others: list[Place]) -> None:
     path = json_path.parse(text)
-    assert [place for place in (*places, *others) if path.matches(place)] == places
+    assert [place for place in (*places, *others) if matches(path, place)] == places
 
 
 @each_case(
@@ -78,7 +85,7 @@ def test_a_bad_path_is_told_with_its_character(text: str, words: str) -> None:
 )
 def test_a_place_is_written_so_that_it_can_be_read(place: Place, text: str) -> None:
     assert json_path.show(place) == text
-    assert json_path.parse(text).matches(place)
+    assert matches(json_path.parse(text), place)
 
 
 def test_another_root_is_read_and_the_first_of_several_paths_that_arrive_is_the_one() -> None:

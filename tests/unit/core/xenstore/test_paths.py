@@ -8,8 +8,7 @@ import pytest
 
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.xenstore import paths
-from gateway.core.xenstore.exposure import Domains
-from gateway.core.xenstore.paths import node_text, unpack
+from gateway.core.xenstore.paths import Domains, node_text, unpack
 from tests.kit.cases import each_case, present
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import repeat
 
-from gateway.core.log_limiter import MOST_KEYS, LogLimiter
+from gateway.core.logger import MOST_KEYS, LogLimiter
 
 
 def test_the_first_is_logged_and_the_next_after_the_interval_with_their_number() -> None:

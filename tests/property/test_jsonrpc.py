@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import given, settings
@@ -15,6 +16,13 @@ from tests.kit.values import exactly
 
 MANY = settings(max_examples=200)
 
+TOKENS = st.sampled_from(
+    [
+        *'{}[],: "',
+        *('"a"', '"b"', '"\\u0061"', '"\\ud83d\\ude00"', '"\\ud800"', '"x:y"', '"\\":"', '"\\\\"', '"\\u003a"'),
+        *("0", "-1", "1.0", "1e400", "1e5", "9007199254740993", "NaN", "true", "null"),
+    ]
+)
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -38,6 +46,14 @@ def test_what_the_standard_library_writes_is_read_the_same(
 ) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
     assert exactly(read(text.encode(), MessageLimits())) == exactly(value)
+
+
+@MANY
+@given(st.lists(TOKENS, max_size=12).map("".join) | st.text(max_size=12))
+def test_what_is_read_is_what_the_standard_library_reads(text: str) -> None:
+    body = text.encode(errors="surrogatepass")
+    with suppress(JsonError):
+        assert exactly(read(body, MessageLimits())) == exactly(json.loads(body.decode()))
 
 
 @MANY

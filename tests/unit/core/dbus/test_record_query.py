@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from datetime import UTC, datetime
 
 import pytest
@@ -99,3 +100,16 @@ def test_an_expression_has_so_many_characters_and_terms() -> None:
         compile_query("(" * (MAX_LENGTH + 1), {"a"})
     assert compile_query(" or ".join(["false"] * (MAX_TERMS - 1) + ["true"]), ())({})
     assert compile_query('field "a" = ""', {"a"})({})  # a field that the record lacks
+
+
+def test_the_text_of_a_field_is_made_once_for_a_record_however_often_it_is_named() -> None:
+    class Counted(UserDict[str, Value]):
+        reads = 0
+
+        def __getitem__(self, key: str) -> Value:
+            self.reads += 1
+            return super().__getitem__(key)
+
+    record = Counted(a={"key": "value"})
+    assert not compile_query(" or ".join(['field "a" = "nothing"'] * MAX_TERMS), {"a"})(record)
+    assert record.reads == 1

@@ -123,7 +123,8 @@ def agreeing(*pairs: tuple[int, int]) -> Agreement:
 
 
 def test_as_many_as_possible_agree_within_the_budget() -> None:
-    assert align(["a", "b"], ["c", "d"], (), Budget(), agreeing((0, 0), (0, 1), (1, 0))) == [(0, 1), (1, 0)]
+    pairs = agreeing((0, 0), (0, 1), (1, 0), (2, 2), (2, 3), (3, 2))  # an item that was paired makes room for the next
+    assert align(list("abcd"), list("efgh"), (), Budget(), pairs) == [(0, 1), (1, 0), (2, 3), (3, 2)]
     # 2 and 2 are equal, but only 1-2 and 2-3 pair all of them.
     near = Agreement(lambda one, other: abs([1, 2][one] - [2, 3][other]) <= 1, lambda _: None)
     assert align([1, 2], [2, 3], (), Budget(), near) == [(0, 0), (1, 1)]

@@ -13,7 +13,15 @@ from typing import cast
 import pytest
 
 from gateway.core.dbus import marshal
-from gateway.core.dbus.marshal import MarshalError, Variant, body_size, from_dbus, to_dbus
+from gateway.core.dbus.marshal import (
+    MarshalError,
+    Variant,
+    VariantTypes,
+    body_size,
+    from_dbus,
+    known_variants,
+    to_dbus,
+)
 from gateway.core.dbus.scalars import quoted, render
 from gateway.core.dbus.signature import BASIC, INTEGER_RANGES, parse_one
 from gateway.core.dbus.target import Coerce, Variants
@@ -238,6 +246,15 @@ def test_typed_variants_say_their_signature_and_a_variant_of_any_class_comes_bac
     assert to_dbus(parse_one("v"), coerce="legacy", variants="typed")(text) == Variant("x", 5)
     variant = SimpleNamespace(signature="a{u(sv)}", value={1: ("a", SimpleNamespace(signature="ay", value=b"x"))})
     assert from_dbus(parse_one("v"))(variant) == {"1": ["a", b"x"]}
+
+
+def test_the_type_of_a_known_variant_is_that_of_its_key_before_that_of_a_pattern() -> None:
+    known = VariantTypes({"*.mtu": "u", "eth.mtu": "q"})
+    sent = known_variants(parse_one("a{sa{sv}}"), known, "", coerce="strict", variants="plain")
+    assert sent({"eth": {"mtu": 1, "x": 2}, "br": {"mtu": 1}}) == {
+        "eth": {"mtu": Variant("q", 1), "x": Variant("x", 2)},
+        "br": {"mtu": Variant("u", 1)},
+    }
 
 
 @each_case("signature", [5, None, [], "", "uu", "k", "a", "u" * 256, "\0"])

@@ -63,11 +63,7 @@ def test_a_batch_comes_back_call_by_call_and_reply_by_reply(calls: list[Call], d
 
 
 @quick
-@given(
-    st.sampled_from(FaultCode),
-    TEXTS,
-    st.sampled_from(["", "1", "-32500", "99", "A_B", "a.b", "odd name"]) | TEXTS,
-)
+@given(st.sampled_from(FaultCode), TEXTS, st.sampled_from(["", "1", "-32500", "99", "A_B", "a.b", "odd name"]) | TEXTS)
 def test_a_fault_keeps_its_message_whatever_its_name(code: FaultCode, message: str, name: str) -> None:
     fault = expect(Fault, CODEC.decode_outcome(CODEC.encode(ONE, [Fault(code, message, name=name)])))
     assert fault.message == message

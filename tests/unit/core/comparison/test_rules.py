@@ -8,13 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from gateway.core.comparison.rules import (
-    READINGS,
-    RULES,
-    Near,
-    RuleError,
-    compile_rule,
-)
+from gateway.core.comparison.rules import READINGS, RULES, Near, RuleError, compile_rule
 from gateway.core.rpc.model import Value
 from gateway.mapping.schema import schema
 from tests.kit.cases import each_case, expect

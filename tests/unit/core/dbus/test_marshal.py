@@ -13,15 +13,7 @@ from typing import cast
 import pytest
 
 from gateway.core.dbus import marshal
-from gateway.core.dbus.marshal import (
-    MarshalError,
-    Variant,
-    VariantTypes,
-    body_size,
-    from_dbus,
-    known_variants,
-    to_dbus,
-)
+from gateway.core.dbus.marshal import MarshalError, Variant, VariantTypes, body_size, from_dbus, known_variants, to_dbus
 from gateway.core.dbus.scalars import quoted, render
 from gateway.core.dbus.signature import BASIC, INTEGER_RANGES, parse_one
 from gateway.core.dbus.target import Coerce, Variants

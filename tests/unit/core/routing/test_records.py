@@ -117,10 +117,7 @@ def without(name: str) -> str:
         (json.dumps(line(params=[{"$bytes": 5}])), "params: expected text, got int"),
         (json.dumps(line(params=[{"$dateTime": "noon"}])), "params: Invalid isoformat string: 'noon'"),
         (json.dumps(line(named={"$struct": [[5, 6]]})), "expected a list of params and a struct of named"),
-        (
-            json.dumps(line()).replace('"vm"', "[" * 300 + "]" * 300),
-            "params: lists and structs are nested too deeply",
-        ),
+        (json.dumps(line()).replace('"vm"', "[" * 300 + "]" * 300), "params: lists and structs are nested too deeply"),
     ],
 )
 def test_a_damaged_line_is_told_what_is_wrong_with_it(text: bytes | str, says: str) -> None:

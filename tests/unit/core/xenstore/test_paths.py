@@ -129,6 +129,8 @@ def test_domain_0_may_always_call_and_others_as_is_said(domains: Domains, allowe
         (1e300, b"1e+300"),
         (b"\0", b"AA=="),
         (datetime(2026, 1, 31, 9, 5, tzinfo=UTC), b"20260131T09:05:00Z"),
+        (datetime.fromisoformat("2026-01-31T09:05:00"), b"20260131T09:05:00"),
+        (datetime.fromisoformat("2026-01-31T09:05:00.25-05:00"), b"20260131T09:05:00.250000-05:00"),
     ],
 )
 def test_a_value_has_one_text(value: object, text: bytes) -> None:

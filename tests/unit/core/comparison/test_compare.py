@@ -13,8 +13,7 @@ from gateway.core.comparison.compare import MAX_DIFFERENCES, Comparison, Verdict
 from gateway.core.comparison.equality import MISSING, Budget, equal
 from gateway.core.comparison.json_path import show, start_cursor
 from gateway.core.comparison.noise import compare_with_noise
-from gateway.core.comparison.rules import RESULT, Rules, compile_rule
-from gateway.core.comparison.sampling import EVERY_CALL, Sampler, Sampling, parse_rate
+from gateway.core.comparison.rules import EVERY_CALL, RESULT, Rules, Sampler, Sampling, compile_rule, parse_rate
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.kit.cases import each_case
 from tests.kit.values import anything, changed, outcomes, places, value_at, without

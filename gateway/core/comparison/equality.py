@@ -1,7 +1,8 @@
 """Equality of legacy values as a client sees it: types count, NaN equals NaN, the members of a struct have no order.
 
-Every comparison has a budget of values. The budget bounds the work, and it is the place where a long comparison pauses:
-`Budget.spend` calls a checkpoint at least once in CHECK_EVERY values.
+Where a rule says that a list has no order either, `align` finds the partner of each item. Every comparison has a budget
+of values. The budget bounds the work, and it is the place where a long comparison pauses: `Budget.spend` calls a
+checkpoint at least once in CHECK_EVERY values.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from gateway.core.dbus import marshal
 from gateway.core.dbus.signature import parse
 from gateway.core.dbus.target import MethodCall, Subscription
 from gateway.core.interfaces import EventFeed
-from gateway.core.log_limiter import LogLimiter
+from gateway.core.logger import LogLimiter
 from gateway.core.rpc.model import Event, EventsLost, Fault, FaultCode, Value
 
 BOUND = 1024  # events in the queue of one subscriber

@@ -25,7 +25,7 @@ from adapters.http.socket_activation import InheritedSockets
 from adapters.http.web_origins import WebOrigins
 from adapters.limits import Quota
 from gateway.core import interfaces
-from gateway.core.log_limiter import LogLimiter
+from gateway.core.logger import LogLimiter
 from gateway.core.rpc.model import Answer, FaultCode, Peer
 
 __all__ = ["DEFAULT_LIMITS", "HttpLimits", "HttpServer", "MalformedResponse"]

@@ -19,8 +19,7 @@ from msgspec import Struct
 
 from gateway.admin import peer_credentials
 from gateway.core.admin.access import ROOT
-from gateway.core.log_limiter import LogLimiter
-from gateway.core.logger import Logger
+from gateway.core.logger import Logger, LogLimiter
 
 CONNECTIONS = 64  # on one socket, and as many more of root and the gateway's user
 BACKLOG = 64  # connections that the kernel queues, and that are accepted at once

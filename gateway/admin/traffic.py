@@ -20,8 +20,7 @@ from gateway.core.admin.records import ClientKey, ClientRecord, MethodId, Reject
 from gateway.core.comparison.redaction import Redaction
 from gateway.core.routing import selection
 from gateway.core.routing.call_record import ReadRecord, is_harmless, recorded
-from gateway.core.routing.object_class import ObjectClass
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import ObjectClass, Route
 from gateway.core.rpc.model import Call, Fault, Peer, Reply, Value
 from gateway.pipeline.event_methods import EventMethods, Following
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession

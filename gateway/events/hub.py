@@ -17,7 +17,7 @@ from secrets import randbelow
 from time import time
 from typing import Protocol, Self
 
-from gateway.core.routing.object_class import ObjectClass
+from gateway.core.routing.route import ObjectClass
 from gateway.core.rpc.model import Value
 from gateway.events.changes import ChangeLog, ObjectId, Wanted
 from gateway.events.objects import ObjectSource, ServiceObjects

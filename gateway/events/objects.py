@@ -21,10 +21,8 @@ from msgspec import Struct, field
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.dbus.target import MethodCall, Subscription, all_objects
 from gateway.core.interfaces import EventFeed
-from gateway.core.log_limiter import LogLimiter
-from gateway.core.logger import Logger
-from gateway.core.routing.object_class import ObjectClass, Properties
-from gateway.core.routing.route import Route
+from gateway.core.logger import Logger, LogLimiter
+from gateway.core.routing.route import ObjectClass, Properties, Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Value
 from gateway.events.changes import ChangeLog, ObjectId
 

@@ -17,11 +17,10 @@ from types import MappingProxyType
 
 from msgspec import Struct, field
 
-from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.publication import Publication, WatchTrigger
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import ObjectClass, Route
 from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling, together
-from gateway.core.xenstore.exposure import Exposure
+from gateway.core.xenstore.paths import Exposure
 from gateway.mapping import load, schema
 from gateway.mapping.classes.expand import expand, object_classes
 from gateway.mapping.load import MappingDocument, Scope

@@ -10,13 +10,11 @@ from gateway.core.dbus import results
 from gateway.core.dbus.formats import identity_of_class
 from gateway.core.dbus.introspection_xml import IdlProperty
 from gateway.core.dbus.legacy_types import LegacyTypes
-from gateway.core.dbus.marshal import Encode, to_dbus
+from gateway.core.dbus.marshal import Encode, VariantTypes, known_variants, to_dbus, variant_signature
 from gateway.core.dbus.object_paths import Escape
 from gateway.core.dbus.results import RecordKey
 from gateway.core.dbus.signature import Type, parse_one
 from gateway.core.dbus.target import Coerce, Variants
-from gateway.core.dbus.variants import VariantTypes, variant_signature
-from gateway.core.dbus.variants import encoder as known_variants
 from gateway.mapping.load import Scope
 
 # The type of a legacy value in documentation, as the D-Bus type nearest to it.

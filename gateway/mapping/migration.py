@@ -16,8 +16,7 @@ from msgspec import Struct
 from gateway.core.comparison import redaction
 from gateway.core.comparison.json_path import Pattern
 from gateway.core.comparison.redaction import RedactionRules
-from gateway.core.comparison.rules import Rule, RuleError, Rules, compile_rule
-from gateway.core.comparison.sampling import Sampling, parse_rate
+from gateway.core.comparison.rules import Rule, RuleError, Rules, Sampling, compile_rule, parse_rate
 from gateway.core.dbus import results
 from gateway.core.dbus.arguments import ArgumentPlan, parameter
 from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side, share

@@ -15,11 +15,10 @@ from msgspec.structs import force_setattr, replace
 from gateway.core.dbus.introspection_xml import Interface
 from gateway.core.dbus.object_paths import PathTemplate
 from gateway.core.dbus.target import PropertyTarget
-from gateway.core.routing.object_class import ObjectClass
 from gateway.core.routing.publication import Publication, WatchTrigger
-from gateway.core.routing.route import LocalTarget, Route
+from gateway.core.routing.route import LocalTarget, ObjectClass, Route
 from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
-from gateway.core.xenstore.exposure import Exposure
+from gateway.core.xenstore.paths import Exposure
 from gateway.mapping.problem import Level, Problem
 
 

@@ -23,7 +23,7 @@ from gateway.core.admin import counters
 from gateway.core.admin.records import Json
 from gateway.core.comparison.compare import Comparison
 from gateway.core.comparison.equality import Checkpoint
-from gateway.core.comparison.sampling import EVERY_CALL, Sampler
+from gateway.core.comparison.rules import EVERY_CALL, Sampler
 from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import inside, weigh

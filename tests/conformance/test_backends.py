@@ -28,7 +28,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from tests.kit import backends
 from tests.kit.backends import TOY, dbus_backend, toy_call, toy_route
 from tests.kit.buses import private_bus
-from tests.kit.cases import expect
+from tests.kit.cases import each_case, expect
 from tests.kit.toy_service import INTERFACE, toy_service
 from tests.kit.upstreams import legacy_server, ok
 
@@ -115,19 +115,20 @@ def run(request: pytest.FixtureRequest, address: str) -> Run:
     return lambda: RUNS[request.param](address)
 
 
-async def test_a_call_is_answered(run: Run) -> None:
+@each_case(
+    ("member", "types", "call", "expected"),
+    [
+        ("Echo", ("si", "si"), toy_call("text", -1), Reply(["text", -1])),
+        ("Note", ("s",), toy_call("x"), Reply(None)),  # a method without a result
+        ("Echo", ("s", "s"), toy_call("text", oneway=True), Reply(None)),
+        ("FailWithoutBody", ("s",), toy_call(OOPS), Fault(FaultCode.REMOTE, OOPS, name=OOPS, data=[])),
+    ],
+)
+async def test_a_call_is_answered_or_its_error_is_a_fault_with_its_name(
+    member: str, types: tuple[str, ...], call: Call, expected: Outcome, run: Run
+) -> None:
     async with run() as backend:
-        assert await backend.call(toy_route("Echo", "si", "si"), toy_call("text", -1)) == Reply(["text", -1])
-
-
-async def test_a_method_without_a_result_replies_with_none(run: Run) -> None:
-    async with run() as backend:
-        assert await backend.call(toy_route("Note", "s"), toy_call("x")) == Reply(None)
-
-
-async def test_a_oneway_call_replies_with_none_whatever_the_result(run: Run) -> None:
-    async with run() as backend:
-        assert await backend.call(toy_route("Echo", "s", "s"), toy_call("text", oneway=True)) == Reply(None)
+        assert await backend.call(toy_route(member, *types), call) == expected
 
 
 async def test_calls_at_once_get_each_its_own_answer(run: Run) -> None:
@@ -135,12 +136,6 @@ async def test_calls_at_once_get_each_its_own_answer(run: Run) -> None:
     async with run() as backend:
         outcomes = await asyncio.gather(*(backend.call(route, toy_call(number)) for number in range(50)))
     assert outcomes == [Reply(number) for number in range(50)]
-
-
-async def test_an_error_is_a_fault_with_its_name(run: Run) -> None:
-    async with run() as backend:
-        got = await backend.call(toy_route("FailWithoutBody", "s"), toy_call(OOPS))
-    assert got == Fault(FaultCode.REMOTE, OOPS, name=OOPS, data=[])
 
 
 async def test_an_error_is_translated_by_the_route(binding: Run) -> None:

@@ -27,25 +27,15 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[XenstoreClient]
             yield made
 
 
-async def test_a_value_comes_back_and_makes_the_nodes_above_it(store: XenstoreClient) -> None:
-    await store.write("/a/b/c", b"\0any\xff")
-    assert await store.read("/a/b/c") == b"\0any\xff"
-    assert await store.read("/a/b") == b""
-    assert await store.list("/a") == ["b"]
-
-
-async def test_what_is_not_there_is_none_and_can_be_removed(store: XenstoreClient) -> None:
+async def test_a_value_comes_back_with_the_nodes_above_it_until_they_are_removed(store: XenstoreClient) -> None:
     assert [await store.read("/a"), await store.list("/a"), await store.permissions("/a")] == [None, None, None]
-    await store.write("/a/b", b"")
+    await store.write("/a/b/c", b"\0any\xff")
+    await store.mkdir("/a/b/c")  # what is there keeps its value
+    assert [await store.read("/a/b/c"), await store.read("/a/b")] == [b"\0any\xff", b""]
+    assert await store.list("/a") == ["b"]
     await store.remove("/a/c")
     await store.remove("/a")
     assert await store.read("/a/b") is None
-
-
-async def test_a_node_that_is_made_again_keeps_its_value(store: XenstoreClient) -> None:
-    await store.write("/a", b"x")
-    await store.mkdir("/a")
-    assert await store.read("/a") == b"x"
 
 
 async def test_new_nodes_have_the_permissions_of_the_one_above(store: XenstoreClient) -> None:

@@ -12,11 +12,10 @@ from adapters.http.client.connection import LOST, ClientConnection, TooLargeErro
 from adapters.limits import Quota
 from gateway.core.interfaces import Codec
 from gateway.core.rpc.model import Answer, Fault, FaultCode, Outcome, Reply
-from tests.fuzz.target import Check, DeadWire, Target, told
+from tests.fuzz.target import Check, DeadWire, Target, in_pieces, told
 from tests.unit.codecs import corpus
 
 BETWEEN = b"\n--\n"  # between a message and its answer
-PIECES = 20  # at most, of at least 5 bytes
 LIMIT = 1000  # bytes of an answer
 
 
@@ -54,9 +53,7 @@ class _Http:
 
     def check(self, body: bytes) -> str:
         """One answer gives at most one, in one piece and in many."""
-        size = max(5, len(body) // PIECES)
-        several = [body[at : at + size] for at in range(0, len(body), size)]
-        whole, pieces = (self._loop.run_until_complete(self._answer(each)) for each in ([body], several))
+        whole, pieces = (self._loop.run_until_complete(self._answer(each)) for each in ([body], in_pieces(body, 5)))
         if isinstance(whole, Answer) and isinstance(pieces, Answer):
             assert whole == pieces
         return f"{_short(whole)} {_short(pieces)}"

@@ -9,13 +9,13 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.core.comparison import json_path, serialization
-from gateway.core.migration.modes import Mode, Setting
-from gateway.core.migration.rollout_plan import Progress, RolloutPlan, RolloutState, RolloutStep
+from gateway.core.migration.rollout_plan import Progress, RolloutState
 from gateway.migration import rollout_storage
 from gateway.migration.rollout_storage import RolloutDocument
 from tests.fuzz.target import Target, said, told, words
-from tests.kit.migrations import counts, side
+from tests.kit.migrations import PLAN, counts, side
 from tests.kit.values import exactly
+from tests.unit.core.comparison.test_json_path import matches
 
 
 def _json(body: bytes) -> serialization.Json:
@@ -75,28 +75,20 @@ def _paths(body: bytes) -> str:
         pattern = json_path.parse(text, ("$", "params", "result"))
     except ValueError as error:
         return told(str(error))
-    pattern.matches(DEEP)
+    matches(pattern, DEEP)
     place = tuple(step for step in pattern.steps if isinstance(step, str | int))
     shown = json_path.show(place)
     assert shown.isprintable()
     if len(shown) <= json_path.LONGEST:
         assert json_path.parse(shown).steps == place
-        assert json_path.parse(shown).matches(place)
+        assert matches(json_path.parse(shown), place)
     if len(place) == len(pattern.steps):
-        assert pattern.matches(place)
+        assert matches(pattern, place)
     return f"path of {min(len(pattern.steps), 5)} steps, {len(place)} named"
 
 
 DEEP: json_path.Place = ("a", 0) * 60
 
-PLAN = RolloutPlan(
-    "careful",
-    (
-        RolloutStep(Setting(Mode.SHADOW), least=200),
-        RolloutStep(Setting(Mode.CANARY, 10_000, observe=True), least=200, gate=True),
-        RolloutStep(Setting(Mode.DBUS)),
-    ),
-)
 DOCUMENT = RolloutDocument(
     PLAN,
     Progress(RolloutState.WAITING, 1, 5.0, baseline=side(7, errors=1, seconds=0.1), why="so"),

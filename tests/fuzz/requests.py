@@ -11,11 +11,10 @@ from typing import Any
 from adapters.http.connection import HttpConnection
 from adapters.http.server import HttpLimits, HttpServer
 from gateway.core.rpc.model import NO_METADATA, Answer, Peer, RequestMetadata
-from tests.fuzz.target import DeadWire, Target
+from tests.fuzz.target import DeadWire, Target, in_pieces
 from tests.kit.clients import chunked, post
 from tests.kit.listeners import Echo
 
-PIECES = 20  # at most, of at least 3 bytes
 TURNS = 20  # of the loop, in which whatever was sent is served
 LIMITS = HttpLimits(body=2000, header_bytes=600)
 
@@ -64,9 +63,7 @@ class _Http:
 
     def check(self, body: bytes) -> str:
         """The same calls however the bytes are cut; no bug; the connection ends and leaves nothing."""
-        size = max(3, len(body) // PIECES)
-        several = [body[at : at + size] for at in range(0, len(body), size)]
-        whole, pieces = (self._loop.run_until_complete(self._serve(each)) for each in ([body], several))
+        whole, pieces = (self._loop.run_until_complete(self._serve(each)) for each in ([body], in_pieces(body, 3)))
         assert whole[0] == pieces[0]  # of several problems another one may be reported
         return whole[1]
 

@@ -35,7 +35,7 @@ PIECE = 7  # bytes: neither a header nor a part of one
 
 
 def _packets(body: bytes) -> str:
-    """Packets are the same, or refused in the same way, in one piece and in many."""
+    """Packets are what their bytes say, or are refused in the same way, in one piece and in many."""
     whole = _read([body])
     assert whole == _read([body[at : at + PIECE] for at in range(0, len(body), PIECE)])
     found, junk = whole
@@ -50,6 +50,9 @@ def _read(pieces: Sequence[bytes]) -> tuple[list[Received], str]:
                 found.append(packet)
     except ProtocolError as junk:
         return found, str(junk)
+    whole, read = b"".join(pieces), b"".join(packed(*packet) for packet in found)
+    assert whole.startswith(read)
+    assert reader.is_inside_packet is (len(read) < len(whole))
     return found, ""
 
 

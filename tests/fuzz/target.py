@@ -39,6 +39,12 @@ def words(text: str) -> tuple[bytes, ...]:
     return tuple(text.encode().split())
 
 
+def in_pieces(body: bytes, least: int, most: int = 20) -> list[bytes]:
+    """The bytes in at most so many pieces, of at least so many bytes."""
+    size = max(least, len(body) // most)
+    return [body[at : at + size] for at in range(0, len(body), size)]
+
+
 class DeadWire(asyncio.Transport):
     """A transport without a peer: it takes all that is written, and all data has arrived."""
 

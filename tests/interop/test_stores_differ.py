@@ -16,8 +16,7 @@ from adapters.xenstore.client.wire import HEADER, Operation, Permissions
 from adapters.xenstore.server import transactions
 from adapters.xenstore.server.listener import XenstoreTransport
 from adapters.xenstore.server.state import ExposedEndpoint
-from gateway.core.xenstore.exposure import Exposure
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import Exposure, template
 from tests.kit.guests import fill, guest, guest_socket
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT

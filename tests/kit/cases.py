@@ -36,9 +36,7 @@ class Failures:
             raise BaseExceptionGroup(f"{len(self._found)} rows", self._found)
 
 
-def each_case(
-    names: str | Sequence[str], rows: Iterable[Any], ids: object = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def each_case(names: str | Sequence[str], rows: Iterable[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Run a test for every row, like `pytest.mark.parametrize`, but as one test, which costs a hundredth of the time.
 
     For tests that leave nothing for the next row: fixtures are the same for all. Each failure names its row.

@@ -13,8 +13,7 @@ from typing import Any
 
 from gateway.core.dbus.target import MethodCall, Subscription
 from gateway.core.interfaces import EventFeed
-from gateway.core.routing.object_class import ObjectClass
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import ObjectClass, Route
 from gateway.core.rpc.model import Call, Event, EventsLost, Fault, FaultCode, Outcome, Reply, Value
 from gateway.events.objects import MANAGER, PROPERTIES, Take
 from tests.kit.programs import TIMEOUT

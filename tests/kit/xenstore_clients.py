@@ -12,8 +12,7 @@ from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.styles import STYLES
 from adapters.xenstore.styles.base import Pairs, Remove, Request, Style, WriteStep
 from gateway.core.rpc.model import Fault
-from gateway.core.xenstore.exposure import Exposure
-from gateway.core.xenstore.paths import Match, template
+from gateway.core.xenstore.paths import Exposure, Match, template
 from tests.kit.programs import TIMEOUT
 
 ERROR: Pairs = [("code", b"2"), ("description", b"no")]

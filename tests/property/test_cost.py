@@ -34,36 +34,26 @@ ANSWERS = MessageLimits(body=2**30, elements=2**30)  # as the gateway reads lega
 Build = Callable[[int], bytes]
 
 
-def _repeated(unit: str, size: int) -> str:
-    return unit * max(1, size // len(unit.encode()))
+def _message(text: str, size: int) -> bytes:
+    """The text, of which the part in double brackets is there again and again, each with its number in place of `#`."""
+    before, _, rest = text.partition("«")
+    unit, _, after = rest.partition("»")
+    if "#" in unit:
+        filled = "".join(unit.replace("#", str(at)) for at in range(size // (len(unit) + 4)))
+    else:
+        filled = unit * max(1, size // len(unit.encode()))
+    return f"{before}{filled}{after}".encode()
 
 
-def _numbered(unit: str, size: int) -> str:
-    """Each unit with a number of its own in place of `#`."""
-    return "".join(unit.replace("#", str(at)) for at in range(size // (len(unit) + 4)))
-
-
-def xml(before: str, unit: str, after: str = "") -> Build:
+def xml(value: str) -> Build:
     """A methodResponse, for `decode` too: it reads as much before it finds that this is no methodCall."""
-
-    def build(size: int) -> bytes:
-        filled = _numbered(unit, size) if "#" in unit else _repeated(unit, size)
-        return (
-            '<?xml version="1.0"?><methodResponse><params><param>'
-            f"<value>{before}{filled}{after}</value></param></params></methodResponse>"
-        ).encode()
-
-    return build
+    start, end = "<methodResponse><params><param><value>", "</value></param></params></methodResponse>"
+    return lambda size: _message(f'<?xml version="1.0"?>{start}{value}{end}', size)
 
 
-def json(before: str, unit: str, after: str = "") -> Build:
+def json(params: str) -> Build:
     """A request and a response at once."""
-
-    def build(size: int) -> bytes:
-        filled = _numbered(unit, size) if "#" in unit else _repeated(unit, size)
-        return f'{{"jsonrpc":"2.0","id":1,"method":"m","params":[{before}{filled}{after}]}}'.encode()
-
-    return build
+    return lambda size: _message(f'{{"jsonrpc":"2.0","id":1,"method":"m","params":[{params}]}}', size)
 
 
 def nodes(path: str, value: str = "") -> Build:
@@ -71,116 +61,80 @@ def nodes(path: str, value: str = "") -> Build:
 
     def build(size: int) -> bytes:
         count = size // (len(path) + len(value) + 10) if "#" in path else 1
-        items = [path.replace("#", str(at)) if "#" in path else _repeated(path, size) for at in range(count)]
-        return pack([b"m", *(part for each in items for part in (each.encode(), value.encode()))])
+        items = [
+            path.replace("#", str(at)).encode() if "#" in path else _message(f"«{path}»", size) for at in range(count)
+        ]
+        return pack([b"m", *(part for each in items for part in (each, value.encode()))])
 
     return build
 
 
 def namespaces(size: int) -> bytes:
     """A long URI, and many names that stand for it."""
-    uri = "u" * (size // 2)
-    return f'<methodCall xmlns:a="{uri}">{_numbered("<a:b#/>", size // 2)}</methodCall>'.encode()
+    return _message(f'<methodCall xmlns:a="{"u" * (size // 2)}">«<a:b#/>»</methodCall>', size // 2)
 
 
-ARRAY, DATA_END = "<array><data>", "</data></array>"
 XMLRPC: Mapping[str, Build] = {
+    **{
+        value[:40] + value[-20:]: xml(value)
+        for value in (
+            f'<a xmlns:a="{"u" * 20_000}">«<b a:c#=""/>»</a>',
+            *("«<a/>»", "«<a#/>»", "«<a>»", "«<array><data><value>»", "«<struct><member><name>a</name><value>»"),
+            *(
+                f"<array><data>«{item}»</data></array>"
+                for item in (
+                    *('<value xmlns:a#="u"/>', "<value/>", "<value>ab</value>", "<value><i4>1000</i4></value>"),
+                    *("<value><double>1.5</double></value>", "<value><nil/></value>", "<value><array/></value>"),
+                    "<value><dateTime.iso8601>20260131T09:05:00Z</dateTime.iso8601></value>",
+                    *("<value><struct/></value>", '<value a#=""/>', f"<value><i8>{'9' * 1000}</i8></value>"),
+                )
+            ),
+            "<struct>«<member><name>#</name><value/></member>»</struct>",
+            "<struct>«<member><name>a</name><value/></member>»</struct>",
+            f"<struct>«<member><name>#{'n' * 9000}</name><value/></member>»</struct>",
+            *('<string «a#="" »/>', "<«a»/>", "<!--«x»-->", "«ab<!---->»", "«ab<?a b?>»", "«<![CDATA[ab]]>»"),
+            *(
+                "«<![CDATA[]]>»",
+                "«ab\n»",
+                "«a\r»",
+                "«&lt;»",
+                "«a&#956;»",
+                "«x»",
+                "«\u4e2d»",
+                "\U0001f600«x»",
+                "«&amp»",
+                "«<»",
+            ),
+            *("<int>«9»</int>", "<int>«0»</int>", "<int>«-»</int>", "<int>« »1</int>", "<double>«9»</double>"),
+            *("<double>0.«9»</double>", "<bigdecimal>0.«9»</bigdecimal>", "<bigdecimal>1e«9»</bigdecimal>"),
+            "<dateTime.iso8601>20260131T09:05:00.«9»</dateTime.iso8601>",
+            *("<base64>«QUJD»</base64>", "<base64>«QUJD\r\n»</base64>", "<base64>«A »</base64>"),
+        )
+    },
     "namespaces": namespaces,
     "namespaces within a piece": lambda size: namespaces(size).replace(b"u" * (size // 2), b"u" * 20_000),
-    "namespaces of attributes": xml('<a xmlns:a="' + "u" * 20_000 + '">', '<b a:c#=""/>', "</a>"),
-    "declarations": xml(ARRAY, '<value xmlns:a#="u"/>', DATA_END),
-    "unknown elements": xml("", "<a/>"),
-    "unknown elements, each another": xml("", "<a#/>"),
-    "unknown elements inside each other": xml("", "<a>"),
-    "arrays inside each other": xml("", "<array><data><value>"),
-    "structs inside each other": xml("", "<struct><member><name>a</name><value>"),
-    "empty values": xml(ARRAY, "<value/>", DATA_END),
-    "short values": xml(ARRAY, "<value>ab</value>", DATA_END),
-    "integers": xml(ARRAY, "<value><i4>1000</i4></value>", DATA_END),
-    "doubles": xml(ARRAY, "<value><double>1.5</double></value>", DATA_END),
-    "nothings": xml(ARRAY, "<value><nil/></value>", DATA_END),
-    "dates": xml(ARRAY, "<value><dateTime.iso8601>20260131T09:05:00Z</dateTime.iso8601></value>", DATA_END),
-    "empty arrays": xml(ARRAY, "<value><array/></value>", DATA_END),
-    "empty structs": xml(ARRAY, "<value><struct/></value>", DATA_END),
-    "members": xml("<struct>", "<member><name>#</name><value/></member>", "</struct>"),
-    "a member again and again": xml("<struct>", "<member><name>a</name><value/></member>", "</struct>"),
-    "long names": xml("<struct>", f"<member><name>#{'n' * 9000}</name><value/></member>", "</struct>"),
-    "attributes in a tag": xml("<string ", 'a#="" ', "/>"),
-    "attributes in tags": xml(ARRAY, '<value a#=""/>', DATA_END),
-    "a long tag": xml("<", "a", "/>"),
-    "a comment": xml("<!--", "x", "-->"),
-    "comments": xml("", "ab<!---->"),
-    "instructions": xml("", "ab<?a b?>"),
-    "CDATA": xml("", "<![CDATA[ab]]>"),
-    "empty CDATA": xml("", "<![CDATA[]]>"),
-    "lines": xml("", "ab\n"),
-    "carriage returns": xml("", "a\r"),
-    "entities": xml("", "&lt;"),
-    "references": xml("", "a&#956;"),
-    "text": xml("", "x"),
-    "text of another script": xml("", "\u4e2d"),
-    "one character that takes four bytes": xml("\U0001f600", "x"),
-    "ampersands": xml("", "&amp"),
-    "beginnings of tags": xml("", "<"),
     "a document type": lambda size: b"<!DOCTYPE a [" + b'<!ENTITY a "b">' * (size // 16) + b"]><a/>",
-    "digits": xml("<int>", "9", "</int>"),
-    "zeroes": xml("<int>", "0", "</int>"),
-    "signs": xml("<int>", "-", "</int>"),
-    "numbers of a thousand digits": xml(ARRAY, f"<value><i8>{'9' * 1000}</i8></value>", DATA_END),
-    "a double of digits": xml("<double>", "9", "</double>"),
-    "a fraction of digits": xml("<double>0.", "9", "</double>"),
-    "a bigdecimal of digits": xml("<bigdecimal>0.", "9", "</bigdecimal>"),
-    "an exponent of digits": xml("<bigdecimal>1e", "9", "</bigdecimal>"),
-    "a date with a long fraction": xml("<dateTime.iso8601>20260131T09:05:00.", "9", "</dateTime.iso8601>"),
-    "white space in a number": xml("<int>", " ", "1</int>"),
-    "base64": xml("<base64>", "QUJD", "</base64>"),
-    "base64 in lines": xml("<base64>", "QUJD\r\n", "</base64>"),
-    "base64 in single characters": xml("<base64>", "A ", "</base64>"),
-    "UTF-16": lambda size: xml("", "x")(size // 2).decode().encode("utf-16"),
+    "UTF-16": lambda size: xml("«x»")(size // 2).decode().encode("utf-16"),
     "a table of characters": lambda size: b'<?xml version="1.0" encoding="cp1252"?><a>' + b"\x80" * size + b"</a>",
     "a table with two bytes each": lambda size: b'<?xml version="1.0" encoding="gb18030"?>' + b"\xb0\xa1" * (size // 2),
 }
 JSONRPC: Mapping[str, Build] = {
     **{
-        f"{title}{trouble}": json("", f"{unit},", end)
-        for title, unit in {
-            "empty arrays": "[]",
-            "empty objects": "{}",
-            "objects": '{"a":1}',
-            "arrays in arrays": "[[[1]]]",
-            "objects in objects": '{"a":{"a":{"a":1}}}',
-            "numbers": "1000",
-            "doubles": "1.5",
-            "exponents": "1e300",
-            "texts": '"ab"',
-            "escapes": '"\\u00e9"',
-            "escaped colons": '"\\u003a"',
-            "pairs": '"\\ud83d\\ude00"',
-            "numbers of four thousand digits": "9" * 4000,
-            "escaped backslashes": '"\\\\"',
-        }.items()
-        for trouble, end in {
-            "": "1",
-            ", then a number beyond doubles": "1e400",
-            ", then half a pair": '"\\ud800"',
-            ", then a member twice": '{"a":1,"a":2}',
-            ", then an end": "",
-        }.items()
+        params[:40] + params[-20:]: json(params)
+        for params in (
+            *(
+                f"«{item},»{end}"
+                for item in (
+                    *("[]", "{}", '{"a":1}', "[[[1]]]", '{"a":{"a":{"a":1}}}', "1000", "1.5", "1e300", '"ab"'),
+                    *('"\\u00e9"', '"\\u003a"', '"\\ud83d\\ude00"', '"\\\\"', "9" * 4000),
+                )
+                # at the end nothing wrong, a number beyond doubles, half a pair, a member twice, nothing
+                for end in ("1", "1e400", '"\\ud800"', '{"a":1,"a":2}', "")
+            ),
+            *('{"x":1«,"#":1»}', '{"x":1«,"a":1»}', '{"x":1«,"#":1»,"b":"\\ud800"}', f'{{"x":1«,"#{"n" * 9000}":1»}}'),
+            *('"«\\ud800»"', "«9»", "0.«9»", "1e«9»", '"«x»"', "«[»", '«{"a":»', "«]»", '«"»', "« »"),
+        )
     },
-    "members": json('{"x":1', ',"#":1', "}"),
-    "a member again and again": json('{"x":1', ',"a":1', "}"),
-    "members, then half a pair": json('{"x":1', ',"#":1', ',"b":"\\ud800"}'),
-    "half pairs": json('"', "\\ud800", '"'),
-    "long names": json('{"x":1', f',"#{"n" * 9000}":1', "}"),
-    "digits": json("", "9"),
-    "a fraction": json("0.", "9"),
-    "an exponent": json("1e", "9"),
-    "text": json('"', "x", '"'),
-    "beginnings of arrays": json("", "["),
-    "beginnings of objects": json("", '{"a":'),
-    "ends": json("", "]"),
-    "quotation marks": json("", '"'),
-    "white space": json("", " "),
     "requests": lambda size: b"[%b1]" % (b'{"jsonrpc":"2.0","method":"m","id":1},' * (size // 40)),
     "damaged requests": lambda size: b"[%b1]" % (b'{"jsonrpc":"2.0","method":1e400,"id":1.0},' * (size // 44)),
     "responses": lambda size: b"[%b1]" % (b'{"jsonrpc":"2.0","result":1,"id":1.0},' * (size // 40)),
@@ -217,18 +171,13 @@ def readers(codec: str) -> tuple[Callable[[bytes], Envelope | Outcome], ...]:
     return (client.decode, client.decode_outcome, in_batch)[: 3 if codec == "jsonrpc" else 2]
 
 
-def _measured(read: Callable[[bytes], Envelope | Outcome], body: bytes) -> tuple[Envelope | Outcome, int]:
-    """What was read, and the most bytes of memory that it took meanwhile."""
-    tracemalloc.start()
-    try:
-        return read(body), tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 def _assert_cheap(codec: str, body: bytes) -> None:
     for read in readers(codec):
-        told, peak = _measured(read, body)
+        tracemalloc.start()
+        try:
+            told, (_, peak) = read(body), tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
         assert peak <= FACTOR * len(body) + CONSTANT, f"{peak / len(body):.0f} bytes for each"
         for outcome in told.entries if isinstance(told, Envelope) else (told,):
             assert not isinstance(outcome, Fault) or len(outcome.message) <= LONGEST_MESSAGE
@@ -266,11 +215,11 @@ NODE_PIECES = st.sampled_from(["0:,", "1:a,", "3:a/b,", "3:@40,", "1:0,", "5:a/b
 )
 def test_whatever_is_repeated_takes_a_small_factor_of_its_bytes(case: tuple[str, list[str], bool]) -> None:
     codec, pieces, bare = case
-    unit = "".join(pieces)
+    unit = f"«{''.join(pieces)}»"
     if bare or codec == "xenstore":
-        body = _repeated(unit, SHORT).encode()
+        body = _message(unit, SHORT)
     else:
-        body = (xml("", unit) if codec == "xmlrpc" else json("", unit, "1"))(SHORT)
+        body = (xml(unit) if codec == "xmlrpc" else json(f"{unit}1"))(SHORT)
     _assert_cheap(codec, body)
 
 

@@ -91,11 +91,7 @@ def test_long_arrays_and_long_elements_are_cut(signature: str, ahead: str, monke
     assert max(sizes) <= 32 + LONGEST + HEADER
 
 
-@each_case(
-    ("at", "change"),
-    [(0, 5), (0, -3), (0, 10**6), (4, 7), (4, 2**31)],
-    ids=["longer", "shorter", "far", "text", "far text"],
-)
+@each_case(("at", "change"), [(0, 5), (0, -3), (0, 10**6), (4, 7), (4, 2**31)])
 def test_a_damaged_message_is_refused(at: int, change: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths that do not fit are found before the library reads behind the message. `at`: of a length in the body."""
     data = marshalled("as", TEXTS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from gateway.core.dbus.marshal import Encode, MarshalError, Variant, body_size, from_dbus, to_dbus
-from gateway.core.dbus.signature import Type, parse
+from gateway.core.dbus.signature import Type
 from gateway.core.dbus.target import Coerce, Variants
 from gateway.core.rpc.model import Value
 from tests.kit.cases import each_case, present
@@ -135,17 +135,3 @@ def test_the_size_of_a_body_is_exact(data: DataObject, kinds: list[Type], varian
     signature = "".join(map(str, kinds))
     body = [to_dbus(kind, variants=variants)(data.draw(fitting(kind, variants))) for kind in kinds]
     assert body_size(signature, body) == marshalled_length(signature, body)
-
-
-@LAW
-@given(st.text("ybnqiuxtdsoghav(){}k\0é\ud800", max_size=20))
-def test_a_signature_parses_or_is_refused_and_is_written_back_the_same(text: str) -> None:
-    try:
-        written = "".join(map(str, parse(text)))
-        problem = ""
-    except ValueError as error:
-        written = text
-        problem = str(error)
-    assert written == text
-    assert problem.isascii()
-    assert problem.isprintable()

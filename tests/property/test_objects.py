@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-
-import pytest
+from itertools import product
 
 from gateway.core.dbus.names import is_object_path
 from gateway.core.dbus.object_paths import Escape, PathTemplate
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.rpc.model import Value
+from tests.kit.cases import each_case
 
 HOSTILE = 10_000  # handles
 SUBTREE = "/org/example/Devices"
@@ -47,50 +47,42 @@ def _values() -> Iterator[Value]:
     return (_value(chance) for _ in range(HOSTILE))
 
 
-def _made(template: PathTemplate, value: Value) -> str | None:
-    """The object path; None where the value is refused."""
+def _made(template: PathTemplate) -> list[str]:
+    """The object paths that they become, all of which are valid; most values are refused, and not all."""
     encode: Callable[[list[Value]], str] = template.encoder(["x"])
-    with suppress(MarshalError):
-        return encode([value])
-    return None
+    made: list[str] = []
+    for value in _values():
+        with suppress(MarshalError):
+            made.append(encode([value]))
+    assert made
+    assert all(map(is_object_path, made))
+    return made
 
 
-def test_an_object_path_never_leaves_its_subtree() -> None:
+def test_an_object_path_never_leaves_its_subtrees() -> None:
     template = PathTemplate("{x}", {}, {"x": (SUBTREE,)})
-    made = [path for value in _values() if (path := _made(template, value)) is not None]
-    assert HOSTILE / 50 < len(made) < HOSTILE / 2  # most are refused, and not all
+    made = _made(template)
+    assert HOSTILE / 50 < len(made) < HOSTILE / 2
     for path in made:
-        assert is_object_path(path)
         assert path.startswith(SUBTREE + "/")
         assert template.reaches(path)
-
-
-def test_of_several_subtrees_it_is_below_one() -> None:
-    template = PathTemplate("{x}/sub", {}, {"x": (SUBTREE, "/org/example/Cards")})
-    made = [path for value in _values() if (path := _made(template, value)) is not None]
-    assert made
-    for path in made:
-        assert is_object_path(path)
+    for path in _made(PathTemplate("{x}/sub", {}, {"x": (SUBTREE, "/org/example/Cards")})):
         assert path.startswith((SUBTREE + "/", "/org/example/Cards/"))
         assert path.endswith("/sub")
 
 
-@pytest.mark.parametrize("before", ["", "dev_", "User"])
-@pytest.mark.parametrize("rule", ["systemd", "none", "dashes"])
+@each_case(("rule", "before"), product(("systemd", "none", "dashes"), ("", "dev_", "User")))
 def test_an_element_stays_one_element(rule: Escape, before: str) -> None:
     template = PathTemplate(f"{SUBTREE}/{before}{{x}}/end", {"x": rule}, {})
-    made = [path for value in _values() if (path := _made(template, value)) is not None]
-    assert made
-    for path in made:
-        assert is_object_path(path)
+    for path in _made(template):
         assert path.count("/") == template.text.count("/")
         assert path.startswith(f"{SUBTREE}/{before}")
         assert path.endswith("/end")
         assert template.reaches(path)
 
 
-@pytest.mark.parametrize("before", ["", "dev_"])
+@each_case("before", ["", "dev_"])
 def test_by_the_rule_systemd_two_texts_are_two_objects(before: str) -> None:
-    template = PathTemplate(f"{SUBTREE}/{before}{{x}}", {}, {})
+    encode = PathTemplate(f"{SUBTREE}/{before}{{x}}", {}, {}).encoder(["x"])
     texts = {value for value in _values() if isinstance(value, str)}
-    assert len({_made(template, text) for text in texts}) == len(texts)
+    assert len({encode([text]) for text in texts}) == len(texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -53,14 +54,6 @@ METHODS = st.fixed_dictionaries(
 )
 
 
-def written(methods: list[LegacyMethod]) -> Plan | None:
-    service = describe("org.example.Shop", "shop", methods)
-    try:
-        return new_files(service, SETTINGS, Path("/nowhere")) if service.interfaces else None
-    except SourceError:
-        return None
-
-
 def is_good(plan: Plan) -> None:
     """Both files can be used, and no text has become a key of the mapping."""
     idl, mapping = plan.files
@@ -71,16 +64,18 @@ def is_good(plan: Plan) -> None:
     assert document.data.keys() <= {"mapping", "service", "dbus", "expose", "legacy", "defaults", "methods"}
 
 
+def are_good(methods: list[LegacyMethod]) -> None:
+    service = describe("org.example.Shop", "shop", methods)
+    if service.interfaces:
+        with suppress(SourceError):
+            is_good(new_files(service, SETTINGS, Path("/nowhere")))
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.lists(METHODS, min_size=1, max_size=3))
 def test_any_openrpc_document(methods: list[Any]) -> None:
-    try:
-        found = openrpc.read(json.dumps({"methods": methods}).encode())
-    except SourceError:
-        return
-    plan = written(found)
-    if plan is not None:
-        is_good(plan)
+    with suppress(SourceError):
+        are_good(openrpc.read(json.dumps({"methods": methods}).encode()))
 
 
 @settings(deadline=None, max_examples=20)
@@ -97,13 +92,8 @@ def test_any_recording(calls: list[tuple[str, list[Any], dict[str, Any], Any]]) 
     for method, params, named, reply in calls:
         values = {"params": write(params), "named": write(named), "reply": write(reply)}
         lines.append(json.dumps({**where, "method": method, **values}).encode())
-    try:
-        found = recording.read(lines)
-    except SourceError:
-        return
-    plan = written(found.methods)
-    if plan is not None:
-        is_good(plan)
+    with suppress(SourceError):
+        are_good(recording.read(lines).methods)
 
 
 ATTRIBUTE = st.text(

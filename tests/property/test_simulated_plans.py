@@ -9,13 +9,13 @@ PLANS = 6  # a row
 SEED = 17
 
 
-@each_case("row", EQUAL, ids=lambda row: row.name)
+@each_case("row", EQUAL)
 def test_plans_of_equal_sides_are_done(row: Row) -> None:
     found = outcome(row, [simulate_number(row, SEED, number) for number in range(PLANS)])
     assert (found.back, found.stuck) == (0.0, 0.0)
 
 
-@each_case("row", WORSE, ids=lambda row: row.name)
+@each_case("row", WORSE)
 def test_plans_of_a_worse_d_bus_are_rolled_back_soon(row: Row) -> None:
     found = outcome(row, [simulate_number(row, SEED, number) for number in range(PLANS)])
     assert (found.back, found.early) == (1.0, 0.0)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from adapters.codecs.xenstore import Codec
 from adapters.xenstore.styles.base import Request, Write, WriteStep
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Reply
-from gateway.core.xenstore.exposure import StateWords
-from gateway.core.xenstore.paths import MAX_PATH, is_path, unpack
+from gateway.core.xenstore.paths import MAX_PATH, StateWords, is_path, unpack
 from tests.kit.values import anything
 from tests.kit.xenstore_clients import Tried
 

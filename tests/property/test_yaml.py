@@ -21,42 +21,9 @@ FILES = sorted([*(ROOT / "mappings").rglob("*.yaml"), *(ROOT / "tests").rglob("*
 TEXTS = [file.read_text() for file in FILES]
 BITS = [
     *"{}[],:#&*!|>'\"%@`?-~ \n\\=é\xa0\u3000\t",
-    "  ",
-    ": ",
-    "- ",
-    " #",
-    "\n  ",
-    "\n- ",
-    "&a ",
-    "*a",
-    "&a",
-    "null",
-    "0x1F",
-    "1e3",
-    '""',
-    "''",
-    "{}",
-    "[]",
-    "? ",
-    " : ",
-    "a: b",
-    "- - x",
-    "<<",
-    "yes",
-    ".inf",
-    "0o7",
-    "2001-01-01",
-    "--- ",
-    "key:\n",
-    "1_0",
-    "+1",
-    "12:30",
-    "- &a b\n",
-    "::",
-    "a:b",
-    "#x",
-    " #x\n",
-    "&a {b: *a}",
+    *("  ", ": ", "- ", " #", "\n  ", "\n- ", "&a ", "*a", "&a", "? ", " : ", "a: b", "- - x", "<<", "--- ", "key:\n"),
+    *("null", "0x1F", "1e3", '""', "''", "{}", "[]", "yes", ".inf", "0o7", "2001-01-01", "1_0", "+1", "12:30"),
+    *("- &a b\n", "::", "a:b", "#x", " #x\n", "&a {b: *a}"),
 ]
 
 
@@ -127,44 +94,16 @@ def test_whatever_is_changed_it_means_the_same_or_is_left_to_python(seed: int) -
 @each_case(
     "text",
     [
-        "a: {b: 1, 'c': [x, 2.5], d: }\ne:\nf: # c\n  - x\n  -\n  - k: v\n    z: ~\n",
-        "g:\n- 1\n- {}\n- []\nh: \"q\"\n'i j': a b\n",
-        "a: &x {b: [1, &y 2]}\nc: *x\nd: [*y, *x]\ne: &z\n  f: {g: *x}\nh: *z\n",
-        "a: 'it''s'\nb: x:y#z\n\"*\": [http://h/p?q=1, -1, - ]\n",
+        # what the versions of YAML read differently
+        *("", "a: |\n  b", "a:\tb", "a: b\r\n", "%YAML 1.1\n---\na: yes", "? a\n: b", "a: ! b", "a: \u2028"),
+        *("a: \ufeffb", "--- a\n--- b"),
+        # an error, whose words are those of the parser in Python
+        *("a: *b", "a: [1", "a: 'b", "{a: b:c}", "a: b: c", "a: &x 1\nb: &x 2\nc: *x"),
+        # what would end the stack
+        *("[" * 200_000, "- " * 200_000, "{a: " * 200_000, "a: " + "[" * 100 + "]" * 100),
     ],
 )
-def test_what_people_write(text: str) -> None:
-    expected = in_python(text)
-    assert in_c(text) in (None, expected)
-    assert expected is None or in_c(text) == expected
-
-
-@each_case(
-    "text",
-    [
-        "",
-        "a: |\n  b",
-        "a:\tb",
-        "a: b\r\n",
-        "%YAML 1.1\n---\na: yes",
-        "? a\n: b",
-        "a: ! b",
-        "a: \u2028",
-        "a: \ufeffb",
-        "--- a\n--- b",
-    ],
-)
-def test_what_the_versions_of_yaml_read_differently_is_left_to_python(text: str) -> None:
-    assert load.compose_quickly(text) is None
-
-
-@each_case("text", ["a: *b", "a: [1", "a: 'b", "{a: b:c}", "a: b: c", "a: &x 1\nb: &x 2\nc: *x"])
-def test_an_error_is_worded_by_the_parser_in_python(text: str) -> None:
-    assert load.compose_quickly(text) is None
-
-
-@each_case("text", ["[" * 200_000, "- " * 200_000, "{a: " * 200_000, "a: " + "[" * 100 + "]" * 100])
-def test_what_is_nested_deeply_ends_neither_the_stack_nor_the_process(text: str) -> None:
+def test_what_is_odd_wrong_or_nested_deeply_is_left_to_the_parser_in_python(text: str) -> None:
     assert load.compose_quickly(text) is None
 
 

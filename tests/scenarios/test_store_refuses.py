@@ -18,8 +18,7 @@ from adapters.xenstore.client.wire import Operation, Permissions
 from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
 from adapters.xenstore.server.state import CLAIMS
 from gateway.core.rpc.model import Outcome, Reply
-from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import Domains, Exposure, StateWords, template
 from tests.kit.fake_stores import PASSING, RefusingStore, Request, Rule, at_random, nothing, path_of, refusing_store
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT

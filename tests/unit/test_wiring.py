@@ -15,8 +15,7 @@ from gateway import config, wiring
 from gateway.assembly import Assembly
 from gateway.core.routing.route import Effect
 from gateway.core.rpc.model import Fault, FaultCode, Reply
-from gateway.core.xenstore.exposure import Exposure
-from gateway.core.xenstore.paths import pack, template
+from gateway.core.xenstore.paths import Exposure, pack, template
 from gateway.mapping.problem import format_place
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.pipeline.passthrough import Passthrough

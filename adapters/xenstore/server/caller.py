@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from adapters.limits import Quota
 from adapters.xenstore.client.wire import Permissions
-from gateway.core.xenstore.exposure import DOM0
+from gateway.core.xenstore.paths import DOM0
 
 NODES = 1000
 WRITES = "wb"  # letters of permissions that allow to write

@@ -32,8 +32,7 @@ from adapters.xenstore.styles.base import (
     shortened,
 )
 from gateway.core.rpc.model import Fault, FaultCode
-from gateway.core.xenstore.exposure import DOM0
-from gateway.core.xenstore.paths import Match, unpack
+from gateway.core.xenstore.paths import DOM0, Match, unpack
 
 NOT_EXECUTED, EXECUTED = "nothing was executed", "the call was executed"
 

@@ -51,8 +51,7 @@ from adapters.xenstore.styles import STYLES
 from adapters.xenstore.styles.base import Pairs, ReadSet, Request, Style
 from gateway.core.dbus.names import quoted
 from gateway.core.rpc.model import Fault, FaultCode, Peer
-from gateway.core.xenstore.exposure import DOM0
-from gateway.core.xenstore.paths import MAX_PATH, Match, member, pack, text_of
+from gateway.core.xenstore.paths import DOM0, MAX_PATH, Match, member, pack, text_of
 
 CLAIM_ATTEMPTS = 6  # then the client gets a fault that says that the store refuses the claim
 SCAN_SHARE = 0.1  # of the time may be spent on scans: a change above the requests causes a scan of all of them

@@ -35,7 +35,7 @@ from adapters.xenstore.server.transactions import run_steps
 from adapters.xenstore.styles.base import Style
 from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import Value
-from gateway.core.xenstore.exposure import DOM0, Domains, Exposure
+from gateway.core.xenstore.paths import DOM0, Domains, Exposure
 
 READERS = 32  # requests of domain 0 that are read at the same time
 READERS_PER_DOMAIN = 2  # of each other domain

@@ -15,8 +15,7 @@ from typing import TypeAlias
 from msgspec import Struct, field
 
 from gateway.core.rpc.model import Fault
-from gateway.core.xenstore.exposure import Exposure
-from gateway.core.xenstore.paths import MAX_VALUE, Match, Template
+from gateway.core.xenstore.paths import MAX_VALUE, Exposure, Match, Template
 
 Pairs: TypeAlias = Sequence[tuple[str, bytes]]  # path below, value; a path of "" is the node itself
 

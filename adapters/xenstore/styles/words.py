@@ -36,8 +36,7 @@ from adapters.xenstore.styles.base import (
     pairs_below,
 )
 from gateway.core.rpc.model import Fault, FaultCode
-from gateway.core.xenstore.exposure import StateWords
-from gateway.core.xenstore.paths import Match, element, member, text_of
+from gateway.core.xenstore.paths import Match, StateWords, element, member, text_of
 
 VALUE = "value"  # the parameter that gets the word when the mapping names the method
 

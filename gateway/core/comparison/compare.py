@@ -18,14 +18,15 @@ from typing import TypeAlias
 from msgspec import Struct, field
 
 from gateway.core.comparison import json_path
-from gateway.core.comparison.alignment import Agreement, align
 from gateway.core.comparison.equality import (
     MAX_VALUES,
     MISSING,
+    Agreement,
     Budget,
     Checkpoint,
     ComparisonBudgetError,
     MaybeValue,
+    align,
     equal,
     hash_key,
     leaves_equal,

@@ -51,13 +51,6 @@ class Pattern(Struct, frozen=True):
     def __str__(self) -> str:
         return self.text
 
-    def matches(self, place: Place) -> bool:
-        """Whether the path means this place."""
-        cursor = start_cursor([(self, True)])
-        for step in place:
-            cursor = advance_cursor(cursor, step)
-        return cursor_value(cursor) is not None
-
 
 def parse(text: str, roots: Iterable[str] = ("$",)) -> Pattern:
     """Read a path that begins with one of these roots; raises ValueError naming the character."""

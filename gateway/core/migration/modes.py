@@ -9,8 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from gateway.core.comparison.redaction import NO_REDACTION, RedactionRules
-from gateway.core.comparison.rules import NO_RULES, Rules
-from gateway.core.comparison.sampling import EVERY_CALL, Sampling
+from gateway.core.comparison.rules import EVERY_CALL, NO_RULES, Rules, Sampling
 from gateway.core.rpc.model import Call
 
 BUCKETS = 100_000  # into which a canary divides its keys; a thousandth of a per cent is the least share

@@ -14,12 +14,11 @@ from typing import NamedTuple, TypeAlias
 from msgspec import Struct, field
 
 from gateway.core.dbus.names import escape_path_element, unescape_path_element
-from gateway.core.dbus.scalars import MarshalError
+from gateway.core.dbus.scalars import MarshalError, placed
 from gateway.core.dbus.target import Subscription
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Peer, Value
-from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
-from gateway.core.xenstore.paths import MAX_PATH, MAX_VALUE, Template, element, node_text
+from gateway.core.xenstore.paths import DOM0_ALONE, MAX_PATH, MAX_VALUE, Domains, Template, element, node_text
 
 Values: TypeAlias = Mapping[str, Value]
 Grants: TypeAlias = "tuple[tuple[str, int], ...]"  # letter and domid; first the owner, with the letter of all others
@@ -51,10 +50,7 @@ class Text(Struct, frozen=True):
 
 def text_of(value: Value, name: str) -> str:
     """A simple value as text, as the codec `xenstore` writes it. Raises MarshalError at `name`."""
-    try:
-        return node_text(value).decode()
-    except MarshalError as error:
-        raise error.at(name) from None
+    return str(placed(name, node_text, value), "utf-8")
 
 
 # Publish

@@ -1,4 +1,4 @@
-"""A mapping entry with nothing left to parse, and the record of a call that has ended.
+"""A mapping entry with nothing left to parse, a class of objects, and the record of a call that has ended.
 
 `mapping/compiler.py` makes routes from mapping files. A route's target is a D-Bus member, a D-Bus property, or a local
 answer, which the gateway gives itself. All three are planned, counted, logged and access-checked in the same way.
@@ -6,9 +6,9 @@ answer, which the gateway gives itself. All three are planned, counted, logged a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +22,7 @@ from gateway.core.migration.modes import UNMOVED, Migration, Side
 from gateway.core.migration.rollout_plan import DEFAULT_FOR_WRITES, RolloutPlan
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Value
 from gateway.core.rpc.spelling import AS_WRITTEN, MethodSpelling
-from gateway.core.xenstore.exposure import Domains
+from gateway.core.xenstore.paths import Domains
 
 LOCAL_SERVICE = "gateway"  # the service of all local routes in logs and metrics
 
@@ -166,6 +166,40 @@ def local_route(
         documentation=documentation,
         source="built in",
     )
+
+
+# The properties of an object as D-Bus has them: each value is a variant.
+Properties: TypeAlias = Mapping[str, Any]
+
+
+class ObjectClass(Struct, frozen=True, eq=False):
+    """One class. Its objects are at `before` + one path element + `after`, and have the interface.
+
+    `record` is the same converter as that of `get_record`; it raises MarshalError. `key` gives the reference.
+    """
+
+    service: str  # of the mapping file
+    name: str  # "VM"
+    bus_name: str
+    manager: str  # the path of the ObjectManager
+    before: str
+    after: str
+    interface: str
+    key: Callable[[str, Properties], str | None]
+    record: Callable[[Properties], Value]
+    routes: tuple[Route, ...]  # `get_record` and the like: where one is off, the class has no events
+    fingerprint: str = ""  # changes with anything in the mapping that the records depend on
+
+    def has(self, path: str) -> bool:
+        """Whether an object with the interface at this path is of the class."""
+        if not path.startswith(self.before) or not path.endswith(self.after):
+            return False
+        element = path[len(self.before) : len(path) - len(self.after)]
+        return bool(element) and "/" not in element
+
+    def reference(self, path: str, properties: Properties) -> str:
+        """The reference of an object; its path where it has none."""
+        return self.key(path, properties) or path
 
 
 class CallFinished(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.publication import Publication
 from gateway.core.routing.route import Effect
-from gateway.core.xenstore.exposure import Domains
+from gateway.core.xenstore.paths import Domains
 from gateway.mapping.changes.rules import RULES, FoundChange, Level
 from gateway.mapping.changes.surface import MethodSurface, ParameterSurface, ResultSurface, Surface
 from gateway.mapping.encoding import Directions

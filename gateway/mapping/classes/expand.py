@@ -19,8 +19,7 @@ from msgspec.structs import replace
 from gateway.core.dbus.introspection_xml import IdlMethod
 from gateway.core.dbus.object_paths import placeholders
 from gateway.core.dbus.signature import Type
-from gateway.core.routing.object_class import ObjectClass
-from gateway.core.routing.route import Route
+from gateway.core.routing.route import ObjectClass, Route
 from gateway.mapping.classes.fields import (
     LegacyClass,
     describe_gaps,

@@ -11,8 +11,7 @@ from msgspec.structs import replace
 
 from gateway.core.dbus.signature import Type
 from gateway.core.rpc.units import seconds
-from gateway.core.xenstore.exposure import HOUR, Domains, Exposure, StateWords
-from gateway.core.xenstore.paths import Template, template
+from gateway.core.xenstore.paths import HOUR, Domains, Exposure, StateWords, Template, template
 from gateway.mapping.load import Scope
 from gateway.mapping.parameters import parameter_names
 from gateway.mapping.problem import one_of, unknown

@@ -22,8 +22,7 @@ from gateway.core.dbus.target import Parameter, Subscription
 from gateway.core.routing.publication import Flag, NodeTemplate, Publication, RelatedNode, Text, WatchTrigger, grants
 from gateway.core.routing.route import Effect, Route
 from gateway.core.xenstore import paths
-from gateway.core.xenstore.exposure import DOM0_ALONE
-from gateway.core.xenstore.paths import Template
+from gateway.core.xenstore.paths import DOM0_ALONE, Template
 from gateway.mapping.load import Scope
 from gateway.mapping.problem import unknown
 from gateway.mapping.results import compile_result

@@ -16,7 +16,7 @@ from gateway.cli.reports.diff import places, summary
 from gateway.cli.rollout import rollout
 from gateway.core.admin.records import Change, CountsBatch, MethodId, MismatchRecord
 from gateway.core.admin.status import UpstreamStatus
-from gateway.core.comparison.sampling import Sampling
+from gateway.core.comparison.rules import Sampling
 from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.overrides import Override
 from tests.kit.admin import Served

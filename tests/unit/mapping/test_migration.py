@@ -8,8 +8,7 @@ from textwrap import dedent
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.comparison.redaction import Redaction
-from gateway.core.comparison.rules import Exact, Ignore, Unordered
-from gateway.core.comparison.sampling import Sampling
+from gateway.core.comparison.rules import Exact, Ignore, Sampling, Unordered
 from gateway.core.migration.modes import UNMOVED, Migration, Mode, Setting, Side
 from gateway.core.routing import call_record
 from gateway.core.routing.call_record import RecordedCall

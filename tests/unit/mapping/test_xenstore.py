@@ -7,8 +7,7 @@ from pathlib import Path
 from gateway.core.dbus.target import Subscription
 from gateway.core.routing.publication import Publication, RelatedNode, Text, WatchTrigger
 from gateway.core.rpc.model import Call, Value
-from gateway.core.xenstore.exposure import DOM0_ALONE, Domains, Exposure, StateWords
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import DOM0_ALONE, Domains, Exposure, StateWords, template
 from tests.kit.cases import each_case, present
 from tests.kit.mappings import HEAD, Built, build_files
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.admin import counters
 from gateway.core.comparison.compare import compare
 from gateway.core.comparison.equality import Checkpoint
-from gateway.core.comparison.sampling import Sampling
+from gateway.core.comparison.rules import Sampling
 from gateway.core.migration.modes import Migration, Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value

@@ -44,8 +44,7 @@ from gateway.core.rpc.model import (
     Value,
     is_large,
 )
-from gateway.core.xenstore.exposure import Domains, Exposure
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import Domains, Exposure, template
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import ComparedCall, ObservedCall, Shadow
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher

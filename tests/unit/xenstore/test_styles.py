@@ -17,7 +17,7 @@ from adapters.xenstore.styles.base import (
     shortened,
 )
 from adapters.xenstore.styles.words import word
-from gateway.core.xenstore.exposure import StateWords
+from gateway.core.xenstore.paths import StateWords
 from gateway.mapping.xenstore import endpoints
 from tests.kit.cases import each_case, present
 from tests.kit.xenstore_clients import ERROR, Tried, shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -52,9 +51,6 @@ def test_a_refusal_says_who_was_refused_what_and_where_that_is_said() -> None:
         "alice (uid 1001) may not change anything here: neither root, nor the gateway's user, nor in admin.change"
     )
     assert denial(BOB, Right.READ).startswith("uid 1002 may not read here")
-
-
-# Counters
 
 
 # Records
@@ -135,7 +131,7 @@ COUNTS = Counts(
 )  # fmt: skip
 
 
-def test_a_row_adds_up_and_is_json() -> None:
+def test_a_row_adds_up() -> None:
     row = views.row(START, CANARY, None, "the mapping", COUNTS)
     assert (row.comparisons, row.equal, row.ignored, row.different, row.error_different) == (200, 190, 4, 5, 1)
     assert row.equal_share == pytest.approx(0.97)
@@ -146,9 +142,6 @@ def test_a_row_adds_up_and_is_json() -> None:
     assert row.legacy.p50 is not None
     assert BOUNDS[19] <= row.legacy.p50 <= BOUNDS[20]
     assert (row.mode, row.setting["percent"], row.set_by, row.verdict) == ("canary 12.5%", "12.5", "mapping", "differs")
-    row = views.row(START, CANARY, None, "the mapping", COUNTS)
-    assert msgspec.json.decode(msgspec.json.encode(row))["legacy"]["calls"] == 300
-    assert msgspec.json.decode(msgspec.json.encode(explained(CANARY, "x")))["service"] == "xenopsd"
 
 
 def test_what_was_never_counted_is_no_zero_and_who_has_set_a_mode_is_told() -> None:

@@ -19,7 +19,6 @@ from gateway.core.dbus.formats import (
 from gateway.core.dbus.marshal import MarshalError, to_dbus
 from gateway.core.dbus.signature import parse_one
 from gateway.core.rpc.model import Value
-from gateway.core.rpc.units import LONGEST_ZONE, compact
 from tests.kit.cases import each_case, expect
 
 MINUTE = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
@@ -81,23 +80,6 @@ def test_what_says_no_moment_is_refused(value: Value) -> None:
     for show in (show_moment, show_moment_without_zone):
         with pytest.raises(MarshalError):
             show(value)
-
-
-@each_case(
-    ("moment", "written"),
-    [
-        (datetime.fromisoformat("2026-01-31T09:05:00"), ("20260131T09:05:00", "")),
-        (datetime(2026, 1, 31, 9, 5, tzinfo=UTC), ("20260131T09:05:00", "Z")),
-        (
-            datetime(2026, 1, 31, 9, 5, 0, 250000, tzinfo=timezone(timedelta(hours=-5))),
-            ("20260131T09:05:00.250000", "-05:00"),
-        ),
-    ],
-)
-def test_a_moment_is_written_as_the_legacy_service_write_it(moment: datetime, written: tuple[str, str]) -> None:
-    assert compact(moment) == written
-    odd = datetime(2026, 1, 31, tzinfo=timezone(timedelta(seconds=19, minutes=32)))
-    assert len(compact(odd)[1]) > LONGEST_ZONE  # longer than any offset that legacy protocols know
 
 
 # One object that is several legacy classes

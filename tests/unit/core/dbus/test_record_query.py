@@ -102,16 +102,14 @@ def test_an_expression_has_so_many_characters_and_terms() -> None:
     assert compile_query('field "a" = ""', {"a"})({})  # a field that the record lacks
 
 
-def test_the_text_of_a_field_is_made_once_for_a_record() -> None:
-    reads: list[str] = []
-
+def test_the_text_of_a_field_is_made_once_for_a_record_however_often_it_is_named() -> None:
     class Counted(UserDict[str, Value]):
+        reads = 0
+
         def __getitem__(self, key: str) -> Value:
-            reads.append(key)
+            self.reads += 1
             return super().__getitem__(key)
 
-    expression = " or ".join(['field "a" = "nothing"'] * MAX_TERMS)
-    selects = compile_query(expression, {"a"})
-    assert not selects(Counted(a={"key": "value"}))
-    assert not selects(Counted(a={"key": "value"}))
-    assert reads == ["a", "a"]
+    record = Counted(a={"key": "value"})
+    assert not compile_query(" or ".join(['field "a" = "nothing"'] * MAX_TERMS), {"a"})(record)
+    assert record.reads == 1

@@ -11,15 +11,13 @@ from gateway.core.migration.limits import (
     SideCounts,
     assess,
     control_of,
-    duration,
     find_breaches,
     limit_rows,
     near_limit,
     numbers,
-    percent,
     summary,
 )
-from gateway.core.migration.statistics import KEY_GROUPS, bucket_of, empty_histogram
+from gateway.core.migration.statistics import KEY_GROUPS
 from tests.kit.cases import each_case
 from tests.kit.migrations import counts, of_keys, side
 
@@ -32,25 +30,23 @@ def _judged(
     return [(over.broken, over.words.split(" (", maxsplit=1)[0]) for over in find_breaches(limits, baseline, seen)]
 
 
-# what was seen; what is said of it: whether the limit is broken, and the beginning of the words
-CASES: list[tuple[BothSides, list[tuple[bool, str]]]] = [
-    (BothSides(), []),
-    (counts(compared=1000, calls=1000), []),
-    (counts(compared=10, different=1), []),
-    (counts(compared=100, different=1), [(False, "1 of 100 differ")]),
-    (counts(compared=100, different=4), [(True, "4 of 100 differ")]),
-    (counts(compared=1000, different=1), []),
-    (counts(compared=100_000, different=110), [(False, "110 of 100000 differ")]),
-    (counts(compared=100_000, different=150), [(True, "150 of 100000 differ")]),
-    (counts(calls=10, errors=1), []),
-    (counts(calls=100, errors=1), [(False, "1 of 100 calls by D-Bus failed")]),
-    (counts(calls=100, errors=20), [(True, "20 of 100 calls by D-Bus failed")]),
-    (counts(calls=100, errors=20, control=side(100, errors=20)), []),
-    (counts(calls=100, errors=1, control=side(100, errors=20)), []),
-]
-
-
-@each_case(("seen", "expected"), CASES)
+@each_case(
+    ("seen", "expected"),  # whether the limit is broken, and the beginning of the words
+    [
+        (BothSides(), []),
+        (counts(compared=1000, calls=1000), []),
+        (counts(compared=10, different=1), []),
+        (counts(compared=100, different=1), [(False, "1 of 100 differ")]),
+        (counts(compared=100, different=4), [(True, "4 of 100 differ")]),
+        (counts(compared=1000, different=1), []),
+        (counts(compared=100_000, different=110), [(False, "110 of 100000 differ")]),
+        (counts(compared=100_000, different=150), [(True, "150 of 100000 differ")]),
+        (counts(calls=10, errors=1), []),
+        (counts(calls=100, errors=1), [(False, "1 of 100 calls by D-Bus failed")]),
+        (counts(calls=100, errors=20), [(True, "20 of 100 calls by D-Bus failed")]),
+        (counts(calls=100, errors=20, control=side(100, errors=20)), []),
+    ],
+)
 def test_rates_are_held_against_limits(seen: BothSides, expected: list[tuple[bool, str]]) -> None:
     assert _judged(seen) == expected
 
@@ -234,35 +230,22 @@ def test_each_limit_stands_beside_what_was_measured() -> None:
     assert unknown == ["nothing yet", *["D-Bus nothing yet, legacy nothing yet"] * 3]
 
 
-def test_rates_and_times_are_written_for_people() -> None:
-    assert [percent(rate) for rate in (0.0, 0.001, 1 / 3, 1.0)] == ["0%", "0.1%", "33.3%", "100%"]
-    assert [duration(time) for time in (0.0123, 5.0, 60.0, 600.0)] == ["12.3 ms", "5 s", "60 s", "10 min"]
-
-
 # One look, for `status`
 
-FAST, LATE = bucket_of(0.02), bucket_of(2.0)
-
-
-def ran(calls: int, errors: int = 0, bucket: int = FAST) -> SideCounts:
-    latency = empty_histogram()
-    latency[bucket] = calls
-    return SideCounts(calls, errors, tuple(latency))
-
-
-GOOD = BothSides(1000, 0, ran(1000), ran(1000))
+RAN = side(1000, seconds=0.02)
+GOOD = BothSides(1000, 0, RAN, RAN)
 
 
 @each_case(
     ("sides", "ignored", "says"),
     [
         (BothSides(), 0, Assessment.NO_EVIDENCE),
-        (BothSides(control=ran(1000)), 0, Assessment.NO_EVIDENCE),
+        (BothSides(control=RAN), 0, Assessment.NO_EVIDENCE),
         (GOOD, 0, Assessment.EQUAL),
         (GOOD, 1, Assessment.IGNORED),
         (replace(GOOD, different=1), 5, Assessment.DIFFERS),
-        (replace(GOOD, candidate=ran(1000, errors=100)), 0, Assessment.FAILS),
-        (replace(GOOD, candidate=ran(1000, bucket=LATE)), 0, Assessment.SLOW),
+        (replace(GOOD, candidate=side(1000, errors=100, seconds=0.02)), 0, Assessment.FAILS),
+        (replace(GOOD, candidate=side(1000, seconds=2.0)), 0, Assessment.SLOW),
         (replace(GOOD, compared=DEFAULT.samples - 1), 0, Assessment.SO_FAR),
         (replace(GOOD, compared=DEFAULT.samples), 0, Assessment.EQUAL),
         (replace(GOOD, compared=0), 0, Assessment.NOT_COMPARED),
@@ -273,9 +256,9 @@ def test_the_first_that_fits_is_said(sides: BothSides, ignored: int, says: Asses
 
 
 def test_the_order_is_failing_differing_being_slow_and_an_old_service_that_fails_as_often_excuses() -> None:
-    bad = BothSides(1000, 1000, ran(1000), ran(1000, errors=500, bucket=LATE))
+    bad = BothSides(1000, 1000, RAN, side(1000, errors=500, seconds=2.0))
     assert assess(bad) is Assessment.FAILS
-    assert assess(replace(bad, candidate=ran(1000, bucket=LATE))) is Assessment.DIFFERS
-    assert assess(BothSides(1000, 0, ran(1000, errors=100), ran(1000, errors=100))) is Assessment.EQUAL
-    assert assess(BothSides(0, 0, ran(50), ran(10, errors=10))) is Assessment.FAILS
-    assert assess(BothSides(0, 0, ran(50), ran(50, errors=1))) is Assessment.NOT_COMPARED
+    assert assess(replace(bad, candidate=side(1000, seconds=2.0))) is Assessment.DIFFERS
+    assert assess(BothSides(1000, 0, *[side(1000, errors=100, seconds=0.02)] * 2)) is Assessment.EQUAL
+    assert assess(BothSides(0, 0, side(50), side(10, errors=10))) is Assessment.FAILS
+    assert assess(BothSides(0, 0, side(50), side(50, errors=1))) is Assessment.NOT_COMPARED

@@ -58,29 +58,18 @@ HOLD, PROMOTE, BREACH, WAIT, DONE = Action.HOLD, Action.PROMOTE, Action.BREACH, 
 WAITING, PAUSED, OVERRIDDEN = RolloutState.WAITING, RolloutState.PAUSED, RolloutState.OVERRIDDEN
 CASES: list[tuple[Progress, BothSides, float, Action, str]] = [
     (_at(SHADOW), BothSides(), 1e9, HOLD, "0 of 1000 comparisons"),
-    (_at(SHADOW), counts(compared=999), 1.0, HOLD, "999 of 1000 comparisons"),
     (_at(SHADOW), counts(compared=1000), 1.0, PROMOTE, "shadow -> canary 1%: 0 of 1000 differ"),
-    (_at(SHADOW), counts(compared=10, different=1), 1.0, HOLD, "10 of 1000"),
     (_at(SHADOW), counts(compared=100, different=1), 1.0, HOLD, "may be chance"),
-    (_at(SHADOW), counts(compared=1000, different=1), 1.0, PROMOTE, "1 of 1000 differ"),
-    (_at(SHADOW), counts(compared=1500, different=2), 1.0, HOLD, "may be chance"),
-    (_at(SHADOW), counts(compared=80_000, different=81), 1.0, HOLD, " more at this rate rule"),
     (_at(SHADOW), counts(compared=120_000, different=121), 1.0, PROMOTE, ", but 0.13% is ruled out"),
     (_at(SHADOW), counts(compared=100, different=30), 1.0, BREACH, "30 of 100 differ (30%"),
     (_at(CANARY), GOOD, 20.0, HOLD, "waits: 40 s to go"),
     (_at(CANARY), GOOD, 60.0, WAIT, "a person must approve canary 50%"),
     (replace(_at(CANARY), approved=True), GOOD, 60.0, PROMOTE, "canary 1% -> canary 50%"),
     (_at(CANARY, WAITING), BAD, 60.0, BREACH, "500 of 5000 calls by D-Bus failed"),
-    (_at(CANARY, PAUSED), BAD, 60.0, BREACH, "500 of 5000"),
-    (_at(CANARY, OVERRIDDEN), BAD, 60.0, BREACH, "500 of 5000"),
     (_at(HALF, PAUSED), GOOD, 60.0, HOLD, "paused"),
     (_at(HALF, OVERRIDDEN), GOOD, 60.0, HOLD, "overridden"),
-    (_at(CANARY, RolloutState.FROZEN), BAD, 60.0, HOLD, "frozen"),
-    (_at(CANARY, RolloutState.ROLLED_BACK), BAD, 60.0, HOLD, "rolled back"),
     (_at(HALF), counts(calls=50), 60.0, HOLD, "50 of 100 calls by D-Bus"),
-    (_at(HALF), counts(calls=1, errors=1), 1e9, HOLD, "1 of 100 calls"),
     (_at(HALF), replace(GOOD, control=side(5)), 9.0, HOLD, "5 of 100 calls by the legacy"),
-    (_at(HALF), counts(calls=100, errors=40), 9.0, BREACH, "40 of 100 calls by D-Bus failed (40%)"),
     (_at(DBUS), GOOD, 100.0, HOLD, "waits: 28.3 min to go"),
     (_at(DBUS), GOOD, 1800.0, DONE, "dbus has held"),
     (_at(DBUS), BothSides(), 1800.0, DONE, "nothing compared"),
@@ -94,19 +83,11 @@ def test_what_comes_next(progress: Progress, seen: BothSides, now: float, action
     assert decision.numbers["dbus_calls"] == seen.candidate.calls
 
 
-def test_a_breach_is_found_in_latency_against_an_earlier_control_and_in_the_last_window() -> None:
-    slow = counts(calls=200, seconds=0.2, control=side(200, seconds=0.02))
-    decision = decide(PLAN, _at(HALF), slow, 9.0)
-    assert decision.action is Action.BREACH
-    assert decision.why.startswith("p50 of D-Bus is ")
-    assert decision.numbers["dbus_p50"] > 5 * decision.numbers["legacy_p50"]
+def test_a_breach_is_found_against_an_earlier_control_and_in_the_last_window() -> None:
     baseline = side(5000, errors=50, seconds=0.02)
-    alone = counts(calls=5000, errors=50, seconds=0.02, control=side(0))
-    assert _action(_at(DBUS, baseline=baseline), alone) is Action.HOLD
-    worse = counts(calls=5000, errors=500, seconds=0.02, control=side(0))
-    assert _action(_at(DBUS, baseline=baseline), worse) is Action.BREACH
-    slower = counts(calls=5000, errors=50, seconds=0.2, control=side(0))
-    assert _action(_at(DBUS, baseline=baseline), slower) is Action.BREACH
+    for action, errors, seconds in ((Action.HOLD, 50, 0.02), (Action.BREACH, 500, 0.02), (Action.BREACH, 50, 0.2)):
+        seen = counts(calls=5000, errors=errors, seconds=seconds, control=side(0))
+        assert _action(_at(DBUS, baseline=baseline), seen) is action
     long = counts(compared=1_000_000, different=300, calls=5000, control=side(5000))
     end = counts(compared=1_000, different=300)
     assert _action(_at(CANARY, RolloutState.WAITING), long, recent=counts(compared=1_000)) is Action.WAIT
@@ -169,17 +150,6 @@ def test_one_step_down_a_breach_goes_further_down_and_health_does_not_go_up_agai
 # What persons do
 
 
-@each_case("state", RolloutState)
-@each_case("command", Command)
-def test_a_command_means_something_or_is_refused_with_words(state: RolloutState, command: Command) -> None:
-    states, becomes = COMMANDS[command]
-    if state in states:
-        assert apply_command(_at(HALF, state), command, "for a reason").state is becomes
-        return
-    with pytest.raises(ValueError, match=f"cannot {command.value} a rollout that is {state.value}"):
-        apply_command(_at(HALF, state), command, "")
-
-
 def test_commands_lead_out_of_every_state_and_only_an_approval_opens_the_gate() -> None:
     for state in set(RolloutState) - OVER:
         assert state in COMMANDS[Command.ABORT][0]
@@ -194,6 +164,15 @@ def test_commands_lead_out_of_every_state_and_only_an_approval_opens_the_gate() 
     assert not begins_anew(RolloutState.WAITING, Command.APPROVE)
     assert setting(PLAN, _at(HALF, RolloutState.ABORTED)) == Setting(Mode.LEGACY)
     assert setting(PLAN, _at(HALF, RolloutState.ENDED)) is None
+    for state, command, expected in (
+        (RolloutState.RUNNING, Command.RESUME, "paused, overridden, breached or frozen"),
+        (RolloutState.FROZEN, Command.PAUSE, "running or waiting"),
+        (RolloutState.RUNNING, Command.APPROVE, "waiting"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"cannot {command.value} a rollout that is {state.value}; expected {expected}$"
+        ):
+            apply_command(_at(HALF, state), command, "")
 
 
 # The built-in plans

@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
-from gateway.core.dbus.target import PropertyTarget, Target
 from gateway.core.migration.modes import BUCKETS, Key, Migration, Mode, Setting, Side
 from gateway.core.routing import policy
 from gateway.core.routing.policy import CallPlan, bucket, task_plan
-from gateway.core.routing.route import Effect, LocalTarget, local_route
-from gateway.core.rpc.model import Call, Outcome, Reply
+from gateway.core.rpc.model import Call
 from tests.kit.cases import each_case
 from tests.kit.mappings import route
-
-# Routes
-
-
-TARGET = Target("org.xen.xcp.xenopsd", "/org/xen/xcp/vm/{vm}", "org.xen.xcp.xenopsd.VM1", "Start", "sb", "")
-GET = ("org.example", "/vm", "org.freedesktop.DBus.Properties", "Get", "ss", "v")
-
-
-async def _answer(call: Call) -> Outcome:
-    return Reply(call.method)
-
-
-def test_each_kind_of_target_reads_as_what_is_called_and_a_local_route_has_no_d_bus_side() -> None:
-    assert str(TARGET) == "org.xen.xcp.xenopsd /org/xen/xcp/vm/{vm} org.xen.xcp.xenopsd.VM1.Start"
-    assert str(PropertyTarget(*GET, "org.example.VM1", "State")) == "org.example /vm org.example.VM1.State (get)"
-    assert str(LocalTarget(_answer)) == "the gateway itself"
-    assert (route().effect, route().migration.setting.mode) == (Effect.WRITE, Mode.DBUS)
-    local = local_route("system.listMethods", _answer)
-    assert (local.effect, local.service) == (Effect.READ, "gateway")
-    with pytest.raises(AssertionError, match="has no D-Bus target"):
-        _ = local.bus_target
-    with pytest.raises(AssertionError, match="has no D-Bus side"):
-        local.encode_arguments(Call("system.listMethods"))
-
 
 # Plans
 

@@ -16,9 +16,7 @@ from gateway.core.routing.publication import (
     WatchTrigger,
     digest,
     grants,
-    text_of,
 )
-from gateway.core.rpc.model import Value
 from gateway.core.xenstore.paths import template
 from tests.kit.backends import toy_route
 from tests.kit.cases import each_case
@@ -30,12 +28,6 @@ MEMORY = NodeTemplate(
     Text("n0,r{domid}"),
 )
 TARGET = "/local/domain/5/memory/target"
-
-
-@each_case("value", [None, [], {}, "a\0b", float("nan"), 2**64])
-def test_what_no_node_can_hold_is_refused(value: Value) -> None:
-    with pytest.raises(MarshalError, match=r"^\$\.x: expected "):
-        text_of(value, "x")
 
 
 def test_a_picture_has_all_nodes_whose_values_are_there() -> None:

@@ -122,12 +122,24 @@ def test_what_does_harm_is_refused_with_the_methods(pattern: str, setting: Setti
     assert len(selection.setting_problems(ROUTES, "VM.s[ty][an][rc]*", Setting(Mode.SHADOW))) == 3  # all at once
 
 
-def test_a_setting_is_read_from_an_operators_words() -> None:
-    assert selection.setting("canary", "12.5%") == Setting(Mode.CANARY, 12_500)
-    assert selection.setting("canary", 0.001, observe=True, noise=True) == Setting(
-        Mode.CANARY, 1, observe=True, noise=True
-    )
-    assert selection.setting("shadow", control="dbus") == Setting(Mode.SHADOW, control=Side.DBUS)
+@each_case(
+    ("setting", "expected", "words"),
+    [
+        (selection.setting("legacy"), Setting(Mode.LEGACY), "legacy"),
+        (selection.setting("canary", "12.5%"), Setting(Mode.CANARY, 12_500), "canary 12.5%"),
+        (selection.setting("canary", "100"), Setting(Mode.CANARY, 100_000), "canary 100%"),
+        (
+            selection.setting("canary", 0.001, observe=True, noise=True),
+            Setting(Mode.CANARY, 1, observe=True, noise=True),
+            "canary 0.001% observed noise",
+        ),
+        (selection.setting("shadow", control="dbus"), Setting(Mode.SHADOW, control=Side.DBUS), "shadow of dbus"),
+    ],
+)
+def test_a_setting_is_read_from_an_operators_words_and_says_itself(
+    setting: Setting, expected: Setting, words: str
+) -> None:
+    assert (setting, str(setting)) == (expected, words)
 
 
 @each_case(
@@ -137,7 +149,10 @@ def test_a_setting_is_read_from_an_operators_words() -> None:
         (lambda: selection.setting("x"), "unknown mode 'x'; expected one of legacy, shadow, canary, dbus, off"),
         (lambda: selection.setting("shadow", control="new"), "unknown side 'new'; expected legacy or dbus"),
         (lambda: selection.setting("canary"), "canary needs a share"),
-        (lambda: selection.setting("canary", "101%"), "expected a share from 0% to 100%"),
+        *(
+            (lambda text=text: selection.setting("canary", text), "expected a share from 0% to 100%")
+            for text in ("", "%", "-1%", "100.001%", "0.0001%", "ten", "nan", "inf")
+        ),
         (lambda: selection.setting("dbus", 5), "a share belongs to canary, not to dbus"),
         (lambda: selection.setting("dbus", control="legacy"), "a control belongs to shadow, not to dbus"),
         (lambda: selection.setting("off", observe=True), "no side answers in mode off"),

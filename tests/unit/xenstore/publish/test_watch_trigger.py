@@ -14,8 +14,7 @@ from adapters.xenstore.publish.watch_trigger import XenstoreTrigger
 from gateway.core.routing.publication import RelatedNode, Text, WatchTrigger, digest
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
-from gateway.core.xenstore.exposure import DOM0_ALONE, Domains
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import DOM0_ALONE, Domains, template
 from tests.kit.backends import toy_route
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import Xenstored, connected, tree, until, xenstored

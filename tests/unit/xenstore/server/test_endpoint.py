@@ -16,8 +16,7 @@ from adapters.xenstore.server.caller import Admission, StoreLimits
 from adapters.xenstore.server.endpoint import XenstoreEndpoint
 from adapters.xenstore.server.state import RESPONSE_TTL, ExposedEndpoint, SharedContext, claim_path
 from gateway.core.rpc.model import NO_METADATA, Answer, Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
-from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import Domains, Exposure, StateWords, template
 from tests.kit.cases import each_case
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore

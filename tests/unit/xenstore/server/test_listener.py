@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
-from gateway.core.xenstore.exposure import Domains, Exposure
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import Domains, Exposure, template
 from tests.kit.cases import each_case
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore

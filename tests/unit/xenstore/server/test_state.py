@@ -14,8 +14,7 @@ from adapters.xenstore.server import state
 from adapters.xenstore.server.caller import Admission, StoreLimits, caller_of, least_privileged
 from adapters.xenstore.server.state import SharedContext
 from adapters.xenstore.styles import STYLES
-from gateway.core.xenstore.exposure import Exposure
-from gateway.core.xenstore.paths import template
+from gateway.core.xenstore.paths import Exposure, template
 from tests.kit.cases import each_case
 from tests.kit.memory_store import MemoryStore
 

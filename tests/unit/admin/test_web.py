@@ -7,8 +7,6 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +52,8 @@ class Browser:
             self.text, self.headers = await response.text(), response.headers
             return response.status
 
-    async def post(self, path: str, *headers: dict[str, str], **fields: str) -> int:
-        sent = headers[0] if headers else None
-        async with self.http.post(self.url + path, data=fields, headers=sent) as response:
+    async def post(self, path: str, headers: dict[str, str] | None = None, **fields: str) -> int:
+        async with self.http.post(self.url + path, data=fields, headers=headers) as response:
             self.text = await response.text()
             return response.status
 
@@ -65,13 +62,12 @@ class Browser:
         return present(re.search(r'name="secret" value="([^"]+)"', self.text))[1]
 
 
-@asynccontextmanager
-async def browsing(tmp_path: Path) -> AsyncIterator[tuple[Api, Browser]]:
+@pytest.fixture
+async def api_and_browser(tmp_path: Path) -> AsyncIterator[tuple[Api, Browser]]:
     async with StateStore(None) as state:
         api = Api(tmp_path / "control", state)
         rights = AccessRules(os.geteuid(), read=Principals(frozenset({READER.uid})))
         server = WebServer("tcp:127.0.0.1:0", api.toy, api.admin_service, api.traffic, rights)
-        server.bind()
         await server.start()
         jar = aiohttp.CookieJar(unsafe=True)  # cookies of an address
         try:
@@ -79,12 +75,6 @@ async def browsing(tmp_path: Path) -> AsyncIterator[tuple[Api, Browser]]:
                 yield api, Browser(server, session)
         finally:
             await server.stop()
-
-
-@pytest.fixture
-async def api_and_browser(tmp_path: Path) -> AsyncIterator[tuple[Api, Browser]]:
-    async with browsing(tmp_path) as found:
-        yield found
 
 
 @pytest.fixture
@@ -188,7 +178,7 @@ async def test_the_pages_show_what_the_commands_show_and_escape_it(api_and_brows
     for path in PAGES:
         assert await browser.get(path) == 200, path
         assert EVIL not in browser.text
-        assert _tags(browser.text)
+        assert "<h1>" in browser.text
     await browser.get("/method/xenopsd/VM.get_state")
     assert "&lt;script&gt;" in browser.text
     assert "$.power" in browser.text
@@ -203,18 +193,6 @@ async def test_the_pages_show_what_the_commands_show_and_escape_it(api_and_brows
     api.toy.ready = False
     await browser.get("/")
     assert "not ready: no bus" in browser.text
-
-
-def _tags(text: str) -> list[str]:
-    found: list[str] = []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: Any) -> None:
-            found.append(tag)
-
-    Reader().feed(text)
-    assert {"html", "body", "main", "h1"} <= set(found)
-    return found
 
 
 # What is done

@@ -63,11 +63,10 @@ async def test_several_processes_write_whole_lines_whatever_a_client_sends(
             return len(text)
 
     monkeypatch.setattr(sys, "stderr", Pipe())
+    call = Call("VM.start", extensions={"agent": f"{ending}{'a' * 90}"})
     try:
         log.configure("json", "info", worker=2)
         for _ in range(100):
-            agent = f"{ending}{'a' * 90}"
-            call = Call("VM.start", extensions={"agent": agent})
             present(log.call_log())(CallFinished(route("VM.start"), call, Reply(None), Side.DBUS, 0.1))
         LOG.info("the last line")
     finally:
@@ -124,20 +123,10 @@ async def test_calls_that_came_the_same_way_differ_in_what_is_their_own(lines: p
         listener(CallFinished(each, call, outcome, side, at / 1000))
     found = [json.loads(line) for line in (await written(lines)).splitlines()]
     assert all(datetime.fromisoformat(line.pop("timestamp")).tzinfo for line in found)
-    assert found == [
-        {
-            "event": "call",
-            "level": "info",
-            "service": "toy",
-            "method": each.method,
-            "ms": float(at),
-            **came,
-            "side": side.value if side else "",
-            "outcome": "ok" if isinstance(outcome, Reply) else "busy",
-            "peer": call.peer.address,
-        }
-        for at, (each, call, outcome, side) in enumerate(calls)
-    ]
+    same = {"event": "call", "level": "info", "service": "toy", **came}
+    for at, (line, (each, call, outcome, side)) in enumerate(zip(found, calls, strict=True)):
+        own = {"method": each.method, "ms": float(at), "peer": call.peer.address, "side": side.value if side else ""}
+        assert line == {**same, **own, "outcome": "ok" if isinstance(outcome, Reply) else "busy"}
 
 
 def test_the_id_of_a_request_is_the_clients_own_or_the_trace_it_belongs_to() -> None:
@@ -180,12 +169,6 @@ def test_what_adapters_and_libraries_log_are_lines_like_all_others(lines: pytest
 
 
 @pytest.mark.usefixtures("lines")
-def test_below_its_level_no_call_is_logged() -> None:
-    log.configure("json", "warning")
-    assert log.call_log() is None
-
-
-@pytest.mark.usefixtures("lines")
 async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = io.StringIO()
     gone.close()
@@ -201,6 +184,8 @@ async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.Mo
 async def test_lines_of_calls_wait_for_each_other_and_never_stand_behind_what_came_later(
     lines: pytest.CaptureFixture[str],
 ) -> None:
+    log.configure("json", "warning")
+    assert log.call_log() is None, "below its level"
     log.configure("json", "info")
     for method in ("first", "second"):
         log_call(Reply(), 0.5, method)

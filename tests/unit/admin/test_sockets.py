@@ -108,11 +108,13 @@ ME = pwd.getpwuid(os.geteuid())
 GROUP = grp.getgrall()[0]
 
 
-def config(**control: Any) -> Config:
-    sections = {"bus": {"b": {"address": "tcp:", "services": ["x"]}}, "listener": {"l": {"bind": ["tcp:h:1"]}}}
-    return parse(
-        {**sections, "mappings": {"directories": ["m"]}, "admin": control}, Path("/etc/gateway.toml"), unknown_names
-    )
+def config(user: str = ME.pw_name, **control: Any) -> Config:
+    sections: dict[str, Any] = {
+        "bus": {"b": {"address": "tcp:", "services": ["x"]}},
+        "listener": {"l": {"bind": ["tcp:h:1"]}},
+    }
+    sections["mappings"] = {"directories": ["m"]}
+    return parse({**sections, "user": user, "admin": control}, Path("/etc/gateway.toml"), unknown_names)
 
 
 def test_names_and_numbers_of_users_and_groups_are_looked_up() -> None:
@@ -129,6 +131,7 @@ def test_names_and_numbers_of_users_and_groups_are_looked_up() -> None:
 @each_case(
     ("control", "says"),
     [
+        ({"user": "no-such-user"}, "user: unknown user 'no-such-user'"),
         ({"read": ["no-such-user-x"]}, "admin.read[0]: unknown user 'no-such-user-x'"),
         ({"change": ["root", "group:no-x"]}, "admin.change[1]: unknown group 'no-x'"),
         *(({"read": [entry]}, "admin.read[0]: ") for entry in ("", "uid:root", "gid:", "role:admin", "group:", "a b")),

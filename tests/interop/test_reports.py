@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from http.client import HTTPConnection
 
@@ -27,12 +28,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HTTPConnection]
     with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         write_type_methods(folder.mappings, ["v"])
-        with gateway_process(folder.config) as process:
-            port = int(process.wait_for("ready")["listening"][0].rpartition(":")[2])
-            client = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        with (
+            gateway_process(folder.config) as process,
+            closing(HTTPConnection("127.0.0.1", process.port, timeout=TIMEOUT)) as client,
+        ):
             client.connect()
             yield client
-            client.close()
 
 
 def _answer(client: HTTPConnection, codec: str, body: bytes, charset: str = "") -> bytes:

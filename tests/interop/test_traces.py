@@ -6,14 +6,13 @@ import json
 import threading
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.cli import client
 from tests.kit.buses import private_bus
 from tests.kit.clients import json_call
 from tests.kit.gateway import TOY_MAPPING, Folder, Process, gateway_process
@@ -76,18 +75,10 @@ class Server:
         return self.spans()
 
 
-@contextmanager
-def server(answer: bytes, kind: str) -> Iterator[Server]:
-    made = Server(answer, kind)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-class World:
-    def __init__(self, folder: Folder, process: Process, collector: Server, legacy: Server) -> None:
-        self.folder, self.process, self.collector, self.legacy = folder, process, collector, legacy
+class World(NamedTuple):
+    process: Process
+    collector: Server
+    legacy: Server
 
     def call(self, method: str, *params: str, **headers: str) -> Any:
         return json_call(self.process.url, "/jsonrpc", method, params, **headers)
@@ -96,21 +87,18 @@ class World:
 @contextmanager
 def world(path: Path, share: str = "0%") -> Iterator[World]:
     folder = Folder(path)
-    upstream = "legacy: {upstream: old}\ndefaults: {mode: dbus, "
-    text = TOY_MAPPING.replace("defaults: {", upstream)
-    folder.mapping(
-        text.replace("echo: {member: Echo, params: [text]}", "echo: {member: Echo, params: [text], mode: legacy}")
-    )
+    text = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: dbus, ")
+    folder.mapping(text.replace("params: [text]}", "params: [text], mode: legacy}"))
     answer = xmlrpc.client.dumps(("hello",), methodresponse=True).encode()
     with (
         private_bus() as bus, toy_service(bus.address, "org.example.toy"),
-        server(b"{}", "application/json") as collector, server(answer, "text/xml") as legacy,
+        closing(Server(b"{}", "application/json")) as collector, closing(Server(answer, "text/xml")) as legacy,
     ):  # fmt: skip
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         more = f'[upstream.old]\nurl = "{legacy.url}"\n[traces]\nurl = "{collector.url}/v1/traces"\nshare = "{share}"\n'
         folder.config.write_text(folder.config.read_text() + more)
         with gateway_process(folder.config) as process:
-            yield World(folder, process, collector, legacy)
+            yield World(process, collector, legacy)
 
 
 def attributes(span: Span) -> dict[str, str]:
@@ -145,7 +133,7 @@ def test_a_call_is_one_trace_from_the_clients_header_to_the_side_that_answers(tm
         assert "traceparent" not in here.legacy.headers[-1]
 
         # An observed call is a trace of its own, with a link; a fault is an error.
-        client.ask(here.folder.control, "POST", "/v1/mode", {"pattern": "echo", "mode": "shadow"})
+        here.process.ask("POST", "/v1/mode", {"pattern": "echo", "mode": "shadow"})
         here.call("echo", "hello", **sampled)
         spans = here.collector.wait_for(10)
         observed = next(span for span in spans if span["name"] == "dbus echo")
@@ -173,4 +161,4 @@ def test_a_share_of_the_other_calls_is_traced_and_a_collector_that_is_away_costs
         warning = here.process.wait_for("the collector takes no spans")
         assert warning["url"] == f"{here.collector.url}/v1/traces"
         assert here.call("label") == "toy"
-        assert client.ask(here.folder.control, "GET", "/v1/status")["ready"] is True
+        assert here.process.ask("GET", "/v1/status")["ready"] is True

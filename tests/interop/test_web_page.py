@@ -9,7 +9,6 @@ import asyncio
 import os
 import tempfile
 import threading
-import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -20,6 +19,7 @@ import pytest
 from gateway.cli import client
 from tests.kit import browser
 from tests.kit.buses import private_bus
+from tests.kit.clients import xml_call
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
 from tests.kit.programs import ROOT, TIMEOUT, until
 from tests.kit.toy_service import toy_service
@@ -54,17 +54,13 @@ class Legacy(SimpleXMLRPCServer):
 
 @pytest.fixture
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="gateway-") as place:  # pages show its name, so it is a short one
-        yield from serving(Folder(Path(place)))
-
-
-def serving(folder: Folder) -> Iterator[Folder]:
-    folder.mapping(
-        TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: legacy, ").replace(
-            "echo: {member: Echo, params: [text]}", "echo: {member: Echo, params: [text], key: text}"
-        )
-    )
-    with private_bus() as bus, toy_service(bus.address, "org.example.toy"), Legacy() as legacy:
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-") as place,  # pages show its name, so it is a short one
+        private_bus() as bus, toy_service(bus.address, "org.example.toy"), Legacy() as legacy,
+    ):  # fmt: skip
+        folder = Folder(Path(place))
+        mapping = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: legacy, ")
+        folder.mapping(mapping.replace("params: [text]}", "params: [text], key: text}"))
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         url = f"http://127.0.0.1:{legacy.server_address[1]}"
         text = folder.config.read_text().replace("[admin]", '[admin]\nweb = "tcp:127.0.0.1:0"')
@@ -74,13 +70,15 @@ def serving(folder: Folder) -> Iterator[Folder]:
             yield folder
 
 
-def invitation(folder: Folder) -> str:
-    return str(client.ask(folder.control, "POST", "/v1/web")["url"])
+async def enter(tab: browser.Tab, folder: Folder) -> str:
+    """Come in by an invitation; the URL of the page."""
+    answer = await asyncio.to_thread(client.ask, folder.control, "POST", "/v1/web")
+    await tab.goto(answer["url"])
+    return str(answer["url"]).partition("/enter")[0]
 
 
 def call(folder: Folder, text: str) -> object:
-    with xmlrpc.client.ServerProxy(f"{(folder.path / 'address').read_text()}/RPC2") as proxy:
-        return proxy.echo(text)
+    return xml_call((folder.path / "address").read_text(), "/RPC2", "echo", text)
 
 
 ECHO = "/method/toy/echo"
@@ -98,9 +96,7 @@ async def set_mode(tab: browser.Tab, mode: str, why: str, percent: str = "") -> 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with JavaScript", "without JavaScript"])
 async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tmp_path: Path, scripts: bool) -> None:
     async with browser.chromium(tmp_path, scripts=scripts) as tab:
-        url = await asyncio.to_thread(invitation, folder)
-        base = url.partition("/enter")[0]
-        await tab.goto(url)
+        base = await enter(tab, folder)
         assert "ready" in await tab.text("main")
         await shot(tab, "overview", scripts)
         await tab.goto(base + ECHO)
@@ -120,9 +116,7 @@ async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tm
         assert "canary" in await tab.text("tbody tr")
         await shot(tab, "methods", scripts)
         await tab.goto(base + "/")
-        await tab.type("form[action='/do/rollback'] input[name=why]", "it was right after all")
-        await tab.click("form[action='/do/rollback'] button")
-        await tab.wait_for_text(".done")
+        await act(tab, "rollback", "it was right after all")
         assert await asyncio.to_thread(call, folder, "hello") == "hello, said the legacy service"
         await tab.goto(base + "/audit")
         assert "it was right after all" in await tab.text("tbody")
@@ -134,9 +128,7 @@ async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tm
 
 async def test_a_rollout_is_started_paused_and_aborted_by_clicks(folder: Folder, tmp_path: Path) -> None:
     async with browser.chromium(tmp_path) as tab:
-        url = await asyncio.to_thread(invitation, folder)
-        base = url.partition("/enter")[0]
-        await tab.goto(url)
+        base = await enter(tab, folder)
         await tab.goto(base + ECHO)
         await act(tab, "start-rollout", "the first of many")
         for _ in range(5):
@@ -165,7 +157,7 @@ async def act(tab: browser.Tab, action: str, why: str) -> None:
 
 async def test_the_page_follows_what_others_change(folder: Folder, tmp_path: Path) -> None:
     async with browser.chromium(tmp_path) as tab:
-        await tab.goto(await asyncio.to_thread(invitation, folder))
+        await enter(tab, folder)
         await tab.until("document.getElementById('log').children.length === 0")
         await asyncio.to_thread(client.ask, folder.control, "POST", "/v1/mode", {"pattern": "echo", "mode": "dbus"})
         await tab.until("document.getElementById('log').textContent.includes('toy/echo: legacy -> dbus')")
@@ -177,9 +169,7 @@ async def test_every_text_has_the_contrast_of_wcag_aa_and_every_field_a_name(
 ) -> None:
     async with browser.chromium(tmp_path) as tab:
         await tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        url = await asyncio.to_thread(invitation, folder)
-        await tab.goto(url)
-        base = url.partition("/enter")[0]
+        base = await enter(tab, folder)
         for path in ("/", "/methods", ECHO, "/rollouts", "/callers", "/audit"):
             await tab.goto(base + path)
             assert await tab.run(LOW_CONTRAST) == [], path

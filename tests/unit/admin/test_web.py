@@ -52,7 +52,7 @@ class Browser:
             self.text, self.headers = await response.text(), response.headers
             return response.status
 
-    async def post(self, path: str, headers: dict[str, str] | None = None, **fields: str) -> int:
+    async def post(self, path: str, headers: dict[str, str] | None = None, /, **fields: str) -> int:
         async with self.http.post(self.url + path, data=fields, headers=headers) as response:
             self.text = await response.text()
             return response.status

@@ -205,12 +205,12 @@ def _options(
     """
 
 
-def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
+def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0, **query: object) -> Any:
     """Return the answer of the running gateway; end the command when there is none, or an error."""
     from gateway.cli import client
 
     with failing():
-        return client.ask(socket, verb, path, body, timeout=timeout)
+        return client.ask(socket, verb, path, body, timeout=timeout, **query)
 
 
 @contextmanager

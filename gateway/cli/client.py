@@ -9,6 +9,7 @@ from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -45,8 +46,14 @@ class _Connection(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, verb: str, target: str, body: object = None, *, timeout: float = 60.0) -> Any:
-    """Make one request on the socket at `path` and return the decoded answer; `timeout` in seconds."""
+def ask(path: Path, verb: str, target: str, body: object = None, *, timeout: float = 60.0, **query: object) -> Any:
+    """Make one request on the socket at `path` and return the decoded answer.
+
+    `timeout` in seconds; a part of the `query` that is None is left out.
+    """
+    given = {name: value for name, value in query.items() if value is not None}
+    if given:
+        target += f"?{urlencode(given)}"
     with closing(_Connection(path, timeout)) as connection:
         try:
             response = _request(connection, verb, target, body)

@@ -56,6 +56,6 @@ def test_help_and_completion_import_no_command_and_nothing_that_commands_work_wi
 
 def test_a_command_imports_its_own_module_alone() -> None:
     found = imported_by("schema")
-    assert found & COMMAND_MODULES == {"gateway.cli.daemon"}
+    assert found & COMMAND_MODULES == {"gateway.cli.files"}
     assert "aiohttp" not in imported_by("status", "--socket", "/nowhere/admin")
     assert {"rich", "jinja2", "gateway.cli.output", "gateway.cli.client"} & imported_by("run", "--help") <= {"rich"}

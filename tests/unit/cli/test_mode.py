@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
+from gateway.cli.diff import places, summary
 from gateway.cli.mode import MAX_LINES, moved_lines
-from gateway.cli.reports.diff import places, summary
 from gateway.core.admin.records import Change, CountsBatch, MethodId, MismatchRecord
 from gateway.core.admin.status import UpstreamStatus
 from gateway.core.comparison.sampling import Sampling

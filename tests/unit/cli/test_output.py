@@ -12,8 +12,8 @@ from hypothesis import given
 from rich.console import Console
 from rich.text import Text
 
+from gateway.cli.diff import show, value_in_words
 from gateway.cli.output import moment, numbers, out, rate, seconds, table
-from gateway.cli.reports.diff import show, value_in_words
 from gateway.core.comparison import serialization
 from gateway.core.rpc.model import Value
 from tests.kit.cases import each_case

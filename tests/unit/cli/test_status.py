@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.reports.status import MANY, STYLES, print_methods, print_status
+from gateway.cli.daemon import MANY, STYLES, print_methods, print_status
 from gateway.core.migration.limits import Assessment
 from tests.kit.admin import validator
 

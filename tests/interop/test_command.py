@@ -40,13 +40,6 @@ def proxy(process: Process) -> xmlrpc.client.ServerProxy:
     return xmlrpc.client.ServerProxy(f"{process.url}/RPC2")
 
 
-def test_each_call_is_one_line_of_the_log_without_its_values(running: Process) -> None:
-    with proxy(running) as client:
-        client.echo("a secret")
-    running.wait_until(lambda lines: ("echo", "ok") in [(each.get("method"), each.get("outcome")) for each in lines])
-    assert "secret" not in str(running.lines)
-
-
 def test_a_reload_answers_which_revision_is_live_or_prints_every_problem(running: Process, folder: Folder) -> None:
     folder.mapping(TOY_MAPPING.replace("  echo:", "  mirror:"))
     running.signal(signal.SIGHUP)

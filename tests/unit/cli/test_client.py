@@ -88,8 +88,9 @@ async def test_an_answer_an_error_of_the_gateway_and_something_else_on_the_socke
     async with serving(tmp_path / "control", whole if isinstance(served, tuple) else served):
         if isinstance(expected, tuple):
             error, words = expected
-            with pytest.raises(error, match=words):
+            with pytest.raises(error, match=words) as caught:
                 await ask(tmp_path / "control")
+            assert getattr(caught.value, "status", served[1]) == served[1]
         else:
             assert await ask(tmp_path / "control") == expected
 

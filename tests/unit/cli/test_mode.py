@@ -144,7 +144,7 @@ def test_differences_are_shown_exported_and_forgotten(api: Served) -> None:
         "METHOD PLACE TIMES CONTROL CANDIDATE",
         'xenopsd/VM.get_state $ 2 "Halted" "Running"',
     ]
-    document = json.loads(out(api, "diff", "--json"))
+    document = json.loads(out(api, "diff", "VM.get_state", "--json"))
     assert [(row["path"], row["count"]) for row in document["places"]] == [("$", 2)]
     assert [each["when"] for each in document["mismatches"]] == [2.0, 1.0]
     assert out(api, "diff", "VM.get_state", "--reset") == "deleted mismatches and call statistics of 1 method\n"

@@ -105,13 +105,6 @@ def attempt(lines: str) -> str:
 
 
 @AS_ROOT
-def test_nothing_of_root_is_left() -> None:
-    groups = sorted(os.getgrouplist("nobody", NOBODY.pw_gid))
-    uid, gid = NOBODY.pw_uid, NOBODY.pw_gid
-    assert attempt("process.become('nobody', [])") == f"{(uid,) * 3} {(gid,) * 3} {groups}"
-
-
-@AS_ROOT
 def test_files_are_handed_over_links_not_followed_and_a_group_that_was_given_stays(tmp_path: Path) -> None:
     precious, link, given = (tmp_path / name for name in ("precious", "link", "given"))
     for file in (precious, given):

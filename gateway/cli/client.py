@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,8 +17,6 @@ import msgspec
 OnLine: TypeAlias = Callable[[bytes], object]
 
 SILENCE = 30.0  # seconds without data after which a stream is lost; the gateway sends an empty line each second
-OK = 200
-UNPROCESSABLE = 422
 
 
 class UnreachableError(Exception):
@@ -27,7 +26,7 @@ class UnreachableError(Exception):
 class RefusedError(Exception):
     """The gateway did not do it; the text is the gateway's, `status` the HTTP status."""
 
-    def __init__(self, message: str, status: int = UNPROCESSABLE) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
@@ -40,7 +39,6 @@ class _Connection(HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
@@ -87,7 +85,7 @@ def _lines(path: Path, connection: _Connection, verb: str, target: str, body: ob
     rest = b""
     try:
         response = _request(connection, verb, target, body)
-        if response.status != OK:
+        if response.status != HTTPStatus.OK:
             answer = _decoded(path, response.read())
             if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
                 raise UnreachableError(f"the server on {path} is not xcp-gateway")

@@ -128,7 +128,6 @@ class _RecordingWriter:
         self.ended: Mapping[str, Any] | None = None
 
     def line(self, line: bytes) -> None:
-        """Write one line at once."""
         from gateway.core.routing.call_record import parse
 
         document = parse(line)
@@ -148,7 +147,6 @@ class _RecordingWriter:
             self._calls += 1
 
     def close(self) -> None:
-        """Close the file."""
         if self._file is not None and self._path != STDOUT:
             self._file.close()
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-import threading
-from collections.abc import Iterator
+import xmlrpc.client
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Self
-from xmlrpc.server import SimpleXMLRPCServer
 
 import pytest
 
@@ -21,8 +19,9 @@ from tests.kit import browser
 from tests.kit.buses import private_bus
 from tests.kit.clients import xml_call
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT, until
+from tests.kit.programs import ROOT, until
 from tests.kit.toy_service import toy_service
+from tests.kit.upstreams import legacy_server, ok
 
 pytestmark = pytest.mark.skipif(not browser.is_here(), reason="chromium is not installed")
 
@@ -34,40 +33,28 @@ async def shot(tab: browser.Tab, name: str, scripts: bool) -> None:
         await tab.screenshot(SCREENS / f"{name}.png")
 
 
-class Legacy(SimpleXMLRPCServer):
-    """A legacy service whose `echo` says something else than the one on D-Bus."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), logRequests=False)
-        self.register_function(lambda text: f"{text}, said the legacy service", "echo")
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join(TIMEOUT)
-        self.server_close()
+def old_echo(request: bytes) -> bytes:
+    """The answer of a legacy service whose `echo` says something else than the one on D-Bus."""
+    (text,), _ = xmlrpc.client.loads(request.partition(b"\r\n\r\n")[2])
+    return ok(xmlrpc.client.dumps((f"{text}, said the legacy service",), methodresponse=True).encode())
 
 
 @pytest.fixture
-def folder() -> Iterator[Folder]:
-    with (
-        tempfile.TemporaryDirectory(prefix="gateway-") as place,  # pages show its name, so it is a short one
-        private_bus() as bus, toy_service(bus.address, "org.example.toy"), Legacy() as legacy,
-    ):  # fmt: skip
-        folder = Folder(Path(place))
-        mapping = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: legacy, ")
-        folder.mapping(mapping.replace("params: [text]}", "params: [text], key: text}"))
-        folder.buses({"toolstack": (bus.address, "org.example.*")})
-        url = f"http://127.0.0.1:{legacy.server_address[1]}"
-        text = folder.config.read_text().replace("[admin]", '[admin]\nweb = "tcp:127.0.0.1:0"')
-        folder.config.write_text(f'{text}[upstream.old]\nurl = "{url}"\n')
-        with gateway_process(folder.config) as process:
-            (folder.path / "address").write_text(process.url)
-            yield folder
+async def folder() -> AsyncIterator[Folder]:
+    async with legacy_server(old_echo) as legacy:
+        with (
+            tempfile.TemporaryDirectory(prefix="gateway-") as place,  # pages show its name, so it is a short one
+            private_bus() as bus, toy_service(bus.address, "org.example.toy"),
+        ):  # fmt: skip
+            folder = Folder(Path(place))
+            mapping = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: legacy, ")
+            folder.mapping(mapping.replace("params: [text]}", "params: [text], key: text}"))
+            folder.buses({"toolstack": (bus.address, "org.example.*")})
+            text = folder.config.read_text().replace("[admin]", '[admin]\nweb = "tcp:127.0.0.1:0"')
+            folder.config.write_text(f'{text}[upstream.old]\nurl = "{legacy.url}"\n')
+            with gateway_process(folder.config) as process:
+                (folder.path / "address").write_text(process.url)
+                yield folder
 
 
 async def enter(tab: browser.Tab, folder: Folder) -> str:

@@ -86,17 +86,16 @@ def test_a_store_that_is_away_is_named_and_counted_and_so_is_a_service_that_is_r
     assert health.reasons([UP], [TOY], [STORE]) == ["the store of listener 'store' is not connected: no such file"]
     refused = replace(TOY, breaker=BreakerState.HALF_OPEN)
     readings = health.readings(table(), [UP], [refused], {"xcp_gateway_calls_in_flight": 3.0}, {"rpc": 5}, [STORE])
-    service = ("toolstack", TOY.name)
-    expected: dict[str, list[tuple[tuple[str, ...], float]]] = {
-        "store_connected": [(("store",), False)],
-        "store_requests_waiting": [(("store",), 3)],
-        "late_replies_total": [(("toolstack",), 7)],
-        "service_available": [(service, True)],
-        "breaker_open": [(service, True)],
-        "connections_aborted_total": [(("rpc",), 5)],
-        "calls_in_flight": [((), 3.0)],
-    }
-    assert {name: readings[f"xcp_gateway_{name}"] for name in expected} == expected
+    for name, *labels, value in (
+        ("store_connected", "store", False),
+        ("store_requests_waiting", "store", 3),
+        ("late_replies_total", "toolstack", 7),
+        ("service_available", "toolstack", TOY.name, True),
+        ("breaker_open", "toolstack", TOY.name, True),
+        ("connections_aborted_total", "rpc", 5),
+        ("calls_in_flight", 3.0),
+    ):
+        assert readings[f"xcp_gateway_{name}"] == [(tuple(labels), value)]
 
 
 # Monitoring

@@ -33,15 +33,12 @@ def imported_by(*words: str, **environment: str) -> set[str]:
     return set(json.loads(shown.stdout.splitlines()[-1]))
 
 
-def test_the_table_says_of_each_command_what_its_docstring_says_first() -> None:
+def test_the_table_says_of_each_command_what_its_docstring_says_first_and_help_lists_it() -> None:
     made = get_command(app)
     for name, entry in COMMANDS.items():
         command = made.commands[name]  # type: ignore[attr-defined] # it is a group
         first = " ".join(command.help.split("\n\n")[0].split())
         assert (command.name, entry.summary) == (name, first)
-
-
-def test_help_lists_every_command_with_its_summary_as_it_stands_in_the_table() -> None:
     shown = CliRunner().invoke(app, ["--help"], env={"TERMINAL_WIDTH": "400", "COLUMNS": "400"}).output
     found = dict(re.findall(r"^│ (\w+) +(\S.*?) +│$", shown, re.MULTILINE))
     assert found == {name: entry.summary for name, entry in COMMANDS.items()}

@@ -35,8 +35,9 @@ async def shot(tab: browser.Tab, name: str, scripts: bool) -> None:
 
 def old_echo(request: bytes) -> bytes:
     """The answer of a legacy service whose `echo` says something else than the one on D-Bus."""
-    (text,), _ = xmlrpc.client.loads(request.partition(b"\r\n\r\n")[2])
-    return ok(xmlrpc.client.dumps((f"{text}, said the legacy service",), methodresponse=True).encode())
+    params, _ = xmlrpc.client.loads(request.partition(b"\r\n\r\n")[2])
+    answer = f"{params[0]!s}, said the legacy service"
+    return ok(xmlrpc.client.dumps((answer,), methodresponse=True).encode())
 
 
 @pytest.fixture

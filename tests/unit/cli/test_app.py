@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from gateway import __version__
 from gateway.cli import app
-from gateway.cli.app import EPILOG, FAILED, UNREACHABLE, UNUSABLE, error_text
+from gateway.cli.app import EPILOG, FAILED, UNREACHABLE, UNUSABLE
 from gateway.cli.commands import FILES, GATEWAY, MIGRATION
 from gateway.cli.output import PROBLEMS, report_problems
 from gateway.config import schema as config_schema
@@ -130,11 +129,6 @@ def test_every_command_tells_a_failure_as_one_document_of_one_shape(
         assert (ended.stderr, document["status"]) == ("", ended.exit_code), line
         assert (ended.exit_code != 0, document.keys()) == (True, {"error", "status"}), line
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_error_has_no_number_of_python() -> None:
-    assert error_text(OSError(errno.EADDRINUSE, "cannot listen on tcp:1")) == "cannot listen on tcp:1"
-    assert "gone.toml" in error_text(FileNotFoundError(errno.ENOENT, "No such file", "gone.toml"))
 
 
 def test_the_exit_status_is_that_of_the_first_level_that_failed(capsys: pytest.CaptureFixture[str]) -> None:

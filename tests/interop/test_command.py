@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.buses import private_bus
+from tests.kit.clients import tcp_post
 from tests.kit.command import command, succeed
 from tests.kit.gateway import TOY_MAPPING, Folder, Process, gateway_process
 from tests.kit.programs import ROOT, TIMEOUT
@@ -38,6 +39,14 @@ def running(folder: Folder) -> Iterator[Process]:
 
 def proxy(process: Process) -> xmlrpc.client.ServerProxy:
     return xmlrpc.client.ServerProxy(f"{process.url}/RPC2")
+
+
+def test_a_call_is_read_in_its_charset_and_is_one_line_of_the_log_without_its_values(running: Process) -> None:
+    call = xmlrpc.client.dumps(("a secret: é",), "echo").encode("latin-1")
+    answer = tcp_post(running.url, "/RPC2", call, {"Content-Type": "text/xml; charset=iso-8859-1"})
+    assert xmlrpc.client.loads(answer)[0] == ("a secret: é",)
+    running.wait_until(lambda lines: ("echo", "ok") in [(each.get("method"), each.get("outcome")) for each in lines])
+    assert "secret" not in str(running.lines)
 
 
 def test_a_reload_answers_which_revision_is_live_or_prints_every_problem(running: Process, folder: Folder) -> None:

@@ -400,11 +400,14 @@ def test_memory_is_flat_under_overload_and_who_is_too_many_is_told_so(folder: Fo
             assert after.echo("still here") == "still here"
 
 
-def test_a_listener_that_others_can_reach_is_warned_of(folder: Folder) -> None:
+def test_a_listener_that_others_can_reach_is_warned_of_and_serves_web_pages_that_it_lists(folder: Folder) -> None:
     change(folder, "[listener.rpc]", '[listener.rpc]\nsocket_mode = "0666"')
     change(folder, '"tcp:127.0.0.1:0"', '"tcp:0.0.0.0:0", "tcp:[::1]:0"')
+    change(folder, "[listener.rpc]", '[listener.rpc]\norigins = ["https://admin.example"]')
+    call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "system.listMethods"})
     with gateway_process(folder.config) as process:
-        pass
+        for origin, told in (("https://evil.example", b"are not served here"), ("https://admin.example", b'"result"')):
+            assert told in tcp_post(process.port, "/jsonrpc", call, {"Origin": origin, "Content-Type": "text/plain"})
     warned = {line["at"]: line for line in process.lines if "can reach this listener" in line["event"]}
     unix, tcp = sorted(warned.values(), key=lambda line: str(line["event"]))
     assert (tcp["level"], tcp["at"].rpartition(":")[0]) == ("warning", "tcp:0.0.0.0")

@@ -262,6 +262,10 @@ def test_every_problem_of_the_config_is_told_at_once_and_as_json(folder: Folder)
     document = json.loads(run.invoke(app, ["check", "--config", str(folder.config), "--json"]).stdout)
     assert (document["status"], document["error"]) == (2, total)
     assert [problem["level"] for problem in document["problems"]] == ["config"] * len(problems)
+    folder.config.write_text(f'user = "no-such-user"\n{text}')
+    ran = run.invoke(app, ["run", "--config", str(folder.config)])
+    says = f"{folder.config}:1:8: user: unknown user 'no-such-user'\n1 problem in 1 file\n"
+    assert (ran.exit_code, ran.stderr) == (2, says)
 
 
 def test_a_reload_is_refused_as_one_document_or_names_the_first_methods_that_have_changed(api: Served) -> None:

@@ -121,7 +121,6 @@ async def test_a_flood_of_half_requests_is_told_and_keeps_nobody_out(caplog: pyt
         assert await rest(half[45][0]) == b""
         assert b"200 OK" in await asked(server)
         assert await rest(half[46][0]) == b""
-        assert server.limiter.refused == 47
         assert sum(fields["connections"] for _, fields in logged(caplog)) == 47
         for _, writer in half:
             writer.close()
@@ -155,12 +154,15 @@ async def test_a_body_that_is_too_large_or_damaged_is_refused_and_an_endless_one
 
 
 @each_case("size", [100, 20_000_000])  # what fits into the kernel's buffers, and what does not
-async def test_an_answer_that_is_not_taken_costs_its_place_for_a_time_only(size: int) -> None:
+async def test_an_answer_that_is_not_taken_costs_its_place_for_a_time_only(
+    size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
     async with serving(ConnectionLimits(answer=0.05)) as server:
         _reader, writer = await server.connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /?size=%d HTTP/1.1\r\nHost: x\r\n\r\n" % size)
-        await until(lambda: not server.limiter._open and server.limiter.refused == (size > 100))
+        await until(lambda: not server.limiter._open and len(logged(caplog)) == (size > 100))
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         writer.close()
 
@@ -186,11 +188,12 @@ async def test_the_first_connections_wait_for_what_answers_while_the_event_loop_
         writer.close()
 
 
-async def test_the_limits_hold_while_a_connection_waits_for_what_answers() -> None:
-    async with serving(ConnectionLimits(share=2, request=0.05), is_made=False) as server:
+async def test_the_limits_hold_while_a_connection_waits_for_what_answers(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(ConnectionLimits(share=2, request=0.05, log_interval=0.0), is_made=False) as server:
         assert await asked(server, b"x" * (2 * (HEAD + BODY))) == b""
         assert await asked(server) == b""  # its time is over
-        assert server.limiter.refused == 2
+        why = [f"it sent more than {HEAD + BODY} bytes", "its request did not arrive in time"]
+        assert [fields["why"] for _, fields in logged(caplog)] == why
 
 
 async def test_a_peer_that_leaves_before_it_is_answered_leaves_nothing_behind() -> None:

@@ -37,7 +37,7 @@ async def test_a_flood_of_traces_holds_a_bounded_number_of_spans_and_counts_the_
     assert tracer.lost == 30
     await tracer.start()
     await tracer.stop()
-    assert (tracer.sent, tracer.lost) == (0, 60)
+    assert tracer.lost == 60
 
 
 def test_no_value_of_a_call_is_in_a_span_and_a_refused_call_asks_no_side() -> None:
@@ -62,5 +62,5 @@ async def test_neither_a_url_without_a_host_nor_a_redirect_takes_spans() -> None
             finished(tracer, Reply(), Side.DBUS)
             await tracer.start()
             await tracer.stop()
-            assert (tracer.sent, tracer.lost) == (0, 3)
+            assert tracer.lost == 3
         assert len(collector.requests) == 1

@@ -89,7 +89,7 @@ async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tm
         await shot(tab, "overview", scripts)
         await tab.goto(base + ECHO)
         await set_mode(tab, "shadow", "first look")
-        assert "legacy -> shadow" in await tab.wait_for_text(".done")
+        assert "legacy -> shadow" in await tab.text(".done")
         assert await asyncio.to_thread(call, folder, "hello") == "hello, said the legacy service"
         await asyncio.to_thread(until_compared, folder)
         await tab.goto(base + ECHO)
@@ -98,7 +98,7 @@ async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tm
         assert await tab.text("article ins") == '"hello"'
         await shot(tab, "method", scripts)
         await set_mode(tab, "canary", "the legacy service is wrong", "100")
-        assert "shadow -> canary 100%" in await tab.wait_for_text(".done")
+        assert "shadow -> canary 100%" in await tab.text(".done")
         assert await asyncio.to_thread(call, folder, "hello") == "hello"
         await tab.goto(base + "/methods?pattern=echo")
         assert "canary" in await tab.text("tbody tr")
@@ -140,7 +140,7 @@ async def test_a_rollout_is_started_paused_and_aborted_by_clicks(folder: Folder,
 async def act(tab: browser.Tab, action: str, why: str) -> None:
     await tab.type(f"form[action='/do/{action}'] input[name=why]", why)
     await tab.click(f"form[action='/do/{action}'] button")
-    await tab.wait_for_text(".done")
+    await tab.text(".done")
 
 
 async def test_the_page_follows_what_others_change(folder: Folder, tmp_path: Path) -> None:

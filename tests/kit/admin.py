@@ -104,14 +104,10 @@ class Toy:
         return b"toy_total 1.0\n"
 
     def mappings(self) -> Mapping[str, object]:
-        return {"revision": "r1", "mappings": {"toy.yaml": b"mapping: 1"}, "idl": {}}
+        return {}
 
     def routes(self) -> list[Mapping[str, object]]:
-        words = (
-            "service", "method", "listener", "path", "codec", "dialect", "bus_name", "object_path", "interface",
-            "member", "access", "effect", "mode", "file",
-        )  # fmt: skip
-        return [{**dict.fromkeys(words, "x"), "line": 1, "timeout": 1.0, "spellings": ["y"]}]
+        return []
 
     async def reload(self) -> Mapping[str, object]:
         """Return the new revision, or the problems."""
@@ -138,12 +134,12 @@ class Toy:
 class Api:
     """A running server, and a client of it."""
 
-    def __init__(self, socket: Path, state: StateStore, routes: Sequence[Route] = (STATE, START)) -> None:
+    def __init__(self, socket: Path, state: StateStore) -> None:
         self.socket = socket
         self.state = state
         self.overrides = ActiveOverrides()
         self.toy = Toy()
-        self.routes = list(routes)
+        self.routes = [STATE, START]
         commands = RolloutCommands(state, lambda: self.routes)
         digests = {"toy.yaml": "toy"}
         self.admin_service = AdminService(lambda: self.routes, self.overrides, state, commands, lambda: digests)

@@ -37,9 +37,9 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[
         each.setLevel(level)
 
 
-def log_call(outcome: Outcome, seconds: float, method: str = "VM.start") -> None:
+def log_call(outcome: Outcome, seconds: float, method: str = "VM.start", call: Call = CALL) -> None:
     listener = present(log.call_log())
-    listener(CallFinished(route(method), CALL, outcome, Side.DBUS, seconds))
+    listener(CallFinished(route(method), call, outcome, Side.DBUS, seconds))
 
 
 async def written(lines: pytest.CaptureFixture[str]) -> str:
@@ -67,7 +67,7 @@ async def test_several_processes_write_whole_lines_whatever_a_client_sends(
     try:
         log.configure("json", "info", worker=2)
         for _ in range(100):
-            present(log.call_log())(CallFinished(route("VM.start"), call, Reply(None), Side.DBUS, 0.1))
+            log_call(Reply(None), 0.1, call=call)
         LOG.info("the last line")
     finally:
         log.configure("json", "info")  # one process again
@@ -95,11 +95,11 @@ async def test_a_line_has_the_caller_and_where_the_call_came_in(lines: pytest.Ca
     known = {"listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc", "user": "alice", "request_id": "r-7"}
     extensions = {**known, "dialect": "xenapi", "agent": "a" * 500}
     call = Call("VM.start", peer=Peer("unix:/run/x", uid=7, domid=3), extensions=extensions)
-    present(log.call_log())(CallFinished(route("VM.start"), call, Reply(), None, 0.001))
+    log_call(Reply(), 0.001, call=call)
     line = json.loads(await written(lines))
     assert {**known, "uid": 7, "domid": 3, "agent": "a" * log.LONGEST}.items() <= line.items()
     log.configure("console", "info")
-    present(log.call_log())(CallFinished(route("VM.start"), call, Reply(), None, 0.001))
+    log_call(Reply(), 0.001, call=call)
     shown = (await written(lines)).split()
     assert {"service=toy", "path=/RPC2", "request_id=r-7", "user=alice"} <= set(shown)
 

@@ -38,7 +38,8 @@ PAGES = ("/", "/methods", "/method/xenopsd/VM.get_state", "/rollouts", "/callers
 class Browser:
     """A client with a cookie jar; `text` of the last page, its forms by action."""
 
-    def __init__(self, server: WebServer, session: aiohttp.ClientSession) -> None:
+    def __init__(self, api: Api, server: WebServer, session: aiohttp.ClientSession) -> None:
+        self.api = api
         self._server = server
         self.http = session
         self.url = f"http://{server.address.removeprefix('tcp:')}"
@@ -63,7 +64,7 @@ class Browser:
 
 
 @pytest.fixture
-async def api_and_browser(tmp_path: Path) -> AsyncIterator[tuple[Api, Browser]]:
+async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
     async with StateStore(None) as state:
         api = Api(tmp_path / "control", state)
         rights = AccessRules(os.geteuid(), read=Principals(frozenset({READER.uid})))
@@ -72,14 +73,9 @@ async def api_and_browser(tmp_path: Path) -> AsyncIterator[tuple[Api, Browser]]:
         jar = aiohttp.CookieJar(unsafe=True)  # cookies of an address
         try:
             async with aiohttp.ClientSession(cookie_jar=jar) as session:
-                yield api, Browser(server, session)
+                yield Browser(api, server, session)
         finally:
             await server.stop()
-
-
-@pytest.fixture
-def browser(api_and_browser: tuple[Api, Browser]) -> Browser:
-    return api_and_browser[1]
 
 
 # Who comes in
@@ -169,8 +165,8 @@ async def test_each_answer_has_the_headers_that_keep_scripts_and_frames_out(brow
 # What is shown
 
 
-async def test_the_pages_show_what_the_commands_show_and_escape_it(api_and_browser: tuple[Api, Browser]) -> None:
-    api, browser = api_and_browser
+async def test_the_pages_show_what_the_commands_show_and_escape_it(browser: Browser) -> None:
+    api = browser.api
     clients = {ClientKey(STATE, "xmlrpc", "tcp:10.0.0.1", EVIL, "alice"): ClientRecord(5, 100.0, 300.0)}
     pairs = [MismatchRecord(1.0, STATE, DOCUMENT)]
     assert await api.state.flush(CountsBatch(clients=clients, pairs=pairs)) is None
@@ -198,10 +194,8 @@ async def test_the_pages_show_what_the_commands_show_and_escape_it(api_and_brows
 # What is done
 
 
-async def test_a_mode_is_set_cleared_and_rolled_back_with_a_reason_by_the_user(
-    api_and_browser: tuple[Api, Browser],
-) -> None:
-    api, browser = api_and_browser
+async def test_a_mode_is_set_cleared_and_rolled_back_with_a_reason_by_the_user(browser: Browser) -> None:
+    api = browser.api
     await browser.enter(ROOT)
     form = {"secret": browser.secret, "back": "/method/xenopsd/VM.get_state", "pattern": "xenopsd/VM.get_state"}
     assert await browser.post("/do/set-mode", **form, mode="canary", percent="10", why="") == 422
@@ -228,10 +222,8 @@ async def test_a_mode_is_set_cleared_and_rolled_back_with_a_reason_by_the_user(
     assert api.admin_service.overrides() == ()
 
 
-async def test_a_rollout_is_driven_from_its_page_and_a_refused_reload_is_told(
-    api_and_browser: tuple[Api, Browser],
-) -> None:
-    api, browser = api_and_browser
+async def test_a_rollout_is_driven_from_its_page_and_a_refused_reload_is_told(browser: Browser) -> None:
+    api = browser.api
     await browser.enter(ROOT)
     form = {"secret": browser.secret, "back": "/rollouts", "name": "xenopsd/VM.get_state"}
     assert await browser.post("/do/start-rollout", **form, why="shadow was equal") == 200
@@ -255,9 +247,8 @@ async def test_after_an_action_the_browser_goes_to_no_other_site(browser: Browse
             assert (done.status, done.headers["Location"].startswith("/?done=")) == (303, True), back
 
 
-async def test_changes_arrive_as_events(api_and_browser: tuple[Api, Browser], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_arrive_as_events(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.admin.web.server.TICK", 0.05)  # by then it is seen that the browser has left
-    _, browser = api_and_browser
     await browser.enter(ROOT)
     secret = browser.secret
     async with browser.http.get(browser.url + "/events") as events:

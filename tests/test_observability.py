@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from gateway.cli import client
 from gateway.core.migration.rollout_plan import RolloutState
 from gateway.ops.metrics import SERIES
 from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.programs import ROOT, TIMEOUT, until
 from tests.kit.toy_service import toy_service
 
 FOLDER = ROOT / "docker/observability"
@@ -61,22 +59,19 @@ def prometheus(folder: Path) -> Iterator[str]:
             reader.join(TIMEOUT)
 
 
-def wait_for(url: str, path: str, wanted: Callable[[Any], Any]) -> Any:
+def wait_for(url: str, wanted: Callable[[Any], Any]) -> Any:
     """Ask until the answer has what is wanted."""
-    end = monotonic() + TIMEOUT
-    while True:
-        data = None
+
+    def found() -> Any:
         try:
-            with urllib.request.urlopen(url + path, timeout=TIMEOUT) as response:
-                data = json.load(response)["data"]
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+                return wanted(json.load(response)["data"])
         except urllib.error.HTTPError as error:
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE:  # it has begun to listen and is not ready
                 raise
             error.close()
-        if data is not None and (found := wanted(data)):
-            return found
-        assert monotonic() < end, data
-        sleep(0.1)
+
+    return until(found)
 
 
 def all_evaluated(data: Any) -> list[dict[str, Any]]:
@@ -154,14 +149,14 @@ def test_a_real_prometheus_scrapes_a_gateway_and_evaluates_the_rules(tmp_path: P
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         text = folder.config.read_text().replace("[admin]", '[admin]\nmetrics = "tcp:127.0.0.1:0"')
         folder.config.write_text(text)
-        with gateway_process(folder.config):
-            target = client.ask(folder.control, "GET", "/v1/status")["metrics"].removeprefix("tcp:")
+        with gateway_process(folder.config) as process:
+            target = process.ask("GET", "/v1/status")["metrics"].removeprefix("tcp:")
             shutil.copy(RULES, tmp_path / "rules.yml")
             config = (FOLDER / "prometheus.yml").read_text().replace("127.0.0.1:9100", target).replace("15s", "1s")
             (tmp_path / "prometheus.yml").write_text(config)
             with prometheus(tmp_path) as url:
-                scraped = wait_for(url, "/api/v1/query?query=xcp_gateway_bus_connected", lambda data: data["result"])
+                scraped = wait_for(f"{url}/api/v1/query?query=xcp_gateway_bus_connected", lambda data: data["result"])
                 assert scraped[0]["value"][1] == "1"
-                evaluated = wait_for(url, "/api/v1/rules", all_evaluated)
+                evaluated = wait_for(f"{url}/api/v1/rules", all_evaluated)
     assert {rule["name"] for rule in evaluated} == {rule["alert"] for rule in rules()}
     assert [rule["name"] for rule in evaluated if rule["health"] != "ok" or rule["state"] != "inactive"] == []

@@ -42,12 +42,11 @@ class ConnectionLimits(Struct, frozen=True):
 
 
 class ConnectionLimiter:
-    """The limits of one socket. `refused`: connections that were refused or closed."""
+    """The limits of one socket."""
 
     def __init__(self, name: str, limits: ConnectionLimits | None = None) -> None:
         self.name = name
         self.limits = limits or ConnectionLimits()
-        self.refused = 0
         self._open: dict[asyncio.BaseTransport, LimitedConnection] = {}  # the oldest first
         self._log_limiter = LogLimiter(self.limits.log_interval)
 
@@ -89,8 +88,7 @@ class ConnectionLimiter:
         return idle is not None
 
     def _refuse(self, why: str, peer: str) -> bool:
-        """Count a refusal and log it, at most once in `log_interval`."""
-        self.refused += 1
+        """Log a refusal, at most once in `log_interval`, with the number of those since."""
         count = self._log_limiter.occurred()
         if count:
             _log.warning("turned away", socket=self.name, why=why, peer=peer, connections=count)

@@ -19,13 +19,11 @@ from gateway.admin.http import (
     Handler,
     MonitoredGateway,
     add_paths,
-    body,
     check_origin,
     check_range,
     check_right,
     json,
     plain_errors,
-    query,
 )
 from gateway.admin.service import AdminService
 from gateway.admin.traffic import Traffic, callers, traffic_handlers
@@ -152,9 +150,9 @@ def _checked(
         caller = check_right(request, rights, right)
         wanted: Any = None
         if operation.body is not None:
-            wanted = await body(request, operation.body)
+            wanted = msgspec.json.decode(await request.read() or b"{}", type=operation.body)
         elif operation.query is not None:
-            wanted = query(request, operation.query)
+            wanted = msgspec.convert(dict(request.query), operation.query, strict=False)
         answer = handler(request, wanted, caller)
         if isinstance(answer, Awaitable):
             answer = await answer

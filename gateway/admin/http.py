@@ -6,7 +6,7 @@ This and what imports it needs aiohttp, so a gateway imports it with the first c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,8 +27,6 @@ _log = Logger("admin")
 
 # A request, what it says, and who asks -> a response, or what is encoded as one; perhaps awaitable.
 Handler = Callable[[web.Request, Any, Caller], object]
-
-_T = TypeVar("_T")
 
 
 def runner(application: web.Application, limiter: ConnectionLimiter) -> web.AppRunner:
@@ -99,16 +97,6 @@ def _is_here(host: str) -> bool:
     except ValueError:
         return False
     return name == _OUR_NAME or is_loopback(name)
-
-
-async def body(request: web.Request, kind: type[_T]) -> _T:
-    """Decode the JSON body; no body is an empty object. Raises msgspec.ValidationError (a ValueError)."""
-    return msgspec.json.decode(await request.read() or b"{}", type=kind)
-
-
-def query(request: web.Request, kind: type[_T]) -> _T:
-    """Decode the query string."""
-    return msgspec.convert(dict(request.query), kind, strict=False)
 
 
 def check_range(name: str, value: float, least: float, most: float) -> None:

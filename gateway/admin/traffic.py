@@ -54,16 +54,8 @@ def traffic_handlers(traffic: Traffic) -> Mapping[str, Handler]:
         recording = _recording(traffic, wanted)
         if isinstance(recording, StateRefused):
             return recording
-        response = web.StreamResponse(headers={"Content-Type": LINES})
         with recording:
-            try:
-                await response.prepare(request)
-                async for line in recording.lines(__version__, traffic.revision()):
-                    await response.write(line)
-                await response.write_eof()
-            except ConnectionError:
-                recording.close("the reader has disconnected")
-        return response
+            return await _streamed(request, recording.lines(__version__, traffic.revision()))
 
     async def replay(_request: web.Request, wanted: api.ReplayBody, caller: Caller) -> object:
         options = ReplayRequest(wanted.given, wanted.writes, wanted.noise)
@@ -73,15 +65,20 @@ def traffic_handlers(traffic: Traffic) -> Mapping[str, Handler]:
         following = await _following(traffic, wanted.what)
         if isinstance(following, StateRefused):
             return following
-        response = web.StreamResponse(headers={"Content-Type": LINES})
-        with suppress(ConnectionError):
-            await response.prepare(request)
-            async for line in _watched(*following):
-                await response.write(line)
-            await response.write_eof()
-        return response
+        return await _streamed(request, _watched(*following))
 
     return {"record": record, "replay": replay, "watch": watch}
+
+
+async def _streamed(request: web.Request, lines: AsyncIterator[bytes]) -> web.StreamResponse:
+    """Answer with lines as they come, until they end or the reader has disconnected."""
+    response = web.StreamResponse(headers={"Content-Type": LINES})
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        async for line in lines:
+            await response.write(line)
+        await response.write_eof()
+    return response
 
 
 async def callers(traffic: Traffic, wanted: api.ClientsQuery) -> Sequence[api.ClientRow] | StateRefused:

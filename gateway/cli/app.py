@@ -39,9 +39,8 @@ json_output: ContextVar[bool] = ContextVar("json_output", default=False)  # whet
 _ClickException: Any = typer.BadParameter.__mro__[2]  # typer brings its own copy of click, or uses the installed one
 _Abort: Any = typer.Abort
 
-
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
+_Parsed = TypeVar("_Parsed")
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?")  # negative, as JSON writes it
 
@@ -50,7 +49,6 @@ class _Command(TyperCommand):
     """A command whose help shows a flag without a type, and a required argument without braces."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options and arguments."""
         return _without_type(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -90,15 +88,12 @@ class _Application(CommandGroup):
         self.commands = LoadedCommands()  # type: ignore[assignment] # commands are only looked up
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        """Return the names of the commands."""
         return list(self.commands)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help."""
         super(_Application, self._in_summary()).format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return the commands that a word may become."""
         ctx.command = listed = self._in_summary()  # whose commands are listed
         return super(_Application, listed).shell_complete(ctx, incomplete)
 
@@ -110,7 +105,6 @@ class _Application(CommandGroup):
         return listed
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **named: Any) -> Any:  # type: ignore[override]
-        """Run the command line."""
         words = list(sys.argv[1:] if args is None else args)
         wanted = not {"--json", "--json-lines"}.isdisjoint(words)
         if not standalone_mode:
@@ -205,17 +199,19 @@ def _options(
     """
 
 
-def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0) -> Any:
+def ask(socket: Path, verb: str, path: str, body: object = None, *, timeout: float = 60.0, **query: object) -> Any:
     """Return the answer of the running gateway; end the command when there is none, or an error."""
     from gateway.cli import client
 
     with failing():
-        return client.ask(socket, verb, path, body, timeout=timeout)
+        return client.ask(socket, verb, path, body, timeout=timeout, **query)
 
 
 @contextmanager
 def failing() -> Iterator[None]:
     """End the command when no gateway answers, or with its error: a request that makes no sense is a bad argument."""
+    from http import HTTPStatus
+
     from gateway.cli import client
 
     try:
@@ -223,7 +219,7 @@ def failing() -> Iterator[None]:
     except client.UnreachableError as error:
         fail(str(error), UNREACHABLE)
     except client.RefusedError as error:
-        fail(str(error), UNUSABLE if error.status == client.UNPROCESSABLE else FAILED)
+        fail(str(error), UNUSABLE if error.status == HTTPStatus.UNPROCESSABLE_ENTITY else FAILED)
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -263,9 +259,6 @@ def error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is None and error.strerror:
         return error.strerror
     return str(error)
-
-
-_Parsed = TypeVar("_Parsed")
 
 
 def parsed(parse: Callable[[str], _Parsed], text: str, place: str = "") -> _Parsed:

@@ -6,17 +6,17 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlencode
 
 import msgspec
 
 OnLine: TypeAlias = Callable[[bytes], object]
 
 SILENCE = 30.0  # seconds without data after which a stream is lost; the gateway sends an empty line each second
-OK = 200
-UNPROCESSABLE = 422
 
 
 class UnreachableError(Exception):
@@ -26,7 +26,7 @@ class UnreachableError(Exception):
 class RefusedError(Exception):
     """The gateway did not do it; the text is the gateway's, `status` the HTTP status."""
 
-    def __init__(self, message: str, status: int = UNPROCESSABLE) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
@@ -39,14 +39,19 @@ class _Connection(HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, verb: str, target: str, body: object = None, *, timeout: float = 60.0) -> Any:
-    """Make one request on the socket at `path` and return the decoded answer; `timeout` in seconds."""
+def ask(path: Path, verb: str, target: str, body: object = None, *, timeout: float = 60.0, **query: object) -> Any:
+    """Make one request on the socket at `path` and return the decoded answer.
+
+    `timeout` in seconds; a part of the `query` that is None is left out.
+    """
+    given = {name: value for name, value in query.items() if value is not None}
+    if given:
+        target += f"?{urlencode(given)}"
     with closing(_Connection(path, timeout)) as connection:
         try:
             response = _request(connection, verb, target, body)
@@ -80,7 +85,7 @@ def _lines(path: Path, connection: _Connection, verb: str, target: str, body: ob
     rest = b""
     try:
         response = _request(connection, verb, target, body)
-        if response.status != OK:
+        if response.status != HTTPStatus.OK:
             answer = _decoded(path, response.read())
             if not isinstance(answer, dict) or not isinstance(answer.get("error"), str):
                 raise UnreachableError(f"the server on {path} is not xcp-gateway")

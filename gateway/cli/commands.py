@@ -5,7 +5,7 @@ A new command stands here with its module, its group in `--help`, and the first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -22,61 +22,57 @@ class ListedCommand(NamedTuple):
     summary: str
 
 
-# By group and module.
-_LISTED: Mapping[tuple[str, str], Mapping[str, str]] = {
-    (GATEWAY, "run"): {
+# Group, module, and its commands; in this order they are listed.
+_LISTED: Sequence[tuple[str, str, Mapping[str, str]]] = (
+    (GATEWAY, "run", {
         "run": "Run the gateway until SIGTERM or Ctrl-C; SIGHUP loads config and mapping files again.",
-    },
-    (GATEWAY, "daemon"): {
+    }),
+    (GATEWAY, "daemon", {
         "call": "Make one call through the running gateway, as a legacy client would.",
         "reload": "Load config and mapping files again and print the live revision. With any problem nothing changes.",
         "status": "Show revision, listeners, buses, services, and each method that has a legacy service.",
         "web": "Print the address of the web page. It lets its first visitor in as you, within a minute.",
         "demo": "Run a private bus, a sample toolstack and a gateway, call it with real clients, and show the "
         "messages on the bus.",
-    },
-    (GATEWAY, "watch"): {
+    }),
+    (GATEWAY, "watch", {
         "watch": "Show objects as they change, each field with its old and new value, until Ctrl-C.",
-    },
-    (FILES, "daemon"): {
+    }),
+    (FILES, "files", {
         "check": "Check the config and its mapping files, or these files, and with --live the running services.",
         "schema": "Print the JSON Schema of mapping files, for editors.",
         "routes": "List every mapped method: protocol, endpoint, D-Bus target, and the line of its mapping file.",
-    },
-    (FILES, "reference"): {
         "docs": "Write reference pages: a page for each endpoint, with every method, its errors, and examples of "
         "calls.",
-    },
-    (FILES, "scaffold"): {
+    }),
+    (FILES, "scaffold", {
         "scaffold": "Write IDL and a mapping file from the description of an API.",
-    },
-    (MIGRATION, "mode"): {
+    }),
+    (MIGRATION, "mode", {
         "mode": "Show, set or clear the mode of methods.",
         "explain": "Explain which side would serve a call, and why. The call is not made.",
         "diff": "Show mismatches: calls whose outcomes differ between the two sides. Secrets are redacted.",
         "audit": "List decisions, the newest first: time, person or rollout, reason, and the numbers of the decision.",
         "rollback": "Set every method to legacy at once and end all rollouts. A method that a person has set to off "
         "stays off.",
-    },
-    (MIGRATION, "promote"): {
+    }),
+    (MIGRATION, "promote", {
         "promote": "Write modes that were set at run time into the mapping files.",
-    },
-    (MIGRATION, "replay"): {
+    }),
+    (MIGRATION, "replay", {
         "replay": "Send recorded calls to the legacy service and to D-Bus, compare the outcomes, and show the "
         "mismatches.",
-    },
-    (MIGRATION, "traffic"): {
+    }),
+    (MIGRATION, "traffic", {
         "clients": "List the callers of each method by protocol, the latest first.",
         "record": "Record calls of clients as JSON lines for `replay`. No client waits for it.",
-    },
-    (MIGRATION, "rollout"): {
+    }),
+    (MIGRATION, "mode", {
         "rollout": "Migrate a method or a group step by step (shadow, canary, dbus), and roll back on a breach.",
-    },
-}
+    }),
+)  # fmt: skip
 COMMANDS: Mapping[str, ListedCommand] = {
-    name: ListedCommand(module, group, summary)
-    for (group, module), listed in _LISTED.items()
-    for name, summary in listed.items()
+    name: ListedCommand(module, group, summary) for group, module, listed in _LISTED for name, summary in listed.items()
 }
 
 

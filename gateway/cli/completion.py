@@ -19,23 +19,12 @@ MODES = ("legacy", "shadow", "canary", "dbus", "off")
 Complete = Callable[[Any, str], list[str]]
 
 
-def methods(ctx: Any, incomplete: str) -> list[str]:
-    """Names of methods."""
-    rows = _rows(ctx, "/v1/methods")
-    return _matching(incomplete, (row["method"] for row in rows))
-
-
 def patterns(ctx: Any, incomplete: str) -> list[str]:
     """Names of methods, with and without their service, and groups."""
     rows = _rows(ctx, "/v1/methods")
     groups = (f"group:{row['group']}" for row in rows if row["group"])
     qualified = (f"{row['service']}/{row['method']}" for row in rows if "/" in incomplete)
     return _matching(incomplete, (*(row["method"] for row in rows), *groups, *qualified))
-
-
-def services(ctx: Any, incomplete: str) -> list[str]:
-    """Names of services, as in mapping files."""
-    return _matching(incomplete, (row["service"] for row in _rows(ctx, "/v1/methods")))
 
 
 def mode_words(ctx: Any, incomplete: str) -> list[str]:
@@ -54,9 +43,18 @@ def rollouts(ctx: Any, incomplete: str) -> list[str]:
     return [*_matching(incomplete, known), *patterns(ctx, incomplete)]
 
 
-def listeners(ctx: Any, incomplete: str) -> list[str]:
-    """Names of listeners with a mapped method."""
-    return _matching(incomplete, (row["listener"] for row in _rows(ctx, "/v1/routes")))
+def _names(path: str, key: str) -> Complete:
+    """The values of a key in the rows of an answer."""
+
+    def complete(ctx: Any, incomplete: str) -> list[str]:
+        return _matching(incomplete, (row[key] for row in _rows(ctx, path)))
+
+    return complete
+
+
+methods = _names("/v1/methods", "method")
+services = _names("/v1/methods", "service")
+listeners = _names("/v1/routes", "listener")  # with a mapped method
 
 
 def _rows(ctx: Any, path: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Commands that ask the gateway, and for mapping files: check, schema, routes, call, reload, status, web, demo."""
+"""Commands that ask the gateway: call, reload, status, web; and demo."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.parse import urlencode
 
 import msgspec
 import typer
@@ -17,26 +16,21 @@ from rich.text import Text
 
 from gateway.cli import client, completion
 from gateway.cli.app import (
-    DEFAULT_CONFIG,
     DEFAULT_SOCKET,
     FAILED,
     UNUSABLE,
     ArgsArgument,
     Commands,
-    ConfigOption,
     JsonOption,
-    PathsArgument,
     SocketOption,
     argument,
     ask,
-    check_exists,
     fail,
     flag,
     option,
     positional,
 )
-from gateway.cli.output import count, err, out, print_json, report_problems, table
-from gateway.cli.reports.status import print_methods, print_status, print_troubles
+from gateway.cli.output import NOTHING, err, number, out, pair, print_json, rate, seconds, table
 
 commands = Commands()
 
@@ -44,148 +38,6 @@ TASK_PREFIXES = ("Async.", "InternalAsync.")
 RUNNING = ("pending", "cancelling")
 EVERY = 0.5  # seconds between two questions
 INTERRUPTED = 130
-
-
-@commands.command()
-def check(
-    paths: PathsArgument = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    *,
-    live: Annotated[bool, flag("--live", "Compare with the running services too.")] = False,
-    strict: Annotated[bool, flag("--strict", "With --live: what could not be checked is an error too.")] = False,
-    against: Annotated[
-        str | None,
-        option(
-            "REV|DIR|live",
-            "Say what has changed since a git revision, from another directory, or from what the gateway serves.",
-        ),
-    ] = None,
-    level: Annotated[
-        list[str] | None,
-        option(
-            "LEVEL",
-            "With --against: fail for wire, source, dbus, access, evidence or compatible; "
-            "default: wire, dbus and access.",
-        ),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None, option("ENTRY", "With --against: ignore `RULE`, `RULE PATTERN` or `* PATTERN` of methods.")
-    ] = None,
-    ignore_file: Annotated[Path | None, option("FILE", "With --against: a file with an entry in each line.")] = None,
-    form: Annotated[str, option("FORMAT", "With --against: text, json, sarif or github.", "--format")] = "text",
-    socket: SocketOption = DEFAULT_SOCKET,
-    as_json: JsonOption = False,
-) -> None:
-    """Check the config and its mapping files, or these files, and with --live the running services.
-
-    The config is checked against its schema, names and files; mapping files against theirs and the IDL. Every problem
-    of every file is one line: `file:line:column: place: what is wrong`. With --against, changes from another
-    revision are listed too, with those for whom they break something.
-
-    Examples: `xcp-gateway check mappings/`, `xcp-gateway check --config gateway.toml --live`,
-    `xcp-gateway check mappings/ --against main`
-    """
-    from gateway import check as checking
-    from gateway.config import ConfigError
-
-    of_changes = {"--level": level, "--ignore": ignore, "--ignore-file": ignore_file, "--format": form != "text"}
-    _expect_with("--against", against is not None, of_changes)
-    _expect_with("--live", live, {"--strict": strict})
-    check_exists(paths or ())
-    try:
-        checked = checking.check(paths or [], config, live=live)
-    except ConfigError as error:
-        report_problems(error.problems)
-    for note in checked.notes:
-        err.print(f"note: {note}")
-    if checked.problems:
-        report_problems(checked.problems)
-    if against is not None:
-        from gateway.cli.reports.against import report
-
-        form = "json" if as_json else form
-        report(paths or [], config, against, socket, level or [], ignore or [], ignore_file, form)
-    nothing_seen = live and checked.contracts > 0 and checked.unseen == checked.contracts
-    failed = nothing_seen or (strict and checked.unseen > 0)
-    if as_json:
-        seen = {"contracts": checked.contracts, "unseen": checked.unseen} if live else {}
-        print_json({"problems": [], "methods": checked.methods, "files": checked.files, "notes": checked.notes, **seen})
-    else:
-        out.print(
-            f"{count(checked.methods, 'method')} in {count(checked.files, 'file')}: no problems (schema and IDL"
-            f"{' and the running services' if live and not checked.unseen else ''})",
-        )
-        if checked.unseen:
-            seen_uses = f"{checked.contracts - checked.unseen} of {count(checked.contracts, 'use')} of an interface"
-            out.print(
-                f"live: {seen_uses} checked, {checked.unseen} could not be: see the notes with `not checked`",
-                style="yellow",
-            )
-    if failed:
-        raise typer.Exit(FAILED)
-
-
-def _expect_with(subject: str, is_given: bool, options: Mapping[str, object]) -> None:  # noqa: FBT001
-    """End the command when an option is given without the one that it belongs to."""
-    alone = next((name for name, value in options.items() if value), None)
-    if alone is not None and not is_given:
-        fail(f"{alone} belongs to {subject}: expected {subject} too", UNUSABLE)
-
-
-@commands.command()
-def schema(
-    *,
-    config: Annotated[bool, flag("--config", "Print that of gateway.toml instead.")] = False,
-    admin: Annotated[bool, flag("--admin", "Print the OpenAPI document of the admin API instead.")] = False,
-) -> None:
-    """Print the JSON Schema of mapping files, for editors.
-
-    Examples: `xcp-gateway schema`, `xcp-gateway schema --config`, `xcp-gateway schema --admin > openapi.json`
-    """
-    from importlib.resources import files
-
-    if admin and config:
-        fail("expected --config or --admin, not both", UNUSABLE)
-    if config:
-        from gateway.config import schema as config_schema
-
-        print_json(config_schema())
-    elif admin:
-        from gateway.admin.api import document
-
-        print_json(document())
-    else:
-        print(files("gateway.mapping").joinpath("mapping.schema.json").read_text(encoding="utf-8"), end="")  # noqa: T201
-
-
-@commands.command()
-def routes(
-    paths: Annotated[
-        list[Path] | None, positional("PATH...", "Mapping files or directories; default: those of the running gateway.")
-    ] = None,
-    socket: SocketOption = DEFAULT_SOCKET,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """List every mapped method: protocol, endpoint, D-Bus target, and the line of its mapping file.
-
-    Examples: `xcp-gateway routes`, `xcp-gateway routes mappings/`
-    """
-    if paths:
-        from gateway import check
-        from gateway.mapping.table import describe_routes
-
-        check_exists(paths)
-        checked = check.check(paths, None, live=False)
-        if checked.problems:
-            report_problems(checked.problems)
-        rows: Sequence[Mapping[str, Any]] = describe_routes(checked.table)
-    else:
-        rows = ask(socket, "GET", "/v1/routes")
-    if as_json:
-        print_json(rows)
-    else:
-        _print_routes(rows)
 
 
 @commands.command()
@@ -342,7 +194,7 @@ def status(
     Examples: `xcp-gateway status`, `xcp-gateway status 'VM.get_*'`, `xcp-gateway status '*'`
     """
     answer = ask(socket, "GET", "/v1/status")
-    rows = ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': pattern or '*'})}")
+    rows = ask(socket, "GET", "/v1/methods", pattern=pattern or "*")
     if as_json:
         print_json({**answer, "methods": rows})
         raise typer.Exit(0 if answer["ready"] else FAILED)
@@ -398,25 +250,6 @@ def demo(
     os.execve(program[0], program, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - our own program
 
 
-def _print_routes(rows: Sequence[Mapping[str, Any]]) -> None:
-    with table("METHOD", "PROTOCOL", "ENDPOINT", "TARGET", "EFFECT", "SOURCE") as shown:
-        for row in rows:
-            protocol = "/".join(filter(None, (row["codec"], row["dialect"])))
-            source = row["file"] if row["line"] is None else f"{row['file']}:{row['line']}"
-            access = "" if row["access"] == "call" else f" ({row['access']})"
-            member = f"{row['interface']}.{row['member']}" if row["member"] else row["interface"]
-            target = (
-                f"{row['bus_name']} {row['object_path']} {member}{access}" if row["access"] else "the gateway itself"
-            )
-            cells = (row["method"], protocol, f"{row['listener']} {row['path']}", target, row["effect"], source)
-            shown.add_row(*map(Text, cells), style="dim" if row["mode"] == "off" else None)
-    example = next((row for row in rows if row["spellings"]), None)
-    if example is not None:
-        forms = ", ".join(example["spellings"])
-        names = f"accepts {forms} as other names of {example['method']}"
-        out.print(f"{example['dialect']} {names}; one mode applies to all")
-
-
 def _print_outcome(answer: Mapping[str, Any]) -> None:
     from rich.syntax import Syntax
 
@@ -427,3 +260,184 @@ def _print_outcome(answer: Mapping[str, Any]) -> None:
         return
     text = msgspec.json.format(msgspec.json.encode(answer["value"]), indent=2).decode()
     out.print(Syntax(text, "json", background_color="default", word_wrap=True) if out.is_terminal else Text(text))
+
+
+# The tables of `status`
+
+
+def print_status(answer: Mapping[str, Any]) -> None:
+    """Print everything but the methods."""
+    ready = ("ready", "green") if answer["ready"] else ("not ready", "red")
+    rest = f"  revision {answer['revision']}  {answer['in_flight']} in flight"
+    out.print(Text.assemble(f"xcp-gateway {answer['version']}  ", ready, rest))
+    out.print(f"listening on {', '.join(answer['listening'])}")
+    print_troubles(answer)
+    if not answer["state"]["trouble"]:
+        out.print(f"state: {answer['state']['place']}")
+    for what in answer["ungoverned"]:
+        out.print(f"independent of modes: {what}")
+    with table("BUS", "STATE", "ADDRESS", "IN FLIGHT", "LATE REPLIES", "LAST ERROR") as shown:
+        for bus in answer["buses"]:
+            numbers = (str(bus["in_flight"]), str(bus["late_replies"]))
+            shown.add_row(bus["name"], _connected(bus), bus["address"], *numbers, bus["last_error"] or "")
+    if answer["upstreams"]:
+        out.print()
+        with table("UPSTREAM", "STATE", "ADDRESS", "IN FLIGHT", "WAITING", "LAST ERROR") as shown:
+            for upstream in answer["upstreams"]:
+                why = upstream["unreachable"]
+                state = Text("unreachable", "red") if why else Text("reachable", "green")
+                numbers = (str(upstream["in_flight"]), str(upstream["waiting"]))
+                shown.add_row(upstream["name"], state, upstream["url"], *numbers, why or upstream["last_error"])
+    if answer["stores"]:
+        out.print()
+        with table("STORE", "STATE", "ADDRESS", "WATCHES", "WAITING", "LAST ERROR") as shown:
+            for store in answer["stores"]:
+                numbers = (str(store["watches"]), str(store["waiting"]))
+                error = store["last_error"] if not store["connected"] or store["reconnects"] else ""
+                shown.add_row(store["listener"], _connected(store), store["address"], *numbers, error)
+    _print_processes(answer)
+
+
+def _connected(part: Mapping[str, Any]) -> Text:
+    return Text("connected", "green") if part["connected"] else Text("down", "red")
+
+
+def _print_processes(answer: Mapping[str, Any]) -> None:
+    """Print the workers, where there are several, and the services."""
+    if answer["workers"]:
+        out.print()
+        with table("WORKER", "PID", "STATE", "LEADS", "RESTARTS") as shown:
+            for each in answer["workers"]:
+                state = Text(each["state"], "green" if each["state"] == "serving" else "red")
+                leads = "yes" if each["leads"] else ""
+                shown.add_row(str(each["number"]), str(each["pid"]), state, leads, str(each["restarts"]))
+    out.print()
+    with table("SERVICE", "BUS", "OWNER", "BREAKER", "IN FLIGHT", "CALLS", "FAULTS") as shown:
+        for service in answer["services"]:
+            missing = service["state"] in ("absent", "unknown")
+            owner = Text(service["owner"] or service["state"], "red" if missing else "")
+            probe = f", next probe in {service['probe_in']:g} s" if service["probe_in"] else ""
+            breaker = Text(service["breaker"] + probe, "" if service["breaker"] == "closed" else "red")
+            counts = (str(service[key]) for key in ("in_flight", "calls", "faults"))
+            shown.add_row(service["name"], service["bus"], owner, breaker, *counts)
+
+
+def print_troubles(answer: Mapping[str, Any]) -> None:
+    """Print why the gateway is not ready, and what an operator has to repair."""
+    for reason in answer["reasons"]:
+        out.print(f"not ready: {reason}")
+    for warning in answer["warnings"]:  # trouble with the state file is one
+        out.print(warning, style="red")
+    operators = answer["operators"]
+    if operators is not None and not operators["connected"]:
+        out.print(f"the admin service is not on D-Bus: {operators['last_error']}", style="red")
+
+
+Row = Mapping[str, Any]
+MANY = 20  # methods without calls that one person's mode may list
+
+STYLES = {
+    "dbus fails": "bold red", "differs": "bold red", "dbus slow": "red",
+    "no evidence": "dim", "not compared": "dim", "equal so far": "yellow", "equal but for ignored": "green",
+    "equal": "green",
+}  # fmt: skip
+
+
+def print_methods(rows: Sequence[Row], width: int | None, *, everything: bool = False) -> None:
+    """Print one row for each method. `width`: of the terminal; None: not a terminal, all columns.
+
+    Methods without calls are only counted if they have the mapping's mode, or that of one person, who set many (as
+    after `rollback --all`); unless `everything` is true.
+    """
+    uncalled: dict[str, list[Row]] = {}
+    for row in () if everything else filter(_uncalled, rows):
+        uncalled.setdefault(row["set_by"], []).append(row)
+    counted = {who: rows for who, rows in uncalled.items() if who == "mapping" or len(rows) > MANY}
+    if listed := [row for row in rows if row["set_by"] not in counted or not _uncalled(row)]:
+        _print_rows(listed, width)
+    for who, those in counted.items():
+        out.print(Text(_count(who, those), "dim"))
+
+
+def _count(who: str, rows: Sequence[Row]) -> str:
+    """ "mode of the mapping, not called yet: networkd 30 dbus, xapi 2 dbus and 1 off"."""
+    services: dict[str, dict[str, int]] = {}
+    for row in rows:
+        modes = services.setdefault(row["service"], {})
+        modes[row["mode"]] = modes.get(row["mode"], 0) + 1
+    counts = (
+        f"{service} {' and '.join(f'{number} {mode}' for mode, number in modes.items())}"
+        for service, modes in services.items()
+    )
+    source = "mode of the mapping" if who == "mapping" else f"mode set by {who}"
+    return f"{source}, not called yet: {', '.join(counts)} (`status '*'` shows them)"
+
+
+def _print_rows(rows: Sequence[Row], width: int | None) -> None:
+    columns = [name for name, least in _COLUMNS.items() if width is None or width >= least]
+    services = {row["service"] for row in rows}
+    out.print(_LEGEND, style="dim")
+    with table("METHOD", *columns) as shown:
+        for column in shown.columns:
+            header = str(column.header)
+            column.no_wrap = header not in _FOLDED
+            column.justify = "left" if header in _LEFT else "right"
+        for row in rows:
+            name = Text(f"{row['service']}/{row['method']}" if len(services) > 1 else row["method"])
+            cells = _cells(row)
+            style = "dim" if _uncalled(row) and row["set_by"] == "mapping" else None
+            shown.add_row(name, *(cells[column] for column in columns), style=style)
+    if any(row[side]["client_errors"] for row in rows for side in ("legacy", "dbus")):
+        out.print(_CLIENT_ERRORS, style="dim", soft_wrap=True)
+    if any((row["setting"]["mode"], row["setting"]["control"]) == ("shadow", "legacy") for row in rows):
+        out.print(_CAPACITY, style="dim", soft_wrap=True)
+
+
+def _uncalled(row: Row) -> bool:
+    return not row["legacy"]["calls"] and not row["dbus"]["calls"]
+
+
+def _cells(row: Row) -> dict[str, Text]:
+    """The cells of a method by column. Where another source holds than its rollout: "root (rollout done)"."""
+
+    def both(name: str, write: Callable[[Any], str]) -> str:
+        return pair(write(row["legacy"][name]), write(row["dbus"][name]))
+
+    setting, source, state = row["setting"], row["set_by"], row["rollout"]
+    rollout = state if source.startswith("rollout ") else f"rollout {state}"
+    too_large = row["not_compared"].get("too_large", 0)
+    has_client_errors = row["legacy"]["client_errors"] or row["dbus"]["client_errors"]
+    clients = f", client {both('client_errors', number)}" if has_client_errors else ""
+    equal = f"{rate(row['equal_share'])} of {number(row['comparisons'])}" if row["comparisons"] else NOTHING
+    return {
+        "MODE": Text(" ".join(word for word in row["mode"].split() if not word.endswith("%"))),
+        "SHARE": Text(f"{setting['percent']}%" if setting["mode"] == "canary" else NOTHING),
+        "SOURCE": Text(f"{source} ({rollout})" if state else source, "dim" if source == "mapping" else ""),
+        "CALLS": Text(both("calls", number)),
+        "EQUAL": Text(equal),
+        "COMPARED": Text(rate(row["compared_share"]) + (f", {number(too_large)} too large" if too_large else "")),
+        "ERRORS": Text(both("error_rate", rate) + clients),
+        "P50": Text(both("p50", seconds)),
+        "P99": Text(both("p99", seconds)),
+        "ASSESSMENT": Text(row["verdict"], STYLES.get(row["verdict"], "")),
+    }
+
+
+# Column -> the least width of a terminal that shows it.
+_COLUMNS = {
+    "MODE": 0,
+    "SHARE": 0,
+    "SOURCE": 100,
+    "CALLS": 120,
+    "EQUAL": 0,
+    "COMPARED": 110,
+    "ERRORS": 76,
+    "P50": 140,
+    "P99": 90,
+    "ASSESSMENT": 0,
+}
+_LEFT = frozenset({"METHOD", "MODE", "SOURCE", "ASSESSMENT"})
+_FOLDED = frozenset({"METHOD", "SOURCE", "ASSESSMENT"})
+_CAPACITY = "shadow proves no capacity: D-Bus gets the compared share of the calls, and no client waits for it"
+_CLIENT_ERRORS = "client: faults that the mapping lists as the client's (client_errors); they count for neither side"
+_LEGEND = "columns with two values show legacy / D-Bus"

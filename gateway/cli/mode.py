@@ -1,4 +1,4 @@
-"""Commands for modes: mode, explain, diff, audit, rollback."""
+"""Commands for modes and rollouts: mode, explain, diff, audit, rollback, rollout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from urllib.parse import urlencode
 
 import typer
 from rich.text import Text
@@ -93,14 +92,9 @@ def mode(
     if len(rest) != len(expected.split()):
         fail(f"mode {verb}: expected {expected or 'no argument'}, got {' '.join(rest) or 'nothing'}", UNUSABLE)
     if verb in ("list", "show"):
-        path = "/v1/modes" if verb == "list" else f"/v1/methods?{urlencode({'pattern': rest[0]})}"
-        rows = ask(socket, "GET", path)
-        if as_json:
-            print_json(rows)
-        elif verb == "list":
-            _show_modes(rows)
-        else:
-            _show_methods(rows)
+        rows = ask(socket, "GET", "/v1/methods", pattern=rest[0]) if rest else ask(socket, "GET", "/v1/modes")
+        show = print_json if as_json else _show_methods if rest else _show_modes
+        show(rows)
         return
     wanted: dict[str, object] = {"pattern": rest[0], "why": why}
     if verb == "set":
@@ -158,7 +152,7 @@ def diff(
 
     Examples: `xcp-gateway diff VM.get_record`, `xcp-gateway diff --json-lines --limit 1000 > mismatches.jsonl`
     """
-    from gateway.cli.reports import diff as diffing
+    from gateway.cli import diff as diffing
 
     if reset:
         if method is None:
@@ -169,8 +163,7 @@ def diff(
         else:
             out.print(f"deleted mismatches and call statistics of {count(len(methods), 'method')}")
         return
-    query = {"limit": limit} if method is None else {"limit": limit, "method": method}
-    pairs = ask(socket, "GET", f"/v1/diff?{urlencode(query)}")
+    pairs = ask(socket, "GET", "/v1/diff", limit=limit, method=method)
     if json_lines:
         for pair in pairs:
             told = {"when": pair["when"], "method": pair["method"], **pair["document"]}
@@ -205,8 +198,8 @@ def audit(
 
     Examples: `xcp-gateway audit`, `xcp-gateway audit group:vm-lifecycle --since 2h`
     """
-    query = {"limit": limit, "since": 0 if since is None else time.time() - parsed(units.seconds, since)}
-    entries = ask(socket, "GET", f"/v1/audit?{urlencode(query if subject is None else {**query, 'subject': subject})}")
+    earliest = 0 if since is None else time.time() - parsed(units.seconds, since)
+    entries = ask(socket, "GET", "/v1/audit", limit=limit, since=earliest, subject=subject)
     if as_json:
         print_json(entries)
         return
@@ -239,19 +232,21 @@ def rollback(
     if everything == undo:
         fail("expected --all or --undo; for one method use `xcp-gateway mode set METHOD legacy`", UNUSABLE)
     changed = ask(socket, "POST", f"/v1/rollback{'/undo' * undo}", {"why": why})
-    notes: Iterable[str] = _unreachable(socket, "*")
-    if undo and not as_json:  # of a restored mode whose rollout has ended no limit brings it back
-        ended = {each["name"] for each in ask(socket, "GET", "/v1/rollouts") if each["state"] == "aborted"}
-        notes = chain(
-            notes,
-            [
+    notes = _unreachable(socket, "*")
+    if undo and not as_json:
+        notes = chain(notes, list(_unwatched(socket)))  # asked for before anything is printed
+    _show_changed(changed, as_json=as_json, everything=True, notes=notes)
+
+
+def _unwatched(socket: Path) -> Iterator[str]:
+    """The restored modes whose rollout has ended: no limit brings them back."""
+    ended = {each["name"] for each in ask(socket, "GET", "/v1/rollouts") if each["state"] == "aborted"}
+    for each in ask(socket, "GET", "/v1/modes"):
+        if each["pattern"] in ended and each["who"].startswith("rollout "):
+            yield (
                 f"the rollout of {each['pattern']} stays ended, and nothing watches its mode {each['mode']}: "
                 f"`xcp-gateway mode clear {each['pattern']}`, then `rollout start`, begins it again"
-                for each in ask(socket, "GET", "/v1/modes")
-                if each["pattern"] in ended and each["who"].startswith("rollout ")
-            ],
-        )
-    _show_changed(changed, as_json=as_json, everything=True, notes=notes)
+            )
 
 
 def _show_modes(modes: Sequence[Mapping[str, Any]]) -> None:
@@ -313,7 +308,7 @@ def _unreachable(socket: Path, pattern: str) -> Iterator[str]:
     from gateway.cli import client
 
     with suppress(client.UnreachableError, client.RefusedError):
-        rows = client.ask(socket, "GET", f"/v1/methods?{urlencode({'pattern': pattern})}", timeout=_TO_PROBE)
+        rows = client.ask(socket, "GET", "/v1/methods", pattern=pattern, timeout=_TO_PROBE)
         serving = {row["upstream"] for row in rows if _served_by_legacy(row["setting"])}
         for each in client.ask(socket, "GET", "/v1/status", timeout=_TO_PROBE)["upstreams"] if serving else ():
             if each["name"] in serving and each["unreachable"]:
@@ -381,3 +376,92 @@ def _facts(explained: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         codes = ", ".join(explained["client_errors"])
         yield "client", f"faults with these codes are the client's, and count for neither side: {codes}"
     yield "upstream", explained["upstream"] or "none: D-Bus is the only side"
+
+
+# rollout
+
+
+rollout = Commands()
+commands.add_typer(rollout, name="rollout")
+
+
+@rollout.callback()
+def _rollout() -> None:
+    """Migrate a method or a group step by step (shadow, canary, dbus), and roll back on a breach.
+
+    Examples: `xcp-gateway rollout start VM.get_record`, `xcp-gateway rollout list`
+    """
+
+
+NameArgument = Annotated[str, positional("METHOD", "A method, service/method, or group:NAME.", completion.rollouts)]
+
+
+def _command(verb: str, about: str) -> None:
+    """Add a command that changes one rollout, and shows it then."""
+
+    def run(
+        name: NameArgument, socket: SocketOption = DEFAULT_SOCKET, why: WhyOption = "", *, as_json: JsonOption = False
+    ) -> None:
+        view: Mapping[str, Any] = ask(socket, "POST", f"/v1/rollouts/{verb}", {"name": name, "why": why})
+        if as_json:
+            print_json(view)
+            return
+        step = f"step {view['number']} of {len(view['steps'])}, {view['step']}"
+        out.print(f"{view['name']}: {view['state']} at {step} (plan {view['plan']})")
+        if view["why"]:
+            out.print(f"  {view['why']}", style="dim")
+        counted = {name: value for name, value in view["numbers"].items() if name != "step_seconds"}
+        if any(counted.values()):  # not of a step that has just begun
+            out.print(f"  {numbers(view['numbers'])}", style="dim")
+
+    rollout.command(verb, help=about)(run)
+
+
+_VERBS = {
+    "start": """Start the first step of the plan in the mapping.
+
+    Example: `xcp-gateway rollout start group:vm-lifecycle --why "shadow was equal for a week"`
+    """,
+    "pause": """Hold the current step. A breach is still acted on.
+
+    Example: `xcp-gateway rollout pause VM.get_record --why "backup is running"`
+    """,
+    "resume": """Continue after a pause, a step down, a freeze, or after a mode set by a person was cleared.
+
+    Example: `xcp-gateway rollout resume VM.get_record`
+    """,
+    "approve": """Pass the gate at which the rollout waits for approval.
+
+    Example: `xcp-gateway rollout approve VM.start --why "looked at the diffs"`
+    """,
+    "abort": """End the rollout and set its methods to legacy.
+
+    Example: `xcp-gateway rollout abort VM.start --why "wrong week"`
+    """,
+}
+for _verb, _about in _VERBS.items():
+    _command(_verb, _about)
+
+
+@rollout.command("list")
+def list_(socket: SocketOption = DEFAULT_SOCKET, *, as_json: JsonOption = False) -> None:
+    """List all rollouts, ended ones too, with their step and what they wait for.
+
+    Example: `xcp-gateway rollout list`
+    """
+    views = ask(socket, "GET", "/v1/rollouts")
+    if as_json:
+        print_json(views)
+        return
+    if not views:
+        out.print("no rollouts")
+        return
+    with table("ROLLOUT", "PLAN", "STATE", "STEP", "SINCE", "WHY") as rows:
+        for view in views:
+            step = f"{view['number']} of {len(view['steps'])}: {view['step']}"
+            state = Text(view["state"], _STYLES.get(view["state"], ""))
+            cells = (step, moment(view["since"]), view["why"])
+            rows.add_row(Text(view["name"]), Text(view["plan"]), state, *map(Text, cells))
+
+
+_STYLES = {"running": "green", "done": "green", "rolled back": "red", "frozen": "red", "waiting": "yellow"}

@@ -50,7 +50,6 @@ class _Rows(Table):
     """A table whose cells have no line ends."""
 
     def add_row(self, *cells: Any, **how: Any) -> None:
-        """Add a row of escaped cells."""
         super().add_row(*(shown(cell, is_cell=True) for cell in cells), **how)
 
 

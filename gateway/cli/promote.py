@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import unified_diff
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import typer
 from msgspec import Struct
@@ -66,7 +65,7 @@ def promote(
 
     Examples: `xcp-gateway promote --dry-run`, `xcp-gateway promote 'VM.*' --why "October is over"`
     """
-    plan = ask(socket, "GET", f"/v1/promotion?{urlencode({'pattern': pattern})}")
+    plan = ask(socket, "GET", "/v1/promotion", pattern=pattern)
     edited = [_edited(file) for file in plan["files"]]
     if not as_json:
         for each in plan["stays"]:

@@ -263,7 +263,7 @@ def _print_line(document: Document) -> None:
 
 
 def _show_mismatch(result: Document, shown: Counter[str], most: int) -> None:
-    from gateway.cli.reports import diff
+    from gateway.cli import diff
 
     name = f"{result['service']}/{result['method']}"
     shown[name] += 1

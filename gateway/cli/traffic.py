@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NoReturn
-from urllib.parse import urlencode
 
 import typer
 from rich.text import Text
@@ -62,9 +61,7 @@ def clients(
     from gateway.core.admin.records import IDENTITIES, OTHERS
 
     earliest = 0.0 if since is None else time.time() - parsed(units.seconds, since)
-    given = {"method": method, "service": service, "since": earliest, "limit": 10_000}
-    query = {name: value for name, value in given.items() if value is not None}
-    rows = ask(socket, "GET", f"/v1/clients?{urlencode(query)}")
+    rows = ask(socket, "GET", "/v1/clients", method=method, service=service, since=earliest, limit=10_000)
     if as_json:
         print_json(rows)
     elif not rows:
@@ -131,7 +128,6 @@ class _RecordingWriter:
         self.ended: Mapping[str, Any] | None = None
 
     def line(self, line: bytes) -> None:
-        """Write one line at once."""
         from gateway.core.routing.call_record import parse
 
         document = parse(line)
@@ -151,7 +147,6 @@ class _RecordingWriter:
             self._calls += 1
 
     def close(self) -> None:
-        """Close the file."""
         if self._file is not None and self._path != STDOUT:
             self._file.close()
 

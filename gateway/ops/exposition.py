@@ -37,7 +37,6 @@ class _Scrape(Collector):
         self._taken = taken
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family, empty ones too."""
         for name, series in SERIES.items():
             if series.kind == "histogram":
                 spread = HistogramMetricFamily(name, series.help, labels=series.labels)

@@ -107,7 +107,6 @@ class _Handler(logging.Handler):
         self._line = _console_line if console else _json_line
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
         fields = getattr(record, FIELDS, None)
         event = {"logger": record.name} if fields is None else dict(fields)
         error = _formatted(record.exc_info) if record.exc_info else ""

@@ -56,7 +56,6 @@ class Tracer:
         self._waiting: deque[Span] = deque(maxlen=MOST_WAITING)
         self._sending: asyncio.Task[None] | None = None
         self._is_away = False
-        self.sent = 0
         self.lost = 0
 
     # What the calls are asked for
@@ -149,8 +148,6 @@ class Tracer:
         self._is_away = bool(why)
         if why:
             self.lost += len(spans)
-        else:
-            self.sent += len(spans)
         return not why
 
     def _document(self, spans: list[Span]) -> bytes:

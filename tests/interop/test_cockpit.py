@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from gateway.cli import client
 from tests.kit import browser
 from tests.kit.buses import private_bus
 from tests.kit.gateway import Folder, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT, free_port
+from tests.kit.programs import ROOT, TIMEOUT, free_port, until
 from tests.kit.toy_service import toy_service
 
 WS = Path("/usr/lib/cockpit/cockpit-ws")
@@ -27,6 +28,11 @@ pytestmark = [
     pytest.mark.bus,
     pytest.mark.skipif(not (browser.is_here() and WS.exists() and BRIDGE), reason="no chromium, cockpit-ws or bridge"),
 ]
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return not probe.connect_ex(("127.0.0.1", port))
 
 
 @contextmanager
@@ -41,6 +47,7 @@ def cockpit(folder: Path, bus: str) -> Iterator[str]:
     with (folder / "cockpit.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
+            until(lambda: answers(port))
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
@@ -57,25 +64,10 @@ def folder(tmp_path: Path) -> Iterator[tuple[Folder, str]]:
             yield made, url
 
 
-async def until_there(url: str) -> None:
-    port = int(url.rpartition(":")[2])
-    async with asyncio.timeout(TIMEOUT):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.05)
-                continue
-            writer.close()
-            await writer.wait_closed()
-            return
-
-
 async def test_a_mode_is_set_and_everything_rolled_back_from_the_page(
     folder: tuple[Folder, str], tmp_path: Path
 ) -> None:
     made, url = folder
-    await until_there(url)
     async with browser.chromium(tmp_path) as tab:
         await tab.goto(f"{url}/cockpit/@localhost/xcp-gateway/index.html")
         await tab.until("document.getElementById('state').innerText === '7 methods'")

@@ -53,21 +53,6 @@ async def test_every_answer_is_what_the_document_says(folder: Folder) -> None:
             check_response(verb, path, status, answer)
 
 
-async def test_what_is_set_is_what_is_told_everywhere(folder: Folder) -> None:
-    async def get(path: str) -> Any:
-        status, answer = await ask(folder.control, "GET", path)
-        check_response("GET", path, status, answer)
-        return answer
-
-    status, changed = await ask(folder.control, "POST", "/v1/mode", msgspec.json.encode(BODIES["/v1/mode"]))
-    assert (status, changed["methods"][0]["after"]) == (200, "shadow noise")
-    assert [mode["why"] for mode in await get("/v1/modes")] == ["test"]
-    assert (await get("/v1/methods?pattern=echo"))[0]["setting"]["noise"] is True
-    assert (await get("/v1/audit"))[0]["subject"] == "toy/echo"
-    assert (await get("/v1/promotion"))["files"][0]["methods"][0]["method"] == "echo"
-    assert (await get("/v1/status"))["state"]["trouble"] == ""
-
-
 HERE, POST = "http://127.0.0.1:8080", ("POST", "/v1/mode", msgspec.json.encode(BODIES["/v1/mode"]))
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import threading
 import xmlrpc.client
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.cli import client
 from tests.kit.buses import private_bus
 from tests.kit.clients import json_call
 from tests.kit.gateway import TOY_MAPPING, Folder, Process, gateway_process
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
+from tests.kit.upstreams import LegacyServer, legacy_server, ok
 
 pytestmark = pytest.mark.bus
 
@@ -26,102 +25,53 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 Span = Mapping[str, Any]
 
 
-class Server:
-    """An HTTP server that keeps what it gets, and answers each request with the same body."""
+class World(NamedTuple):
+    process: Process
+    collector: LegacyServer
+    legacy: LegacyServer
 
-    def __init__(self, answer: bytes, kind: str) -> None:
-        self.headers: list[Mapping[str, str]] = []
-        self.bodies: list[bytes] = []
-        self._more = threading.Condition()
-        outer = self
+    async def call(self, method: str, *params: str, **headers: str) -> Any:
+        return await asyncio.to_thread(json_call, self.process.url, "/jsonrpc", method, params, **headers)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                with outer._more:
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    outer.bodies.append(body)
-                    outer._more.notify_all()
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+    async def spans(self, count: int) -> list[Span]:
+        """What the collector has got, once it is so many."""
+        while True:
+            documents = [json.loads(request.partition(b"\r\n\r\n")[2]) for request in self.collector.requests]
+            found = [span for each in documents for span in each["resourceSpans"][0]["scopeSpans"][0]["spans"]]
+            if len(found) >= count:
+                return found
+            await asyncio.wait_for(self.collector.seen.acquire(), TIMEOUT)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join(TIMEOUT)
-        self._server.server_close()
-
-    def spans(self) -> list[Span]:
-        return [
-            span
-            for body in self.bodies
-            for resource in json.loads(body)["resourceSpans"]
-            for scope in resource["scopeSpans"]
-            for span in scope["spans"]
-        ]
-
-    def wait_for(self, count: int) -> list[Span]:
-        with self._more:
-            assert self._more.wait_for(lambda: len(self.spans()) >= count, TIMEOUT), self.spans()
-        return self.spans()
+    def asked_legacy(self) -> Mapping[str, str]:
+        """The headers of the last request to the legacy service."""
+        head = self.legacy.requests[-1].partition(b"\r\n\r\n")[0].decode()
+        return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.splitlines())}
 
 
-@contextmanager
-def server(answer: bytes, kind: str) -> Iterator[Server]:
-    made = Server(answer, kind)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-class World:
-    def __init__(self, folder: Folder, process: Process, collector: Server, legacy: Server) -> None:
-        self.folder, self.process, self.collector, self.legacy = folder, process, collector, legacy
-
-    def call(self, method: str, *params: str, **headers: str) -> Any:
-        return json_call(self.process.url, "/jsonrpc", method, params, **headers)
-
-
-@contextmanager
-def world(path: Path, share: str = "0%") -> Iterator[World]:
+@asynccontextmanager
+async def world(path: Path, share: str = "0%") -> AsyncIterator[World]:
     folder = Folder(path)
-    upstream = "legacy: {upstream: old}\ndefaults: {mode: dbus, "
-    text = TOY_MAPPING.replace("defaults: {", upstream)
-    folder.mapping(
-        text.replace("echo: {member: Echo, params: [text]}", "echo: {member: Echo, params: [text], mode: legacy}")
-    )
-    answer = xmlrpc.client.dumps(("hello",), methodresponse=True).encode()
-    with (
-        private_bus() as bus, toy_service(bus.address, "org.example.toy"),
-        server(b"{}", "application/json") as collector, server(answer, "text/xml") as legacy,
-    ):  # fmt: skip
-        folder.buses({"toolstack": (bus.address, "org.example.*")})
-        more = f'[upstream.old]\nurl = "{legacy.url}"\n[traces]\nurl = "{collector.url}/v1/traces"\nshare = "{share}"\n'
-        folder.config.write_text(folder.config.read_text() + more)
-        with gateway_process(folder.config) as process:
-            yield World(folder, process, collector, legacy)
+    text = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: dbus, ")
+    folder.mapping(text.replace("params: [text]}", "params: [text], mode: legacy}"))
+    answer = ok(xmlrpc.client.dumps(("hello",), methodresponse=True).encode(), "Content-Type: text/xml")
+    async with legacy_server(lambda _: ok(b"{}")) as collector, legacy_server(lambda _: answer) as legacy:
+        with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
+            folder.buses({"toolstack": (bus.address, "org.example.*")})
+            more = f'[upstream.old]\nurl = "{legacy.url}"\n[traces]\nurl = "{collector.url}/v1/traces"\n'
+            folder.config.write_text(f'{folder.config.read_text()}{more}share = "{share}"\n')
+            with gateway_process(folder.config) as process:
+                yield World(process, collector, legacy)
 
 
 def attributes(span: Span) -> dict[str, str]:
     return {each["key"]: each["value"]["stringValue"] for each in span.get("attributes", ())}
 
 
-def test_a_call_is_one_trace_from_the_clients_header_to_the_side_that_answers(tmp_path: Path) -> None:
+async def test_a_call_is_one_trace_from_the_clients_header_to_the_side_that_answers(tmp_path: Path) -> None:
     sampled = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
-    with world(tmp_path) as here:
-        assert here.call("label", **sampled) == "toy"
-        whole, decode, side = here.collector.wait_for(3)
+    async with world(tmp_path) as here:
+        assert await here.call("label", **sampled) == "toy"
+        whole, decode, side = await here.spans(3)
         assert {span["traceId"] for span in (whole, decode, side)} == {TRACE}
         assert [span["name"] for span in (whole, decode, side)] == ["label", "decode", "dbus label"]
         assert (whole["parentSpanId"], decode["parentSpanId"], side["parentSpanId"]) == (PARENT, *[whole["spanId"]] * 2)
@@ -133,44 +83,44 @@ def test_a_call_is_one_trace_from_the_clients_header_to_the_side_that_answers(tm
         assert known.items() <= told.items()
 
         # The legacy service gets the header, with the gateway as the caller.
-        assert here.call("echo", "hello", **sampled) == "hello"
-        *_, side = here.collector.wait_for(6)
-        assert here.legacy.headers[-1]["traceparent"] == f"00-{TRACE}-{side['spanId']}-01"
-        assert (side["name"], here.legacy.headers[-1]["tracestate"]) == ("legacy echo", "vendor=1")
+        assert await here.call("echo", "hello", **sampled) == "hello"
+        *_, side = await here.spans(6)
+        assert here.asked_legacy()["traceparent"] == f"00-{TRACE}-{side['spanId']}-01"
+        assert (side["name"], here.asked_legacy()["tracestate"]) == ("legacy echo", "vendor=1")
 
         # One that the client does not record is passed on, and not recorded here either.
-        here.call("echo", "hello", traceparent=f"00-{TRACE}-{PARENT}-00")
-        assert here.legacy.headers[-1]["traceparent"].endswith("-00")
-        here.call("echo", "hello")
-        assert "traceparent" not in here.legacy.headers[-1]
+        await here.call("echo", "hello", traceparent=f"00-{TRACE}-{PARENT}-00")
+        assert here.asked_legacy()["traceparent"].endswith("-00")
+        await here.call("echo", "hello")
+        assert "traceparent" not in here.asked_legacy()
 
         # An observed call is a trace of its own, with a link; a fault is an error.
-        client.ask(here.folder.control, "POST", "/v1/mode", {"pattern": "echo", "mode": "shadow"})
-        here.call("echo", "hello", **sampled)
-        spans = here.collector.wait_for(10)
+        await asyncio.to_thread(here.process.ask, "POST", "/v1/mode", {"pattern": "echo", "mode": "shadow"})
+        await here.call("echo", "hello", **sampled)
+        spans = await here.spans(10)
         observed = next(span for span in spans if span["name"] == "dbus echo")
         whole = next(span for span in spans[6:] if span["name"] == "echo")
         assert observed["links"] == [{"traceId": TRACE, "spanId": whole["spanId"]}]
         assert (observed["traceId"] != TRACE, "parentSpanId" in observed) == (True, False)
-        assert here.call("hang", **sampled)["code"]
-        failed = next(span for span in here.collector.wait_for(13) if span["name"] == "hang")
+        assert (await here.call("hang", **sampled))["code"]
+        failed = next(span for span in await here.spans(13) if span["name"] == "hang")
         assert (failed["status"], attributes(failed)["error.type"]) == ({"code": 2, "message": "timeout"}, "timeout")
 
         # A program of xapi names its trace in the debug argument.
-        here.call("echo", f"VM.start R:1\n00-{'5' * 32}-{PARENT}-01")
-        of_xapi = [span for span in here.collector.wait_for(17) if span["traceId"] == "5" * 32]
+        await here.call("echo", f"VM.start R:1\n00-{'5' * 32}-{PARENT}-01")
+        of_xapi = [span for span in await here.spans(17) if span["traceId"] == "5" * 32]
         assert [span["name"] for span in of_xapi] == ["echo", "decode", "legacy echo"]
         assert of_xapi[0]["parentSpanId"] == PARENT
 
 
-def test_a_share_of_the_other_calls_is_traced_and_a_collector_that_is_away_costs_no_call(tmp_path: Path) -> None:
-    with world(tmp_path, "100%") as here:
-        assert here.call("label") == "toy"
-        whole, *_ = here.collector.wait_for(3)
+async def test_a_share_of_the_other_calls_is_traced_and_a_collector_that_is_away_costs_no_call(tmp_path: Path) -> None:
+    async with world(tmp_path, "100%") as here:
+        assert await here.call("label") == "toy"
+        whole, *_ = await here.spans(3)
         assert "parentSpanId" not in whole
-        here.collector.close()
-        assert here.call("label") == "toy"
-        warning = here.process.wait_for("the collector takes no spans")
+        here.collector.answers = lambda _: None
+        assert await here.call("label") == "toy"
+        warning = await asyncio.to_thread(here.process.wait_for, "the collector takes no spans")
         assert warning["url"] == f"{here.collector.url}/v1/traces"
-        assert here.call("label") == "toy"
-        assert client.ask(here.folder.control, "GET", "/v1/status")["ready"] is True
+        assert await here.call("label") == "toy"
+        assert (await asyncio.to_thread(here.process.ask, "GET", "/v1/status"))["ready"] is True

@@ -8,21 +8,20 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-import threading
 import xmlrpc.client
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Self
-from xmlrpc.server import SimpleXMLRPCServer
 
 import pytest
 
 from gateway.cli import client
 from tests.kit import browser
 from tests.kit.buses import private_bus
+from tests.kit.clients import xml_call
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
-from tests.kit.programs import ROOT, TIMEOUT, until
+from tests.kit.programs import ROOT, until
 from tests.kit.toy_service import toy_service
+from tests.kit.upstreams import legacy_server, ok
 
 pytestmark = pytest.mark.skipif(not browser.is_here(), reason="chromium is not installed")
 
@@ -34,53 +33,40 @@ async def shot(tab: browser.Tab, name: str, scripts: bool) -> None:
         await tab.screenshot(SCREENS / f"{name}.png")
 
 
-class Legacy(SimpleXMLRPCServer):
-    """A legacy service whose `echo` says something else than the one on D-Bus."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), logRequests=False)
-        self.register_function(lambda text: f"{text}, said the legacy service", "echo")
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join(TIMEOUT)
-        self.server_close()
+def old_echo(request: bytes) -> bytes:
+    """The answer of a legacy service whose `echo` says something else than the one on D-Bus."""
+    params, _ = xmlrpc.client.loads(request.partition(b"\r\n\r\n")[2])
+    answer = f"{params[0]!s}, said the legacy service"
+    return ok(xmlrpc.client.dumps((answer,), methodresponse=True).encode())
 
 
 @pytest.fixture
-def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="gateway-") as place:  # pages show its name, so it is a short one
-        yield from serving(Folder(Path(place)))
+async def folder() -> AsyncIterator[Folder]:
+    async with legacy_server(old_echo) as legacy:
+        with (
+            tempfile.TemporaryDirectory(prefix="gateway-") as place,  # pages show its name, so it is a short one
+            private_bus() as bus, toy_service(bus.address, "org.example.toy"),
+        ):  # fmt: skip
+            folder = Folder(Path(place))
+            mapping = TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: legacy, ")
+            folder.mapping(mapping.replace("params: [text]}", "params: [text], key: text}"))
+            folder.buses({"toolstack": (bus.address, "org.example.*")})
+            text = folder.config.read_text().replace("[admin]", '[admin]\nweb = "tcp:127.0.0.1:0"')
+            folder.config.write_text(f'{text}[upstream.old]\nurl = "{legacy.url}"\n')
+            with gateway_process(folder.config) as process:
+                (folder.path / "address").write_text(process.url)
+                yield folder
 
 
-def serving(folder: Folder) -> Iterator[Folder]:
-    folder.mapping(
-        TOY_MAPPING.replace("defaults: {", "legacy: {upstream: old}\ndefaults: {mode: legacy, ").replace(
-            "echo: {member: Echo, params: [text]}", "echo: {member: Echo, params: [text], key: text}"
-        )
-    )
-    with private_bus() as bus, toy_service(bus.address, "org.example.toy"), Legacy() as legacy:
-        folder.buses({"toolstack": (bus.address, "org.example.*")})
-        url = f"http://127.0.0.1:{legacy.server_address[1]}"
-        text = folder.config.read_text().replace("[admin]", '[admin]\nweb = "tcp:127.0.0.1:0"')
-        folder.config.write_text(f'{text}[upstream.old]\nurl = "{url}"\n')
-        with gateway_process(folder.config) as process:
-            (folder.path / "address").write_text(process.url)
-            yield folder
-
-
-def invitation(folder: Folder) -> str:
-    return str(client.ask(folder.control, "POST", "/v1/web")["url"])
+async def enter(tab: browser.Tab, folder: Folder) -> str:
+    """Come in by an invitation; the URL of the page."""
+    answer = await asyncio.to_thread(client.ask, folder.control, "POST", "/v1/web")
+    await tab.goto(answer["url"])
+    return str(answer["url"]).partition("/enter")[0]
 
 
 def call(folder: Folder, text: str) -> object:
-    with xmlrpc.client.ServerProxy(f"{(folder.path / 'address').read_text()}/RPC2") as proxy:
-        return proxy.echo(text)
+    return xml_call((folder.path / "address").read_text(), "/RPC2", "echo", text)
 
 
 ECHO = "/method/toy/echo"
@@ -98,14 +84,12 @@ async def set_mode(tab: browser.Tab, mode: str, why: str, percent: str = "") -> 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with JavaScript", "without JavaScript"])
 async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tmp_path: Path, scripts: bool) -> None:
     async with browser.chromium(tmp_path, scripts=scripts) as tab:
-        url = await asyncio.to_thread(invitation, folder)
-        base = url.partition("/enter")[0]
-        await tab.goto(url)
+        base = await enter(tab, folder)
         assert "ready" in await tab.text("main")
         await shot(tab, "overview", scripts)
         await tab.goto(base + ECHO)
         await set_mode(tab, "shadow", "first look")
-        assert "legacy -> shadow" in await tab.wait_for_text(".done")
+        assert "legacy -> shadow" in await tab.text(".done")
         assert await asyncio.to_thread(call, folder, "hello") == "hello, said the legacy service"
         await asyncio.to_thread(until_compared, folder)
         await tab.goto(base + ECHO)
@@ -114,7 +98,7 @@ async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tm
         assert await tab.text("article ins") == '"hello"'
         await shot(tab, "method", scripts)
         await set_mode(tab, "canary", "the legacy service is wrong", "100")
-        assert "shadow -> canary 100%" in await tab.wait_for_text(".done")
+        assert "shadow -> canary 100%" in await tab.text(".done")
         assert await asyncio.to_thread(call, folder, "hello") == "hello"
         await tab.goto(base + "/methods?pattern=echo")
         assert "canary" in await tab.text("tbody tr")
@@ -132,9 +116,7 @@ async def test_a_method_is_migrated_and_rolled_back_by_clicks(folder: Folder, tm
 
 async def test_a_rollout_is_started_paused_and_aborted_by_clicks(folder: Folder, tmp_path: Path) -> None:
     async with browser.chromium(tmp_path) as tab:
-        url = await asyncio.to_thread(invitation, folder)
-        base = url.partition("/enter")[0]
-        await tab.goto(url)
+        base = await enter(tab, folder)
         await tab.goto(base + ECHO)
         await act(tab, "start-rollout", "the first of many")
         for _ in range(5):
@@ -164,12 +146,12 @@ async def act(tab: browser.Tab, action: str, why: str) -> None:
     button = f"button[formaction='/do/{action}']"
     await tab.type(f"form:has({button}) input[name=why]", why)
     await tab.click(button)
-    await tab.wait_for_text(".done")
+    await tab.text(".done")
 
 
 async def test_the_page_follows_what_others_change(folder: Folder, tmp_path: Path) -> None:
     async with browser.chromium(tmp_path) as tab:
-        await tab.goto(await asyncio.to_thread(invitation, folder))
+        await enter(tab, folder)
         await tab.until("document.getElementById('log').children.length === 0")
         await asyncio.to_thread(client.ask, folder.control, "POST", "/v1/mode", {"pattern": "echo", "mode": "dbus"})
         await tab.until("document.getElementById('log').textContent.includes('toy/echo: legacy -> dbus')")
@@ -181,9 +163,7 @@ async def test_every_text_has_the_contrast_of_wcag_aa_and_every_field_a_name(
 ) -> None:
     async with browser.chromium(tmp_path) as tab:
         await tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        url = await asyncio.to_thread(invitation, folder)
-        await tab.goto(url)
-        base = url.partition("/enter")[0]
+        base = await enter(tab, folder)
         for path in ("/", "/methods", ECHO, "/rollouts", "/callers", "/audit"):
             await tab.goto(base + path)
             assert await tab.run(LOW_CONTRAST) == [], path

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,21 +85,13 @@ class Toy:
         self.upstreams: Sequence[UpstreamStatus] = ()
 
     async def status(self) -> Mapping[str, object]:
-        known = {"ready": self.ready, "reasons": await self.unready(), "revision": "r1", "version": "1", "in_flight": 3}
-        known["warnings"] = self.warnings()
-        more = dict.fromkeys(("buses", "services", "stores", "workers"), ())
         return {
-            **known,
-            **more,
-            "upstreams": self.upstreams,
-            "listening": ["tcp:127.0.0.1:1"],
-            "metrics": None,
-            "tasks": 1,
+            "ready": self.ready, "reasons": await self.unready(), "warnings": self.warnings(), "revision": "r1",
+            "version": "1", "in_flight": 3, "listening": ["tcp:127.0.0.1:1"], "metrics": None, "tasks": 1,
             "buffered": 0,
-            "operators": None,
-            "state": {"place": "in memory", "trouble": ""},
-            "ungoverned": [],
-        }
+            "operators": None, "state": {"place": "in memory", "trouble": ""}, "upstreams": self.upstreams,
+            **dict.fromkeys(("buses", "services", "stores", "workers", "ungoverned"), ()),
+        }  # fmt: skip
 
     async def unready(self) -> list[str]:
         """Return the reasons for not being ready."""
@@ -111,30 +104,18 @@ class Toy:
         return b"toy_total 1.0\n"
 
     def mappings(self) -> Mapping[str, object]:
-        return {"revision": "r1", "mappings": {"toy.yaml": b"mapping: 1"}, "idl": {}}
+        return {}
 
     def routes(self) -> list[Mapping[str, object]]:
-        words = (
-            "service", "method", "listener", "path", "codec", "dialect", "bus_name", "object_path", "interface",
-            "member", "access", "effect", "mode", "file",
-        )  # fmt: skip
-        return [{**dict.fromkeys(words, "x"), "line": 1, "timeout": 1.0, "spellings": ["y"]}]
+        return []
 
     async def reload(self) -> Mapping[str, object]:
         """Return the new revision, or the problems."""
         if self.problems:
             return {"revision": "r1", "problems": self.problems}
         same: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
-        routes = {**same, "changed": self.changed}
-        return {
-            "revision": "r2",
-            "before": "r1",
-            **routes,
-            "buses": same,
-            "upstreams": same,
-            "needs_restart": [],
-            "notes": [],
-        }
+        others = {"buses": same, "upstreams": same, "needs_restart": [], "notes": []}
+        return {"revision": "r2", "before": "r1", **same, "changed": self.changed, **others}
 
     async def totals(self) -> tuple[int, int]:
         """Return some calls, and a fault."""
@@ -153,16 +134,15 @@ class Toy:
 class Api:
     """A running server, and a client of it."""
 
-    def __init__(self, socket: Path, state: StateStore, routes: Sequence[Route] = (STATE, START)) -> None:
+    def __init__(self, socket: Path, state: StateStore) -> None:
         self.socket = socket
         self.state = state
         self.overrides = ActiveOverrides()
         self.toy = Toy()
-        self.routes = list(routes)
+        self.routes = [STATE, START]
         commands = RolloutCommands(state, lambda: self.routes)
-        self.admin_service = AdminService(
-            lambda: self.routes, self.overrides, state, commands, lambda: {"toy.yaml": "toy"}
-        )
+        digests = {"toy.yaml": "toy"}
+        self.admin_service = AdminService(lambda: self.routes, self.overrides, state, commands, lambda: digests)
         self.sides = Sides()
         self.traffic = self.sides.traffic(state)
 
@@ -184,13 +164,13 @@ async def ask(socket: Path, verb: str, path: str, body: bytes | None = None, /, 
 
 
 @asynccontextmanager
-async def serving(folder: Path, rights: AccessRules | None = None, file: Path | None = None) -> AsyncIterator[Api]:
+async def serving(folder: Path, file: Path | None = None) -> AsyncIterator[Api]:
     """Serve the API on a socket of its own. `file`: of the state; None keeps it in memory."""
     async with StateStore(file) as state:
         api = Api(folder / "control", state)
-        rules = rights or AccessRules(os.geteuid())
-        bound = AdminSocket(api.socket, shared=rules.shared)
-        server = AdminServer(bound, lambda: application(api.toy, api.admin_service, api.traffic, rules))
+        rules = AccessRules(os.geteuid())
+        make = partial(application, api.toy, api.admin_service, api.traffic, rules)
+        server = AdminServer(AdminSocket(api.socket), make)
         await server.start()
         try:
             yield api
@@ -201,13 +181,11 @@ async def serving(folder: Path, rights: AccessRules | None = None, file: Path | 
 class Served:
     """The API in a thread of its own, for commands, which run their own event loop."""
 
+    api: Api
+
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._context = serving(folder)
+        self.loop = asyncio.new_event_loop()
         self.socket = str(folder / "control")
-        self.api: Api
 
     def do(self, work: Awaitable[_T]) -> _T:
         """Run something in that thread and return its result."""
@@ -215,33 +193,29 @@ class Served:
         async def done() -> _T:
             return await work
 
-        return asyncio.run_coroutine_threadsafe(done(), self._loop).result(TIMEOUT)
+        return asyncio.run_coroutine_threadsafe(done(), self.loop).result(TIMEOUT)
 
     def run(self, *words: str) -> Result:
         """Run a command against this API."""
         return command(*words, socket=self.socket)
 
-    def start(self) -> None:
-        self._thread.start()
-        self.api = self.do(self._context.__aenter__())
-
-    def stop(self) -> None:
-        """Stop serving and end the thread."""
-        self.do(self._context.__aexit__(None, None, None))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
 
 @contextmanager
 def served(folder: Path) -> Iterator[Served]:
     """Serve the API until the block ends."""
-    running = Served(folder)
-    running.start()
+    running, context = Served(folder), serving(folder)
+    thread = threading.Thread(target=running.loop.run_forever)
+    thread.start()
     try:
-        yield running
+        running.api = running.do(context.__aenter__())
+        try:
+            yield running
+        finally:
+            running.do(context.__aexit__(None, None, None))
     finally:
-        running.stop()
+        running.loop.call_soon_threadsafe(running.loop.stop)
+        thread.join()
+        running.loop.close()
 
 
 # The service on D-Bus

@@ -66,9 +66,6 @@ class Tab:
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def text(self, selector: str) -> str:
-        return str(await self.run(f"document.querySelector({selector!r}).innerText"))
-
-    async def wait_for_text(self, selector: str) -> str:
         """The text of an element, once it is there."""
         return str(await self.until(f"(document.querySelector({selector!r}) || {{}}).innerText"))
 

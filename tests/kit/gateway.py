@@ -133,10 +133,10 @@ class Process:
         assert line is not None, f"ended without '{event}': {self.lines}"
         return line
 
-    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool], seconds: float = TIMEOUT) -> None:
+    def wait_until(self, holds: Callable[[list[dict[str, Any]]], bool]) -> None:
         """Read on until the log is as wanted."""
         with self._more:
-            assert self._more.wait_for(lambda: holds(self.lines), seconds), self.lines
+            assert self._more.wait_for(lambda: holds(self.lines), TIMEOUT), self.lines
 
     @property
     def pid(self) -> int:

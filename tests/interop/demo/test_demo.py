@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,6 +62,7 @@ def test_a_program_can_read_what_is_missing(tmp_path: Path) -> None:
     document = json.loads(shown)
     assert (status, document["status"], document.keys()) == (1, 1, {"error", "status"})
     assert "programs that are not installed" in document["error"]
+    assert "apt-get install curl dbus-bin dbus-daemon" in document["error"]
 
 
 WRONG = {
@@ -87,30 +87,17 @@ def test_each_thing_that_is_wrong_is_one_wrong_call_and_makes_it_fail_and_a_prog
     assert document.keys() >= {"calls", "skipped"}
 
 
-def test_stay_prints_what_to_try_and_leaves_nothing_at_sigterm() -> None:
-    with staying() as (process, text):
-        command = re.search(r"curl -d '(.*)' (\S+)", text)
-        log = re.search(r"log: (\S+)/gateway\.log", text)
-        assert command is not None
-        assert log is not None
-        with urllib.request.urlopen(command[2], command[1].encode()) as answer:  # also starts a service
-            assert b'"result"' in answer.read()
-        started = processes_of(log[1])
-        assert len(started) == 5, "bus, xenstored, old xapi, gateway, perfmon"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(TIMEOUT) == 0
-        for pid in started:
-            assert has_ended(pid), pid
-        assert not Path(log[1]).exists()
-
-
-def test_stay_prints_commands_that_work_as_they_are_and_change_no_file_of_the_checkout() -> None:
+def test_stay_prints_commands_that_work_as_they_are_and_leaves_nothing_at_sigterm() -> None:
     labels = ("set the mode", "a session", "plant a fault", "a call", "repair")
-    with staying() as (process, text):
+    with demo_process("--stay") as process:
+        text = ""
+        while "The config:" not in text:
+            text += present(process.stdout).readline()
         export, folder = present(re.search(r"export .*=(.*)/admin", text)).group(0, 1)
-        lines = [present(re.search(rf"{label}  +(.*)", text))[1] for label in labels]
+        curl = present(re.search(r"curl -d .*", text))[0]  # also starts a service
+        lines = [curl, *(present(re.search(rf"{label}  +(.*)", text))[1] for label in labels)]
         # On a busy machine the two sides of a call may run too far apart to be compared.
-        seen = f"until {{ {lines[3]}; xcp-gateway diff; }} | grep -A1 nobody; do :; done"
+        seen = f"until {{ {lines[4]}; xcp-gateway diff; }} | grep -A1 nobody; do :; done"
         shown = subprocess.run(
             ["bash", "-ec", "\n".join([export.strip(), *lines, seen, "xcp-gateway promote --why test"])],
             env={**os.environ, "PATH": "/usr/bin:/bin"},  # the programs of the gateway are put before it
@@ -119,10 +106,14 @@ def test_stay_prints_commands_that_work_as_they_are_and_change_no_file_of_the_ch
             timeout=4 * TIMEOUT,
             check=False,
         )
-        assert '"nobody"' in shown.stdout, shown
-        assert f"+++ {folder}/mappings/xapi.yaml" in shown.stdout, shown
+        for told in ('"result"', '"nobody"', f"+++ {folder}/mappings/xapi.yaml"):  # and no file of the checkout
+            assert told in shown.stdout, shown
+        started = processes_of(folder)
+        assert len(started) >= 5, "bus, xenstored, old xapi, gateway, and a service"
         process.terminate()
         assert process.wait(TIMEOUT) == 0
+        assert all(map(has_ended, started))
+        assert not Path(folder).exists()
 
 
 def test_sigterm_while_it_starts_leaves_nothing() -> None:
@@ -142,19 +133,6 @@ def demo_process(*options: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.terminate()
-
-
-@contextmanager
-def staying() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The demo, left running, and what it has printed up to its last line."""
-    with demo_process("--stay") as process:
-        assert process.stdout is not None
-        text = ""
-        for line in process.stdout:
-            text += line
-            if "The config:" in line:
-                break
-        yield process, text
 
 
 def child(pid: int, program: str) -> int | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pytest
 
-from demo.report import GATEWAY, OLD, WIDTH, Monitor, Reporter, SeenCall, equals, reached_target
+from demo.report import GATEWAY, OLD, WIDTH, Expectation, Monitor, Reporter, SeenCall, equals, reached_target
 from tests.kit.buses import private_bus
-from tests.kit.cases import expect
+from tests.kit.cases import each_case
 
 TARGET = "Thing1.Do"
 
@@ -35,42 +34,31 @@ def calling(address: str, answer: object) -> Callable[[], object]:
     def make_call() -> object:
         to = [f"--bus={address}", "--type=method_call", "--dest=org.xen.xcp.x", "/x"]
         subprocess.run(["dbus-send", *to, f"org.xen.xcp.x.{TARGET}"], check=True)
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
     return make_call
 
 
-def failing() -> object:
-    raise ConnectionError("no server")
-
-
-def test_a_call_that_goes_where_it_should_and_is_answered_right(reporter: Reporter, address: str) -> None:
-    assert reporter("client", "do()", TARGET, calling(address, 5), lambda answer: bool(answer == 5)) == 5
-    assert (reporter.right, reporter.wrong, reporter.total) == (1, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("target", "right"),
-    [
-        (TARGET, lambda answer: False),
-        (TARGET, lambda answer: answer["Status"] == "Success"),
-        (TARGET, lambda answer: answer.year == 2026),
-        ("Thing1.DoElse", lambda answer: True),
-        ("", lambda answer: True),
-    ],
-    ids=["another answer", "no struct", "no date", "another member", "none may be made"],
+CALLS: Sequence[tuple[str, object, Expectation, bool]] = (  # target, answer, what is expected, whether it is right
+    (TARGET, 5, lambda answer: bool(answer == 5), True),
+    (TARGET, 5, lambda answer: False, False),
+    (TARGET, 5, lambda answer: bool(answer["Status"] == "Success"), False),
+    (TARGET, 5, lambda answer: bool(answer.year == 2026), False),
+    ("Thing1.DoElse", 5, lambda answer: True, False),
+    ("", 5, lambda answer: True, False),  # none may be made
+    (TARGET, ConnectionError("no server"), lambda answer: True, False),
 )
-def test_a_call_that_is_wrong(reporter: Reporter, address: str, target: str, right: Callable[[Any], bool]) -> None:
-    reporter("client", "do()", target, calling(address, 5), right)
-    assert (reporter.right, reporter.wrong) == (0, 1)
 
 
-@pytest.mark.parametrize("target", [TARGET, ""])
-def test_a_client_that_fails_is_wrong_and_shown(
-    reporter: Reporter, capsys: pytest.CaptureFixture[str], target: str
+def test_a_call_is_right_when_it_goes_where_it_should_and_is_answered_right(
+    reporter: Reporter, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expect(ConnectionError, reporter("client", "do()", target, failing, lambda answer: True))
-    assert (reporter.right, reporter.wrong) == (0, 1)
+    for target, answer, expected, _ in CALLS:
+        assert reporter("client", "do()", target, calling(address, answer), expected) == answer
+    assert [each["right"] for each in reporter.calls] == [right for *_, right in CALLS]
+    assert (reporter.right, reporter.wrong) == (1, len(CALLS) - 1)
     assert "no server" in capsys.readouterr().out
 
 
@@ -86,7 +74,7 @@ def test_what_is_shown_is_the_call_what_the_bus_saw_and_the_answer(
     assert shown[2] == "      answer  " + repr("[b]" * WIDTH)[:WIDTH] + " ..."
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("seen_senders", "senders", "good"),
     [
         ((OLD,), (OLD,), True),
@@ -105,12 +93,7 @@ def test_the_wanted_sides_and_no_other_must_have_asked(
     assert reached_target(seen, TARGET, senders) is good
 
 
-# Expectations
-
-
-@pytest.mark.parametrize(
-    ("expected", "wrong"), [(0, False), ("", None), ("1", 1), (["a"], ("a",)), ([1], [2]), (None, "")]
-)
+@each_case(("expected", "wrong"), [(0, False), ("", None), ("1", 1), (["a"], ("a",)), ([1], [2]), (None, "")])
 def test_an_answer_of_another_type_is_wrong(expected: object, wrong: object) -> None:
     assert equals(expected)(expected)
     assert not equals(expected)(wrong)

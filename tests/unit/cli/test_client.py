@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from typer.testing import CliRunner
 
-from gateway.cli import app, client
+from gateway.cli import client
+from tests.kit.command import command
 
 CUT = b"cut\n"
 
 
-async def serve(path: Path, answer: web.Response | Sequence[bytes]) -> web.AppRunner:
-    """An answer, or the parts of one."""
+@asynccontextmanager
+async def serving(path: Path, answer: Callable[[], web.Response] | Sequence[bytes]) -> AsyncIterator[None]:
+    """An answer to every request, or the parts of one."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        if isinstance(answer, web.Response):
-            return answer
+        if callable(answer):
+            return answer()
         response = web.StreamResponse()
         await response.prepare(request)
         for part in answer:
@@ -38,7 +40,8 @@ async def serve(path: Path, answer: web.Response | Sequence[bytes]) -> web.AppRu
     runner = web.AppRunner(application)
     await runner.setup()
     await web.UnixSite(runner, str(path)).start()
-    return runner
+    yield
+    await runner.cleanup()
 
 
 async def lines(path: Path) -> list[bytes]:
@@ -78,37 +81,30 @@ async def test_nobody_there_is_said_with_the_sockets_name(tmp_path: Path) -> Non
 async def test_an_answer_an_error_of_the_gateway_and_something_else_on_the_socket(
     ask: Callable[[Path], Awaitable[object]], served: Any, expected: Any, tmp_path: Path
 ) -> None:
-    whole = None
-    if isinstance(served, tuple):
+    def whole() -> web.Response:
         content, status = served
-        text = content if isinstance(content, str) else json.dumps(content)
-        whole = web.Response(text=text, status=status)
-    runner = await serve(tmp_path / "control", whole or served)
-    if isinstance(expected, tuple):
-        error, words = expected
-        with pytest.raises(error, match=words):
-            await ask(tmp_path / "control")
-    else:
-        assert await ask(tmp_path / "control") == expected
-    await runner.cleanup()
+        return web.Response(text=content if isinstance(content, str) else json.dumps(content), status=status)
+
+    async with serving(tmp_path / "control", whole if isinstance(served, tuple) else served):
+        if isinstance(expected, tuple):
+            error, words = expected
+            with pytest.raises(error, match=words) as caught:
+                await ask(tmp_path / "control")
+            assert getattr(caught.value, "status", served[1]) == served[1]
+        else:
+            assert await ask(tmp_path / "control") == expected
 
 
 async def test_a_gateway_that_is_gone_leaves_the_outcome_of_a_task_unknown_and_says_how_to_ask(tmp_path: Path) -> None:
     """It has answered with the task, and accepts no further connection."""
     control = tmp_path / "control"
 
-    async def handler(_: web.Request) -> web.Response:
+    def task() -> web.Response:
         control.unlink()
         return web.json_response({"value": "OpaqueRef:t"}, headers={"Connection": "close"})
 
-    application = web.Application()
-    application.router.add_route("POST", "/v1/call", handler)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.UnixSite(runner, str(control)).start()
-    words = ["call", "VM.start", "OpaqueRef:s", "--wait", "--socket", str(control)]
-    done = await asyncio.to_thread(CliRunner().invoke, app, words)
-    await runner.cleanup()
+    async with serving(control, task):
+        done = await asyncio.to_thread(command, "call", "VM.start", "OpaqueRef:s", "--wait", socket=control)
     told = " ".join(done.stderr.split())
     assert done.exit_code == 1
     assert told.startswith("the outcome of OpaqueRef:t is unknown: no gateway answers on")

@@ -33,15 +33,12 @@ def imported_by(*words: str, **environment: str) -> set[str]:
     return set(json.loads(shown.stdout.splitlines()[-1]))
 
 
-def test_the_table_says_of_each_command_what_its_docstring_says_first() -> None:
+def test_the_table_says_of_each_command_what_its_docstring_says_first_and_help_lists_it() -> None:
     made = get_command(app)
     for name, entry in COMMANDS.items():
         command = made.commands[name]  # type: ignore[attr-defined] # it is a group
         first = " ".join(command.help.split("\n\n")[0].split())
         assert (command.name, entry.summary) == (name, first)
-
-
-def test_help_lists_every_command_with_its_summary_as_it_stands_in_the_table() -> None:
     shown = CliRunner().invoke(app, ["--help"], env={"TERMINAL_WIDTH": "400", "COLUMNS": "400"}).output
     found = dict(re.findall(r"^│ (\w+) +(\S.*?) +│$", shown, re.MULTILINE))
     assert found == {name: entry.summary for name, entry in COMMANDS.items()}
@@ -56,6 +53,6 @@ def test_help_and_completion_import_no_command_and_nothing_that_commands_work_wi
 
 def test_a_command_imports_its_own_module_alone() -> None:
     found = imported_by("schema")
-    assert found & COMMAND_MODULES == {"gateway.cli.daemon"}
+    assert found & COMMAND_MODULES == {"gateway.cli.files"}
     assert "aiohttp" not in imported_by("status", "--socket", "/nowhere/admin")
     assert {"rich", "jinja2", "gateway.cli.output", "gateway.cli.client"} & imported_by("run", "--help") <= {"rich"}

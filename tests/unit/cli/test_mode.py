@@ -11,9 +11,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
+from gateway.cli.diff import places, summary
 from gateway.cli.mode import MAX_LINES, moved_lines
-from gateway.cli.reports.diff import places, summary
-from gateway.cli.rollout import rollout
 from gateway.core.admin.records import Change, CountsBatch, MethodId, MismatchRecord
 from gateway.core.admin.status import UpstreamStatus
 from gateway.core.comparison.rules import Sampling
@@ -21,7 +20,7 @@ from gateway.core.migration.modes import Mode, Setting
 from gateway.core.routing.overrides import Override
 from tests.kit.admin import Served
 
-DOCUMENT = {
+DOCUMENT: Any = {
     "call": {"method": "VM.get_state", "params": ["vm-1"], "named": {}}, "caller": "uid 0", "protocol": "xmlrpc",
     "verdict": "different", "more": False, "ignored": [], "noisy": [],
     "control": {"side": "legacy", "ms": 1.0, "reply": "Halted"},
@@ -44,8 +43,6 @@ def test_a_mode_is_set_shown_and_taken_back(api: Served) -> None:
     assert "try" in out(api, "mode")
     assert "set by" in out(api, "mode", "VM.get_state")
     assert out(api, "mode", "clear", "VM.get_state") == "xenopsd/VM.get_state: shadow noise -> legacy\n"
-    (before, after) = json.loads(out(api, "audit", "--json"))
-    assert (before["numbers"], after["why"]) == ({"mode": "mapping"}, "try")
 
 
 def test_a_legacy_service_that_will_serve_and_cannot_be_reached_is_named(
@@ -68,10 +65,8 @@ def test_a_legacy_service_that_will_serve_and_cannot_be_reached_is_named(
 def test_a_guarded_mode_needs_a_rollout_and_is_shown_as_such(api: Served) -> None:
     refused = api.run("mode", "VM.get_state", "dbus", "--guarded")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert (
-        "guarded: expected a rollout of xenopsd/VM.get_state under way; it is not started: "
-        "start it with `xcp-gateway rollout start xenopsd/VM.get_state`" in (refused.stderr)
-    )
+    needed = "guarded: expected a rollout of xenopsd/VM.get_state under way; it is not started: start it with"
+    assert needed in refused.stderr
     out(api, "rollout", "start", "VM.get_state")
     assert out(api, "mode", "VM.get_state", "dbus", "--guarded").endswith(" -> dbus\n")
     assert "dbus guarded" in out(api, "mode")
@@ -138,22 +133,21 @@ def test_an_explanation_says_who_would_answer_and_why(api: Served) -> None:
 
 def test_differences_are_shown_exported_and_forgotten(api: Served) -> None:
     assert out(api, "diff") == "no mismatches\n"
-    pair = MismatchRecord(1.0, MethodId("xenopsd", "VM.get_state"), DOCUMENT)  # type: ignore[arg-type]
-    api.do(api.api.state.flush(CountsBatch(pairs=[pair, pair])))
+    pair = MismatchRecord(1.0, MethodId("xenopsd", "VM.get_state"), DOCUMENT)
+    api.do(api.api.state.flush(CountsBatch(pairs=[pair, replace(pair, when=2.0)])))
     assert "Halted" in out(api, "diff", "VM.get_state")
-    lines = [json.loads(line) for line in out(api, "diff", "--json-lines").splitlines()]
-    assert lines == [{"when": 1.0, "method": ["xenopsd", "VM.get_state"], **DOCUMENT}] * 2
-    assert len(out(api, "diff", "--json-lines", "--limit", "1").splitlines()) == 1
+    lines = [json.loads(line) for line in out(api, "diff", "--json-lines", "--limit", "1").splitlines()]
+    assert lines == [{"when": 2.0, "method": ["xenopsd", "VM.get_state"], **DOCUMENT}], "the newest"
     shown = [" ".join(line.split()) for line in out(api, "diff").splitlines()]
     assert shown[:3] == [
         "the newest 2 mismatches, by place",
         "METHOD PLACE TIMES CONTROL CANDIDATE",
         'xenopsd/VM.get_state $ 2 "Halted" "Running"',
     ]
-    document = json.loads(out(api, "diff", "--json"))
+    document = json.loads(out(api, "diff", "VM.get_state", "--json"))
     assert [(row["path"], row["count"]) for row in document["places"]] == [("$", 2)]
-    assert [each["when"] for each in document["mismatches"]] == [1.0, 1.0]
-    assert out(api, "diff", "VM.get_state", "--reset") == ("deleted mismatches and call statistics of 1 method\n")
+    assert [each["when"] for each in document["mismatches"]] == [2.0, 1.0]
+    assert out(api, "diff", "VM.get_state", "--reset") == "deleted mismatches and call statistics of 1 method\n"
     assert out(api, "diff") == "no mismatches\n"
 
 
@@ -164,7 +158,8 @@ def test_a_rollback_is_undone_once(api: Served) -> None:
         "xenopsd/VM.get_state: canary 10% observed -> legacy\n"
         "xenopsd/VM.start: off, since 'xenopsd/VM.start' is set to off by root\n"
     )
-    assert "smoke" in out(api, "audit")
+    told = [(each["what"], each["why"]) for each in json.loads(out(api, "audit", "*", "--json"))]
+    assert told == [("modes before rollback", ""), ("rollback", "smoke")]
     assert out(api, "rollback", "--undo", "--why", "false alarm") == (
         "xenopsd/VM.get_state: legacy -> canary 10% observed\n1 method unchanged\n"
     )
@@ -214,27 +209,19 @@ def test_of_very_many_moved_methods_only_the_numbers_are_told() -> None:
     ]
 
 
-# Rollouts
-
-
 def test_a_rollout_is_started_held_and_ended(api: Served) -> None:
-    assert api.run("rollout", "list").stdout == "no rollouts\n"
-    begun = api.run("rollout", "start", "VM.get_state", "--why", "try")
-    assert begun.stdout == (
+    assert out(api, "rollout", "list") == "no rollouts\n"
+    assert out(api, "rollout", "start", "VM.get_state", "--why", "try") == (
         "xenopsd/VM.get_state: running at step 1 of 5, shadow (plan default)\n  waits: 0 of 1000 comparisons\n"
     )
-    assert "paused" in api.run("rollout", "pause", "VM.get_state").stdout
-    assert json.loads(api.run("rollout", "resume", "VM.get_state", "--json").stdout)["state"] == "running"
-    listed = api.run("rollout", "list").stdout.splitlines()
+    assert "paused" in out(api, "rollout", "pause", "VM.get_state")
+    assert json.loads(out(api, "rollout", "resume", "VM.get_state", "--json"))["state"] == "running"
+    listed = out(api, "rollout", "list").splitlines()
     assert listed[1].startswith("xenopsd/VM.get_state  default  running  1 of 5: shadow")
-    assert "aborted" in api.run("rollout", "abort", "VM.get_state").stdout
-    assert json.loads(api.run("rollout", "list", "--json").stdout)[0]["state"] == "aborted"
-
-
-def test_every_order_has_a_help_text_with_an_example() -> None:
-    assert len(rollout.registered_commands) == 6
-    for command in rollout.registered_commands:
-        assert "Example: `xcp-gateway rollout " in str(command.help or command.callback.__doc__)
+    assert "aborted" in out(api, "rollout", "abort", "VM.get_state")
+    (view,) = json.loads(out(api, "rollout", "list", "--json"))
+    assert (view["state"], view["methods"]) == ("aborted", ["xenopsd/VM.get_state"])
+    assert len(json.loads(out(api, "audit", "--json"))) == 4
 
 
 def test_places_are_counted_once_a_mismatch_whatever_their_index_and_the_most_frequent_is_first() -> None:
@@ -250,5 +237,4 @@ def test_places_are_counted_once_a_mismatch_whatever_their_index_and_the_most_fr
     console = Console(width=200)
     with console.capture() as shown:
         console.print(summary(rows))
-    assert "...xxxxxxxxxxxxxxxxxxx" in shown.get()
-    assert " $.b" in shown.get()
+    assert "...xxxxxxxxxxxxxxxxxxx" in shown.get(), "of long values the place where they differ"

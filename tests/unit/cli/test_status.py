@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 
-from gateway.cli.reports.status import MANY, STYLES, print_methods, print_status
+from gateway.cli.daemon import MANY, STYLES, print_methods, print_status
 from gateway.core.migration.limits import Assessment
 from tests.kit.admin import validator
 
@@ -26,16 +27,19 @@ STATUS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def shown(capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def shown(capsys: pytest.CaptureFixture[str], **changes: Any) -> list[str]:
     answer = {**STATUS, **changes}
     validator({"$ref": "#/components/schemas/Status"}).validate(answer)
     print_status(answer)
-    return capsys.readouterr().out
+    return printed(capsys)
 
 
 def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [" ".join(line.split()) for line in shown(capsys).splitlines()]
-    assert lines == [
+    assert shown(capsys) == [
         "xcp-gateway 1 not ready revision r1 1 in flight",
         "listening on tcp:h:1",
         "not ready: bus down",
@@ -57,9 +61,7 @@ def test_everything_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_an_operator_must_know_is_told_and_what_is_not_there_has_no_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def lines(**changes: Any) -> list[str]:
-        return [" ".join(line.split()) for line in shown(capsys, **changes).splitlines()]
-
+    lines = functools.partial(shown, capsys)
     row = {"number": 1, "pid": 71, "state": "serving", "leads": True, "restarts": 0}
     told = lines(workers=[row, {**row, "number": 2, "pid": 72, "leads": False, "restarts": 3}])
     at = told.index("WORKER PID STATE LEADS RESTARTS")
@@ -104,7 +106,7 @@ UNTOUCHED = {
 
 def rows_shown(capsys: pytest.CaptureFixture[str], width: int | None, *rows: dict[str, Any]) -> list[str]:
     print_methods(rows, width, everything=True)
-    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    return printed(capsys)
 
 
 def test_a_row_has_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,17 +143,14 @@ def test_every_verdict_has_its_colour() -> None:
 def test_what_nothing_has_happened_to_is_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
     off = {**UNTOUCHED, "mode": "off", "setting": {**SETTING, "mode": "off"}}
     print_methods([ROW, UNTOUCHED, UNTOUCHED, {**off, "service": "xapi"}, off], None)
-    *_, row, counted = capsys.readouterr().out.splitlines()
+    *_, row, counted = printed(capsys)
     assert row.split()[0] == "VM.start"
-    assert counted == (
-        "mode of the mapping, not called yet: xenopsd 2 legacy and 1 off, xapi 1 off (`status '*'` shows them)"
-    )
-    print_methods([UNTOUCHED], None)
-    assert capsys.readouterr().out.startswith("mode of the mapping")
+    rest = "xenopsd 2 legacy and 1 off, xapi 1 off (`status '*'` shows them)"
+    assert counted == f"mode of the mapping, not called yet: {rest}"
     by_root = {**UNTOUCHED, "set_by": "root"}
     print_methods([by_root] * MANY, None)
     assert capsys.readouterr().out.count("VM.start") == MANY, "a person sees the methods that they set"
     print_methods([{**ROW, "set_by": "root"}, *[by_root] * (MANY + 1)], None)  # as after rollback --all
-    *_, row, counted = capsys.readouterr().out.splitlines()
+    *_, row, counted = printed(capsys)
     assert row.split()[0] == "VM.start"
     assert counted == "mode set by root, not called yet: xenopsd 21 legacy (`status '*'` shows them)"

@@ -37,9 +37,9 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[
         each.setLevel(level)
 
 
-def log_call(outcome: Outcome, seconds: float, method: str = "VM.start") -> None:
+def log_call(outcome: Outcome, seconds: float, method: str = "VM.start", call: Call = CALL) -> None:
     listener = present(log.call_log())
-    listener(CallFinished(route(method), CALL, outcome, Side.DBUS, seconds))
+    listener(CallFinished(route(method), call, outcome, Side.DBUS, seconds))
 
 
 async def written(lines: pytest.CaptureFixture[str]) -> str:
@@ -63,12 +63,11 @@ async def test_several_processes_write_whole_lines_whatever_a_client_sends(
             return len(text)
 
     monkeypatch.setattr(sys, "stderr", Pipe())
+    call = Call("VM.start", extensions={"agent": f"{ending}{'a' * 90}"})
     try:
         log.configure("json", "info", worker=2)
         for _ in range(100):
-            agent = f"{ending}{'a' * 90}"
-            call = Call("VM.start", extensions={"agent": agent})
-            present(log.call_log())(CallFinished(route("VM.start"), call, Reply(None), Side.DBUS, 0.1))
+            log_call(Reply(None), 0.1, call=call)
         LOG.info("the last line")
     finally:
         log.configure("json", "info")  # one process again
@@ -96,11 +95,11 @@ async def test_a_line_has_the_caller_and_where_the_call_came_in(lines: pytest.Ca
     known = {"listener": "rpc", "path": "/RPC2", "protocol": "xmlrpc", "user": "alice", "request_id": "r-7"}
     extensions = {**known, "dialect": "xenapi", "agent": "a" * 500}
     call = Call("VM.start", peer=Peer("unix:/run/x", uid=7, domid=3), extensions=extensions)
-    present(log.call_log())(CallFinished(route("VM.start"), call, Reply(), None, 0.001))
+    log_call(Reply(), 0.001, call=call)
     line = json.loads(await written(lines))
     assert {**known, "uid": 7, "domid": 3, "agent": "a" * log.LONGEST}.items() <= line.items()
     log.configure("console", "info")
-    present(log.call_log())(CallFinished(route("VM.start"), call, Reply(), None, 0.001))
+    log_call(Reply(), 0.001, call=call)
     shown = (await written(lines)).split()
     assert {"service=toy", "path=/RPC2", "request_id=r-7", "user=alice"} <= set(shown)
 
@@ -124,20 +123,10 @@ async def test_calls_that_came_the_same_way_differ_in_what_is_their_own(lines: p
         listener(CallFinished(each, call, outcome, side, at / 1000))
     found = [json.loads(line) for line in (await written(lines)).splitlines()]
     assert all(datetime.fromisoformat(line.pop("timestamp")).tzinfo for line in found)
-    assert found == [
-        {
-            "event": "call",
-            "level": "info",
-            "service": "toy",
-            "method": each.method,
-            "ms": float(at),
-            **came,
-            "side": side.value if side else "",
-            "outcome": "ok" if isinstance(outcome, Reply) else "busy",
-            "peer": call.peer.address,
-        }
-        for at, (each, call, outcome, side) in enumerate(calls)
-    ]
+    same = {"event": "call", "level": "info", "service": "toy", **came}
+    for at, (line, (each, call, outcome, side)) in enumerate(zip(found, calls, strict=True)):
+        own = {"method": each.method, "ms": float(at), "peer": call.peer.address, "side": side.value if side else ""}
+        assert line == {**same, **own, "outcome": "ok" if isinstance(outcome, Reply) else "busy"}
 
 
 def test_the_id_of_a_request_is_the_clients_own_or_the_trace_it_belongs_to() -> None:
@@ -180,12 +169,6 @@ def test_what_adapters_and_libraries_log_are_lines_like_all_others(lines: pytest
 
 
 @pytest.mark.usefixtures("lines")
-def test_below_its_level_no_call_is_logged() -> None:
-    log.configure("json", "warning")
-    assert log.call_log() is None
-
-
-@pytest.mark.usefixtures("lines")
 async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = io.StringIO()
     gone.close()
@@ -201,6 +184,8 @@ async def test_a_log_that_cannot_be_written_costs_no_call(monkeypatch: pytest.Mo
 async def test_lines_of_calls_wait_for_each_other_and_never_stand_behind_what_came_later(
     lines: pytest.CaptureFixture[str],
 ) -> None:
+    log.configure("json", "warning")
+    assert log.call_log() is None, "below its level"
     log.configure("json", "info")
     for method in ("first", "second"):
         log_call(Reply(), 0.5, method)

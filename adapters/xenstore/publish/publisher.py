@@ -166,7 +166,7 @@ class XenstorePublisher(interfaces.NodePublisher):
         try:
             is_there = await self._store.transaction(lambda transaction: self._write(transaction, key, node_set))
         except StoreLostError:
-            self._due[key] = None  # the next connection schedules everything anyway
+            self._check(key)  # it may be forgotten meanwhile
             return
         except StoreError as error:
             log.warning("nodes cannot be published: %s", error)
@@ -214,15 +214,19 @@ class XenstorePublisher(interfaces.NodePublisher):
         if node_set.domain and await nodes.read(node_set.domain) is None:
             return False
         for path, value in sorted(node_set.leaves.items()):  # ancestors first: writing one may remove its descendants
-            await self._write_leaf(nodes, path, value, node_set.grants)
+            await self._write_leaf(nodes, key, node_set, path, value)
         return True
 
-    async def _write_leaf(self, nodes: Transaction, path: str, value: bytes | None, grants: Grants) -> None:
-        now = await nodes.read(path)
+    async def _write_leaf(
+        self, nodes: Transaction, key: str, node_set: NodeSet, path: str, value: bytes | None
+    ) -> None:
+        now, grants = await nodes.read(path), node_set.grants
         if any(watcher.is_at(path) for watcher in self._triggers.values()):
             known = await watch_trigger.read_processed(nodes, path)
-            if now is not None and (known.in_progress or known.digest != digest(now)):
+            if now is not None and known != (digest(now), ""):
                 return  # its trigger has not processed this content
+            if self._node_sets.get(key) is not node_set:
+                return  # an old value would count as processed: a client that writes the same would not be heard
             wanted = "" if value is None else digest(value)
             if known.digest != wanted:  # our content fires no trigger
                 await watch_trigger.mark_processed(nodes, path, wanted)

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
+from adapters.xenstore.client.connection import StoreTimeoutError
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.publisher import XenstorePublisher
@@ -192,6 +193,28 @@ async def test_what_the_other_side_wrote_stays_until_it_is_rung(store: XenstoreC
         await until(store, "/a/b", b"ours")
 
 
+async def test_an_old_value_takes_the_place_of_no_newer_one_that_its_trigger_has_processed_meanwhile(
+    store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as processed, and a client that writes the old value just then would not be heard."""
+    read = Transaction.read
+
+    async def read_after_a_ring(nodes: Transaction, path: str) -> bytes | None:
+        if path == "/a/b" and await store.read(path) is None:
+            await store.write(path, b"new")
+            await watch_trigger.mark_processed(store, path, digest(b"new"))
+            writer.show("k", node_set(b=b"new"))
+        return await read(nodes, path)
+
+    async with running(store, "/a/b") as writer:
+        monkeypatch.setattr(Transaction, "read", read_after_a_ring)
+        writer.show("k", node_set(b=b"old"))
+        await until(store, "/a/b", b"new")
+        writer.show("other", node_set(c=b""))
+        await until(store, "/a/c", b"")
+        assert writer.written == 1
+
+
 async def test_only_so_many_pictures_are_kept(store: XenstoreClient) -> None:
     writer = XenstorePublisher(store, Heard().fire, lambda _: None, max_node_sets=2)
     for number in range(4):
@@ -226,16 +249,23 @@ async def test_a_published_node_that_stands_above_another_does_not_take_it_away(
 async def test_what_the_store_refuses_harms_no_other_picture_and_is_written_later_if_it_can_be(
     store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusals = ["EQUOTA", "ENOSPC", "EIO"]
+    refusals: list[Exception] = []
     commit = store.transaction
 
     async def refuse(work: Callable[[Transaction], Awaitable[bool]]) -> bool:
         if refusals:
-            raise StoreError(refusals.pop(), "/a/b")
+            if len(refusals) == 4:
+                writer.forget("forgotten")
+            raise refusals.pop()
         return await commit(work)
 
     monkeypatch.setattr(store, "transaction", refuse)
     async with running(store) as writer:
+        writer.show("first", node_set(c=b"0"))
+        await until(store, "/a/c", b"0")
+        refusals += [StoreError(name, "/a/b") for name in ("EQUOTA", "ENOSPC", "EIO")]
+        refusals.append(StoreTimeoutError("late", sent=True))
+        writer.show("forgotten", node_set(z=b"1"))
         writer.show("k", node_set(b=b"1"))
         await until(store, "/a/b", b"1")
         assert refusals == []
@@ -270,7 +300,9 @@ async def test_a_bell_that_is_taken_down_rings_no_more_and_can_be_hung_again(sto
             await store.write("/a/b", value)
             assert await heard.values.get() == value.decode()
             await until(store, "/tool/xcp-gateway/processed/a/b", lambda found: found is not None and found[:1] != b"?")
+            watches = store.status().watches
             made.unregister(TRIGGER)
+            assert store.status().watches == watches - 1
             await store.write("/a/b", value + b"!")
             made.register(TRIGGER)  # one that is taken down at once never rings
             made.unregister(TRIGGER)

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
+from adapters.xenstore.client.connection import StoreTimeoutError
 from adapters.xenstore.client.wire import Answer, Asked, Permissions
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.watch_trigger import XenstoreTrigger
@@ -385,6 +386,28 @@ async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
         assert await service.next_fired() == UPDATED
         assert service.calls.empty()
     assert refusing == {"list": 0, "transaction": 0}
+
+
+async def test_a_response_of_the_store_that_is_late_costs_no_ring_and_makes_none_twice(
+    store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection lives, so nothing is looked through anew. The store has done what it was asked."""
+    real = store.transaction
+    late = [True, False, True, True, False]  # twice a call is prepared, three times its outcome is recorded
+
+    async def transaction(work: Callable[[Transaction], Awaitable[object]]) -> object:
+        result = await real(work)
+        if late.pop(0):
+            raise StoreTimeoutError("late", sent=True)
+        return result
+
+    monkeypatch.setattr(store, "transaction", transaction)
+    service = Service()
+    async with hung(store, service, WRITES):
+        await store.write(UPDATED, b"1")
+        assert await service.next() == {"domid": "5", "value": "1"}
+        assert await service.next_fired() == UPDATED
+    assert (late, service.calls.qsize()) == ([], 0)
 
 
 async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: XenstoreClient) -> None:

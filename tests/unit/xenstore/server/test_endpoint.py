@@ -638,6 +638,24 @@ async def test_a_request_with_a_node_of_a_guest_is_made_in_the_name_of_that_gues
         assert claim_path(f"{REQUESTS}/write/2") not in made.store.tree
 
 
+async def test_a_request_that_another_domain_makes_anew_before_it_is_claimed_is_called_once_and_for_that_one(
+    made: World,
+) -> None:
+    claim = made.store.transaction
+
+    async def after_another(work: Any, lock: object = None, early: object = None) -> Any:
+        made.store.transaction = claim  # type: ignore[method-assign]
+        made.store.drop(f"{REQUESTS}/write/1")
+        made.put("write/1", STRANGER, a="of 7")
+        return await claim(work, lock, early)
+
+    made.store.transaction = after_another  # type: ignore[method-assign]
+    made.put("write/1", GUEST, a="of 5")
+    await made.quiet()
+    assert [(call.peer.domid, call.named) for call in made.endpoint.calls] == [(7, {"a": "of 7"})]
+    assert made.store.tree[f"{RESPONSES}/write/1/a"] == (b"of 7", STRANGER)
+
+
 async def test_what_was_answered_is_remembered_for_the_domain_that_asked_and_for_no_other(made: World) -> None:
     made.put("write/1", GUEST, a="x")
     await made.quiet()

@@ -6,32 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pyxs
 
 from tests.kit.programs import ROOT, TIMEOUT
-from tests.kit.stores import BOTH, C_STORE, OXENSTORED, Xenstored, starting, xenstored
+from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, starting
 
 START = ROOT / "docker/xenstored/start.py"
 
 
-@pytest.fixture(params=BOTH)
-def store(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
-    with xenstored(name=request.param) as running:
-        yield running
-
-
-def test_a_guest_may_own_a_node(store: Xenstored) -> None:
-    store.tool("write", "/local/domain/5/data", "one")
-    store.tool("chmod", "/local/domain/5/data", "n5", "r7")
-    assert store.tool("ls", "-p", "/local/domain/5").rstrip().endswith("(n5,r7)")
-
-
-def test_a_guest_that_goes_takes_its_nodes_with_it(store: Xenstored) -> None:
-    with pyxs.Client(unix_socket_path=store.path) as client, store.watching("@releaseDomain") as watch:
+def test_a_guest_that_goes_takes_its_nodes_with_it(daemon: Xenstored) -> None:
+    with pyxs.Client(unix_socket_path=daemon.path) as client, daemon.watching("@releaseDomain") as watch:
         assert watch.stdout is not None
         assert watch.stdout.readline() == "@releaseDomain\n"
         client.introduce_domain(5, 1, 1)

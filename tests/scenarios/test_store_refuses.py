@@ -14,13 +14,13 @@ import pytest
 
 from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import Operation, Permissions
+from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
 from adapters.xenstore.server.state import CLAIMS
 from gateway.core.rpc.model import Outcome, Reply
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
-from tests.kit.fake_stores import PASSING, RefusingStore, Request, Rule, at_random, nothing, path_of, refusing_store
+from tests.kit.fake_stores import RefusingStore, Request, Rule, at_random, nothing, refusing_store
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import Xenstored, connected, until, xenstored
@@ -101,26 +101,6 @@ async def test_at_a_rate_every_request_has_one_true_answer(daemon: Xenstored, se
             assert [await store.list(folder) for folder in folders] == [[] for _ in folders]
 
 
-@pytest.mark.parametrize("name", PASSING)
-async def test_an_answer_is_written_when_the_store_takes_it_at_last(daemon: Xenstored, name: str) -> None:
-    async with served(daemon) as made, asyncio.timeout(TIMEOUT):
-        await made.serving()
-        refusals, most = 0, 3 if name in ("ENOSPC", "EQUOTA") else 12  # those pass slowly
-
-        def rule(request: Request) -> str | None:
-            nonlocal refusals
-            if request.operation == Operation.WRITE and path_of(request).startswith("/svc/rpc/response"):
-                refusals += 1
-                return name if refusals <= most else None
-            return None
-
-        made.proxy.rule = rule
-        async with XenstoreClient(daemon.path) as store:
-            assert await TreeClient(store, "/svc").call("write", token="x") == {"token": "x"}
-        assert refusals > most
-        assert made.journal == {"x": 1}
-
-
 @pytest.mark.parametrize("side", ["gateway", "client"])
 async def test_a_store_that_restarts_empty_at_any_packet_of_an_exchange_repeats_no_write(
     daemon: Xenstored, side: str
@@ -145,24 +125,6 @@ async def test_a_store_that_restarts_empty_at_any_packet_of_an_exchange_repeats_
                 assert await client.call("write", token, token=token) == {"token": token}
         assert fatal > 8
         assert made.journal == Counter({str(number): 1 for number in range(1, fatal + 1)})
-
-
-async def test_a_client_that_has_read_its_answer_does_not_send_the_request_again(daemon: Xenstored) -> None:
-    """The store restarts empty between the removals of request and response, when the gateway has seen the first."""
-
-    class Restarting(XenstoreClient):
-        async def remove(self, path: str) -> None:
-            if "/response/" in path and not restarted:
-                restarted.append(path)
-                while made.transport._shared.responses:  # noqa: ASYNC110 - until the gateway has seen the removal
-                    await asyncio.sleep(0.001)
-                await asyncio.to_thread(daemon.restart)
-            await super().remove(path)
-
-    restarted: list[str] = []
-    async with served(daemon) as made, Restarting(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        assert await TreeClient(store, "/svc").call("write", "x", token="x") == {"token": "x"}
-        assert (restarted, made.journal) == (["/svc/rpc/response/write/x"], {"x": 1})
 
 
 async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:
@@ -190,31 +152,6 @@ async def test_500_requests_with_long_names_are_found_while_somebody_changes_wha
             finally:
                 over.set()
             await asyncio.gather(*churning)
-
-
-async def test_a_request_that_another_domain_makes_anew_in_flight_is_answered_to_nobody_else(daemon: Xenstored) -> None:
-    node, response = "/svc/rpc/request/read/1", "/svc/rpc/response/read/1"
-    async with served(daemon) as made, XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        await made.serving()
-        made.endpoint.open.clear()
-
-        async def ask(domid: int) -> None:
-            await store.transaction(lambda nodes: _as_guest(nodes, node, domid))
-
-        await ask(5)
-        await made.endpoint.begun.acquire()
-        await store.remove(node)
-        await ask(7)
-        made.endpoint.open.set()
-        await until(store, f"{response}/text", b"of 7")
-        assert await store.permissions(f"{response}/text") == Permissions(7, "n")
-        assert [call.peer.domid for call in made.endpoint.calls] == [5, 7]
-
-
-async def _as_guest(nodes: StoreOperations, node: str, domid: int) -> None:
-    await nodes.mkdir(node)
-    await nodes.set_permissions(node, Permissions(domid, "n"))
-    await nodes.write(f"{node}/text", f"of {domid}".encode())
 
 
 SECRET = b"secret"

@@ -19,7 +19,6 @@ from adapters.xenstore.client.client import StoreError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.publish.watch_trigger import MAX_CONCURRENT
-from demo.xenstore_clients import Squeezed
 from gateway.core.routing.publication import digest
 from gateway.core.rpc.model import FaultCode
 from tests.kit.clients import json_call
@@ -105,19 +104,6 @@ async def test_64_clients_ask_and_each_request_is_answered_once(tmp_path: Path, 
         assert clients.answers == {token: done(token) for token in asked}
         assert world.journal == Counter({token: 1 for token in asked if token.startswith("w")})
         assert await left_behind(world.store.path) == []
-
-
-async def test_clients_of_pyxs_ask_at_once_and_are_all_answered(tmp_path: Path) -> None:
-    def ask(path: str, number: int) -> None:
-        with Squeezed(path, "ledger") as client:
-            for count in range(10):
-                token = f"{number}-{count}"
-                assert client.call("write", token=token) == {"done": f"done:{token}"}
-                assert client.call("read", text=token) == {"same": f"ledger:{token}"}
-
-    with ledger(tmp_path) as world:
-        await asyncio.gather(*(asyncio.to_thread(ask, world.store.path, number) for number in range(8)))
-        assert world.journal == Counter({f"{number}-{count}": 1 for number in range(8) for count in range(10)})
 
 
 async def asked_during(world: Ledger, harm: Callable[[], object]) -> Clients:
@@ -307,24 +293,3 @@ async def test_without_its_store_the_gateway_is_not_ready_and_other_protocols_do
         assert await asyncio.to_thread(json_call, url, "/", "read", ["x"]) == {"same": "ledger:x"}
         world.store.start()
         await asyncio.to_thread(until_ready, wanted=True)
-
-
-async def test_after_a_reload_the_new_paths_are_served_and_what_was_begun_at_an_old_one_is_finished(
-    tmp_path: Path,
-) -> None:
-    with ledger(tmp_path) as world:
-        async with asyncio.timeout(PATIENCE), XenstoreClient(world.store.path) as store, asyncio.TaskGroup() as group:
-            old, new = TreeClient(store, "/ledger"), TreeClient(store, "/moved")
-            await old.call("read", text="x")
-            claims = store.watch("/tool/xcp-gateway/claims")
-            assert await anext(claims) == claims.path
-            begun = group.create_task(old.call("write", token="begun", pause="1500"))
-            await anext(claims)
-            claims.close()
-            mapping = world.folder / "mappings/ledger.yaml"
-            mapping.write_text(mapping.read_text().replace("path: /ledger", "path: /moved"))
-            answer = await asyncio.to_thread(world.control, "POST", "/v1/reload")
-            assert not answer.get("problems"), answer
-            assert await new.call("read", text="x") == {"same": "ledger:x"}
-            assert await begun == {"done": "done:begun"}
-            assert world.journal == {"begun": 1}

@@ -101,18 +101,6 @@ async def test_nodes_are_written_together_and_only_where_they_differ(store: Xens
     assert set(seen[1:]) == {"/a/c", "/a/d"}
 
 
-async def test_permissions_are_as_declared_and_of_the_nodes_alone(store: XenstoreClient) -> None:
-    await store.write("/a", b"")
-    async with running(store) as writer:
-        writer.show("k", node_set((("n", 0), ("r", 5)), b=b"1"))
-        await until(store, "/a/b", b"1")
-        await store.set_permissions("/a/b", Permissions(7, "b"))
-        writer.show("k", node_set((("n", 0), ("r", 5)), b=b"2"))
-        await until(store, "/a/b", b"2")
-    assert await store.permissions("/a/b") == Permissions(0, "n", ((5, "r"),))
-    assert await store.permissions("/a") == Permissions(0, "n")
-
-
 async def test_nothing_is_written_for_a_domain_that_is_not_there_until_it_comes(store: XenstoreClient) -> None:
     async with running(store) as writer:
         for value in (b"1", b"2"):
@@ -235,6 +223,7 @@ async def test_nothing_that_a_guest_has_planted_is_left_where_something_is_publi
         assert await tree(store, DOMAIN) == {"memory/target": b"1", "memory/last": b"1"}
         assert await store.list(TARGET) == []
         assert await store.permissions(TARGET) == Permissions(0, "n", ((5, "r"),))
+        assert await store.permissions(DOMAIN) == Permissions(0, "n")
         assert await store.read(f"{DOMAIN}/memory/deaf") is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -139,16 +139,6 @@ async def test_a_request_is_answered_once_however_often_its_nodes_change(made: W
     assert (call.method, call.named, call.peer.domid, call.peer.address) == ("read", {"a": "x"}, 0, "domain 0")
 
 
-async def test_requests_that_were_there_before_are_answered() -> None:
-    store = MemoryStore()
-    store.put(f"{REQUESTS}/read/1/a", "x")
-    store.put(f"{REQUESTS}/read/2/a", "y")
-    store.put(f"{RESPONSES}/read/2")
-    async with world(store=store) as made:
-        assert made.response("read/1") == {"a": b"x"}
-        assert [call.named["a"] for call in made.endpoint.calls] == ["x"]
-
-
 async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_answered(made: World) -> None:
     made.endpoint.open.clear()
     made.put("write/1")
@@ -161,22 +151,6 @@ async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_ans
     await made.quiet()
     assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
     assert made.response("write/1") == {}
-
-
-async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again() -> None:
-    store = MemoryStore()
-    async with world(store=store) as first:
-        first.endpoint.open.clear()
-        first.put("write/1")
-        first.put("read/1", a="x")
-        await first.endpoint.begun.acquire()
-        await first.endpoint.begun.acquire()
-        await stop(first)
-    async with world(store=store) as second:
-        assert [call.method for call in second.endpoint.calls] == ["read"]
-        assert b"may have been executed" in second.error("write/1")
-        assert second.response("read/1") == {"a": b"x"}
-        assert claim_path(f"{REQUESTS}/write/1") not in store.tree
 
 
 async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
@@ -403,23 +377,6 @@ async def test_a_request_that_several_domains_can_write_is_refused_and_shown_to_
     assert made.endpoint.calls == []
 
 
-async def test_a_domain_has_so_many_requests_outstanding_and_no_more() -> None:
-    async with world(limits=StoreLimits(calls_per_domain=2)) as made:
-        made.endpoint.open.clear()
-        for number in range(4):
-            made.put(f"read/{number}", GUEST)
-        made.put("read/other", Permissions(7, "n"))
-        for _ in range(3):
-            await made.endpoint.begun.acquire()
-        for _ in range(100):
-            await asyncio.sleep(0)
-        refused = [made.response(f"read/{number}") for number in range(4)]
-        assert sum(answer is not None and b"too many requests" in answer["description"] for answer in refused) == 2
-        made.endpoint.open.set()
-        await made.quiet()
-        assert len(made.endpoint.calls) == 3
-
-
 async def test_a_parameter_of_the_path_is_a_parameter_of_the_call_and_nobody_else_can_give_it() -> None:
     async with world(path="/local/domain/{domid}/svc") as made:
         made.store.put("/local/domain/5/svc/rpc/request/read/1/a", "x")
@@ -444,30 +401,6 @@ async def test_no_name_in_a_parameter_or_answer_leads_outside(name: str) -> None
         assert all(path.startswith(("/svc/rpc/response", "/tool/xcp-gateway")) for path in added)
 
 
-async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_off() -> None:
-    for after in (3600.0, None):
-        async with world(response_ttl=after) as made:
-            made.put("read/1")
-            await made.quiet()
-            for _ in range(2):
-                made.slept.release()
-                for _ in range(50):
-                    await asyncio.sleep(0)
-            assert (made.response("read/1") is None) == (after is not None)
-
-
-async def test_a_request_that_stands_where_the_watch_is_is_found_and_the_path_is_served() -> None:
-    store = MemoryStore()
-    store.put("/a/word", "write")
-    store.put(claim_path("/a/word"), "/a/word")
-    async with world("word", "/a/word", store=store) as made:
-        assert made.is_up()
-        assert "/a/word" not in store.tree, "it was begun before a crash"
-        store.put("/a/word", "poweroff")
-        await made.quiet()
-        assert store.tree["/a/word"][0] == b""
-
-
 async def test_a_word_is_acknowledged_and_may_be_said_again() -> None:
     async with world("word", "/local/domain/{domid}/control/shutdown") as made:
         for count in (1, 2):
@@ -476,18 +409,6 @@ async def test_a_word_is_acknowledged_and_may_be_said_again() -> None:
             assert made.store.tree[SHUTDOWN][0] == b""
             assert len(made.endpoint.calls) == count
         assert (made.endpoint.calls[0].method, made.endpoint.calls[0].named) == ("poweroff", {"domid": "5"})
-
-
-async def test_a_word_that_was_begun_before_a_crash_is_not_done_again_but_removed() -> None:
-    store = MemoryStore()
-    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as first:
-        first.endpoint.open.clear()
-        store.put(SHUTDOWN, "poweroff")
-        await first.endpoint.begun.acquire()
-        await stop(first)
-    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as second:
-        assert second.endpoint.calls == []
-        assert SHUTDOWN not in store.tree
 
 
 @each_case(("style", "changed"), [("word", "shutdown"), ("mailbox", "parameter"), ("deletion", "shutdown/type")])
@@ -512,24 +433,72 @@ async def test_a_request_that_changes_while_it_is_done_is_a_new_one(style: str, 
 
 BATCMD = "/local/domain/5/control/batcmd"
 STATES = StateWords(commit="READY", in_progress="IN PROGRESS", done="SUCCESS", failed="FAILURE")
+UNKNOWN = b"the gateway went away while this call was made; it may have been executed"
 
 
-async def test_a_directory_that_is_taken_says_so_and_has_failed_after_a_crash() -> None:
+@each_case(
+    ("style", "path", "asked", "told"),
+    [
+        ("tree", "/svc", {f"{REQUESTS}/write/1/a": "x"}, {f"{RESPONSES}/write/1/description": UNKNOWN}),
+        ("word", "/local/domain/{domid}/control/shutdown", {SHUTDOWN: "poweroff"}, {SHUTDOWN: None}),
+        ("word", SHUTDOWN, {SHUTDOWN: "poweroff"}, {SHUTDOWN: None}),  # the watched node itself
+        (
+            "directory",
+            "/local/domain/{domid}/control/batcmd",
+            {f"{BATCMD}/script": "ls", f"{BATCMD}/state": "READY"},
+            {f"{BATCMD}/state": b"FAILURE"},
+        ),
+    ],
+)
+async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again(
+    style: str, path: str, asked: dict[str, str], told: dict[str, bytes | None]
+) -> None:
     store = MemoryStore()
-    said: dict[str, Any] = {"states": STATES, "method": "run", "store": store}
-    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as first:
+    said: dict[str, Any] = {"store": store, "states": STATES, "method": "run" if style == "directory" else ""}
+    async with world(style, path, **said) as first:
         first.endpoint.open.clear()
-        store.put(f"{BATCMD}/script", "ls")
-        store.put(f"{BATCMD}/state", "READY")
+        for node, value in asked.items():
+            store.put(node, value)
         await first.endpoint.begun.acquire()
-        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+        if style == "tree":
+            first.put("read/1", a="x")
+            await first.endpoint.begun.acquire()
+        else:
+            assert store.tree.get(f"{BATCMD}/state", (b"IN PROGRESS",))[0] == b"IN PROGRESS"
         await stop(first)
-    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as second:
-        assert store.tree[f"{BATCMD}/state"][0] == b"FAILURE"
-        assert second.endpoint.calls == []
-        store.put(f"{BATCMD}/state", "IN PROGRESS")  # somebody else has taken it
-        await second.quiet()
-        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+    async with world(style, path, **said) as second:
+        assert second.is_up()
+        assert [call.method for call in second.endpoint.calls] == (["read"] if style == "tree" else [])
+        assert {node: store.tree.get(node, (None,))[0] for node in told} == told
+        assert not [node for node in store.tree if node.startswith(f"{state.CLAIMS}/") and store.tree[node][0]]
+        if style == "tree":
+            assert second.response("read/1") == {"a": b"x"}
+
+
+async def test_a_directory_that_another_server_has_taken_is_left_to_it() -> None:
+    async with world("directory", BATCMD, states=STATES, method="run") as made:
+        made.store.put(f"{BATCMD}/state", "IN PROGRESS")
+        await made.quiet()
+        assert made.store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+
+
+async def test_an_answer_that_is_there_at_two_looks_is_removed_with_its_request_if_that_is_not_switched_off() -> None:
+    for after in (3600.0, None):
+        async with world(response_ttl=after) as made:
+            for look in range(5):
+                made.put(f"read/{look}")
+                await made.quiet()
+                made.slept.release()
+                with made.store.away() if look == 1 else nullcontext():  # it is told, and done the next time
+                    for _ in range(50):
+                        await asyncio.sleep(0)
+            left = range(4, 5) if after else range(5)
+            await made.quiet()
+            nodes = {path for path in made.store.tree if path.startswith((f"{REQUESTS}/read/", f"{RESPONSES}/read/"))}
+            assert nodes == {f"{root}/read/{look}" for root in (REQUESTS, RESPONSES) for look in left}
+            place = "/svc/rpc/response/{_fn}/{_id}"
+            why = f"expired responses at {place} cannot be removed; they are tried again"
+            assert [text.partition(": ")[0] for text in made.told] == ([why] if after else [])
 
 
 async def test_a_fault_of_the_style_itself_is_answered() -> None:

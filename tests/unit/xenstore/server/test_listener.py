@@ -41,15 +41,6 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_each_exposed_path_has_its_endpoint() -> None:
-    one, other = AnsweringEndpoint(), AnsweringEndpoint()
-    async with serving(offer(one), offer(other, "/other")) as (_, store):
-        store.put("/svc/rpc/request/f/1")
-        store.put("/other/rpc/request/g/1")
-        await until(lambda: {"/svc/rpc/response/f/1", "/other/rpc/response/g/1"} <= store.tree.keys())
-    assert [call.method for call in (*one.calls, *other.calls)] == ["f", "g"]
-
-
 @each_case("domains", [None, Domains(everyone=True)])  # the same exposure, and another one of the same path
 async def test_what_is_exposed_anew_is_served_from_now_on_and_what_is_begun_is_finished_where_it_was(
     domains: Domains | None,

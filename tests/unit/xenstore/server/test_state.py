@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -13,28 +11,21 @@ from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.server import state
 from adapters.xenstore.server.caller import Admission, StoreLimits, caller_of, least_privileged
 from adapters.xenstore.server.state import SharedContext
-from adapters.xenstore.styles import STYLES
-from gateway.core.xenstore.exposure import Exposure
-from gateway.core.xenstore.paths import template
 from tests.kit.cases import each_case
 from tests.kit.memory_store import MemoryStore
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def made() -> SharedContext:
+    return SharedContext(MemoryStore(), StoreLimits(), Admission(StoreLimits(), Quota()), lambda _: None)
 
 
-def shared(clock: Clock) -> SharedContext:
-    return SharedContext(MemoryStore(), StoreLimits(), Admission(StoreLimits(), Quota()), lambda _: None, clock)
-
-
-async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_many_responses_and_bytes_and_owners_are_remembered(
+    made: SharedContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(state, "MAX_RESPONSES", 3)
     monkeypatch.setattr(state, "MAX_RESPONSE_BYTES", 10)
-    made = shared(Clock())
+    monkeypatch.setattr(state, "MAX_OWNERS", 2)
     for name in "abcd":
         made.store_response(name, 0, b"1", 1)
     assert list(made.responses) == ["b", "c", "d"]
@@ -42,37 +33,7 @@ async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.Monke
     assert (list(made.responses), made.response_bytes) == (["d", "e"], 10)
     made.store_response("e", 0, b"1", 1)
     made.forget_response("d")
-    made.forget_response("nobody")
     assert (list(made.responses), made.response_bytes) == (["e"], 1)
-
-
-async def test_a_domain_has_its_own_lane_for_reads_and_answers_to_it_take_turns() -> None:
-    made = shared(Clock())
-    async with made.turn(5), made.turn(0):
-        assert (made.turn(5).locked(), made.turn(7).locked()) == (True, False)
-    async with made.lane(5), made.lane(5):
-        assert [each for each in (5, 0, 7, None) if made.lane(each).locked()] == [5]
-    assert not made.turn(5).locked()
-    assert not made.lane(5).locked()
-
-
-async def test_a_bug_in_a_task_is_told_to_the_loop() -> None:
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
-
-    async def bug() -> None:
-        raise RuntimeError("a bug")
-
-    made = shared(Clock())
-    await asyncio.wait({made.spawn(bug(), "work")})
-    await asyncio.sleep(0)
-    assert [context["message"] for context in told] == ["a bug ended work"]
-    assert made.tasks == set()
-
-
-async def test_only_so_many_owners_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MAX_OWNERS", 2)
-    made = shared(Clock())
     for node in ("/a", "/b", "/a", "/c"):
         made.remember_owner(node, 5)
     assert list(made.owners) == ["/a", "/c"]
@@ -90,79 +51,6 @@ async def test_claims_tell_domain_0_and_nobody_else_what_they_are_on() -> None:
             await store.write(state.claim_path(node), node.encode())
         assert sorted(await state.read_claims(store)) == ["/a", "/b"]
         assert await store.permissions(state.claim_path("/a")) == Permissions(0, "n")
-
-
-# Expired responses
-
-
-REQUESTS, RESPONSES = "/svc/rpc/request/read", "/svc/rpc/response/read"
-
-
-class Looks:
-    """A reader that looks when the test says so."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.told: list[str] = []
-        self._next = asyncio.Semaphore(0)
-        self.asleep = asyncio.Semaphore(0)
-        limits = StoreLimits()
-        shared = SharedContext(self.store, limits, Admission(limits, Quota()), self.told.append, sleep=self._sleep)
-        style = STYLES["tree"](Exposure("tree", template("/svc")))
-        self.task = asyncio.get_running_loop().create_task(state.remove_expired_responses(style, shared, 3600.0))
-
-    async def _sleep(self, seconds: float) -> None:
-        assert seconds == 3600.0
-        self.asleep.release()
-        await self._next.acquire()
-
-    async def look(self) -> None:
-        """Have one look taken, to its end."""
-        self._next.release()
-        await self.asleep.acquire()
-
-    def answered(self, key: str) -> None:
-        self.store.put(f"{REQUESTS}/{key}/a", "x")
-        self.store.put(f"{RESPONSES}/{key}/a", "x")
-
-    @property
-    def nodes(self) -> set[str]:
-        return {path for path in self.store.tree if path.startswith((f"{REQUESTS}/", f"{RESPONSES}/"))}
-
-
-@pytest.fixture
-async def looks() -> AsyncIterator[Looks]:
-    made = Looks()
-    await made.asleep.acquire()
-    yield made
-    made.task.cancel()
-    await asyncio.wait({made.task})
-    await made.store.stop()
-
-
-async def test_an_answer_that_is_there_at_two_looks_is_removed_with_its_request(looks: Looks) -> None:
-    unanswered = {f"{REQUESTS}/0", f"{REQUESTS}/0/a"}
-    looks.store.put(f"{REQUESTS}/0/a", "x")
-    looks.answered("1")
-    await looks.look()
-    looks.answered("2")
-    assert f"{RESPONSES}/1" in looks.store.tree
-    await looks.look()
-    assert looks.nodes == unanswered | {f"{REQUESTS}/2", f"{REQUESTS}/2/a", f"{RESPONSES}/2", f"{RESPONSES}/2/a"}
-    await looks.look()
-    assert looks.nodes == unanswered
-
-
-async def test_a_store_that_is_away_is_told_of_and_looked_at_the_next_time(looks: Looks) -> None:
-    looks.answered("1")
-    await looks.look()
-    with looks.store.away():
-        await looks.look()
-    assert [text.partition(": ")[0] for text in looks.told] == [
-        "expired responses at /svc/rpc/response/{_fn}/{_id} cannot be removed; they are tried again"
-    ]
-    await looks.look()
-    assert looks.nodes == set()
 
 
 # Callers

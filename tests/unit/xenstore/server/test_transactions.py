@@ -9,8 +9,8 @@ import pytest
 
 from adapters.xenstore.client.wire import Operation, Permissions
 from adapters.xenstore.server import transactions
-from adapters.xenstore.server.transactions import conditions_hold, run_steps, too_long
-from adapters.xenstore.styles.base import ANYTHING, Conditions, Remove, Write
+from adapters.xenstore.server.transactions import too_long
+from adapters.xenstore.styles.base import Remove, Write
 from gateway.core.xenstore.paths import template
 from tests.kit.cases import present
 from tests.kit.memory_store import MemoryStore
@@ -20,32 +20,6 @@ from tests.kit.memory_store import MemoryStore
 async def store() -> AsyncIterator[MemoryStore]:
     async with MemoryStore() as store:
         yield store
-
-
-async def test_steps_are_sent_in_their_order_and_a_handed_node_is_the_asking_domains_alone(store: MemoryStore) -> None:
-    store.put("/a/planted", b"", Permissions(0, "r"))
-    store.put("/c")
-    store.operations.clear()
-    await run_steps(store, [Write("/a", b"1", owned=True), Write("/a/b", b"2"), Remove("/c"), Write("/d")], 5)
-    assert [(operation, path) for operation, path in store.operations] == [
-        (Operation.RM, "/a"),
-        (Operation.WRITE, "/a"),
-        (Operation.SET_PERMS, "/a"),
-        (Operation.WRITE, "/a/b"),
-        (Operation.RM, "/c"),
-        (Operation.WRITE, "/d"),
-    ]
-    assert await store.read("/a/planted") is None
-    assert await store.permissions("/a/b") == Permissions(5, "n")
-
-
-def test_conditions_hold_for_a_value_for_anything_and_for_nothing() -> None:
-    conditions: Conditions = {"/a": b"1", "/b": ANYTHING, "/c": None}
-    assert conditions_hold(conditions, [b"1", b"", None])
-    assert not conditions_hold(conditions, [b"2", b"", None])
-    assert not conditions_hold(conditions, [b"1", None, None])
-    assert not conditions_hold(conditions, [b"1", b"", b""])
-    assert not conditions_hold({"/a": b""}, [None])
 
 
 def test_what_some_store_would_refuse_is_known_before() -> None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections import Counter
-from contextlib import suppress
 
 import pytest
 import pyxs
 
 from adapters.xenstore.client.client import Permissions, Transaction, Watch, XenstoreClient
-from adapters.xenstore.client.connection import StoreLostError, StoreTimeoutError
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import C_STORE, Xenstored
 
@@ -151,38 +146,3 @@ async def test_a_closed_watch_is_forgotten_by_the_store_too(daemon: Xenstored, s
     daemon.restart()
     assert await changed(kept) == "/a"
     assert store.status().watches == 1
-
-
-async def test_when_the_store_is_killed_everybody_who_waits_is_told_at_once(
-    daemon: Xenstored, store: XenstoreClient
-) -> None:
-    os.kill(daemon.pid, signal.SIGSTOP)
-    waiting = [asyncio.ensure_future(store.read("/a")) for _ in range(64)]
-    await asyncio.sleep(0)
-    daemon.kill()
-    done, pending = await asyncio.wait(waiting, timeout=TIMEOUT)
-    assert not pending
-    errors = [task.exception() for task in done]
-    assert all(isinstance(error, StoreLostError) and not isinstance(error, StoreTimeoutError) for error in errors)
-    assert Counter(error.sent for error in errors if isinstance(error, StoreLostError)) == {True: 64}
-    with pytest.raises(StoreLostError) as caught:
-        await store.read("/a")
-    assert not caught.value.sent
-    daemon.start()
-    await asyncio.wait_for(store.until_connected(), TIMEOUT)
-    assert await store.read("/a") is None
-
-
-async def test_a_store_that_hangs_costs_one_deadline_and_is_found_again(daemon: Xenstored) -> None:
-    async with XenstoreClient(daemon.path, deadline=1) as store:
-        await asyncio.wait_for(store.until_connected(), TIMEOUT)
-        os.kill(daemon.pid, signal.SIGSTOP)
-        with pytest.raises(StoreLostError, match="the store has not answered for 1 s"):
-            await store.read("/a")
-        os.kill(daemon.pid, signal.SIGCONT)
-        found = None
-        async with asyncio.timeout(TIMEOUT):
-            while found is None:
-                with suppress(StoreLostError):  # a request has one second, which a busy machine may not keep
-                    await store.until_connected()
-                    found = await store.list("/")

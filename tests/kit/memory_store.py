@@ -91,8 +91,7 @@ class MemoryStore(XenstoreClient):
         self.tree: Tree = {"/": (b"", Permissions(0, "n"))}
         self.refusing: dict[str, str] = {}  # path -> errno name with which a write is refused
         self.refuse: Callable[[Operation, str], str | None] = lambda _operation, _path: None  # the name of an errno
-        self.operations: list[tuple[Operation, str]] = []  # that were done
-        self.asked: list[tuple[Operation, str]] = []  # those in transactions too, and what was refused
+        self.asked: list[tuple[Operation, str]] = []
         self._connections = 1
         self._connected.set()
 
@@ -171,7 +170,6 @@ class MemoryStore(XenstoreClient):
             raise StoreError(self.refusing[path], path)
 
     def _do(self, operation: Operation, payload: bytes, path: str) -> bytes:
-        self.operations.append((operation, path))
         answer, changed = _apply(self.tree, operation, payload, path)
         for watch in self._watches.values():
             if changed is not None and (changed == watch.path or changed.startswith(f"{watch.path}/")):

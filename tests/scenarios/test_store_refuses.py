@@ -13,21 +13,17 @@ from contextlib import asynccontextmanager
 import pytest
 
 from adapters.xenstore.client.client import XenstoreClient
-from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import Permissions
 from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
 from adapters.xenstore.server.state import CLAIMS
-from gateway.core.rpc.model import Outcome, Reply
-from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
+from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
 from tests.kit.fake_stores import RefusingStore, Request, Rule, at_random, nothing, refusing_store
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT
-from tests.kit.stores import Xenstored, connected, until, xenstored
+from tests.kit.stores import Xenstored, connected, xenstored
 from tests.kit.xenstore_clients import TreeClient
 
-EVERYONE = Domains(everyone=True)
-TREE = Exposure("tree", template("/svc"), EVERYONE)
+EXPOSURE = Exposure("tree", template("/svc"), Domains(everyone=True))
 
 
 @pytest.fixture
@@ -44,11 +40,11 @@ async def shortly(seconds: float) -> None:
 class Served:
     """A transport behind a proxy."""
 
-    def __init__(self, transport: XenstoreTransport, endpoint: AnsweringEndpoint, proxy: RefusingStore) -> None:
-        self.transport = transport
-        self.endpoint = endpoint
+    def __init__(self, proxy: RefusingStore) -> None:
         self.proxy = proxy
-        self.told: list[str] = []
+        self.endpoint = AnsweringEndpoint()
+        store = XenstoreClient(proxy.path, pause=shortly)
+        self.transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], store=store)
 
     @property
     def journal(self) -> Counter[str]:
@@ -63,22 +59,15 @@ class Served:
 
 
 @asynccontextmanager
-async def served(
-    daemon: Xenstored, rule: Rule = nothing, exposure: Exposure = TREE, outcome: Outcome | None = None
-) -> AsyncIterator[Served]:
+async def served(daemon: Xenstored, rule: Rule = nothing) -> AsyncIterator[Served]:
     async with refusing_store(daemon.path, rule) as proxy:
-        endpoint = AnsweringEndpoint() if outcome is None else AnsweringEndpoint(lambda _call: outcome)
-        told: list[str] = []
-        store = XenstoreClient(proxy.path, pause=shortly)
-        transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], on_trouble=told.append, store=store)
-        made = Served(transport, endpoint, proxy)
-        made.told = told
-        await transport.expose([ExposedEndpoint(exposure, endpoint, frozenset({"write"}))])
-        await transport.start()
+        made = Served(proxy)
+        await made.transport.expose([ExposedEndpoint(EXPOSURE, made.endpoint, frozenset({"write"}))])
+        await made.transport.start()
         try:
             yield made
         finally:
-            await transport.stop(1.0)
+            await made.transport.stop(1.0)
 
 
 @pytest.mark.parametrize("seed", ["one", "two"])
@@ -125,105 +114,3 @@ async def test_a_store_that_restarts_empty_at_any_packet_of_an_exchange_repeats_
                 assert await client.call("write", token, token=token) == {"token": token}
         assert fatal > 8
         assert made.journal == Counter({str(number): 1 for number in range(1, fatal + 1)})
-
-
-async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:
-    async with XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        await store.until_connected()
-        names = [f"{number}-{'x' * 100}" for number in range(500)]
-        for name in names:
-            await store.write(f"/svc/rpc/request/read/{name}/text", name.encode())
-        over = asyncio.Event()
-
-        async def churn() -> None:
-            at = 0
-            while not over.is_set():
-                node = f"/svc/rpc/request/read/churn-{at % 20}"
-                await store.write(f"{node}/text", b"x")
-                await store.remove(node)
-                at += 1
-
-        async with served(daemon) as made, asyncio.TaskGroup() as group:
-            churning = [group.create_task(churn()) for _ in range(4)]
-            try:
-                await made.serving()
-                for name in names:
-                    await until(store, f"/svc/rpc/response/read/{name}/text", name.encode())
-            finally:
-                over.set()
-            await asyncio.gather(*churning)
-
-
-SECRET = b"secret"
-MEMBER = Reply({"a": {"b": "secret"}})
-PLANTED: dict[str, tuple[Exposure, Outcome, str, dict[str, bytes], list[str], str]] = {
-    # exposure, outcome, a request's node, nodes at and below it, what guest 7 has planted, where the secret stands
-    "tree": (TREE, MEMBER, "/svc/rpc/request/read/1", {}, ["/a", "/a/b", "/a/b/c"], "/svc/rpc/response/read/1/a/b"),
-    "chunked": (
-        Exposure("chunked", template("/svc"), EVERYONE),
-        Reply("secret"),
-        "/svc/query/1",
-        {"/cmd": b"read", "/submit": b"0"},
-        ["/data00", "/status", "/submit", "/code", "/data01"],
-        "/svc/reply/1/data00",
-    ),
-    "mailbox": (
-        Exposure("mailbox", template("/svc"), EVERYONE, answers=(("read", StateWords(done="done")),)),
-        Reply("secret"),
-        "/svc/command",
-        {"": b"read"},
-        ["/x"],
-        "/svc/parameter",
-    ),
-    "deletion": (
-        Exposure("deletion", template("/svc/word"), EVERYONE),
-        MEMBER,
-        "/svc/word",
-        {"": b"read"},
-        ["/b", "/b/c", "/d"],
-        "/svc/a/b",
-    ),
-    "directory": (
-        Exposure(
-            "directory", template("/svc"), EVERYONE, method="read", states=StateWords(commit="READY", done="DONE")
-        ),
-        MEMBER,
-        "/svc/state",
-        {"": b"READY"},
-        [],
-        "/svc/a/b",
-    ),
-}
-ANSWERS = {  # what is planted stands below it
-    "tree": "/svc/rpc/response/read/1",
-    "chunked": "/svc/reply/1",
-    "mailbox": "/svc/parameter",
-    "deletion": "/svc/a",
-}
-
-
-@pytest.mark.parametrize("style", PLANTED)
-async def test_in_the_real_store_too_an_answer_lies_in_no_planted_node(daemon: Xenstored, style: str) -> None:
-    exposure, outcome, node, below, planted, secret = PLANTED[style]
-    answer, mine = ANSWERS.get(style, ""), Permissions(5, "n")
-    async with XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        await store.until_connected()
-        for path in [f"{answer}{each}" for each in ("", *planted)] if answer else []:
-            await store.write(path, b"planted" if path != answer else b"")
-            await store.set_permissions(path, mine if style == "mailbox" and path == answer else Permissions(7, "b"))
-
-        async def ask(nodes: StoreOperations) -> None:
-            await nodes.mkdir(node)
-            await nodes.set_permissions(node, mine)
-            for path, value in below.items():
-                await nodes.write(f"{node}{path}", value)
-
-        async with served(daemon, exposure=exposure, outcome=outcome) as made:
-            await made.serving()
-            await store.transaction(ask)
-            await until(store, secret, SECRET)
-            assert [call.peer.domid for call in made.endpoint.calls] == [5]
-            for each in [secret, *([answer] if answer else [])]:
-                assert await store.permissions(each) == mine, each
-            for each in planted:
-                assert await store.read(f"{answer}{each}") != b"planted", each

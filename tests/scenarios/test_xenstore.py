@@ -1,4 +1,4 @@
-"""Many clients of one store, with kills of store and gateway: every request is answered, no write is executed twice.
+"""Many clients of one store, with kills of store, gateway and leader: all are answered, no write is executed twice.
 
 The service keeps a journal of the writes that it has executed.
 """
@@ -6,6 +6,8 @@ The service keeps a journal of the writes that it has executed.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -128,12 +130,23 @@ async def test_a_store_that_is_killed_in_the_middle_loses_no_request_and_repeats
         assert world.journal == Counter({token: 1 for token in HARMED if token.startswith("w")})
 
 
-@pytest.mark.parametrize("name", BOTH)
-async def test_a_gateway_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(
-    tmp_path: Path, name: str
+def kill_leader(world: Ledger) -> None:
+    """The worker that serves the store; returns when another one leads, which answers the question who."""
+
+    def leader() -> int:
+        return next(int(row["pid"]) for row in world.control("GET", "/v1/status")["workers"] if row["leads"])
+
+    killed = leader()
+    os.kill(killed, signal.SIGKILL)
+    assert leader() != killed
+
+
+@pytest.mark.parametrize(("name", "workers"), [(C_STORE, 1), (OXENSTORED, 1), (C_STORE, 2)])
+async def test_a_gateway_or_leader_that_is_killed_in_the_middle_loses_no_request_and_repeats_no_write(
+    tmp_path: Path, name: str, workers: int
 ) -> None:
-    with ledger(tmp_path, name=name) as world:
-        clients = await asked_during(world, world.restart_gateway)
+    with ledger(tmp_path, name=name, workers=workers) as world:
+        clients = await asked_during(world, world.restart_gateway if workers == 1 else lambda: kill_leader(world))
         assert clients.answers.keys() == set(HARMED)
         journal = world.journal
         assert set(journal.values()) == {1}

@@ -79,35 +79,21 @@ async def refusal(store: Served) -> Fault:
     return got
 
 
-async def test_a_request_is_nodes_and_so_is_its_answer() -> None:
-    seen: list[dict[str, bytes]] = []
-
-    def answer(arguments: dict[str, bytes]) -> dict[str, bytes]:
-        seen.append(arguments)
-        return {"session_id": b"xenopsd", "more/0": b"a"}
-
-    store = Served(answer)
-    async with line(store) as squeezed:
-        got = expect(Answer, await send(squeezed))
-        assert unpack(got.body or b"") == [b"session_id", b"xenopsd", b"more/0", b"a"]
-    assert seen[0]["service_name"] == b"xenopsd"
-    assert seen[0]["deep/er"] == b""
-    store.assert_tidy()
-
-
 @each_case(
     ("nodes", "items"),
     [
         ({"": b""}, []),
+        ({"": b"", "/id": b"x", "/more/0": b"a"}, [b"id", b"x", b"more/0", b"a"]),
         ({"": b"one"}, [b"", b"one"]),
         ({"": b"\0"}, [b"", b"\0"]),
         ({"": b"x", "/a": b"1"}, [b"", b"x", b"a", b"1"]),
     ],
 )
-async def test_of_an_answer_with_a_value_or_nodes_below_it_nothing_is_lost(
+async def test_a_request_is_nodes_and_so_is_its_answer_of_which_nothing_is_lost(
     nodes: dict[str, bytes], items: list[bytes]
 ) -> None:
-    store = Served()
+    seen: list[dict[str, bytes]] = []
+    store = Served(lambda arguments: seen.append(arguments) or {})  # type: ignore[func-returns-value]
 
     def respond(identity: str, answer: dict[str, bytes]) -> None:
         for name, each in nodes.items():
@@ -117,6 +103,8 @@ async def test_of_an_answer_with_a_value_or_nodes_below_it_nothing_is_lost(
     async with line(store) as squeezed:
         got = expect(Answer, await send(squeezed))
         assert unpack(got.body or b"") == items
+    assert (seen[0]["service_name"], seen[0]["deep/er"]) == (b"xenopsd", b"")
+    store.assert_tidy()
 
 
 async def test_an_answer_that_the_store_does_not_show_for_the_moment_is_read_later(

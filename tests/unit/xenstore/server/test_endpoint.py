@@ -15,7 +15,18 @@ from adapters.xenstore.server import delivery, state
 from adapters.xenstore.server.caller import Admission, StoreLimits
 from adapters.xenstore.server.endpoint import XenstoreEndpoint
 from adapters.xenstore.server.state import RESPONSE_TTL, ExposedEndpoint, SharedContext, claim_path
-from gateway.core.rpc.model import NO_METADATA, Answer, Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
+from gateway.core.rpc.model import (
+    NO_METADATA,
+    Answer,
+    Call,
+    Fault,
+    FaultCode,
+    Outcome,
+    Peer,
+    Reply,
+    RequestMetadata,
+    Value,
+)
 from gateway.core.xenstore.exposure import Domains, Exposure, StateWords
 from gateway.core.xenstore.paths import template
 from tests.kit.cases import each_case
@@ -355,17 +366,6 @@ async def test_a_request_that_is_too_large_is_refused_and_not_read_further() -> 
 GUEST = Permissions(5, "n")
 
 
-async def test_the_domain_that_owns_a_request_asks_and_only_it_sees_the_answer(made: World) -> None:
-    made.put("read/1", GUEST, a="x")
-    await made.quiet()
-    assert made.endpoint.calls[0].peer.domid == 5
-    for node in ("", "/a"):
-        assert made.store.tree[f"{RESPONSES}/read/1{node}"][1] == GUEST
-    made.put("read/2", a="x")
-    await made.quiet()
-    assert made.store.tree[f"{RESPONSES}/read/2/a"][1] == Permissions(0, "n")
-
-
 async def test_a_request_that_several_domains_can_write_is_refused_and_shown_to_nobody(made: World) -> None:
     made.put("read/1", Permissions(5, "n", ((7, "b"),)))
     made.put("read/2", GUEST, a="x")
@@ -582,17 +582,34 @@ async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(mon
 STRANGER = Permissions(7, "n")
 
 
-async def test_an_answer_that_a_stranger_has_put_there_is_none() -> None:
-    store = MemoryStore()
-    store.put(f"{RESPONSES}/read/1/a", "forged")
-    store.tree[f"{RESPONSES}/read/1"] = (b"", STRANGER)
-    store.put(f"{REQUESTS}/read/1/a", "x")
-    async with world(store=store) as made:
-        assert made.response("read/1") == {"a": b"x"}
-        assert store.tree[f"{RESPONSES}/read/1/a"][1] == Permissions(0, "n")
-        made.store.put(f"{REQUESTS}/read/1")
+SECRET = {"a": {"b": "secret"}}
+
+
+@each_case(
+    ("style", "path", "value", "asked", "answer", "secret"),
+    [
+        ("tree", "/svc", SECRET, {f"{REQUESTS}/read/1": ""}, f"{RESPONSES}/read/1", "/a/b"),
+        ("chunked", "/c", "secret", {"/c/query/1/cmd": "read", "/c/query/1/submit": "0"}, "/c/reply/1", "/data00"),
+        ("mailbox", "/svc", "secret", {"/svc/command": "read"}, "/svc/parameter", ""),
+        ("deletion", "/svc/word", SECRET, {"/svc/word": "read"}, "/svc/a", "/b"),
+    ],
+)
+async def test_an_answer_lies_in_no_node_that_another_guest_has_planted(
+    style: str, path: str, value: Value, asked: dict[str, str], answer: str, secret: str
+) -> None:
+    async with world(style, path, lambda _: Reply(value)) as made:
+        for node in ("", "/a", "/a/b", "/a/b/c", "/b", "/data00", "/data01", "/submit"):
+            made.store.put(f"{answer}{node}", "planted" if node else "", Permissions(7, "b"))
+        if style == "mailbox":  # the node of its parameter
+            made.store.tree[answer] = (b"", GUEST)
+        made.store.put("/c/query/1", "", GUEST)
+        for node, content in asked.items():
+            made.store.put(node, content, GUEST)
         await made.quiet()
-        assert len(made.endpoint.calls) == 1
+        assert [call.peer.domid for call in made.endpoint.calls] == [5]
+        assert made.store.tree[answer][1] == GUEST
+        assert made.store.tree[f"{answer}{secret}"] == (b"secret", GUEST)
+        assert b"planted" not in made.store.below(answer).values()
 
 
 async def test_a_request_with_a_node_of_a_guest_is_made_in_the_name_of_that_guest() -> None:

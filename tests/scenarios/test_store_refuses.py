@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from adapters.xenstore.client.client import XenstoreClient
-from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
-from adapters.xenstore.server.state import CLAIMS
+from adapters.xenstore.server.listener import XenstoreTransport
+from adapters.xenstore.server.state import CLAIMS, ExposedEndpoint
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
 from tests.kit.fake_stores import RefusingStore, Request, Rule, at_random, nothing, refusing_store

@@ -11,13 +11,15 @@ from __future__ import annotations
 import errno
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 from pyxs import PyXSError, UnexpectedPacket
+
+from gateway.core.xenstore.exposure import DOM0
 
 NUL: Final = b"\0"
 OK = b"OK" + NUL
@@ -32,6 +34,7 @@ HEADER = struct.Struct("IIII")  # operation, request id, transaction id, length 
 _PATH = re.compile(r"/|(?:/[\w@-]+)+|@[\w@/-]+", re.ASCII)
 _CODES = {name: code for code, name in errno.errorcode.items()}
 _GRANTS = frozenset("nrwb")  # none, read, write, both
+WRITES = "wb"
 
 
 class Operation(IntEnum):
@@ -113,6 +116,20 @@ class Permissions(Struct, frozen=True):
     others: str = "n"
     domains: tuple[tuple[int, str], ...] = ()  # domid, letter
 
+    @property
+    def writer(self) -> int | None:
+        """The domain that may have written the node: its owner or a domain with write permission; None for several.
+
+        xenstore names no sender. Domain 0 may write every node, so it is the writer only where no other domain may
+        write.
+        """
+        if self.others in WRITES:
+            return None
+        writers = {self.owner, *(domid for domid, letter in self.domains if letter in WRITES)} - {DOM0}
+        if len(writers) > 1:
+            return None
+        return writers.pop() if writers else DOM0
+
     def encode(self) -> bytes:
         """The payload of SET_PERMS. Raises ValueError for an unknown letter or a negative domid."""
         grants = ((self.owner, self.others), *self.domains)
@@ -139,6 +156,18 @@ def _decoded(payload: bytes) -> Permissions:
         raise ValueError
     first, *rest = [(int(text[1:]), text[0]) for text in texts]
     return Permissions(*first, tuple(rest))
+
+
+def least_privileged(permissions: Iterable[Permissions]) -> int | None:
+    """The domain in whose name a request of several nodes is made: the guest among their writers, or domain 0.
+
+    None when several guests have written it, or when the writer of a node is unknown.
+    """
+    writers = {each.writer for each in permissions}
+    guests = writers - {DOM0}
+    if None in writers or len(guests) > 1:
+        return None
+    return guests.pop() if guests else DOM0
 
 
 def path_argument(path: str) -> bytes:

@@ -41,17 +41,10 @@ class XenstorePublisher(interfaces.NodePublisher):
     `fire` makes a call; `on_fired` is called with the key of the node set whose node has fired.
     """
 
-    def __init__(
-        self,
-        store: XenstoreClient,
-        fire: FireTrigger,
-        on_fired: Callable[[str], object],
-        max_node_sets: int = MAX_NODE_SETS,
-    ) -> None:
+    def __init__(self, store: XenstoreClient, fire: FireTrigger, on_fired: Callable[[str], object]) -> None:
         self._store = store
         self._fire = fire
         self._on_fired = on_fired
-        self._max_node_sets = max_node_sets
         self._node_sets: OrderedDict[str, NodeSet] = OrderedDict()
         self._keys: dict[str, str] = {}  # path of a leaf -> key
         self._due: dict[str, None] = {}
@@ -90,7 +83,7 @@ class XenstorePublisher(interfaces.NodePublisher):
         self.forget(key)
         self._node_sets[key] = node_set
         self._keys.update(dict.fromkeys(node_set.leaves, key))
-        if len(self._node_sets) > self._max_node_sets:
+        if len(self._node_sets) > MAX_NODE_SETS:
             self.forget(next(iter(self._node_sets)))
         self._check(key)
 

@@ -18,8 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import is_permanent
-from adapters.xenstore.server.caller import caller_of, least_privileged
+from adapters.xenstore.client.wire import is_permanent, least_privileged
 from adapters.xenstore.server.transactions import places
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.routing.publication import Content, RelatedContent, RelatedNode, WatchTrigger, digest
@@ -277,7 +276,7 @@ class XenstoreTrigger:
         permissions = await nodes.permissions(path)
         assert match is not None
         assert permissions is not None
-        domid = least_privileged(map(caller_of, (permissions, *writers)))
+        domid = least_privileged([permissions, *writers])
         why = "the domain that can write this node may not call"
         if domid is not None and self._trigger.domains.allow(domid, match.parameters):
             try:

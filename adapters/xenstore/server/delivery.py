@@ -16,7 +16,6 @@ from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import EarlyTransaction, StoreOperations, ask, found, permissions_in
 from adapters.xenstore.client.wire import Operation, Permissions, StoreError, is_permanent
 from adapters.xenstore.server import state
-from adapters.xenstore.server.caller import caller_of
 from adapters.xenstore.server.state import RESPONSE_TTL, UNKNOWN_CALLER, SharedContext, backoff
 from adapters.xenstore.server.transactions import conditions_hold, in_pieces, operations, too_long
 from adapters.xenstore.styles.base import (
@@ -167,7 +166,7 @@ class Delivery:
             asked.append(ask(Operation.RM, state.claim_path(match.node)))
         answers = await in_pieces(nodes, asked)
         permissions = permissions_in(answers[0], owner_node)
-        is_same = permissions is not None and caller_of(permissions) == pending.owner
+        is_same = permissions is not None and permissions.writer == pending.owner
         answered = response is not None and is_answered(
             permissions_in(answers[conditional - 1], response), pending.owner
         )
@@ -194,7 +193,7 @@ class Delivery:
 
 def is_answered(permissions: Permissions | None, owner: int | None) -> bool:
     """Whether a response with these permissions counts. A node that a third domain has put there is none."""
-    return permissions is not None and caller_of(permissions) in (DOM0, owner)
+    return permissions is not None and permissions.writer in (DOM0, owner)
 
 
 def _pairs(body: bytes) -> Pairs:

@@ -26,9 +26,8 @@ from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import EarlyTransaction, Transaction, ask, found, permissions_in
-from adapters.xenstore.client.wire import Answer, Operation, StoreError, is_permanent
+from adapters.xenstore.client.wire import Answer, Operation, StoreError, is_permanent, least_privileged
 from adapters.xenstore.server import state, transactions
-from adapters.xenstore.server.caller import Reserve, caller_of, least_privileged
 from adapters.xenstore.server.delivery import (
     EXECUTED,
     NOT_EXECUTED,
@@ -43,6 +42,7 @@ from adapters.xenstore.server.state import (
     UNKNOWN_CALLER,
     UNPRODUCTIVE_READ,
     ExposedEndpoint,
+    Reserve,
     SharedContext,
     backoff,
 )
@@ -251,7 +251,7 @@ class XenstoreEndpoint:
             shared.owners.pop(node, None)
             await self._end_claim(node)
             return None
-        owner = caller_of(permissions)
+        owner = permissions.writer
         lane = UNKNOWN_CALLER if owner is None else owner
         shared.remember_owner(node, lane)
         async with shared.lane(lane):
@@ -382,7 +382,7 @@ class XenstoreEndpoint:
         `names`: its children that are known so far. A request that is a tree and needs no claim is read in one trip
         with them, and its transaction ends. Raises _UnexpectedNodesError when it has other nodes.
         """
-        match, wanted, limits = pending.match, pending.wanted, self._shared.limits
+        match, wanted, most = pending.match, pending.wanted, self._shared.admission.limits.nodes
         single = await transactions.several(nodes, wanted.nodes)
         request = self._style.parse(match, {path: node.value for path, node in single.items()})
         if request is None:
@@ -392,20 +392,20 @@ class XenstoreEndpoint:
             try:
                 size = self._shared.admission.max_body(pending.owner or DOM0)
                 if names and not wanted.nodes and not self._is_once(match, request):
-                    tree = await transactions.leaves(nodes, wanted.tree, limits.nodes, size, names)
+                    tree = await transactions.leaves(nodes, wanted.tree, most, size, names)
                     if tree is None:
                         raise _UnexpectedNodesError
                 else:
-                    tree = await transactions.tree(nodes, wanted.tree, limits.nodes, size, names)
+                    tree = await transactions.tree(nodes, wanted.tree, most, size, names)
             except transactions.RequestTooLargeError as error:
                 return replace(pending, fault=Fault(FaultCode.TOO_LARGE, str(error)))
             for path, node in tree.items():
                 permissions[f"{wanted.tree}/{path}" if path else wanted.tree] = node.permissions
             request = self._style.complete(match, request, {path: node.value for path, node in tree.items()})
         owned = permissions.get(self._style.owner_node(match))
-        if owned is None or caller_of(owned) != pending.owner:
+        if owned is None or owned.writer != pending.owner:
             return None
-        domid = least_privileged(map(caller_of, permissions.values()))
+        domid = least_privileged(permissions.values())
         whole = replace(pending, request=request, domid=domid, once=self._is_once(match, request))
         fault = self._check(whole)
         if fault is None and not reserve(sum(len(path) + len(value) for path, value in request.pairs)):

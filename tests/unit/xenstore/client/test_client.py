@@ -96,9 +96,10 @@ async def test_a_transaction_is_done_again_until_nobody_gets_in_between() -> Non
     assert [seconds < bound for seconds, bound in zip(pauses, (0.001, 0.002, 0.004), strict=True)] == [True] * 3
 
 
-async def test_a_storm_of_conflicts_comes_to_an_end() -> None:
+async def test_a_storm_of_conflicts_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_store, "ATTEMPTS", 5)
     seen: list[Request] = []
-    async with connected(answering({END: ["EAGAIN"] * 5}, seen), attempts=5) as store:
+    async with connected(answering({END: ["EAGAIN"] * 5}, seen)) as store:
         with pytest.raises(StoreError, match="conflicted with other clients in each of 5") as caught:
             await store.transaction(write_a)
     assert caught.value.name == "EAGAIN"
@@ -211,8 +212,9 @@ async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> Non
 
 @each_case(("steady", "expected"), [(TIMEOUT, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
 async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_a_while(
-    steady: float, expected: list[float]
+    steady: float, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(xenstore_store, "STEADY", steady)
     pauses: list[float] = []
     enough = asyncio.Event()
 
@@ -225,7 +227,7 @@ async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_
     async def refuse(_: Client) -> None:
         """Hang up at once."""
 
-    async with fake_store(refuse) as path, XenstoreClient(path, pause=note, steady=steady) as store:
+    async with fake_store(refuse) as path, XenstoreClient(path, pause=note) as store:
         await asyncio.wait_for(enough.wait(), TIMEOUT)
         assert store.status().last_error == "the store hung up"
     assert pauses == expected

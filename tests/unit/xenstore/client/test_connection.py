@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from adapters.xenstore.client.connection import IDS, MAX_LATE, StoreLostError, StoreTimeoutError, XenstoreConnection
+from adapters.xenstore.client import connection as connection_module
+from adapters.xenstore.client.connection import IDS, StoreLostError, StoreTimeoutError, XenstoreConnection
 from adapters.xenstore.client.operations import START as START_EARLY
 from adapters.xenstore.client.operations import EarlyTransaction, ask
 from adapters.xenstore.client.wire import Asked, Operation, StoreError
@@ -29,11 +30,11 @@ SOON = 0.05  # seconds: the deadline of tests in which it passes
 
 @asynccontextmanager
 async def connected(
-    script: Script, *, deadline: float = TIMEOUT, max_late: int = MAX_LATE, events: list[Event] | None = None
+    script: Script, *, deadline: float = TIMEOUT, events: list[Event] | None = None
 ) -> AsyncIterator[XenstoreConnection]:
     heard = [] if events is None else events
     async with fake_store(script) as path:
-        connection = XenstoreConnection(lambda *event: heard.append(event), deadline=deadline, max_late=max_late)
+        connection = XenstoreConnection(lambda *event: heard.append(event), deadline=deadline)
         await connection.open(path)
         try:
             yield connection
@@ -199,14 +200,16 @@ async def test_answers_that_came_while_this_process_was_asleep_are_in_time() -> 
         assert await answered == b"x"
 
 
-async def test_a_store_that_leaves_too_much_unanswered_is_given_up() -> None:
+async def test_a_store_that_leaves_too_much_unanswered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "MAX_LATE", 2)
+
     async def answer_some(client: Client) -> None:
         while True:
             request = await client.request()
             if request.payload == b"/answered\0":
                 client.answer(request)
 
-    async with connected(answer_some, max_late=2) as connection:
+    async with connected(answer_some) as connection:
         late = [read(connection, f"/{n}") for n in range(3)]
         await read(connection, "/answered")
         pass_time(connection)

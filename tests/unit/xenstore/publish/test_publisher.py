@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from adapters.xenstore.client.client import StoreError, Transaction, XenstoreClient
 from adapters.xenstore.client.connection import StoreTimeoutError
 from adapters.xenstore.client.wire import Permissions
-from adapters.xenstore.publish import watch_trigger
+from adapters.xenstore.publish import publisher, watch_trigger
 from adapters.xenstore.publish.publisher import XenstorePublisher
 from adapters.xenstore.publish.watch_trigger import XenstoreTrigger
 from gateway.core.routing.publication import Grants, NodeSet, Text, WatchTrigger, digest
@@ -203,8 +203,9 @@ async def test_an_old_value_takes_the_place_of_no_newer_one_that_its_trigger_has
         assert writer.written == 1
 
 
-async def test_only_so_many_pictures_are_kept(store: XenstoreClient) -> None:
-    writer = XenstorePublisher(store, Heard().fire, lambda _: None, max_node_sets=2)
+async def test_only_so_many_pictures_are_kept(store: XenstoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "MAX_NODE_SETS", 2)
+    writer = XenstorePublisher(store, Heard().fire, lambda _: None)
     for number in range(4):
         writer.show(f"{number}", NodeSet({f"/a/{number}": b"1"}))
     assert [writer._keys.get(f"/a/{number}") for number in range(4)] == [None, None, "2", "3"]

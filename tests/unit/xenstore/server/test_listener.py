@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
+from adapters.xenstore.server.listener import XenstoreTransport
+from adapters.xenstore.server.state import ExposedEndpoint, StoreLimits
 from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
 from tests.kit.cases import each_case

@@ -7,17 +7,16 @@ import asyncio
 import pytest
 
 from adapters.limits import Quota
-from adapters.xenstore.client.wire import Permissions
+from adapters.xenstore.client.wire import Permissions, least_privileged
 from adapters.xenstore.server import state
-from adapters.xenstore.server.caller import Admission, StoreLimits, caller_of, least_privileged
-from adapters.xenstore.server.state import SharedContext
+from adapters.xenstore.server.state import Admission, SharedContext, StoreLimits
 from tests.kit.cases import each_case
 from tests.kit.memory_store import MemoryStore
 
 
 @pytest.fixture
 def made() -> SharedContext:
-    return SharedContext(MemoryStore(), StoreLimits(), Admission(StoreLimits(), Quota()), lambda _: None)
+    return SharedContext(MemoryStore(), Admission(StoreLimits(), Quota()), lambda _: None)
 
 
 async def test_only_so_many_responses_and_bytes_and_owners_are_remembered(
@@ -72,7 +71,7 @@ async def test_claims_tell_domain_0_and_nobody_else_what_they_are_on() -> None:
     ],
 )
 def test_it_is_the_one_that_may_have_written(permissions: Permissions, domid: int | None) -> None:
-    assert caller_of(permissions) == domid
+    assert permissions.writer == domid
 
 
 @each_case(
@@ -82,7 +81,7 @@ def test_it_is_the_one_that_may_have_written(permissions: Permissions, domid: in
 def test_a_request_of_several_nodes_is_made_in_the_name_of_the_least(
     askers: list[int | None], domid: int | None
 ) -> None:
-    assert least_privileged(askers) == domid
+    assert least_privileged(Permissions(0, "b") if each is None else Permissions(each) for each in askers) == domid
 
 
 LIMITS = StoreLimits(calls=1, calls_per_domain=2, body=100, body_per_domain=10)

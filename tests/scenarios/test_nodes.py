@@ -250,30 +250,3 @@ async def test_a_reload_begins_and_ends_what_is_published(
     mapping.write_text(text)
     gateway.signal(signal.SIGHUP)
     await until(store, f"{GUEST}/memory/dynamic-min", b"1000")
-
-
-async def test_many_domains_at_once_are_each_told_what_was_written_last_and_nothing_twice(
-    gateway: Process, client: Client, store: XenstoreClient
-) -> None:
-    domids, rounds = range(1, 41), 5
-    for domid in domids:
-        await store.mkdir(f"/local/domain/{domid}")
-        await new_domain(client, domid)
-    for domid in domids:
-        await until(store, f"/local/domain/{domid}/memory/target", b"2000")
-
-    async def write(domid: int) -> None:
-        for number in range(rounds):
-            await store.write(f"/local/domain/{domid}/memory/target", b"%d" % (1000 + domid * 10 + number))
-
-    told: dict[int, list[int]] = {domid: [] for domid in domids}
-    wanted = {domid: 1000 + domid * 10 + rounds - 1 for domid in domids}
-    async with client.signals(RETARGETED) as signals, asyncio.timeout(TIMEOUT):
-        await asyncio.gather(*map(write, domids))
-        while {domid: kibs[-1] for domid, kibs in told.items() if kibs} != wanted:
-            domid, kib = (await signals.get()).body
-            told[domid].append(kib)
-        for domid in domids:
-            await until(store, f"/local/domain/{domid}/memory/target", b"%d" % wanted[domid])
-        assert signals.empty()
-    assert all(kibs == sorted(set(kibs)) for kibs in told.values())

@@ -62,6 +62,12 @@ async def lost(future: asyncio.Future[Any]) -> StoreLostError:
     return caught.value
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        for _ in iter(condition, True):
+            await asyncio.sleep(0)
+
+
 async def silent(client: Client) -> None:
     await client.gone()
 
@@ -216,49 +222,25 @@ async def test_a_store_that_leaves_too_much_unanswered_is_given_up(monkeypatch: 
         assert [type(await lost(each)) for each in late] == [StoreTimeoutError, StoreTimeoutError, StoreLostError]
 
 
-@each_case("late", [False, True])
-async def test_a_transaction_that_nobody_wants_any_more_is_ended(*, late: bool) -> None:
-    ended: asyncio.Future[Request] = asyncio.get_running_loop().create_future()
+async def test_a_transaction_whose_number_comes_too_late_is_ended() -> None:
+    came: list[Request] = []
 
     async def start(client: Client) -> None:
-        request = await client.request()
-        assert request.operation == START
-        while late and (other := await client.request()).payload != b"/late\0":
-            client.answer(other)
-        client.answer(request, b"17\0")
-        while (end := await client.request()).operation != END:
-            pass
-        client.answer(end)
-        ended.set_result(end)
+        begin = await client.request()
+        client.answer(await client.request())
+        client.answer(await client.request())
+        client.answer(begin, b"17\0")
+        came.append(await client.request())
         await client.gone()
 
     async with connected(start) as connection:
         unwanted = connection.send_all([START_EARLY])
-        if late:
-            await read(connection, "/x")
-            pass_time(connection)
-            assert isinstance(await lost(unwanted), StoreTimeoutError)
-            connection.send_and_forget(Operation.READ, b"/late\0")
-        unwanted.cancel()
-        end = await asyncio.wait_for(ended, TIMEOUT)
-    assert (end.transaction, end.payload) == (17, b"F\0")
-
-
-async def test_a_request_that_is_too_large_is_not_sent_and_costs_nobody_else() -> None:
-    async def echo(client: Client) -> None:
-        for _ in range(2):
-            request = await client.request()
-            client.answer(request, request.payload)
-        await client.gone()
-
-    async with connected(echo) as connection:
-        with pytest.raises(StoreError, match="expected a request of at most 4096 bytes"):
-            await connection.request(Operation.WRITE, b"x" * 4097)
-        assert await read(connection, "/a") == b"/a\0"
-        large = ask(Operation.WRITE, "/large", b"x" * 5000)
-        refused, found = await asyncio.wait_for(connection.send_all([large, *asked("/a")]), TIMEOUT)
-        assert isinstance(refused, StoreError)
-        assert (refused.name, found) == ("E2BIG", b"/a\0")
+        await read(connection, "/x")
+        pass_time(connection)
+        assert isinstance(await lost(unwanted), StoreTimeoutError)
+        await read(connection, "/late")
+        await until(lambda: bool(came))
+    assert [(each.operation, each.transaction, each.payload) for each in came] == [(END, 17, b"F\0")]
 
 
 async def test_where_no_store_is_the_error_says_what_the_system_says(tmp_path: Path) -> None:
@@ -282,12 +264,6 @@ async def test_a_store_with_a_full_backlog_is_not_waited_for(tmp_path: Path) -> 
 # Several in one piece, and transactions that are begun early
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        for _ in iter(condition, True):
-            await asyncio.sleep(0)
-
-
 async def test_each_of_a_batch_has_its_answer_or_its_refusal_and_it_fails_when_the_store_hangs_up_before() -> None:
     async def some(client: Client) -> None:
         first, second, third = [await client.request() for _ in range(3)]
@@ -299,10 +275,13 @@ async def test_each_of_a_batch_has_its_answer_or_its_refusal_and_it_fails_when_t
 
     async with connected(some) as connection:
         assert await asyncio.wait_for(connection.send_all([]), TIMEOUT) == []
-        first, second, third = await asyncio.wait_for(connection.send_all(asked("/a", "/b", "/c")), TIMEOUT)
+        batch = [ask(Operation.WRITE, "/large", b"x" * 4096), *asked("/a", "/b", "/c")]
+        large, first, second, third = await asyncio.wait_for(connection.send_all(batch), TIMEOUT)
         assert (first, third) == (b"1", b"3")
-        assert isinstance(second, StoreError)
-        assert (second.name, second.path) == ("ENOENT", "/b")
+        assert [str(each) for each in (large, second)] == [
+            "/large: expected a request of at most 4096 bytes, got 4103",
+            "/b: ENOENT",
+        ]
         assert (await lost(connection.send_all(asked("/a", "/b")))).sent
 
 

@@ -69,6 +69,10 @@ class World:
             self.paused.append(seconds)
         await asyncio.sleep(0)
 
+    def refuse(self, name: str, *paths: str) -> None:
+        """Refuse to write these nodes from now on, and no others."""
+        self.store.refuse = lambda operation, path: name if operation is Operation.WRITE and path in paths else None
+
     def is_up(self) -> bool:
         """Whether all was looked through since the store came."""
         return self.exposed.is_up
@@ -235,7 +239,7 @@ async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_
 
 
 async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed(made: World) -> None:
-    made.store.refusing[claim_path(f"{REQUESTS}/write/1")] = "EQUOTA"
+    made.refuse("EQUOTA", claim_path(f"{REQUESTS}/write/1"))
     made.put("write/1")
     await made.quiet()
     assert made.error("write/1") == b"the store does not let the call be begun (EQUOTA); it was not made"
@@ -265,12 +269,11 @@ async def test_an_answer_that_the_store_will_never_take_is_an_error_that_says_th
     name: str,
 ) -> None:
     async with world() as made:
-        made.store.refusing[f"{RESPONSES}/write/1/a"] = name
+        made.refuse(name, f"{RESPONSES}/write/1/a", f"{RESPONSES}/read/2")
         made.put("write/1", a="x")
         await made.quiet()
         text = f"the store refused the answer ({name}); the call was executed"
         assert made.response("write/1") == {"code": b"110", "description": text.encode()}
-        made.store.refusing[f"{RESPONSES}/read/2"] = name
         made.put("read/2", a="x")
         await made.quiet()
         assert made.response("read/2") is None
@@ -278,11 +281,11 @@ async def test_an_answer_that_the_store_will_never_take_is_an_error_that_says_th
 
 
 async def test_nobody_waits_for_an_answer_longer_than_a_client_does(made: World) -> None:
-    made.store.refusing[f"{RESPONSES}/write/1"] = "EQUOTA"
+    made.refuse("EQUOTA", f"{RESPONSES}/write/1")
     made.put("write/1", a="x")
     await made.quiet()
     assert RESPONSE_TTL <= made.now < RESPONSE_TTL + 10
-    del made.store.refusing[f"{RESPONSES}/write/1"]
+    made.refuse("")
     made.shared.responses.clear()  # as after a restart
     made.put("write/1", a="x")
     await made.quiet()

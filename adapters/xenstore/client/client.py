@@ -25,7 +25,6 @@ from adapters.xenstore.client.wire import (
     Operation,
     Permissions,
     StoreError,
-    is_permanent,
     path_argument,
     transaction_id,
 )
@@ -229,7 +228,7 @@ class XenstoreClient(StoreOperations):
         for place, answer in enumerate(answers):
             if isinstance(answer, StoreError) and answer.name in RETRIED:
                 await self._pause(_random_pause(0))
-                (answers[place],) = await super().together([asked[place]])
+                answers[place] = await self._answer(asked[place])
         return answers
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], early: EarlyTransaction | None) -> T:
@@ -334,7 +333,7 @@ class XenstoreClient(StoreOperations):
                 await connection.request(Operation.WATCH, _watch_argument(watch), path=watch.path)
                 return
             except StoreError as error:
-                if is_permanent(error):
+                if error.is_permanent:
                     watch.fail(error)
                     return
                 self._error = f"the watch of {error}"

@@ -72,14 +72,10 @@ class StoreError(PyXSError):  # type: ignore[misc] # theirs has no types
     def __str__(self) -> str:
         return str(self.args[1])
 
-
-# Errors that a retry does not change. All others (ENOMEM, EIO, EAGAIN, EBUSY, ENOSPC, EQUOTA) are transient.
-PERMANENT = frozenset({"EINVAL", "E2BIG", "EACCES"})
-
-
-def is_permanent(error: StoreError) -> bool:
-    """Whether a retry of the same request will fail in the same way."""
-    return error.name in PERMANENT
+    @property
+    def is_permanent(self) -> bool:
+        """Whether a retry will fail in the same way. ENOMEM, EIO, EAGAIN, EBUSY, ENOSPC and EQUOTA are transient."""
+        return self.name in ("EINVAL", "E2BIG", "EACCES")
 
 
 class ProtocolError(UnexpectedPacket):  # type: ignore[misc] # theirs has no types

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import NamedTuple
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
-from adapters.xenstore.client.wire import is_permanent
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.watch_trigger import FireTrigger, XenstoreTrigger
 from gateway.core import interfaces
@@ -163,7 +162,7 @@ class XenstorePublisher(interfaces.NodePublisher):
             return
         except StoreError as error:
             log.warning("nodes cannot be published: %s", error)
-            if not is_permanent(error):
+            if not error.is_permanent:
                 pause = self._pauses.get(key, FIRST_PAUSE)
                 self._pauses[key] = min(2 * pause, LAST_PAUSE)
                 asyncio.get_running_loop().call_later(pause, self._check, key)

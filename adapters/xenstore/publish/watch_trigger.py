@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import is_permanent, least_privileged
+from adapters.xenstore.client.wire import least_privileged
 from adapters.xenstore.server.transactions import places
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.routing.publication import Content, RelatedContent, RelatedNode, WatchTrigger, digest
@@ -194,7 +194,7 @@ class XenstoreTrigger:
                     self._call_later(path, self._schedule, path)
             except StoreError as error:
                 log.warning("trigger %s at %s: %s", self._source, path, error)
-                if not is_permanent(error):
+                if not error.is_permanent:
                     self._call_later(path, self._schedule, path)
             finally:
                 slots.release()
@@ -303,7 +303,7 @@ class XenstoreTrigger:
             try:
                 return await self._store.transaction(record)
             except (StoreError, StoreLostError) as error:
-                if not self._store.connected or (isinstance(error, StoreError) and is_permanent(error)):
+                if not self._store.connected or (isinstance(error, StoreError) and error.is_permanent):
                     raise
                 log.warning("trigger %s at %s: the record is written later: %s", self._source, path, error)
             await asyncio.sleep(pause)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import EarlyTransaction, StoreOperations, ask, found, permissions_in
-from adapters.xenstore.client.wire import Operation, Permissions, StoreError, is_permanent
+from adapters.xenstore.client.wire import Operation, Permissions, StoreError
 from adapters.xenstore.server import state
 from adapters.xenstore.server.state import RESPONSE_TTL, UNKNOWN_CALLER, SharedContext, backoff
 from adapters.xenstore.server.transactions import conditions_hold, in_pieces, operations, too_long
@@ -78,7 +78,7 @@ class Delivery:
         """
         node = pending.match.node
         error = await self._write_with_retries(pending, self._steps(pending, response), early)
-        if error is not None and is_permanent(error):
+        if error is not None and error.is_permanent:
             self._shared.report(f"{node}: the store refuses the answer: {error}")
             why = f"the store refused the answer ({error.name}); {response.executed}"
             fault = replace(self._refuse(Fault(FaultCode.UNREPRESENTABLE, why)), executed="")
@@ -95,7 +95,7 @@ class Delivery:
             try:
                 await self._write_once(pending, steps, early)
             except StoreError as error:
-                if is_permanent(error) or self._shared.clock() >= end:
+                if error.is_permanent or self._shared.clock() >= end:
                     return error
                 if not reported:
                     self._shared.report(f"{pending.match.node}: the answer is tried again: {error}")

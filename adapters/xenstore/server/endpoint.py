@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import EarlyTransaction, Transaction, ask, found, permissions_in
-from adapters.xenstore.client.wire import Answer, Operation, StoreError, is_permanent, least_privileged
+from adapters.xenstore.client.wire import Answer, Operation, StoreError, least_privileged
 from adapters.xenstore.server import state, transactions
 from adapters.xenstore.server.delivery import (
     EXECUTED,
@@ -195,7 +195,7 @@ class XenstoreEndpoint:
                     continue
                 except StoreError as error:  # nothing was executed
                     self._shared.report(f"{match.node} cannot be read: {error}")
-                    if not is_permanent(error) and not self._closed:
+                    if not error.is_permanent and not self._closed:
                         await self._shared.pause(next(waits))
                         continue
                 if not running[match.node]:
@@ -330,7 +330,7 @@ class XenstoreEndpoint:
                     return await self._claim_once(pending, reserve, early)
             except _ClaimRefusedError as refused:
                 (error,) = refused.args
-                if is_permanent(error) or not left:
+                if error.is_permanent or not left:
                     why = f"the store does not let the call be begun ({error.name}); it was not made"
                     return replace(pending, fault=Fault(FaultCode.UNAVAILABLE, why))
             await self._shared.pause(next(waits))

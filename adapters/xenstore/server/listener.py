@@ -23,10 +23,6 @@ SCHEME = "xenstore:"
 DEFAULT_LIMITS = StoreLimits()
 
 
-def _ignore(_: str) -> None:
-    """The default of `on_trouble`."""
-
-
 class XenstoreTransport(interfaces.Transport):
     """A listener on a xenstore. `expose` replaces the exposed endpoints at any time.
 
@@ -41,7 +37,7 @@ class XenstoreTransport(interfaces.Transport):
         limits: StoreLimits = DEFAULT_LIMITS,
         *,
         room: Quota | None = None,
-        on_trouble: Callable[[str], object] = _ignore,
+        on_trouble: Callable[[str], object] = lambda _: None,
         store: XenstoreClient | None = None,
     ) -> None:
         (address,) = binds

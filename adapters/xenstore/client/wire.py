@@ -159,9 +159,8 @@ def least_privileged(permissions: Iterable[Permissions]) -> int | None:
 
     None when several guests have written it, or when the writer of a node is unknown.
     """
-    writers = {each.writer for each in permissions}
-    guests = writers - {DOM0}
-    if None in writers or len(guests) > 1:
+    guests = {each.writer for each in permissions} - {DOM0}  # None is one that is not known
+    if len(guests) > 1:
         return None
     return guests.pop() if guests else DOM0
 

@@ -89,12 +89,13 @@ async def store(server: Xenstored) -> AsyncIterator[XenstoreClient]:
 
 @asynccontextmanager
 async def hung(
-    store: XenstoreClient, service: Service, trigger: WatchTrigger = TRIGGER
-) -> AsyncIterator[XenstoreTrigger]:
-    watcher = XenstoreTrigger(trigger, store, service.fire, service.fired.put_nowait)
-    task = asyncio.ensure_future(watcher.run())
+    store: XenstoreClient, trigger: WatchTrigger = TRIGGER, outcomes: Sequence[Outcome] = ()
+) -> AsyncIterator[Service]:
+    """Run a trigger; yields the service that it calls."""
+    service = Service(*outcomes)
+    task = asyncio.ensure_future(XenstoreTrigger(trigger, store, service.fire, service.fired.put_nowait).run())
     try:
-        yield watcher
+        yield service
     finally:
         task.cancel()
         await asyncio.wait({task})
@@ -111,8 +112,7 @@ async def after_another(store: XenstoreClient, service: Service) -> None:
 
 
 async def test_it_rings_once_for_each_content(store: XenstoreClient) -> None:
-    service = Service()
-    async with hung(store, service):
+    async with hung(store) as service:
         for value in (b"1", b"2", b"1", b""):
             await store.write(UPDATED, value)
             assert await service.next() == {"domid": "5", "value": value.decode()}
@@ -124,22 +124,20 @@ async def test_it_rings_once_for_each_content(store: XenstoreClient) -> None:
 
 async def test_what_was_there_before_is_rung_once_and_not_again_by_the_next_gateway(store: XenstoreClient) -> None:
     await store.write(UPDATED, b"1")
-    service = Service()
-    async with hung(store, service):
+    async with hung(store) as service:
         assert await service.next() == {"domid": "5", "value": "1"}
         await service.next_fired()
-    async with hung(store, service):
+    async with hung(store) as service:
         await after_another(store, service)
         assert service.calls.empty()
     await store.write(UPDATED, b"2")
-    async with hung(store, service):
+    async with hung(store) as service:
         assert await service.next() == {"domid": "5", "value": "2"}
         await service.next_fired()
 
 
 async def test_only_its_own_node_rings(store: XenstoreClient) -> None:
-    service = Service()
-    async with hung(store, service):
+    async with hung(store) as service:
         for path in ("/local/domain/5/data", f"{UPDATED}/below", "/local/domain/5/data/other", "/local/domain/x"):
             await store.write(path, b"1")
         assert await service.next() == {"domid": "5", "value": ""}  # made, empty, by what was written below it
@@ -149,10 +147,9 @@ async def test_only_its_own_node_rings(store: XenstoreClient) -> None:
 
 
 async def test_a_node_that_goes_and_comes_again_rings_again(store: XenstoreClient) -> None:
-    service = Service()
     await watch_trigger.mark_processed(store, UPDATED, "it went while nobody looked")
     await watch_trigger.mark_processed(store, "/other", "of another trigger")
-    async with hung(store, service):
+    async with hung(store) as service:
         await until(store, watch_trigger.record_path(UPDATED), None)
         for gone in (UPDATED, "/local/domain/5", "/local/domain/5/data"):
             await store.write(UPDATED, b"1")
@@ -164,9 +161,8 @@ async def test_a_node_that_goes_and_comes_again_rings_again(store: XenstoreClien
 
 
 async def test_changes_while_it_is_being_rung_are_one_more_ring(store: XenstoreClient) -> None:
-    service = Service()
-    service.held = asyncio.Event()
-    async with hung(store, service):
+    async with hung(store) as service:
+        service.held = asyncio.Event()
         await store.write(UPDATED, b"0")
         assert (await service.next())["value"] == "0"
         for number in range(1, 20):
@@ -191,8 +187,7 @@ async def test_changes_while_it_is_being_rung_are_one_more_ring(store: XenstoreC
 async def test_a_ring_is_tried_again_where_that_can_make_no_write_twice(
     store: XenstoreClient, trigger: WatchTrigger, outcomes: list[Outcome], rings: int
 ) -> None:
-    service = Service(*outcomes)
-    async with hung(store, service, trigger):
+    async with hung(store, trigger, outcomes) as service:
         await store.write(UPDATED, b"1")
         assert [(await service.next())["value"] for _ in range(rings)] == ["1"] * rings
         assert await service.next_fired() == UPDATED
@@ -203,8 +198,7 @@ async def test_a_ring_is_tried_again_where_that_can_make_no_write_twice(
 
 
 async def test_what_was_not_heard_and_is_taken_back_is_not_rung(store: XenstoreClient) -> None:
-    service = Service(Reply(None), UNAVAILABLE)
-    async with hung(store, service, WRITES):
+    async with hung(store, WRITES, [Reply(None), UNAVAILABLE]) as service:
         await store.write(UPDATED, b"old")
         await service.next()
         await service.next_fired()
@@ -223,13 +217,11 @@ async def test_what_was_not_heard_and_is_taken_back_is_not_rung(store: XenstoreC
 async def test_a_gateway_that_dies_while_it_rings_rings_no_write_twice(
     store: XenstoreClient, trigger: WatchTrigger, rings: int
 ) -> None:
-    service = Service()
-    service.held = asyncio.Event()
-    async with hung(store, service, trigger):
+    async with hung(store, trigger) as service:
+        service.held = asyncio.Event()
         await store.write(UPDATED, b"1")
         await service.next()
-    service.held.set()
-    async with hung(store, service, trigger):
+    async with hung(store, trigger) as service:
         for _ in range(rings - 1):
             assert (await service.next())["domid"] == "5"
             await service.next_fired()
@@ -260,8 +252,7 @@ async def test_it_rings_in_the_name_of_who_may_write_or_not_at_all(
         await nodes.write(UPDATED, b"1")
         await nodes.set_permissions(UPDATED, permissions)
 
-    service = Service()
-    async with hung(store, service, replace(TRIGGER, domains=domains)):
+    async with hung(store, replace(TRIGGER, domains=domains)) as service:
         await store.transaction(write)  # type: ignore[arg-type] # a transaction is as good as a store here
         if domid is not None:
             call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
@@ -273,12 +264,8 @@ async def test_it_rings_in_the_name_of_who_may_write_or_not_at_all(
 
 async def test_a_tree_is_told_without_the_bell_and_a_change_in_it_is_a_change(store: XenstoreClient) -> None:
     told = RelatedNode(".", tree=True)
-    service = Service()
-    async with hung(
-        store,
-        service,
-        replace(TRIGGER, parameters={"told": told, "os": RelatedNode("os/name"), "no": RelatedNode("x")}),
-    ):
+    parameters = {"told": told, "os": RelatedNode("os/name"), "no": RelatedNode("x")}
+    async with hung(store, replace(TRIGGER, parameters=parameters)) as service:
         for memory in (b"1", b"2"):
             await store.write("/local/domain/5/data/os/name", b"Debian")
             await store.write("/local/domain/5/data/memory", memory)
@@ -290,8 +277,7 @@ async def test_a_tree_is_told_without_the_bell_and_a_change_in_it_is_a_change(st
 
 async def test_too_much_is_not_told(store: XenstoreClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_trigger, "MAX_RELATED", 3)
-    service = Service()
-    async with hung(store, service, replace(TRIGGER, parameters={"told": RelatedNode(".", tree=True)})):
+    async with hung(store, replace(TRIGGER, parameters={"told": RelatedNode(".", tree=True)})) as service:
         for number in range(5):
             await store.write(f"/local/domain/5/data/{number}", b"1")
         await store.write(UPDATED, b"1")
@@ -304,8 +290,8 @@ async def test_too_much_is_not_told(store: XenstoreClient, monkeypatch: pytest.M
 async def test_the_log_says_why_a_ring_failed_and_not_what_was_written(
     store: XenstoreClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = Service(Fault(FaultCode.APPLICATION, "no domain 'hunter2'", name="org.xen.xcp.Error.NotFound"))
-    async with hung(store, service):
+    refusal = Fault(FaultCode.APPLICATION, "no domain 'hunter2'", name="org.xen.xcp.Error.NotFound")
+    async with hung(store, outcomes=[refusal]) as service:
         await store.write(UPDATED, b"hunter2")
         await service.next_fired()
         await store.write(UPDATED, b"hunter2 \xff")
@@ -338,9 +324,8 @@ async def test_a_refused_operation_costs_no_ring_and_makes_none_twice(
 
     monkeypatch.setattr(store, "together", list_)
     monkeypatch.setattr(store, "transaction", transaction)
-    service = Service()
     await store.write(UPDATED, b"1")
-    async with hung(store, service, WRITES):
+    async with hung(store, WRITES) as service:
         assert await service.next() == {"domid": "5", "value": "1"}
         assert await service.next_fired() == UPDATED
         refusing["transaction"] = 1
@@ -368,8 +353,7 @@ async def test_a_response_of_the_store_that_is_late_costs_no_ring_and_makes_none
         return result
 
     monkeypatch.setattr(store, "transaction", transaction)
-    service = Service()
-    async with hung(store, service, WRITES):
+    async with hung(store, WRITES) as service:
         await store.write(UPDATED, b"1")
         assert await service.next() == {"domid": "5", "value": "1"}
         assert await service.next_fired() == UPDATED
@@ -377,16 +361,14 @@ async def test_a_response_of_the_store_that_is_late_costs_no_ring_and_makes_none
 
 
 async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: XenstoreClient) -> None:
-    service = Service()
     told = replace(TRIGGER, parameters={"domid": Text("{domid}"), "told": RelatedNode(".", tree=True)})
-    async with hung(store, service, replace(told, domains=Domains(frozenset({7})))):
+    async with hung(store, replace(told, domains=Domains(frozenset({7})))) as service:
         await store.write("/local/domain/5/data/os", b"planted")
         await store.set_permissions("/local/domain/5/data/os", Permissions(7, "n"))
         await store.write(UPDATED, b"1")
         call = await asyncio.wait_for(service.calls.get(), TIMEOUT)
         assert call.peer.domid == 7
-    service = Service()
-    async with hung(store, service, told):  # where domain 0 alone may fire
+    async with hung(store, told) as service:  # where domain 0 alone may fire
         await store.write(UPDATED, b"2")
         await after_another(store, service)
         assert service.calls.empty()

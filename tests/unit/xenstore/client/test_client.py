@@ -56,7 +56,8 @@ def answering(answers: Mapping[int, Sequence[bytes | str]], seen: list[Request] 
                 continue
             client.answer(request, answer)
             if request.operation == WATCH:
-                client.event("/a", request.payload.split(b"\0")[1])
+                path, token, _ = request.payload.split(b"\0")
+                client.event(path.decode(), token)
 
     return script
 
@@ -153,12 +154,7 @@ async def test_what_the_work_finds_counts_for_nothing_when_the_store_had_dropped
 
 @each_case(("number", "why"), [(b"17\0", "/a: EQUOTA"), (b"seventeen\0", "expected the number of a transaction")])
 async def test_an_error_in_a_transaction_is_not_tried_again(number: bytes, why: str) -> None:
-    async def refuse(client: Client) -> None:
-        client.answer(await client.request(), number)
-        client.refuse(await client.request(), "EQUOTA")
-        await client.gone()
-
-    async with connected(refuse) as store:
+    async with connected(answering({START: [number], WRITE: ["EQUOTA"]})) as store:
         with pytest.raises(StoreError, match=why):
             await store.transaction(write_a)
 
@@ -255,17 +251,7 @@ async def test_an_event_of_a_watch_that_was_closed_is_dropped() -> None:
 
 
 async def test_a_watch_the_store_refuses_fails_alone() -> None:
-    async def refuse(client: Client) -> None:
-        for _ in range(2):
-            request = await client.request()
-            if b"/forbidden" in request.payload:
-                client.refuse(request, "EACCES")
-            else:
-                client.answer(request)
-                client.event("/allowed", b"2")
-        await client.gone()
-
-    async with fake_store(refuse) as path, XenstoreClient(path) as store:
+    async with connected(answering({WATCH: ["EACCES"]})) as store:
         forbidden, allowed = store.watch("/forbidden"), store.watch("/allowed")
         assert await anext(allowed) == "/allowed"
         with pytest.raises(StoreError, match="/forbidden: EACCES"):
@@ -283,12 +269,7 @@ async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> N
             else:
                 client.answer(request)
 
-    async def register(client: Client) -> None:
-        client.answer(await client.request())
-        client.event("/a", b"1")
-        await client.gone()
-
-    async with connected(skip_watches, register) as store:
+    async with connected(skip_watches, obliging) as store:
         watch = store.watch("/a")
         await came.wait()
         await store.write("/x", b"")  # the store is alive

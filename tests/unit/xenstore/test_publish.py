@@ -445,24 +445,6 @@ async def test_nodes_of_a_domain_that_is_gone_are_not_made_again(store: Xenstore
         assert await store.read(TARGET) is None
 
 
-async def test_everything_is_written_again_when_the_store_has_forgotten_it() -> None:
-    with xenstored() as server:
-        async with connected(server.path) as store, running(store) as writer:
-            await store.mkdir(DOMAIN)
-            writer.show("k", node_set(b=b"1"))
-            writer.show("of a domain", NodeSet({TARGET: b"1"}, (), DOMAIN))
-            await until(store, TARGET, b"1")
-            server.kill()
-            writer.show("late", node_set(c=b"2"))
-            server.start()
-            await until(store, "/a/b", b"1")
-            await until(store, "/a/c", b"2")
-            assert await store.read(DOMAIN) is None
-            async with connected(server.path) as toolstack:
-                await toolstack.mkdir(DOMAIN)
-            await until(store, TARGET, b"1")
-
-
 async def test_a_node_with_a_bell_is_written_when_it_is_not_there_and_that_rings_nothing(store: XenstoreClient) -> None:
     async with running(store, "/a/b") as writer:
         for value in (b"1", b"2"):

@@ -44,6 +44,12 @@ IDLE = 40  # turns of the loop without anything to do: more than any look at the
 SHUTDOWN = "/local/domain/5/control/shutdown"
 
 
+async def turns(count: int = IDLE) -> None:
+    """Let the loop go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 class World:
     """A store, one exposed path in it, and who answers there."""
 
@@ -97,6 +103,14 @@ class World:
         if permissions is not None:
             self.store.put(path, b"", permissions)
         self.store.put(path)
+
+    async def hold(self, *nodes: str, **arguments: str) -> None:
+        """Make requests that are being called until `endpoint.open` is set."""
+        self.endpoint.open.clear()
+        for node in nodes:
+            self.put(node, **arguments)
+        for _ in nodes:
+            await self.endpoint.begun.acquire()
 
     def response(self, node: str) -> dict[str, bytes] | None:
         """The keys of an answer; None when there is none."""
@@ -159,11 +173,7 @@ async def test_a_request_is_answered_once_however_often_its_nodes_change(made: W
 
 
 async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_answered(made: World) -> None:
-    made.endpoint.open.clear()
-    made.put("write/1")
-    made.put("read/1")
-    await made.endpoint.begun.acquire()
-    await made.endpoint.begun.acquire()
+    await made.hold("write/1", "read/1")
     assert made.store.tree[claim_path(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
     assert claim_path(f"{REQUESTS}/read/1") not in made.store.tree
     made.endpoint.open.set()
@@ -182,16 +192,11 @@ async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
 
 
 async def test_an_answer_waits_for_the_store_and_is_not_written_for_a_client_that_has_left(made: World) -> None:
-    made.endpoint.open.clear()
-    made.put("write/1", a="x")
-    made.put("write/2", a="x")
-    await made.endpoint.begun.acquire()
-    await made.endpoint.begun.acquire()
+    await made.hold("write/1", "write/2", a="x")
     with made.store.away():
         made.store.drop(f"{REQUESTS}/write/2")
         made.endpoint.open.set()
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
     await made.quiet()
     assert (made.response("write/1"), made.response("write/2")) == ({"a": b"x"}, None)
     assert claim_path(f"{REQUESTS}/write/2") not in made.store.tree
@@ -201,10 +206,10 @@ async def test_an_answer_waits_for_the_store_and_is_not_written_for_a_client_tha
 @each_case("when", ["after the answer", "and is looked at before the client asks again", "while it is made"])
 async def test_a_write_is_not_made_again_for_a_client_that_asks_again_since_the_store_forgot_all(when: str) -> None:
     async with world() as made:
-        if when == "while it is made":
-            made.endpoint.open.clear()
-        made.put("write/1", a="x")
-        await (made.endpoint.begun.acquire() if when == "while it is made" else made.quiet())
+        await made.hold("write/1", a="x")
+        if when != "while it is made":
+            made.endpoint.open.set()
+            await made.quiet()
         made.store.tree = {"/": made.store.tree["/"]}
         with made.store.away():
             made.endpoint.open.set()
@@ -429,8 +434,7 @@ async def test_a_request_that_changes_while_it_is_done_is_a_new_one(style: str, 
         made.store.put(f"{folder}/{command}", "poweroff")
         await made.endpoint.begun.acquire()
         made.store.put(f"{folder}/{changed}", "reboot")
-        for _ in range(IDLE):
-            await asyncio.sleep(0)
+        await turns()
         made.endpoint.open.set()
         await made.quiet()
         said = [next(iter(call.named.values()), call.method) for call in made.endpoint.calls]
@@ -497,8 +501,7 @@ async def test_an_answer_that_is_there_at_two_looks_is_removed_with_its_request_
                 await made.quiet()
                 made.slept.release()
                 with made.store.away() if look == 1 else nullcontext():  # it is told, and done the next time
-                    for _ in range(50):
-                        await asyncio.sleep(0)
+                    await turns(50)
             left = range(4, 5) if after else range(5)
             await made.quiet()
             nodes = {path for path in made.store.tree if path.startswith((f"{REQUESTS}/read/", f"{RESPONSES}/read/"))}
@@ -535,11 +538,9 @@ async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else(made:
     await made.endpoint.begun.acquire()
     made.store.transaction = slow_for_the_first  # type: ignore[method-assign]
     made.endpoint.open.set()
-    for _ in range(IDLE):
-        await asyncio.sleep(0)
+    await turns()
     made.put("read/dom0")
-    for _ in range(IDLE):
-        await asyncio.sleep(0)
+    await turns()
     assert (made.response("read/dom0"), made.response("read/guest")) == ({}, None)
     open_again.set()
     await made.quiet()
@@ -555,8 +556,7 @@ async def test_an_id_that_is_used_again_at_once_is_a_new_request(made: World) ->
             for root in (REQUESTS, RESPONSES):
                 made.store.drop(f"{root}/read/1")
             made.put("read/1", a="y")
-            for _ in range(IDLE):
-                await asyncio.sleep(0)
+            await turns()
         return result
 
     made.store.transaction = and_then_a_quick_client  # type: ignore[method-assign]
@@ -735,8 +735,7 @@ async def test_of_a_request_that_is_not_served_no_node_is_read_but_its_own() -> 
         made.put("read/3", GUEST)
         await made.endpoint.begun.acquire()
         made.put("read/4", GUEST, **many)  # no place
-        for _ in range(2 * IDLE):
-            await asyncio.sleep(0)
+        await turns(2 * IDLE)
         assert b"too many requests" in made.error("read/4")
         assert reads_below(made, f"{REQUESTS}/read/4") == 0
         made.endpoint.open.set()
@@ -761,8 +760,7 @@ async def test_a_domain_whose_requests_cannot_be_read_holds_up_no_other(made: Wo
         made.put(f"read/slow-{number}", STRANGER)
     made.put("read/dom0")
     made.put("read/guest", GUEST)
-    for _ in range(5 * IDLE):
-        await asyncio.sleep(0)
+    await turns(5 * IDLE)
     assert (made.response("read/dom0"), made.response("read/guest")) == ({}, {})
     open_again.set()
     await made.quiet()

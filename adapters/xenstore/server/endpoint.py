@@ -81,7 +81,7 @@ class XenstoreEndpoint:
         self._delivery = Delivery(self._style, shared, self._refusal)
         self._requests = self._style.requests
         self._tasks: list[asyncio.Task[None]] = []
-        self._scanned_at = -1  # number of reconnects at the last full scan
+        self._scanned_at = 0  # number of the connection at the last full scan
         self._to_scan: dict[str, None] = {}  # nodes above requests that have changed
         self._wake = asyncio.Event()
         self._closed = False
@@ -89,7 +89,7 @@ class XenstoreEndpoint:
     @property
     def is_up(self) -> bool:
         """Whether requests are served: a full scan has ended since the store was connected."""
-        return self._store.connected and self._scanned_at == self._store.status().reconnects
+        return self._store.connected and self._scanned_at == self._store.connections
 
     def start(self) -> None:
         """Watch the requests, from now on or from the next connection."""
@@ -156,7 +156,7 @@ class XenstoreEndpoint:
                 await self._shared.pause(min(LAST_PAUSE, (self._shared.clock() - started) * (1 / SCAN_SHARE - 1)))
 
     async def _scan_below(self, path: str) -> None:
-        everything, connection = path == self._requests.root, self._store.status().reconnects
+        everything, connection = path == self._requests.root, self._store.connections
         if everything:
             await state.prepare_records(self._store)
             await run_steps(self._store, self._style.announce(getpid()), DOM0)

@@ -21,7 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -242,12 +242,10 @@ class SharedContext(Struct):
 # Records in the store
 
 RECORDS = "/tool/xcp-gateway"
-KNOWN_CLAIMS = 256  # paths of claims that are not computed again: one request needs its own several times
 CLAIMS = f"{RECORDS}/claims"
 ANSWERS = f"{RECORDS}/answers"
 
 
-@lru_cache(KNOWN_CLAIMS)
 def claim_path(node: str) -> str:
     """The path of the claim on a request."""
     return record_path(CLAIMS, node)

@@ -146,10 +146,6 @@ def at_random(rates: Mapping[str, float], seed: str) -> Rule:
     return rule
 
 
-def path_of(request: Request) -> str:
-    return request.payload.partition(NUL)[0].decode("ascii", "replace")
-
-
 class RefusingStore:
     """`path` is its socket; `rule` may be changed at any time. `refused` counts by operation and errno."""
 

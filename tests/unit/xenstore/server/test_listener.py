@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 from adapters.xenstore.server.listener import XenstoreTransport
 from adapters.xenstore.server.state import ExposedEndpoint, StoreLimits
 from gateway.core.xenstore.exposure import Domains, Exposure
@@ -91,8 +89,3 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting_and_stopping(tmp_
     status = transport.status()
     assert (status.listener, status.connected, status.waiting) == ("store", False, 0)
     assert await transport.stop(TIMEOUT) == 0
-
-
-def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XENSTORED_PATH", "/run/elsewhere")
-    assert XenstoreTransport("store", ["xenstore:"]).addresses == ("xenstore:/run/elsewhere",)

@@ -14,8 +14,8 @@ import pytest
 from adapters.xenstore.client import client as xenstore_store
 from adapters.xenstore.client.client import MAX_QUEUED, Transaction, Watch, XenstoreClient, socket_path
 from adapters.xenstore.client.connection import StoreLostError
-from adapters.xenstore.client.operations import LISTINGS
-from adapters.xenstore.client.wire import StoreError
+from adapters.xenstore.client.operations import LISTINGS, ask
+from adapters.xenstore.client.wire import Operation, StoreError
 from tests.kit.cases import each_case
 from tests.kit.fake_stores import (
     DIRECTORY,
@@ -340,6 +340,13 @@ async def test_what_is_refused_for_the_moment_is_asked_again_and_a_transaction_a
             with nullcontext() if refusals == 3 else pytest.raises(StoreError, match=name):
                 assert await work in (b"OK\0", "done")
         assert [each.operation for each in seen].count(READ if operation == READ else START) == asked
+
+
+async def test_of_what_is_asked_together_that_is_asked_again_which_was_refused_for_the_moment() -> None:
+    asked = [ask(Operation.READ, path) for path in ("/a", "/b", "/c", "/d")]
+    async with connected(answering({READ: [b"1", "EIO", b"3", "ENOENT", b"2"]})) as store:
+        *values, missing = await store.together(asked)
+    assert (values, str(missing)) == ([b"1", b"2", b"3"], "/d: ENOENT")
 
 
 async def test_a_watch_that_is_refused_for_the_moment_is_registered_later() -> None:

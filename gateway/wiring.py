@@ -57,7 +57,8 @@ if TYPE_CHECKING:  # for types alone: a gateway imports these where its config h
     from adapters.admin_dbus.service import AdminBusService
     from adapters.xenstore.publish.publisher import XenstorePublisher
     from adapters.xenstore.publish.watch_trigger import FireTrigger
-    from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
+    from adapters.xenstore.server.listener import XenstoreTransport
+    from adapters.xenstore.server.state import ExposedEndpoint
     from gateway.ops.traces import Tracer
 
 __all__ = [
@@ -384,7 +385,8 @@ def store_transport(
     name: str, listener: ListenerConfig, room: Quota, on_trouble: Callable[[str], object]
 ) -> StoreTransport:
     """The xenstore server of a [listener.NAME] section."""
-    from adapters.xenstore.server.listener import NODES, StoreLimits, XenstoreTransport
+    from adapters.xenstore.server.listener import XenstoreTransport
+    from adapters.xenstore.server.state import NODES, StoreLimits
 
     limits = StoreLimits(
         calls=listener.max_calls,
@@ -427,7 +429,7 @@ def import_for_reloads() -> None:
 
 def offer(table: EndpointTable, endpoint: Endpoint) -> ExposedEndpoint:
     """An endpoint as it is exposed in a xenstore."""
-    from adapters.xenstore.server.listener import ExposedEndpoint
+    from adapters.xenstore.server.state import ExposedEndpoint
 
     assert table.exposure is not None, "the mapping compiler gives each endpoint of a xenstore an exposure"
     writes = {element(name) for name, route in table.routes.items() if route.effect is Effect.WRITE}

@@ -19,7 +19,6 @@ from typing import Any
 from adapters.limits import ConcurrencyLimiter
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations, Transaction
-from adapters.xenstore.client.wire import is_permanent
 from gateway.core import interfaces
 from gateway.core.admin.status import UpstreamStatus
 from gateway.core.interfaces import Wanted, always
@@ -185,7 +184,7 @@ class XenstoreUpstreamConnection(interfaces.UpstreamConnection):
             except StoreLostError:
                 await self._store.until_connected()
             except StoreError as error:  # the response exists: read it when the store permits
-                if is_permanent(error):
+                if error.is_permanent:
                     raise
                 self._last_error = str(error)
                 await asyncio.sleep(REFUSED_PAUSE)

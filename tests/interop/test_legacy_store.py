@@ -27,8 +27,6 @@ names = "dashes"
 timeout = "{{timeout}}"
 """
 
-HURRIED = pytest.mark.parametrize("port", ["2s"], indirect=True)
-
 
 @pytest.fixture
 def store() -> Iterator[Xenstored]:
@@ -79,17 +77,7 @@ def test_a_client_of_today_reaches_the_service_of_2009(port: int, old: Twin, sto
     assert_nothing_is_left(store, "login", "reserve-memory", "balance-memory")
 
 
-@HURRIED
-def test_a_service_that_is_not_registered_or_not_alive_executed_nothing(port: int, old: Twin, store: Xenstored) -> None:
-    old.kill()
-    text = "the legacy service 'squeezed' is not registered in the store; nothing was executed"
-    assert ask(port, "balance_memory", "dbg")["message"] == text
-    store.kill()
-    away = ask(port, "balance_memory", "dbg")["message"]
-    assert away == "the legacy service 'squeezed' cannot be reached: the store is away; nothing was executed"
-
-
-@HURRIED
+@pytest.mark.parametrize("port", ["2s"], indirect=True)
 def test_a_request_that_is_not_answered_in_time_is_taken_back(port: int, old: Twin, store: Xenstored) -> None:
     old.switch(balance_memory={"slow": 30})
     late = ask(port, "balance_memory", "dbg")

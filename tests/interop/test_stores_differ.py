@@ -1,73 +1,45 @@
-"""Where the C xenstored and oxenstored differ, as the table in docs/xenstore.md has it."""
+"""How the C xenstored and oxenstored differ where it concerns the gateway, and the trips to both."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from adapters.xenstore.client import operations
-from adapters.xenstore.client.client import StoreError, XenstoreClient
+from adapters.xenstore.client.client import XenstoreClient
 from adapters.xenstore.client.connection import XenstoreConnection
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import HEADER, Operation, Permissions
+from adapters.xenstore.client.wire import HEADER, Operation
 from adapters.xenstore.server import transactions
 from adapters.xenstore.server.listener import XenstoreTransport
 from adapters.xenstore.server.state import ExposedEndpoint
 from gateway.core.xenstore.paths import Exposure, template
-from tests.kit.guests import fill, guest, guest_socket
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT
-from tests.kit.stores import BOTH, C_STORE, OXENSTORED, Xenstored, connected, xenstored
+from tests.kit.stores import C_STORE, Xenstored
 from tests.kit.xenstore_clients import TreeClient
 
 
-def raw(path: str, operation: int, *payloads: bytes) -> list[tuple[int, bytes]]:
-    """Make requests on one connection; return the operation and payload of each reply, with no client between."""
-    told: list[tuple[int, bytes]] = []
+def raw(path: str, operation: int, payload: bytes) -> tuple[int, bytes]:
+    """Make a request; return the operation and payload of the reply, with no client between."""
     with socket.socket(socket.AF_UNIX) as plug, plug.makefile("rwb") as stream:
         plug.settimeout(TIMEOUT)
         plug.connect(path)
-        for payload in payloads:
-            stream.write(HEADER.pack(operation, 1, 0, len(payload)) + payload)
-            stream.flush()
-            answer = Operation.WATCH_EVENT
-            while answer == Operation.WATCH_EVENT:
-                answer, _, _, size = HEADER.unpack(stream.read(HEADER.size))
-                content = stream.read(size)
-            told.append((answer, content))
-    return told
-
-
-async def test_the_order_of_names(daemon: Xenstored, store: XenstoreClient) -> None:
-    for name in ("zebra", "apple", "10", "9"):
-        await store.write(f"/order/{name}", b"")
-    made, sorted_by_bytes = ["zebra", "apple", "10", "9"], ["10", "9", "apple", "zebra"]
-    assert await store.list("/order") == (made if daemon.name == C_STORE else sorted_by_bytes)
-
-
-async def test_what_stands_there_from_the_start(daemon: Xenstored, store: XenstoreClient) -> None:
-    theirs = ["@introduceDomain", "@releaseDomain", "local", "tool"]
-    assert await store.list("/") == (["tool"] if daemon.name == C_STORE else theirs)
-
-
-async def test_how_large_a_value_of_domain_0_may_be(daemon: Xenstored, store: XenstoreClient) -> None:
-    await store.write("/large", b"x" * 2048)
-    if daemon.name == C_STORE:
-        await store.write("/large", b"x" * 4000)
-        return
-    with pytest.raises(StoreError, match="/large: E2BIG"):
-        await store.write("/large", b"x" * 2049)
+        stream.write(HEADER.pack(operation, 1, 0, len(payload)) + payload)
+        stream.flush()
+        answer, _, _, size = HEADER.unpack(stream.read(HEADER.size))
+        return answer, stream.read(size)
 
 
 async def test_how_a_long_directory_is_told(daemon: Xenstored, store: XenstoreClient) -> None:
     names = [f"a-name-that-takes-its-room-{number:04}" for number in range(500)]
     for name in names:
         await store.write(f"/long/{name}", b"")
-    [(operation, payload)] = raw(daemon.path, Operation.DIRECTORY, b"/long\0")
-    [(of_part, _)] = raw(daemon.path, Operation.DIRECTORY_PART, b"/long\x000\0")
+    (operation, payload) = raw(daemon.path, Operation.DIRECTORY, b"/long\0")
+    (of_part, _) = raw(daemon.path, Operation.DIRECTORY_PART, b"/long\x000\0")
     if daemon.name == C_STORE:
         assert (operation, payload) == (Operation.ERROR, b"E2BIG\0")
         assert of_part == Operation.DIRECTORY_PART
@@ -111,126 +83,6 @@ async def test_which_transactions_meet(
     await store.write("/meet/old", b"")
     await store.transaction(transaction)
     assert tries == (1 if merged and daemon.name != C_STORE else 2)
-
-
-# What a guest's own connection meets
-
-HOME = "/local/domain/7"
-
-
-@pytest.fixture
-async def domain_7(daemon: Xenstored, store: XenstoreClient) -> AsyncIterator[XenstoreClient]:
-    """Domain 7, and the node that is its own."""
-    await store.mkdir(HOME)
-    await store.set_permissions(HOME, Permissions(7))
-    async with guest(daemon, 7) as client:
-        yield client
-
-
-async def refused(daemon: Xenstored, c_store: str, oxenstored: str, wanted: Awaitable[object]) -> None:
-    """Wait until a guest is refused by the name that this store uses."""
-    with pytest.raises(StoreError) as caught:
-        await wanted
-    assert caught.value.name == {C_STORE: c_store, OXENSTORED: oxenstored}[daemon.name], caught.value
-
-
-async def test_a_guest_has_a_thousand_nodes(daemon: Xenstored, store: XenstoreClient, domain_7: XenstoreClient) -> None:
-    for folder in range(10):
-        await domain_7.mkdir(f"{HOME}/{folder}")
-    # less its home, less the folders
-    await fill(domain_7, [f"{HOME}/{number % 10}/{number}" for number in range(1000 - 1 - 10)])
-    await refused(daemon, "ENOSPC", "EQUOTA", domain_7.write(f"{HOME}/0/more", b""))
-    await domain_7.remove(f"{HOME}/0/0")
-    await domain_7.write(f"{HOME}/0/more", b"")
-
-
-async def test_the_quota_of_a_guest_does_not_hold_for_what_domain_0_makes_for_it(
-    store: XenstoreClient, domain_7: XenstoreClient
-) -> None:
-    """A response is such a node."""
-    for folder in range(10):
-        await domain_7.mkdir(f"{HOME}/{folder}")
-    with pytest.raises(StoreError):
-        await fill(domain_7, [f"{HOME}/{number % 10}/{number}" for number in range(1000)])
-    await store.write(f"{HOME}/0/response", b"same")
-    assert await domain_7.read(f"{HOME}/0/response") == b"same"
-
-
-async def test_how_large_a_value_of_a_guest_may_be(daemon: Xenstored, domain_7: XenstoreClient) -> None:
-    await domain_7.write(f"{HOME}/value", b"x" * 2000)
-    await refused(daemon, "ENOSPC", "E2BIG", domain_7.write(f"{HOME}/value", b"x" * 2049))
-
-
-async def test_how_many_names_a_directory_of_a_guest_may_have(daemon: Xenstored, domain_7: XenstoreClient) -> None:
-    """For the C xenstored they count as part of its value."""
-    names = [f"a-name-that-takes-its-room-{number:04}" for number in range(100)]
-    if daemon.name == C_STORE:
-        with pytest.raises(StoreError, match="ENOSPC"):
-            await fill(domain_7, [f"{HOME}/{name}" for name in names])
-        return
-    await fill(domain_7, [f"{HOME}/{name}" for name in names])
-    assert await domain_7.list(HOME) == names
-
-
-@pytest.mark.parametrize(
-    ("operation", "payload", "limit"),
-    [
-        (Operation.WATCH, b"/\0token-%d\0", {C_STORE: (128, b"E2BIG\0"), OXENSTORED: (100, b"EQUOTA\0")}),
-        (Operation.TRANSACTION_START, b"\0", {C_STORE: (10, b"ENOSPC\0"), OXENSTORED: (10, b"EQUOTA\0")}),
-    ],
-)
-async def test_how_many_a_guest_may_have(
-    daemon: Xenstored, operation: Operation, payload: bytes, limit: Mapping[str, tuple[int, bytes]]
-) -> None:
-    """Both stores refuse what comes when the limit is passed: they grant one more."""
-    allowed, refusal = limit[daemon.name][0] + 1, limit[daemon.name][1]
-    asked = [payload % number if b"%" in payload else payload for number in range(allowed + 1)]
-    async with guest_socket(daemon, 7) as path:
-        *granted, last = await asyncio.to_thread(raw, path, operation, *asked)
-    assert [told for told, _ in granted] == [operation] * allowed
-    assert last == (Operation.ERROR, refusal)
-
-
-async def test_a_guest_that_makes_others_transactions_fail_is_paused() -> None:
-    """By oxenstored: here its credit is one conflict, which comes back after an hour."""
-    options = {OXENSTORED: ["conflict-burst-limit = 1.0", "conflict-max-history-seconds = 3600.0"]}
-    for name in BOTH:
-        with xenstored(*options.get(name, ()), name=name) as daemon:
-            async with connected(daemon.path) as store:
-                await store.write(HOME, b"")
-                await store.set_permissions(HOME, Permissions(7))
-                async with guest(daemon, 7) as domain_7:
-                    await _meets_in_a_transaction(store, domain_7)
-                    late = asyncio.ensure_future(domain_7.write(HOME, b"late"))
-                    if name == C_STORE:
-                        await late
-                    for _ in range(200):
-                        written = await store.read(HOME)
-                    assert written == (b"late" if name == C_STORE else b"again")
-                    late.cancel()
-
-
-async def _meets_in_a_transaction(store: XenstoreClient, domain_7: XenstoreClient) -> None:
-    tries = 0
-
-    async def work(nodes: StoreOperations) -> None:
-        nonlocal tries
-        tries += 1
-        await nodes.read(HOME)
-        await nodes.write("/mine", b"")
-        if tries == 1:
-            await domain_7.write(HOME, b"again")
-
-    await store.transaction(work)
-    assert tries == 2
-
-
-async def test_a_planned_change_of_the_store_keeps_nodes_and_a_kill_does_not(daemon: Xenstored) -> None:
-    daemon.tool("write", "/kept", "1")
-    daemon.live_update()
-    assert daemon.tool("read", "/kept") == "1\n"
-    daemon.restart()
-    assert daemon.tool("read", "/kept", check=False) == ""
 
 
 # What does not differ: the trips of a request

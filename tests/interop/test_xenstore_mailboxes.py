@@ -109,15 +109,9 @@ def test_a_word_of_a_guest_about_itself_is_done_and_about_another_is_not(
             wait(lambda value, left=left: value == left)  # type: ignore[misc]
 
 
-def test_what_nobody_knows_is_not_done(tools: Tools, domid: int) -> None:
-    path = f"/local/domain/{domid}/control/shutdown"
-    with tools.watching(path) as wait:
-        tools.put(path, "explode")
-        wait(lambda value: value is None)
-
-
-def test_a_shutdown_of_a_domain_that_is_not_there_is_not_acknowledged(tools: Tools) -> None:
-    path = "/local/domain/31000/control/shutdown"
-    with tools.watching(path) as wait:
-        tools.put(path, "poweroff")
-        wait(lambda value: value is None)
+def test_a_word_that_nobody_knows_or_about_no_domain_is_not_acknowledged(tools: Tools, domid: int) -> None:
+    for number, word in ((domid, "explode"), (31000, "poweroff")):
+        path = f"/local/domain/{number}/control/shutdown"
+        with tools.watching(path) as wait:
+            tools.put(path, word)
+            wait(lambda value: value is None)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import pyxs
 
 from demo.environment import Environment
 from demo.xenstore_clients import RpcError, Squeezed
@@ -20,11 +19,8 @@ def client(running: Environment) -> Iterator[Squeezed]:
         yield squeezed
 
 
-def test_the_server_is_found_by_its_process(client: Squeezed) -> None:
+def test_a_client_finds_the_server_reserves_memory_and_gives_it_to_a_domain(client: Squeezed) -> None:
     os.kill(client.pid(), 0)
-
-
-def test_a_client_reserves_memory_and_gives_it_to_a_domain(client: Squeezed) -> None:
     session = client.call("login", service_name="test")["session_id"]
     assert session == "test"
     reservation = client.call("reserve-memory", session_id=session, kib="262144")["reservation_id"]
@@ -63,14 +59,3 @@ def test_memory_that_cannot_be_freed_is_told_with_two_numbers(client: Squeezed) 
     needed, free = map(int, told.value.description.split(","))
     assert (told.value.code, needed) == (1000, 999999999999)
     assert free > 0
-
-
-def test_a_client_leaves_nothing_behind(client: Squeezed, running: Environment) -> None:
-    client.call("echo", a="b")
-    with pyxs.Client(unix_socket_path=str(running.store)) as store:
-        for kind in (b"request", b"response"):
-            for function in store.list(b"/squeezed/rpc/" + kind):
-                assert store.list(b"/squeezed/rpc/" + kind + b"/" + function) == []
-        assert all(
-            store.list(b"/tool/xcp-gateway/claims/" + name) == [] for name in store.list(b"/tool/xcp-gateway/claims")
-        )

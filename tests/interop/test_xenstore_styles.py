@@ -20,12 +20,6 @@ expose:
   - {{listener: store, codec: xenstore, style: chunked, path: "/local/domain/0/RPC/fe/{{domid}}", methods: [run]}}
   - listener: store
     codec: xenstore
-    style: deletion
-    path: /local/domain/{{domid}}/control/snapshot/action
-    methods: [create-snapshot]
-    states: {{node: status, done: snapshot-created, failed: snapshot-error}}
-  - listener: store
-    codec: xenstore
     style: directory
     path: /local/domain/{{domid}}/control/batcmd
     methods: [script]
@@ -35,10 +29,6 @@ expose:
 defaults: {{timeout: 20s, coerce: legacy, effect: read}}
 methods:
   run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
-  create-snapshot:
-    member: Read
-    params: [{{name: domid, to: text}}]
-    result: {{snapuuid: same}}
   script:
     member: Read
     params: [{{name: domid, drop: true}}, {{name: script, to: text}}]
@@ -72,20 +62,6 @@ def test_a_chunked_query_is_answered_when_it_is_submitted(tools: Tools) -> None:
         tools.run("write", f"{channel}/query/0/cmd", "walk", f"{channel}/query/0/submit", "0")
         wait(lambda value: value is not None)
     assert tools.read(f"{channel}/reply/0/status") == "error"
-
-
-def test_a_word_is_acknowledged_by_its_removal(tools: Tools) -> None:
-    folder = "/local/domain/5/control/snapshot"
-    with tools.watching(f"{folder}/action") as wait:
-        tools.put(f"{folder}/action", "create-snapshot")
-        wait(lambda value: value is None)
-    assert tools.read(f"{folder}/status") == "snapshot-created"
-    assert tools.read(f"{folder}/snapuuid") == "ledger:5"
-    with tools.watching(f"{folder}/action") as wait:
-        tools.put(f"{folder}/action", "destroy-snapshot")
-        wait(lambda value: value is None)
-    assert tools.read(f"{folder}/status") == "snapshot-error"
-    assert tools.read(f"{folder}/code") == "1"
 
 
 def test_a_directory_is_taken_when_its_state_is_ready(tools: Tools) -> None:

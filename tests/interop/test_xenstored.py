@@ -1,4 +1,4 @@
-"""The real stores without Xen: the kit that starts it, the tools of Debian and pyxs's own Client on them."""
+"""The script that starts a real store without Xen."""
 
 from __future__ import annotations
 
@@ -6,41 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import pyxs
 
 from tests.kit.programs import ROOT, TIMEOUT
-from tests.kit.stores import BOTH, C_STORE, OXENSTORED, Xenstored, starting, xenstored
+from tests.kit.stores import C_STORE, OXENSTORED, starting
 
 START = ROOT / "docker/xenstored/start.py"
-
-
-@pytest.fixture(params=BOTH)
-def store(request: pytest.FixtureRequest) -> Iterator[Xenstored]:
-    with xenstored(name=request.param) as running:
-        yield running
-
-
-def test_a_guest_may_own_a_node(store: Xenstored) -> None:
-    store.tool("write", "/local/domain/5/data", "one")
-    store.tool("chmod", "/local/domain/5/data", "n5", "r7")
-    assert store.tool("ls", "-p", "/local/domain/5").rstrip().endswith("(n5,r7)")
-
-
-def test_a_guest_that_goes_takes_its_nodes_with_it(store: Xenstored) -> None:
-    with pyxs.Client(unix_socket_path=store.path) as client, store.watching("@releaseDomain") as watch:
-        assert watch.stdout is not None
-        assert watch.stdout.readline() == "@releaseDomain\n"
-        client.introduce_domain(5, 1, 1)
-        assert client.is_domain_introduced(5)
-        client.write(b"/local/domain/5", b"x")
-        client.set_perms(b"/local/domain/5", [b"n5"])
-        client.execute_command(9, b"5\0")  # RELEASE
-        assert watch.stdout.readline() == "@releaseDomain\n"
-        assert not client.exists(b"/local/domain/5")
 
 
 @pytest.mark.parametrize(("name", "status"), [(C_STORE, -signal.SIGTERM), (OXENSTORED, 0)])

@@ -123,7 +123,6 @@ def pass_time(connection: XenstoreConnection) -> None:
 
 
 NUL = b"\0"
-PASSING = ("ENOMEM", "EIO", "EAGAIN", "EBUSY", "ENOSPC", "EQUOTA")
 
 Rule: TypeAlias = Callable[[Request], str | None]  # the name of an errno; None: the store gets it
 
@@ -147,10 +146,6 @@ def at_random(rates: Mapping[str, float], seed: str) -> Rule:
     return rule
 
 
-def path_of(request: Request) -> str:
-    return request.payload.partition(NUL)[0].decode("ascii", "replace")
-
-
 class RefusingStore:
     """`path` is its socket; `rule` may be changed at any time. `refused` counts by operation and errno."""
 
@@ -158,7 +153,6 @@ class RefusingStore:
         self.path = path
         self.rule = rule
         self.refused: Counter[tuple[int, str]] = Counter()
-        self.passed: Counter[int] = Counter()  # by operation
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -202,7 +196,6 @@ class RefusingStore:
             request = Request(operation, number, transaction, await reader.readexactly(size))
             name = self.rule(request)
             if name is None:
-                self.passed[operation] += 1
                 store.write(packed(*request))
             else:
                 self.refused[operation, name] += 1

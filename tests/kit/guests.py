@@ -11,14 +11,13 @@ import contextlib
 import mmap
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pyxs
 
 from adapters.xenstore.client.client import XenstoreClient
-from tests.kit.programs import TIMEOUT
 from tests.kit.stores import Xenstored, connected
 
 RING = 1024  # bytes in each direction
@@ -90,8 +89,8 @@ class _Ring:
 
 
 @asynccontextmanager
-async def guest_socket(daemon: Xenstored, domid: int) -> AsyncIterator[str]:
-    """Introduce a domain; yields a socket whose one client is that domain."""
+async def guest(daemon: Xenstored, domid: int) -> AsyncIterator[XenstoreClient]:
+    """Introduce a domain; yields a client that is it."""
     directory = Path(daemon.path).parent
     ring = _Ring(directory, domid)
     with pyxs.Client(unix_socket_path=daemon.path) as domain_0:
@@ -116,21 +115,8 @@ async def guest_socket(daemon: Xenstored, domid: int) -> AsyncIterator[str]:
     path = directory / f"guest-{domid}.socket"
     listening = asyncio.ensure_future(ring.listen())
     try:
-        async with await asyncio.start_unix_server(relay, path):
-            yield str(path)
+        async with await asyncio.start_unix_server(relay, path), connected(str(path)) as store:
+            yield store
     finally:
         listening.cancel()
         ring.close()
-
-
-@asynccontextmanager
-async def guest(daemon: Xenstored, domid: int) -> AsyncIterator[XenstoreClient]:
-    """Introduce a domain; yields a client that is it."""
-    async with guest_socket(daemon, domid) as path, connected(path) as store, asyncio.timeout(TIMEOUT):
-        yield store
-
-
-async def fill(store: XenstoreClient, paths: Iterable[str]) -> None:
-    """Make empty nodes, until the store refuses one (StoreError)."""
-    for path in paths:
-        await store.write(path, b"")

@@ -89,10 +89,8 @@ class MemoryStore(XenstoreClient):
     def __init__(self) -> None:
         super().__init__("memory")
         self.tree: Tree = {"/": (b"", Permissions(0, "n"))}
-        self.refusing: dict[str, str] = {}  # path -> errno name with which a write is refused
         self.refuse: Callable[[Operation, str], str | None] = lambda _operation, _path: None  # the name of an errno
-        self.operations: list[tuple[Operation, str]] = []  # that were done
-        self.asked: list[tuple[Operation, str]] = []  # those in transactions too, and what was refused
+        self.asked: list[tuple[Operation, str]] = []
         self._connections = 1
         self._connected.set()
 
@@ -125,12 +123,10 @@ class MemoryStore(XenstoreClient):
         return await StoreOperations.together(self, asked)
 
     async def transaction(self, work: Callable[..., Awaitable[T]], lock: object = None, early: object = None) -> T:
-        self._check("")
+        self._check()
         transaction = MemoryTransaction(self.tree, self._ask_for)
         result = await work(transaction)
-        self._check("")
-        for _, _, path in transaction.changes:
-            self._check(path, writes=True)
+        self._check()
         for change in transaction.changes:
             self._do(*change)
         return result
@@ -154,7 +150,7 @@ class MemoryStore(XenstoreClient):
         }
 
     async def _request(self, operation: Operation, payload: bytes, path: str) -> bytes:
-        self._check(path, writes=operation in (Operation.WRITE, Operation.MKDIR))
+        self._check()
         self._ask_for(operation, path)
         return self._do(operation, payload, path)
 
@@ -164,14 +160,11 @@ class MemoryStore(XenstoreClient):
         if why is not None:
             raise StoreError(why, path)
 
-    def _check(self, path: str, *, writes: bool = False) -> None:
+    def _check(self) -> None:
         if not self.connected:
             raise StoreLostError("away", sent=False)
-        if writes and path in self.refusing:
-            raise StoreError(self.refusing[path], path)
 
     def _do(self, operation: Operation, payload: bytes, path: str) -> bytes:
-        self.operations.append((operation, path))
         answer, changed = _apply(self.tree, operation, payload, path)
         for watch in self._watches.values():
             if changed is not None and (changed == watch.path or changed.startswith(f"{watch.path}/")):

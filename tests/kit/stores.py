@@ -194,20 +194,3 @@ async def tree(store: XenstoreClient, path: str) -> dict[str, bytes]:
             found[here.removeprefix(path).removeprefix("/")] = value
         waiting += [f"{here}/{name}" for name in await store.list(here) or ()]
     return found
-
-
-@contextmanager
-def changes(store: XenstoreClient, path: str) -> Iterator[list[str]]:
-    """Watch a path; yields the list of paths with events, the first for the watch itself."""
-    watch, seen = store.watch(path), []
-
-    async def collect() -> None:
-        async for changed in watch:
-            seen.append(changed)
-
-    task = asyncio.ensure_future(collect())
-    try:
-        yield seen
-    finally:
-        watch.close()
-        task.cancel()

@@ -13,20 +13,16 @@ from contextlib import asynccontextmanager
 import pytest
 
 from adapters.xenstore.client.client import XenstoreClient
-from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import Operation, Permissions
-from adapters.xenstore.server.listener import ExposedEndpoint, XenstoreTransport
-from adapters.xenstore.server.state import CLAIMS
-from gateway.core.rpc.model import Outcome, Reply
-from gateway.core.xenstore.paths import Domains, Exposure, StateWords, template
-from tests.kit.fake_stores import PASSING, RefusingStore, Request, Rule, at_random, nothing, path_of, refusing_store
+from adapters.xenstore.server.listener import XenstoreTransport
+from adapters.xenstore.server.state import CLAIMS, ExposedEndpoint
+from gateway.core.xenstore.paths import Domains, Exposure, template
+from tests.kit.fake_stores import RefusingStore, Request, Rule, at_random, nothing, refusing_store
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.programs import TIMEOUT
-from tests.kit.stores import Xenstored, connected, until, xenstored
+from tests.kit.stores import Xenstored, connected, xenstored
 from tests.kit.xenstore_clients import TreeClient
 
-EVERYONE = Domains(everyone=True)
-TREE = Exposure("tree", template("/svc"), EVERYONE)
+EXPOSURE = Exposure("tree", template("/svc"), Domains(everyone=True))
 
 
 @pytest.fixture
@@ -43,11 +39,11 @@ async def shortly(seconds: float) -> None:
 class Served:
     """A transport behind a proxy."""
 
-    def __init__(self, transport: XenstoreTransport, endpoint: AnsweringEndpoint, proxy: RefusingStore) -> None:
-        self.transport = transport
-        self.endpoint = endpoint
+    def __init__(self, proxy: RefusingStore) -> None:
         self.proxy = proxy
-        self.told: list[str] = []
+        self.endpoint = AnsweringEndpoint()
+        store = XenstoreClient(proxy.path, pause=shortly)
+        self.transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], store=store)
 
     @property
     def journal(self) -> Counter[str]:
@@ -62,22 +58,15 @@ class Served:
 
 
 @asynccontextmanager
-async def served(
-    daemon: Xenstored, rule: Rule = nothing, exposure: Exposure = TREE, outcome: Outcome | None = None
-) -> AsyncIterator[Served]:
+async def served(daemon: Xenstored, rule: Rule = nothing) -> AsyncIterator[Served]:
     async with refusing_store(daemon.path, rule) as proxy:
-        endpoint = AnsweringEndpoint() if outcome is None else AnsweringEndpoint(lambda _call: outcome)
-        told: list[str] = []
-        store = XenstoreClient(proxy.path, pause=shortly)
-        transport = XenstoreTransport("store", [f"xenstore:{proxy.path}"], on_trouble=told.append, store=store)
-        made = Served(transport, endpoint, proxy)
-        made.told = told
-        await transport.expose([ExposedEndpoint(exposure, endpoint, frozenset({"write"}))])
-        await transport.start()
+        made = Served(proxy)
+        await made.transport.expose([ExposedEndpoint(EXPOSURE, made.endpoint, frozenset({"write"}))])
+        await made.transport.start()
         try:
             yield made
         finally:
-            await transport.stop(1.0)
+            await made.transport.stop(1.0)
 
 
 @pytest.mark.parametrize("seed", ["one", "two"])
@@ -98,26 +87,6 @@ async def test_at_a_rate_every_request_has_one_true_answer(daemon: Xenstored, se
         async with connected(daemon.path) as store:
             folders = [f"{CLAIMS}/{name}" for name in await store.list(CLAIMS) or ()]
             assert [await store.list(folder) for folder in folders] == [[] for _ in folders]
-
-
-@pytest.mark.parametrize("name", PASSING)
-async def test_an_answer_is_written_when_the_store_takes_it_at_last(daemon: Xenstored, name: str) -> None:
-    async with served(daemon) as made, asyncio.timeout(TIMEOUT):
-        await made.serving()
-        refusals, most = 0, 3 if name in ("ENOSPC", "EQUOTA") else 12  # those pass slowly
-
-        def rule(request: Request) -> str | None:
-            nonlocal refusals
-            if request.operation == Operation.WRITE and path_of(request).startswith("/svc/rpc/response"):
-                refusals += 1
-                return name if refusals <= most else None
-            return None
-
-        made.proxy.rule = rule
-        async with XenstoreClient(daemon.path) as store:
-            assert await TreeClient(store, "/svc").call("write", token="x") == {"token": "x"}
-        assert refusals > most
-        assert made.journal == {"x": 1}
 
 
 @pytest.mark.parametrize("side", ["gateway", "client"])
@@ -144,148 +113,3 @@ async def test_a_store_that_restarts_empty_at_any_packet_of_an_exchange_repeats_
                 assert await client.call("write", token, token=token) == {"token": token}
         assert fatal > 8
         assert made.journal == Counter({str(number): 1 for number in range(1, fatal + 1)})
-
-
-async def test_a_client_that_has_read_its_answer_does_not_send_the_request_again(daemon: Xenstored) -> None:
-    """The store restarts empty between the removals of request and response, when the gateway has seen the first."""
-
-    class Restarting(XenstoreClient):
-        async def remove(self, path: str) -> None:
-            if "/response/" in path and not restarted:
-                restarted.append(path)
-                while made.transport._shared.responses:  # noqa: ASYNC110 - until the gateway has seen the removal
-                    await asyncio.sleep(0.001)
-                await asyncio.to_thread(daemon.restart)
-            await super().remove(path)
-
-    restarted: list[str] = []
-    async with served(daemon) as made, Restarting(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        assert await TreeClient(store, "/svc").call("write", "x", token="x") == {"token": "x"}
-        assert (restarted, made.journal) == (["/svc/rpc/response/write/x"], {"x": 1})
-
-
-async def test_500_requests_with_long_names_are_found_while_somebody_changes_what_is_there(daemon: Xenstored) -> None:
-    async with XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        await store.until_connected()
-        names = [f"{number}-{'x' * 100}" for number in range(500)]
-        for name in names:
-            await store.write(f"/svc/rpc/request/read/{name}/text", name.encode())
-        over = asyncio.Event()
-
-        async def churn() -> None:
-            at = 0
-            while not over.is_set():
-                node = f"/svc/rpc/request/read/churn-{at % 20}"
-                await store.write(f"{node}/text", b"x")
-                await store.remove(node)
-                at += 1
-
-        async with served(daemon) as made, asyncio.TaskGroup() as group:
-            churning = [group.create_task(churn()) for _ in range(4)]
-            try:
-                await made.serving()
-                for name in names:
-                    await until(store, f"/svc/rpc/response/read/{name}/text", name.encode())
-            finally:
-                over.set()
-            await asyncio.gather(*churning)
-
-
-async def test_a_request_that_another_domain_makes_anew_in_flight_is_answered_to_nobody_else(daemon: Xenstored) -> None:
-    node, response = "/svc/rpc/request/read/1", "/svc/rpc/response/read/1"
-    async with served(daemon) as made, XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        await made.serving()
-        made.endpoint.open.clear()
-
-        async def ask(domid: int) -> None:
-            await store.transaction(lambda nodes: _as_guest(nodes, node, domid))
-
-        await ask(5)
-        await made.endpoint.begun.acquire()
-        await store.remove(node)
-        await ask(7)
-        made.endpoint.open.set()
-        await until(store, f"{response}/text", b"of 7")
-        assert await store.permissions(f"{response}/text") == Permissions(7, "n")
-        assert [call.peer.domid for call in made.endpoint.calls] == [5, 7]
-
-
-async def _as_guest(nodes: StoreOperations, node: str, domid: int) -> None:
-    await nodes.mkdir(node)
-    await nodes.set_permissions(node, Permissions(domid, "n"))
-    await nodes.write(f"{node}/text", f"of {domid}".encode())
-
-
-SECRET = b"secret"
-MEMBER = Reply({"a": {"b": "secret"}})
-PLANTED: dict[str, tuple[Exposure, Outcome, str, dict[str, bytes], list[str], str]] = {
-    # exposure, outcome, a request's node, nodes at and below it, what guest 7 has planted, where the secret stands
-    "tree": (TREE, MEMBER, "/svc/rpc/request/read/1", {}, ["/a", "/a/b", "/a/b/c"], "/svc/rpc/response/read/1/a/b"),
-    "chunked": (
-        Exposure("chunked", template("/svc"), EVERYONE),
-        Reply("secret"),
-        "/svc/query/1",
-        {"/cmd": b"read", "/submit": b"0"},
-        ["/data00", "/status", "/submit", "/code", "/data01"],
-        "/svc/reply/1/data00",
-    ),
-    "mailbox": (
-        Exposure("mailbox", template("/svc"), EVERYONE, answers=(("read", StateWords(done="done")),)),
-        Reply("secret"),
-        "/svc/command",
-        {"": b"read"},
-        ["/x"],
-        "/svc/parameter",
-    ),
-    "deletion": (
-        Exposure("deletion", template("/svc/word"), EVERYONE),
-        MEMBER,
-        "/svc/word",
-        {"": b"read"},
-        ["/b", "/b/c", "/d"],
-        "/svc/a/b",
-    ),
-    "directory": (
-        Exposure(
-            "directory", template("/svc"), EVERYONE, method="read", states=StateWords(commit="READY", done="DONE")
-        ),
-        MEMBER,
-        "/svc/state",
-        {"": b"READY"},
-        [],
-        "/svc/a/b",
-    ),
-}
-ANSWERS = {  # what is planted stands below it
-    "tree": "/svc/rpc/response/read/1",
-    "chunked": "/svc/reply/1",
-    "mailbox": "/svc/parameter",
-    "deletion": "/svc/a",
-}
-
-
-@pytest.mark.parametrize("style", PLANTED)
-async def test_in_the_real_store_too_an_answer_lies_in_no_planted_node(daemon: Xenstored, style: str) -> None:
-    exposure, outcome, node, below, planted, secret = PLANTED[style]
-    answer, mine = ANSWERS.get(style, ""), Permissions(5, "n")
-    async with XenstoreClient(daemon.path) as store, asyncio.timeout(TIMEOUT):
-        await store.until_connected()
-        for path in [f"{answer}{each}" for each in ("", *planted)] if answer else []:
-            await store.write(path, b"planted" if path != answer else b"")
-            await store.set_permissions(path, mine if style == "mailbox" and path == answer else Permissions(7, "b"))
-
-        async def ask(nodes: StoreOperations) -> None:
-            await nodes.mkdir(node)
-            await nodes.set_permissions(node, mine)
-            for path, value in below.items():
-                await nodes.write(f"{node}{path}", value)
-
-        async with served(daemon, exposure=exposure, outcome=outcome) as made:
-            await made.serving()
-            await store.transaction(ask)
-            await until(store, secret, SECRET)
-            assert [call.peer.domid for call in made.endpoint.calls] == [5]
-            for each in [secret, *([answer] if answer else [])]:
-                assert await store.permissions(each) == mine, each
-            for each in planted:
-                assert await store.read(f"{answer}{each}") != b"planted", each

@@ -8,9 +8,9 @@ The service keeps a journal of its writes; it is the judge.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import pytest
 
@@ -58,22 +58,14 @@ methods:
 """
 
 
-class Style(NamedTuple):
-    """How a client of one style asks with a token, which node it watches, and what it takes from what it finds."""
-
-    word: str
-    request: Callable[[str], Mapping[str, bytes]]
-    beside: Sequence[str]
-    heard: Callable[[bytes | None, Mapping[str, bytes | None]], str | None]
+WORDS = {"word": "shutdown", "deletion": "action"}  # by style: the node that a client writes and watches
+BESIDE = ("code", "description", "status", "done")
 
 
-def word_heard(word: bytes | None, _: Mapping[str, bytes | None]) -> str | None:
-    """What is said by the word alone; None while it stands there."""
-    return UNKNOWN if word is None else None if word else "done"
-
-
-def deletion_heard(word: bytes | None, beside: Mapping[str, bytes | None]) -> str | None:
-    """What is said beside a word that is gone."""
+def heard(style: str, word: bytes | None, beside: Mapping[str, bytes | None]) -> str | None:
+    """What is said by the word, or beside a word that is gone; None: nothing yet."""
+    if style == "word":
+        return UNKNOWN if word is None else None if word else "done"
     if word is not None:
         return None
     match beside:
@@ -86,70 +78,40 @@ def deletion_heard(word: bytes | None, beside: Mapping[str, bytes | None]) -> st
     return f"an answer that is none: {beside}"
 
 
-STYLES: Mapping[str, Style] = {
-    "word": Style("shutdown", lambda token: {"shutdown": token.encode()}, (), word_heard),
-    "deletion": Style(
-        "action",
-        lambda token: {"token": token.encode(), "action": b"act"},
-        ("code", "description", "status", "done"),
-        deletion_heard,
-    ),
-}
-
-
-class Client:
-    """Asks with one token after the other; `told` has the answers to all clients."""
-
-    def __init__(self, store: XenstoreClient, folder: str, style: Style, told: dict[str, str]) -> None:
-        self._store = store
-        self._folder = folder
-        self._style = style
-        self._told = told
-
-    async def run(self, left: list[str], progress: asyncio.Condition) -> None:
-        while left:
-            token = left.pop()
-            await self._store.until_connected()
-            try:
-                told = await self._ask(token)
-            except StoreLostError:
-                told = UNKNOWN
-            async with progress:
-                self._told[token] = told
-                progress.notify_all()
-
-    async def _ask(self, token: str) -> str:
-        watch = self._store.watch(f"{self._folder}/{self._style.word}")
+async def transact(store: XenstoreClient, work: Callable[[StoreOperations], Awaitable[T]]) -> T:
+    """However often others get in between."""
+    while True:
         try:
-            await self._transact(lambda nodes: self._write(nodes, token))
-            async for _ in watch:
-                told = await self._transact(self._heard)
-                if told is not None:
-                    return told
-        finally:
-            watch.close()
-        raise AssertionError("nobody else closes this watch")
+            return await store.transaction(work)
+        except StoreError as error:
+            if error.name != "EAGAIN":
+                raise
 
-    async def _transact(self, work: Callable[[StoreOperations], Awaitable[T]]) -> T:
-        """However often others get in between."""
-        while True:
-            try:
-                return await self._store.transaction(work)
-            except StoreError as error:
-                if error.name != "EAGAIN":
-                    raise
 
-    async def _write(self, nodes: StoreOperations, token: str) -> None:
-        for name in self._style.beside:
-            await nodes.remove(f"{self._folder}/{name}")
-        for name, value in self._style.request(token).items():
-            await nodes.write(f"{self._folder}/{name}", value)
+async def ask(store: XenstoreClient, style: str, folder: str, token: str) -> str:
+    """Write a word with this token; what is said in the end."""
 
-    async def _heard(self, nodes: StoreOperations) -> str | None:
-        word = await nodes.read(f"{self._folder}/{self._style.word}")
-        return self._style.heard(
-            word, {name: await nodes.read(f"{self._folder}/{name}") for name in self._style.beside}
-        )
+    async def write(nodes: StoreOperations) -> None:
+        for name in BESIDE:
+            await nodes.remove(f"{folder}/{name}")
+        if style == "deletion":
+            await nodes.write(f"{folder}/token", token.encode())
+        await nodes.write(f"{folder}/{WORDS[style]}", b"act" if style == "deletion" else token.encode())
+
+    async def look(nodes: StoreOperations) -> str | None:
+        word = await nodes.read(f"{folder}/{WORDS[style]}")
+        return heard(style, word, {name: await nodes.read(f"{folder}/{name}") for name in BESIDE})
+
+    watch = store.watch(f"{folder}/{WORDS[style]}")
+    try:
+        await transact(store, write)
+        async for _ in watch:
+            told = await transact(store, look)
+            if told is not None:
+                return told
+    finally:
+        watch.close()
+    raise AssertionError("nobody else closes this watch")
 
 
 def kill_gateway(world: Ledger) -> None:
@@ -166,7 +128,7 @@ HARMS: Mapping[str, Callable[[Ledger], None]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize(("style", "name"), [*zip(STYLES, BOTH, strict=True)])
+@pytest.mark.parametrize(("style", "name"), [*zip(WORDS, BOTH, strict=True)])
 async def test_no_write_is_executed_twice_and_none_is_told_wrong(
     tmp_path: Path, style: str, harm: str, name: str
 ) -> None:
@@ -176,7 +138,16 @@ async def test_no_write_is_executed_twice_and_none_is_told_wrong(
 
     async def client(number: int) -> None:
         async with XenstoreClient(world.store.path) as store:
-            await Client(store, f"/{style}/{number}", STYLES[style], told).run(left, progress)
+            while left:
+                token = left.pop()
+                await store.until_connected()
+                try:
+                    answer = await ask(store, style, f"/{style}/{number}", token)
+                except StoreLostError:
+                    answer = UNKNOWN
+                async with progress:
+                    told[token] = answer
+                    progress.notify_all()
 
     with ledger(tmp_path, MAPPING, name) as world:
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:

@@ -25,7 +25,6 @@ from adapters.xenstore.client.wire import (
     Operation,
     Permissions,
     StoreError,
-    is_permanent,
     path_argument,
     transaction_id,
 )
@@ -101,7 +100,6 @@ class Watch(AsyncIterator[str]):
 
 T = TypeVar("T")
 
-DEADLINE = 5.0  # seconds for one response of the store
 ATTEMPTS = 50  # of one transaction that conflicts with others
 IMMEDIATE_ATTEMPTS = 4  # of them follow each other without a pause: the conflicting transaction has committed
 FIRST_PAUSE, LAST_PAUSE = 0.001, 0.1  # seconds between two further attempts
@@ -123,24 +121,12 @@ def socket_path(environment: Mapping[str, str] = os.environ) -> str:
 class XenstoreClient(StoreOperations):
     """Keeps a connection to the store at `path` between `start` and `stop`; an async context manager does both.
 
-    `deadline`: seconds for one response. `attempts`: of one transaction. `pause` sleeps between attempts, `steady` is
-    the number of seconds after which a connection counts as a good one; tests replace them.
+    `pause` sleeps between attempts; tests replace it.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        deadline: float = DEADLINE,
-        attempts: int = ATTEMPTS,
-        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        steady: float = STEADY,
-    ) -> None:
+    def __init__(self, path: str, *, pause: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         self._path = path
-        self._deadline = deadline
-        self._attempts = attempts
         self._pause = pause
-        self._steady = steady
         self._connection: XenstoreConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._connected = asyncio.Event()
@@ -220,7 +206,7 @@ class XenstoreClient(StoreOperations):
         attempt, if it still can be.
         """
         refused = 0
-        for attempt in range(self._attempts):
+        for attempt in range(ATTEMPTS):
             if attempt >= IMMEDIATE_ATTEMPTS:
                 await self._pause(_random_pause(attempt - IMMEDIATE_ATTEMPTS))
             try:
@@ -230,7 +216,7 @@ class XenstoreClient(StoreOperations):
                 refused += error.name != "EAGAIN"
                 if error.name not in RETRIED or refused >= TRIES:
                     raise
-        raise StoreError("EAGAIN", "transaction", f"conflicted with other clients in each of {self._attempts} attempts")
+        raise StoreError("EAGAIN", "transaction", f"conflicted with other clients in each of {ATTEMPTS} attempts")
 
     def begin_early(self) -> EarlyTransaction | None:
         """A transaction for `transaction`; None without a connection."""
@@ -242,7 +228,7 @@ class XenstoreClient(StoreOperations):
         for place, answer in enumerate(answers):
             if isinstance(answer, StoreError) and answer.name in RETRIED:
                 await self._pause(_random_pause(0))
-                (answers[place],) = await super().together([asked[place]])
+                answers[place] = await self._answer(asked[place])
         return answers
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], early: EarlyTransaction | None) -> T:
@@ -301,7 +287,7 @@ class XenstoreClient(StoreOperations):
         loop, backoff = asyncio.get_running_loop(), 0.0
         while True:
             began = loop.time()
-            connection = XenstoreConnection(self._on_event, self._on_lost, deadline=self._deadline)
+            connection = XenstoreConnection(self._on_event, self._on_lost)
             try:
                 await connection.open(self._path)
             except StoreLostError as error:
@@ -313,7 +299,7 @@ class XenstoreClient(StoreOperations):
                 finally:
                     connection.close("the gateway closed it")
                     await connection.closed()
-            if loop.time() - began > self._steady:
+            if loop.time() - began > STEADY:
                 backoff = 0.0
             await self._pause(backoff)
             backoff = min(LAST_BACKOFF, max(FIRST_BACKOFF, backoff * 2))
@@ -347,7 +333,7 @@ class XenstoreClient(StoreOperations):
                 await connection.request(Operation.WATCH, _watch_argument(watch), path=watch.path)
                 return
             except StoreError as error:
-                if is_permanent(error):
+                if error.is_permanent:
                     watch.fail(error)
                     return
                 self._error = f"the watch of {error}"

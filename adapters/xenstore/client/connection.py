@@ -31,6 +31,7 @@ from adapters.xenstore.client.wire import (
 )
 
 IDS = 2**32  # a request id is 32 bits wide; 0 is that of a watch event
+DEADLINE = 5.0  # seconds for one response of the store
 ASLEEP = 1.0  # seconds; a timer that is later than this shows that this process was stopped
 _EVENT, _ERROR = int(Operation.WATCH_EVENT), int(Operation.ERROR)
 _START = int(Operation.TRANSACTION_START)
@@ -92,11 +93,9 @@ class XenstoreConnection(asyncio.Protocol):
         on_event: Callable[[str, bytes], None] = lambda *_: None,
         on_lost: Callable[[XenstoreConnection], None] = lambda _: None,
         *,
-        deadline: float,
-        max_late: int = MAX_LATE,
+        deadline: float = DEADLINE,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._max_late = max_late
         self._on_event = on_event  # path and token
         self._on_lost = on_lost
         self._deadline = deadline  # seconds
@@ -284,7 +283,7 @@ class XenstoreConnection(asyncio.Protocol):
             if oldest.sent + self._deadline > now:
                 self._arm(oldest.sent + self._deadline)
                 return
-            if self._received_count == oldest.received or len(self._late) >= self._max_late:
+            if self._received_count == oldest.received or len(self._late) >= MAX_LATE:
                 self.close(f"the store has not answered for {self._deadline:g} s")
                 return
             self._late[number] = oldest.operation

@@ -65,17 +65,11 @@ class StoreOperations:
         What the store refuses keeps nothing behind it from being done. Outside of a transaction only for reads: what is
         refused for the moment is asked again later, after all others.
         """
-        answers: list[Answer] = []
-        for each in asked:
-            try:
-                answers.append(await self._request(*each))
-            except StoreError as error:
-                answers.append(error)
-        return answers
+        return [await self._answer(each) for each in asked]
 
     async def read(self, path: str) -> bytes | None:
         """The value of a node; None when the node does not exist."""
-        return await self._find(Operation.READ, path)
+        return found(await self._answer(ask(Operation.READ, path)))
 
     async def write(self, path: str, value: bytes) -> None:
         """Set the value, which may be any bytes. Creates the node and its ancestors when they do not exist."""
@@ -87,34 +81,30 @@ class StoreOperations:
 
     async def remove(self, path: str) -> None:
         """Remove a node and its descendants. Does nothing when it does not exist."""
-        await self._find(Operation.RM, path)
+        found(await self._answer(ask(Operation.RM, path)))
 
     async def list(self, path: str) -> Names | None:
         """The names of all children, however many; None when the node does not exist."""
-        try:
-            names = await self._find(Operation.DIRECTORY, path)
-        except StoreError as error:
-            if error.name != "E2BIG":
-                raise
-            names = await self._list_in_parts(path, error)
+        answer = await self._answer(ask(Operation.DIRECTORY, path))
+        if isinstance(answer, StoreError) and answer.name == "E2BIG":
+            names = await self._list_in_parts(path, answer)
+        else:
+            names = found(answer)
         return None if names is None else children(names)
 
     async def permissions(self, path: str) -> Permissions | None:
         """The permissions of a node; None when the node does not exist."""
-        payload = await self._find(Operation.GET_PERMS, path)
-        return None if payload is None else Permissions.decode(payload, path)
+        return permissions_in(await self._answer(ask(Operation.GET_PERMS, path)), path)
 
     async def set_permissions(self, path: str, permissions: Permissions) -> None:
         """Replace the permissions of a node, and so its owner."""
         await self._request(Operation.SET_PERMS, path_argument(path) + permissions.encode(), path)
 
-    async def _find(self, operation: Operation, path: str) -> bytes | None:
+    async def _answer(self, asked: Asked) -> Answer:
         try:
-            return await self._request(operation, path_argument(path), path)
+            return await self._request(*asked)
         except StoreError as error:
-            if error.name == "ENOENT":
-                return None
-            raise
+            return error
 
     async def _list_in_parts(self, path: str, too_large: StoreError) -> bytes | None:
         """List a directory that does not fit into one response. Starts again when the directory changes meanwhile."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 import errno
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 from pyxs import PyXSError, UnexpectedPacket
+
+from gateway.core.xenstore.paths import DOM0
 
 NUL: Final = b"\0"
 OK = b"OK" + NUL
@@ -32,6 +34,7 @@ HEADER = struct.Struct("IIII")  # operation, request id, transaction id, length 
 _PATH = re.compile(r"/|(?:/[\w@-]+)+|@[\w@/-]+", re.ASCII)
 _CODES = {name: code for code, name in errno.errorcode.items()}
 _GRANTS = frozenset("nrwb")  # none, read, write, both
+WRITES = "wb"
 
 
 class Operation(IntEnum):
@@ -69,14 +72,10 @@ class StoreError(PyXSError):  # type: ignore[misc] # theirs has no types
     def __str__(self) -> str:
         return str(self.args[1])
 
-
-# Errors that a retry does not change. All others (ENOMEM, EIO, EAGAIN, EBUSY, ENOSPC, EQUOTA) are transient.
-PERMANENT = frozenset({"EINVAL", "E2BIG", "EACCES"})
-
-
-def is_permanent(error: StoreError) -> bool:
-    """Whether a retry of the same request will fail in the same way."""
-    return error.name in PERMANENT
+    @property
+    def is_permanent(self) -> bool:
+        """Whether a retry will fail in the same way. ENOMEM, EIO, EAGAIN, EBUSY, ENOSPC and EQUOTA are transient."""
+        return self.name in ("EINVAL", "E2BIG", "EACCES")
 
 
 class ProtocolError(UnexpectedPacket):  # type: ignore[misc] # theirs has no types
@@ -113,6 +112,20 @@ class Permissions(Struct, frozen=True):
     others: str = "n"
     domains: tuple[tuple[int, str], ...] = ()  # domid, letter
 
+    @property
+    def writer(self) -> int | None:
+        """The domain that may have written the node: its owner or a domain with write permission; None for several.
+
+        xenstore names no sender. Domain 0 may write every node, so it is the writer only where no other domain may
+        write.
+        """
+        if self.others in WRITES:
+            return None
+        writers = {self.owner, *(domid for domid, letter in self.domains if letter in WRITES)} - {DOM0}
+        if len(writers) > 1:
+            return None
+        return writers.pop() if writers else DOM0
+
     def encode(self) -> bytes:
         """The payload of SET_PERMS. Raises ValueError for an unknown letter or a negative domid."""
         grants = ((self.owner, self.others), *self.domains)
@@ -139,6 +152,17 @@ def _decoded(payload: bytes) -> Permissions:
         raise ValueError
     first, *rest = [(int(text[1:]), text[0]) for text in texts]
     return Permissions(*first, tuple(rest))
+
+
+def least_privileged(permissions: Iterable[Permissions]) -> int | None:
+    """The domain in whose name a request of several nodes is made: the guest among their writers, or domain 0.
+
+    None when several guests have written it, or when the writer of a node is unknown.
+    """
+    guests = {each.writer for each in permissions} - {DOM0}  # None is one that is not known
+    if len(guests) > 1:
+        return None
+    return guests.pop() if guests else DOM0
 
 
 def path_argument(path: str) -> bytes:

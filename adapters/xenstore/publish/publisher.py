@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import NamedTuple
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
-from adapters.xenstore.client.wire import is_permanent
 from adapters.xenstore.publish import watch_trigger
 from adapters.xenstore.publish.watch_trigger import FireTrigger, XenstoreTrigger
 from gateway.core import interfaces
@@ -41,17 +40,10 @@ class XenstorePublisher(interfaces.NodePublisher):
     `fire` makes a call; `on_fired` is called with the key of the node set whose node has fired.
     """
 
-    def __init__(
-        self,
-        store: XenstoreClient,
-        fire: FireTrigger,
-        on_fired: Callable[[str], object],
-        max_node_sets: int = MAX_NODE_SETS,
-    ) -> None:
+    def __init__(self, store: XenstoreClient, fire: FireTrigger, on_fired: Callable[[str], object]) -> None:
         self._store = store
         self._fire = fire
         self._on_fired = on_fired
-        self._max_node_sets = max_node_sets
         self._node_sets: OrderedDict[str, NodeSet] = OrderedDict()
         self._keys: dict[str, str] = {}  # path of a leaf -> key
         self._due: dict[str, None] = {}
@@ -90,7 +82,7 @@ class XenstorePublisher(interfaces.NodePublisher):
         self.forget(key)
         self._node_sets[key] = node_set
         self._keys.update(dict.fromkeys(node_set.leaves, key))
-        if len(self._node_sets) > self._max_node_sets:
+        if len(self._node_sets) > MAX_NODE_SETS:
             self.forget(next(iter(self._node_sets)))
         self._check(key)
 
@@ -166,11 +158,11 @@ class XenstorePublisher(interfaces.NodePublisher):
         try:
             is_there = await self._store.transaction(lambda transaction: self._write(transaction, key, node_set))
         except StoreLostError:
-            self._due[key] = None  # the next connection schedules everything anyway
+            self._check(key)  # it may be forgotten meanwhile
             return
         except StoreError as error:
             log.warning("nodes cannot be published: %s", error)
-            if not is_permanent(error):
+            if not error.is_permanent:
                 pause = self._pauses.get(key, FIRST_PAUSE)
                 self._pauses[key] = min(2 * pause, LAST_PAUSE)
                 asyncio.get_running_loop().call_later(pause, self._check, key)
@@ -214,15 +206,19 @@ class XenstorePublisher(interfaces.NodePublisher):
         if node_set.domain and await nodes.read(node_set.domain) is None:
             return False
         for path, value in sorted(node_set.leaves.items()):  # ancestors first: writing one may remove its descendants
-            await self._write_leaf(nodes, path, value, node_set.grants)
+            await self._write_leaf(nodes, key, node_set, path, value)
         return True
 
-    async def _write_leaf(self, nodes: Transaction, path: str, value: bytes | None, grants: Grants) -> None:
-        now = await nodes.read(path)
+    async def _write_leaf(
+        self, nodes: Transaction, key: str, node_set: NodeSet, path: str, value: bytes | None
+    ) -> None:
+        now, grants = await nodes.read(path), node_set.grants
         if any(watcher.is_at(path) for watcher in self._triggers.values()):
             known = await watch_trigger.read_processed(nodes, path)
-            if now is not None and (known.in_progress or known.digest != digest(now)):
+            if now is not None and known != (digest(now), ""):
                 return  # its trigger has not processed this content
+            if self._node_sets.get(key) is not node_set:
+                return  # an old value would count as processed: a client that writes the same would not be heard
             wanted = "" if value is None else digest(value)
             if known.digest != wanted:  # our content fires no trigger
                 await watch_trigger.mark_processed(nodes, path, wanted)

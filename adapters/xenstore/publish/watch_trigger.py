@@ -18,8 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from adapters.xenstore.client.client import Permissions, StoreError, StoreLostError, Transaction, Watch, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from adapters.xenstore.client.wire import is_permanent
-from adapters.xenstore.server.caller import caller_of, least_privileged
+from adapters.xenstore.client.wire import least_privileged
 from adapters.xenstore.server.transactions import places
 from gateway.core.dbus.scalars import MarshalError
 from gateway.core.routing.publication import Content, RelatedContent, RelatedNode, WatchTrigger, digest
@@ -113,7 +112,7 @@ class XenstoreTrigger:
         self._known: set[str] = set()  # nodes that existed
         self._pauses: dict[str, float] = {}  # by node, or ALL: seconds before the next repetition
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._repeatable: dict[str, str] = {}  # node -> digest of the content whose call may be repeated
+        self._repeatable: dict[str, str] = {}  # node -> digest of a content in progress that was certainly not called
         self._more = asyncio.Event()
         self._watch: Watch | None = None
         self._closed = False
@@ -191,10 +190,11 @@ class XenstoreTrigger:
             try:
                 await self._visit(path)
             except StoreLostError:
-                pass  # the next connection reports the watched path
+                if self._store.connected:  # a late response; otherwise the next connection reports the watched path
+                    self._call_later(path, self._schedule, path)
             except StoreError as error:
                 log.warning("trigger %s at %s: %s", self._source, path, error)
-                if not is_permanent(error):
+                if not error.is_permanent:
                     self._call_later(path, self._schedule, path)
             finally:
                 slots.release()
@@ -222,6 +222,7 @@ class XenstoreTrigger:
             return
         planned = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
         if planned is not None and planned.call is not None:
+            self._repeatable.pop(path, None)
             outcome = await self._fire(self._trigger.route, planned.call)
             if isinstance(outcome, Fault):
                 may_repeat = self._trigger.route.effect is not Effect.WRITE
@@ -263,6 +264,7 @@ class XenstoreTrigger:
         if call is None:
             await mark_processed(nodes, path, content.digest)
         elif self._trigger.route.effect is Effect.WRITE:
+            self._repeatable[path] = content.digest
             await mark_in_progress(nodes, path, before, content.digest)
         return _Planned(call, content.digest, before.digest)
 
@@ -274,7 +276,7 @@ class XenstoreTrigger:
         permissions = await nodes.permissions(path)
         assert match is not None
         assert permissions is not None
-        domid = least_privileged(map(caller_of, (permissions, *writers)))
+        domid = least_privileged([permissions, *writers])
         why = "the domain that can write this node may not call"
         if domid is not None and self._trigger.domains.allow(domid, match.parameters):
             try:
@@ -300,8 +302,8 @@ class XenstoreTrigger:
         while True:
             try:
                 return await self._store.transaction(record)
-            except StoreError as error:
-                if is_permanent(error):
+            except (StoreError, StoreLostError) as error:
+                if not self._store.connected or (isinstance(error, StoreError) and error.is_permanent):
                     raise
                 log.warning("trigger %s at %s: the record is written later: %s", self._source, path, error)
             await asyncio.sleep(pause)

@@ -14,9 +14,8 @@ from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import EarlyTransaction, StoreOperations, ask, found, permissions_in
-from adapters.xenstore.client.wire import Operation, Permissions, StoreError, is_permanent
+from adapters.xenstore.client.wire import Operation, Permissions, StoreError
 from adapters.xenstore.server import state
-from adapters.xenstore.server.caller import caller_of
 from adapters.xenstore.server.state import RESPONSE_TTL, UNKNOWN_CALLER, SharedContext, backoff
 from adapters.xenstore.server.transactions import conditions_hold, in_pieces, operations, too_long
 from adapters.xenstore.styles.base import (
@@ -78,7 +77,7 @@ class Delivery:
         """
         node = pending.match.node
         error = await self._write_with_retries(pending, self._steps(pending, response), early)
-        if error is not None and is_permanent(error):
+        if error is not None and error.is_permanent:
             self._shared.report(f"{node}: the store refuses the answer: {error}")
             why = f"the store refused the answer ({error.name}); {response.executed}"
             fault = replace(self._refuse(Fault(FaultCode.UNREPRESENTABLE, why)), executed="")
@@ -95,7 +94,7 @@ class Delivery:
             try:
                 await self._write_once(pending, steps, early)
             except StoreError as error:
-                if is_permanent(error) or self._shared.clock() >= end:
+                if error.is_permanent or self._shared.clock() >= end:
                     return error
                 if not reported:
                     self._shared.report(f"{pending.match.node}: the answer is tried again: {error}")
@@ -166,7 +165,7 @@ class Delivery:
             asked.append(ask(Operation.RM, state.claim_path(match.node)))
         answers = await in_pieces(nodes, asked)
         permissions = permissions_in(answers[0], owner_node)
-        is_same = permissions is not None and caller_of(permissions) == pending.owner
+        is_same = permissions is not None and permissions.writer == pending.owner
         answered = response is not None and is_answered(
             permissions_in(answers[conditional - 1], response), pending.owner
         )
@@ -193,7 +192,7 @@ class Delivery:
 
 def is_answered(permissions: Permissions | None, owner: int | None) -> bool:
     """Whether a response with these permissions counts. A node that a third domain has put there is none."""
-    return permissions is not None and caller_of(permissions) in (DOM0, owner)
+    return permissions is not None and permissions.writer in (DOM0, owner)
 
 
 def _pairs(body: bytes) -> Pairs:

@@ -26,9 +26,8 @@ from msgspec.structs import replace
 
 from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import EarlyTransaction, Transaction, ask, found, permissions_in
-from adapters.xenstore.client.wire import Answer, Operation, StoreError, is_permanent
+from adapters.xenstore.client.wire import Answer, Operation, StoreError, least_privileged
 from adapters.xenstore.server import state, transactions
-from adapters.xenstore.server.caller import Reserve, caller_of, least_privileged
 from adapters.xenstore.server.delivery import (
     EXECUTED,
     NOT_EXECUTED,
@@ -43,6 +42,7 @@ from adapters.xenstore.server.state import (
     UNKNOWN_CALLER,
     UNPRODUCTIVE_READ,
     ExposedEndpoint,
+    Reserve,
     SharedContext,
     backoff,
 )
@@ -80,7 +80,7 @@ class XenstoreEndpoint:
         self._delivery = Delivery(self._style, shared, self._refusal)
         self._requests = self._style.requests
         self._tasks: list[asyncio.Task[None]] = []
-        self._scanned_at = -1  # number of reconnects at the last full scan
+        self._scanned_at = 0  # number of the connection at the last full scan
         self._to_scan: dict[str, None] = {}  # nodes above requests that have changed
         self._wake = asyncio.Event()
         self._closed = False
@@ -88,7 +88,7 @@ class XenstoreEndpoint:
     @property
     def is_up(self) -> bool:
         """Whether requests are served: a full scan has ended since the store was connected."""
-        return self._store.connected and self._scanned_at == self._store.status().reconnects
+        return self._store.connected and self._scanned_at == self._store.connections
 
     def start(self) -> None:
         """Watch the requests, from now on or from the next connection."""
@@ -155,7 +155,7 @@ class XenstoreEndpoint:
                 await self._shared.pause(min(LAST_PAUSE, (self._shared.clock() - started) * (1 / SCAN_SHARE - 1)))
 
     async def _scan_below(self, path: str) -> None:
-        everything, connection = path == self._requests.root, self._store.status().reconnects
+        everything, connection = path == self._requests.root, self._store.connections
         if everything:
             await state.prepare_records(self._store)
             await run_steps(self._store, self._style.announce(getpid()), DOM0)
@@ -194,7 +194,7 @@ class XenstoreEndpoint:
                     continue
                 except StoreError as error:  # nothing was executed
                     self._shared.report(f"{match.node} cannot be read: {error}")
-                    if not is_permanent(error) and not self._closed:
+                    if not error.is_permanent and not self._closed:
                         await self._shared.pause(next(waits))
                         continue
                 if not running[match.node]:
@@ -250,7 +250,7 @@ class XenstoreEndpoint:
             shared.owners.pop(node, None)
             await self._end_claim(node)
             return None
-        owner = caller_of(permissions)
+        owner = permissions.writer
         lane = UNKNOWN_CALLER if owner is None else owner
         shared.remember_owner(node, lane)
         async with shared.lane(lane):
@@ -329,7 +329,7 @@ class XenstoreEndpoint:
                     return await self._claim_once(pending, reserve, early)
             except _ClaimRefusedError as refused:
                 (error,) = refused.args
-                if is_permanent(error) or not left:
+                if error.is_permanent or not left:
                     why = f"the store does not let the call be begun ({error.name}); it was not made"
                     return replace(pending, fault=Fault(FaultCode.UNAVAILABLE, why))
             await self._shared.pause(next(waits))
@@ -381,7 +381,7 @@ class XenstoreEndpoint:
         `names`: its children that are known so far. A request that is a tree and needs no claim is read in one trip
         with them, and its transaction ends. Raises _UnexpectedNodesError when it has other nodes.
         """
-        match, wanted, limits = pending.match, pending.wanted, self._shared.limits
+        match, wanted, most = pending.match, pending.wanted, self._shared.admission.limits.nodes
         single = await transactions.several(nodes, wanted.nodes)
         request = self._style.parse(match, {path: node.value for path, node in single.items()})
         if request is None:
@@ -391,20 +391,20 @@ class XenstoreEndpoint:
             try:
                 size = self._shared.admission.max_body(pending.owner or DOM0)
                 if names and not wanted.nodes and not self._is_once(match, request):
-                    tree = await transactions.leaves(nodes, wanted.tree, limits.nodes, size, names)
+                    tree = await transactions.leaves(nodes, wanted.tree, most, size, names)
                     if tree is None:
                         raise _UnexpectedNodesError
                 else:
-                    tree = await transactions.tree(nodes, wanted.tree, limits.nodes, size, names)
+                    tree = await transactions.tree(nodes, wanted.tree, most, size, names)
             except transactions.RequestTooLargeError as error:
                 return replace(pending, fault=Fault(FaultCode.TOO_LARGE, str(error)))
             for path, node in tree.items():
                 permissions[f"{wanted.tree}/{path}" if path else wanted.tree] = node.permissions
             request = self._style.complete(match, request, {path: node.value for path, node in tree.items()})
         owned = permissions.get(self._style.owner_node(match))
-        if owned is None or caller_of(owned) != pending.owner:
+        if owned is None or owned.writer != pending.owner:
             return None
-        domid = least_privileged(map(caller_of, permissions.values()))
+        domid = least_privileged(permissions.values())
         whole = replace(pending, request=request, domid=domid, once=self._is_once(match, request))
         fault = self._check(whole)
         if fault is None and not reserve(sum(len(path) + len(value) for path, value in request.pairs)):

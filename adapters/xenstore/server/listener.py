@@ -14,20 +14,13 @@ from msgspec.structs import replace
 
 from adapters.limits import Quota
 from adapters.xenstore.client.client import XenstoreClient, socket_path
-from adapters.xenstore.server.caller import NODES, Admission, StoreLimits
 from adapters.xenstore.server.endpoint import XenstoreEndpoint
-from adapters.xenstore.server.state import ExposedEndpoint, SharedContext
+from adapters.xenstore.server.state import Admission, ExposedEndpoint, SharedContext, StoreLimits
 from gateway.core import interfaces
 from gateway.core.admin.status import StoreStatus
 
-__all__ = ["NODES", "ExposedEndpoint", "StoreLimits", "StoreStatus", "XenstoreTransport"]
-
 SCHEME = "xenstore:"
 DEFAULT_LIMITS = StoreLimits()
-
-
-def _ignore(_: str) -> None:
-    """The default of `on_trouble`."""
 
 
 class XenstoreTransport(interfaces.Transport):
@@ -44,13 +37,13 @@ class XenstoreTransport(interfaces.Transport):
         limits: StoreLimits = DEFAULT_LIMITS,
         *,
         room: Quota | None = None,
-        on_trouble: Callable[[str], object] = _ignore,
+        on_trouble: Callable[[str], object] = lambda _: None,
         store: XenstoreClient | None = None,
     ) -> None:
         (address,) = binds
         self.name = name
         self.store = store or XenstoreClient(address.removeprefix(SCHEME) or socket_path())
-        self._shared = SharedContext(self.store, limits, Admission(limits, room or Quota()), on_trouble)
+        self._shared = SharedContext(self.store, Admission(limits, room or Quota()), on_trouble)
         self._endpoints: list[XenstoreEndpoint] = []
         self._started = False
 

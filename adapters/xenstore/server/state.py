@@ -1,8 +1,8 @@
 """State that all exposed paths of one store share, in memory and in the store.
 
-In memory: which requests are being served, and the responses of writes. A store that restarts has forgotten requests
-and responses; its clients write the same requests again, and the stored response is then written instead of a second
-call.
+In memory: how much each domain has in flight, which requests are being served, and the responses of writes. A store
+that restarts has forgotten requests and responses; its clients write the same requests again, and the stored response
+is then written instead of a second call.
 
 In the store, below /tool/xcp-gateway, which only domain 0 can read:
 - claims. A claim is written in the transaction that reads a request which must not be executed twice, and removed in
@@ -19,24 +19,26 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from msgspec import Struct, field
 
+from adapters.limits import Quota
 from adapters.xenstore.client.client import StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
 from adapters.xenstore.server import transactions
-from adapters.xenstore.server.caller import Admission, StoreLimits
 from adapters.xenstore.server.transactions import run_steps
 from adapters.xenstore.styles.base import Style
 from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import Value
 from gateway.core.xenstore.paths import DOM0, Domains, Exposure
 
+NODES = 1000
 READERS = 32  # requests of domain 0 that are read at the same time
 READERS_PER_DOMAIN = 2  # of each other domain
 NEWCOMERS = 16  # nodes with an unknown owner whose permissions are read at the same time
@@ -48,6 +50,71 @@ FIRST_PAUSE, LAST_PAUSE = 0.05, 5.0  # seconds before a refused operation is rep
 RESPONSE_TTL = 1200.0  # seconds for which the response of a write is stored: as long as the old clients wait
 MAX_RESPONSES = 10_000
 MAX_RESPONSE_BYTES = 16 * 1024**2
+
+
+class StoreLimits(Struct, frozen=True):
+    """Limits of what is in flight. Above them domain 0 waits; requests of other domains are answered with BUSY."""
+
+    calls: int = 256  # of domain 0
+    calls_per_domain: int = 16
+    body: int = 300 * 1024  # bytes of one request of domain 0
+    body_per_domain: int = 64 * 1024  # bytes of all requests of another domain
+    nodes: int = NODES  # of one request
+
+
+Reserve: TypeAlias = Callable[[int], bool]  # reserves bytes in place of those so far; False without capacity for them
+
+
+class Admission:
+    """Counts requests in flight for each domain and holds them to the limits and to the quota of all listeners."""
+
+    def __init__(self, limits: StoreLimits, quota: Quota) -> None:
+        self.limits = limits
+        self._quota = quota
+        self._dom0 = asyncio.Semaphore(limits.calls)
+        self._in_flight: dict[int, tuple[int, int]] = {}  # calls and bytes by domain, without domain 0
+
+    def max_body(self, domid: int) -> int:
+        """The largest request of this domain in bytes."""
+        return self.limits.body if domid == DOM0 else self.limits.body_per_domain
+
+    @asynccontextmanager
+    async def admitted(self, domid: int) -> AsyncIterator[Reserve | None]:
+        """Count a request before it is read; None without capacity. Domain 0 waits for capacity of its own limit."""
+        reserved = 0
+
+        def reserve(size: int) -> bool:
+            nonlocal reserved
+            if not self._add(domid, 0, size - reserved):
+                return False
+            reserved = size
+            return True
+
+        async with self._dom0 if domid == DOM0 else nullcontext():
+            if self._quota.is_full or not self._add(domid, 1, 0):
+                yield None
+                return
+            try:
+                yield reserve
+            finally:
+                self._count(domid, -1, -reserved)
+
+    def _add(self, domid: int, calls: int, size: int) -> bool:
+        """Count this many more calls and bytes of a domain, if they are within the limits."""
+        in_flight, used = self._in_flight.get(domid, (0, 0))
+        limits = self.limits
+        is_within = in_flight + calls <= limits.calls_per_domain and used + size <= limits.body_per_domain
+        if not self._quota.fits(size) or (domid != DOM0 and not is_within):
+            return False
+        self._count(domid, calls, size)
+        return True
+
+    def _count(self, domid: int, calls: int, size: int) -> None:
+        self._quota.calls += calls
+        self._quota.buffered += size
+        in_flight, used = self._in_flight.pop(domid, (0, 0))
+        if domid != DOM0 and in_flight + calls:
+            self._in_flight[domid] = (in_flight + calls, used + size)
 
 
 class ExposedEndpoint(Struct, frozen=True):
@@ -87,12 +154,10 @@ class SharedContext(Struct):
     """What all exposed paths of one store share."""
 
     store: XenstoreClient
-    limits: StoreLimits
     admission: Admission
     report: Callable[[str], object]  # takes a message for the operator
     clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    pause: Callable[[float], Awaitable[object]] = asyncio.sleep  # before a refused operation is repeated
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep
     running: dict[str, bool] = field(default_factory=dict)  # request node -> whether it changed while it was served
     children: dict[str, dict[str, None]] = field(default_factory=dict)  # of nodes in `running`: names with events
     unproductive: int = 0  # guests' nodes without an allowed request that occupy a lane
@@ -105,8 +170,6 @@ class SharedContext(Struct):
     owners: OrderedDict[str, int] = field(default_factory=OrderedDict)  # request node -> its owner at the last read
     _turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _lanes: WeakValueDictionary[int | None, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
-
-    _lasting: list[asyncio.Semaphore | asyncio.Lock] = field(default_factory=list)  # that are kept without a holder
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         """Start a task that ends by itself; an exception in it goes to the loop's exception handler."""
@@ -128,8 +191,6 @@ class SharedContext(Struct):
         if lane is None:
             width = NEWCOMERS if domid is None else READERS if domid == DOM0 else READERS_PER_DOMAIN
             lane = self._lanes[domid] = asyncio.Semaphore(width)
-            if domid is None or domid == DOM0:  # most requests are theirs
-                self._lasting.append(lane)
         return lane
 
     def remember_owner(self, node: str, domid: int) -> None:
@@ -147,8 +208,6 @@ class SharedContext(Struct):
         turn = self._turns.get(domid)
         if turn is None:
             turn = self._turns[domid] = asyncio.Lock()
-            if domid == DOM0:
-                self._lasting.append(turn)
         return turn
 
     def store_response(self, node: str, owner: int, body: bytes, connection: int) -> None:
@@ -183,12 +242,10 @@ class SharedContext(Struct):
 # Records in the store
 
 RECORDS = "/tool/xcp-gateway"
-KNOWN_CLAIMS = 256  # paths of claims that are not computed again: one request needs its own several times
 CLAIMS = f"{RECORDS}/claims"
 ANSWERS = f"{RECORDS}/answers"
 
 
-@lru_cache(KNOWN_CLAIMS)
 def claim_path(node: str) -> str:
     """The path of the claim on a request."""
     return record_path(CLAIMS, node)
@@ -229,7 +286,7 @@ async def remove_expired_responses(style: Style, shared: SharedContext, ttl: flo
     assert template is not None
     before: frozenset[str] = frozenset()
     while True:
-        await shared.sleep(ttl)
+        await shared.pause(ttl)
         try:
             there = {each.node: each for each in await transactions.places(shared.store, template, template.root)}
             for node in sorted(before & there.keys()):

@@ -11,10 +11,6 @@ from adapters.xenstore.styles.base import (
     ReadSet,
     Request,
     Write,
-    error_of,
-    only_value,
-    pairs_below,
-    shortened,
 )
 from adapters.xenstore.styles.words import word
 from gateway.core.xenstore.paths import StateWords
@@ -29,16 +25,6 @@ def test_a_mapping_may_name_each_style_and_no_other() -> None:
 
 
 # All styles
-
-
-def test_what_nodes_say() -> None:
-    tree = {"": b"own", "a": b"", "a/b": b"", "a/b/c": b"1", "d": b"", "e": b"2", "e/f": b"3"}
-    assert pairs_below(tree) == [("a/b/c", b"1"), ("d", b""), ("e", b"2"), ("e/f", b"3")]
-    assert error_of([("description", b"d"), ("code", b"1")]) == (b"1", b"d")
-    assert error_of([("code", b"1")]) is None
-    long = [("code", b"1002"), ("description", b"x" + "é".encode() * 1024)]
-    assert shortened(long) == [("code", b"1002"), ("description", b"x" + "é".encode() * 1023)]
-    assert [only_value(pairs) for pairs in ([], [("", b"x")], [("a", b"x")])] == [b"", b"x", None]
 
 
 # tree

@@ -21,7 +21,6 @@ from tests.kit.programs import TIMEOUT
 T = TypeVar("T")
 
 LOGIN = pack([b"login", b"service_name", b"xenopsd", b"deep/er", b""])
-PID = str(os.getpid()).encode()
 
 
 class Served(MemoryStore):
@@ -29,7 +28,7 @@ class Served(MemoryStore):
 
     def __init__(self, answers: Callable[[dict[str, bytes]], dict[str, bytes] | None] = lambda _: {}) -> None:
         super().__init__()
-        self.put("/squeezed/pid", PID)
+        self.put("/squeezed/pid", b"%d" % os.getpid())
         self.answers = answers
         self.fails: Exception | None = None  # raised where a transaction is over
         self.stopped = False
@@ -52,9 +51,8 @@ class Served(MemoryStore):
 
     def respond(self, identity: str, answer: dict[str, bytes]) -> None:
         response = f"/squeezed/rpc/response/login/{identity}"
-        self.put(response)
-        for name, value in answer.items():
-            self.put(f"{response}/{name}", value)
+        for name, value in {"": b"", **answer}.items():
+            self.put(f"{response}/{name}" if name else response, value)
 
     def assert_tidy(self) -> None:
         assert [path for path in self.tree if path.count("/") > 4] == []
@@ -72,51 +70,31 @@ async def send(line: XenstoreUpstreamConnection) -> Answer | Fault:
     return await asyncio.wait_for(line.send(LOGIN, RequestMetadata()), TIMEOUT)
 
 
-async def refusal(store: Served) -> Fault:
-    async with line(store) as squeezed:
-        got = expect(Fault, await send(squeezed))
-    store.assert_tidy()
-    return got
-
-
-async def test_a_request_is_nodes_and_so_is_its_answer() -> None:
+@each_case(
+    ("nodes", "items"),
+    [
+        ({}, []),
+        ({"id": b"x", "more/0": b"a"}, [b"id", b"x", b"more/0", b"a"]),
+        ({"": b"one"}, [b"", b"one"]),
+        ({"": b"\0"}, [b"", b"\0"]),
+        ({"": b"x", "a": b"1"}, [b"", b"x", b"a", b"1"]),
+    ],
+)
+async def test_a_request_is_nodes_and_so_is_its_answer_of_which_nothing_is_lost(
+    nodes: dict[str, bytes], items: list[bytes]
+) -> None:
     seen: list[dict[str, bytes]] = []
 
     def answer(arguments: dict[str, bytes]) -> dict[str, bytes]:
         seen.append(arguments)
-        return {"session_id": b"xenopsd", "more/0": b"a"}
+        return nodes
 
     store = Served(answer)
     async with line(store) as squeezed:
         got = expect(Answer, await send(squeezed))
-        assert unpack(got.body or b"") == [b"session_id", b"xenopsd", b"more/0", b"a"]
-    assert seen[0]["service_name"] == b"xenopsd"
-    assert seen[0]["deep/er"] == b""
-    store.assert_tidy()
-
-
-@each_case(
-    ("nodes", "items"),
-    [
-        ({"": b""}, []),
-        ({"": b"one"}, [b"", b"one"]),
-        ({"": b"\0"}, [b"", b"\0"]),
-        ({"": b"x", "/a": b"1"}, [b"", b"x", b"a", b"1"]),
-    ],
-)
-async def test_of_an_answer_with_a_value_or_nodes_below_it_nothing_is_lost(
-    nodes: dict[str, bytes], items: list[bytes]
-) -> None:
-    store = Served()
-
-    def respond(identity: str, answer: dict[str, bytes]) -> None:
-        for name, each in nodes.items():
-            store.put(f"/squeezed/rpc/response/login/{identity}{name}", each)
-
-    store.respond = respond  # type: ignore[method-assign]
-    async with line(store) as squeezed:
-        got = expect(Answer, await send(squeezed))
         assert unpack(got.body or b"") == items
+    assert (seen[0]["service_name"], seen[0]["deep/er"]) == (b"xenopsd", b"")
+    store.assert_tidy()
 
 
 async def test_an_answer_that_the_store_does_not_show_for_the_moment_is_read_later(
@@ -163,7 +141,9 @@ async def test_a_service_whose_process_does_not_live_is_not_asked(pid: bytes | N
 async def test_whether_a_request_was_written_is_said_for_certain(error: Exception, code: FaultCode, text: str) -> None:
     store = Served()
     store.fails = error
-    got = await refusal(store)
+    async with line(store) as squeezed:
+        got = expect(Fault, await send(squeezed))
+    store.assert_tidy()
     assert (got.code, got.message.endswith(text)) == (code, True)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapters.xenstore.client import client as xenstore_store
-from adapters.xenstore.client.client import Transaction, XenstoreClient, socket_path
+from adapters.xenstore.client.client import MAX_QUEUED, Transaction, Watch, XenstoreClient, socket_path
 from adapters.xenstore.client.connection import StoreLostError
-from adapters.xenstore.client.wire import StoreError
+from adapters.xenstore.client.operations import LISTINGS, ask
+from adapters.xenstore.client.wire import Operation, StoreError
 from tests.kit.cases import each_case
 from tests.kit.fake_stores import (
     DIRECTORY,
@@ -33,35 +35,34 @@ from tests.kit.fake_stores import (
 from tests.kit.programs import TIMEOUT
 
 
-async def obliging(client: Client) -> None:
-    """Does everything; transaction 17 is the only one."""
-    while True:
-        request = await client.request()
-        client.answer(request, b"17\0" if request.operation == START else b"OK\0")
-
-
 async def hangs_up(client: Client) -> None:
     """At the first request."""
     await client.request()
 
 
-def refusing(names: Sequence[str], operation: int, seen: list[Request]) -> Script:
-    """Operations of this kind, one after the other, until the names are used up."""
-    left = list(names)
+def answering(answers: Mapping[int, Sequence[bytes | str]], seen: list[Request] | None = None) -> Script:
+    """Answers each kind of operation with these payloads or errors in turn, then as if it were done."""
+    left = {operation: list(each) for operation, each in answers.items()}
 
     async def script(client: Client) -> None:
         while True:
             request = await client.request()
-            seen.append(request)
-            if request.operation == operation and left:
-                client.refuse(request, left.pop(0))
-            elif request.operation == WATCH:
-                client.answer(request)
-                client.event("/a", request.payload.split(b"\0")[1])
-            else:
-                client.answer(request, b"17\0" if request.operation == START else b"OK\0")
+            if seen is not None:
+                seen.append(request)
+            turns = left.get(request.operation)
+            answer = turns.pop(0) if turns else b"17\0" if request.operation == START else b"OK\0"
+            if isinstance(answer, str):
+                client.refuse(request, answer)
+                continue
+            client.answer(request, answer)
+            if request.operation == WATCH:
+                path, token, _ = request.payload.split(b"\0")
+                client.event(path.decode(), token)
 
     return script
+
+
+obliging = answering({})
 
 
 async def write_a(transaction: Transaction) -> str:
@@ -82,27 +83,28 @@ async def connected(*scripts: Script, **options: Any) -> AsyncIterator[XenstoreC
 
 
 async def test_a_transaction_is_done_again_until_nobody_gets_in_between() -> None:
-    """The first attempts follow each other at once, the others after a pause."""
+    """At once, and after a pause from the fifth attempt on. ENOENT: the store has dropped it in a live update."""
     seen: list[Request] = []
     pauses: list[float] = []
 
     async def note(seconds: float) -> None:
         pauses.append(seconds)
 
-    async with connected(refusing(["EAGAIN"] * 6, END, seen), pause=note) as store:
+    async with connected(answering({END: [*["EAGAIN"] * 3, *["ENOENT"] * 3]}, seen), pause=note) as store:
         assert await store.transaction(write_a) == "done"
     assert [request.operation for request in seen] == [START, 11, END] * 7
     assert {request.transaction for request in seen if request.operation != START} == {17}
     assert [seconds < bound for seconds, bound in zip(pauses, (0.001, 0.002, 0.004), strict=True)] == [True] * 3
 
 
-async def test_a_storm_of_conflicts_comes_to_an_end() -> None:
+async def test_a_storm_of_conflicts_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xenstore_store, "ATTEMPTS", 15)  # more than of another refusal
     seen: list[Request] = []
-    async with connected(refusing(["EAGAIN"] * 1000, END, seen), attempts=5) as store:
-        with pytest.raises(StoreError, match="conflicted with other clients in each of 5") as caught:
+    async with connected(answering({END: ["EAGAIN"] * 15}, seen)) as store:
+        with pytest.raises(StoreError, match="conflicted with other clients in each of 15") as caught:
             await store.transaction(write_a)
     assert caught.value.name == "EAGAIN"
-    assert len(seen) == 15
+    assert len(seen) == 3 * 15
 
 
 async def test_what_the_work_raises_rolls_back_and_is_raised() -> None:
@@ -117,7 +119,7 @@ async def test_what_the_work_raises_rolls_back_and_is_raised() -> None:
         began.set()
         await asyncio.Event().wait()
 
-    async with connected(refusing([], END, seen)) as store:
+    async with connected(answering({}, seen)) as store:
         with pytest.raises(ZeroDivisionError):
             await store.transaction(fail)
         cancelled = asyncio.ensure_future(store.transaction(wait))
@@ -152,12 +154,7 @@ async def test_what_the_work_finds_counts_for_nothing_when_the_store_had_dropped
 
 @each_case(("number", "why"), [(b"17\0", "/a: EQUOTA"), (b"seventeen\0", "expected the number of a transaction")])
 async def test_an_error_in_a_transaction_is_not_tried_again(number: bytes, why: str) -> None:
-    async def refuse(client: Client) -> None:
-        client.answer(await client.request(), number)
-        client.refuse(await client.request(), "EQUOTA")
-        await client.gone()
-
-    async with connected(refuse) as store:
+    async with connected(answering({START: [number], WRITE: ["EQUOTA"]})) as store:
         with pytest.raises(StoreError, match=why):
             await store.transaction(write_a)
 
@@ -173,31 +170,25 @@ async def test_a_store_that_dies_at_the_commit_leaves_it_unknown() -> None:
         assert caught.value.sent
 
 
-async def test_it_connects_again_by_itself() -> None:
-    async with connected(hangs_up, obliging) as store:
-        with pytest.raises(StoreLostError, match=r"^/a: the store hung up$"):
+async def babbles(client: Client) -> None:
+    await client.request()
+    client.raw(packed(99, 1, 0, b""))
+    await client.gone()
+
+
+@each_case(
+    ("harm", "why"), [(hangs_up, "the store hung up"), (babbles, "the store sent a packet of the unknown type 99")]
+)
+async def test_it_connects_again_by_itself_and_the_operator_is_told_why(harm: Script, why: str) -> None:
+    async with connected(harm, obliging) as store:
+        with pytest.raises(StoreLostError, match=f"^/a: {why}$"):
             await store.write("/a", b"")
-        with pytest.raises(StoreLostError, match=r"socket: the store hung up$") as caught:
+        with pytest.raises(StoreLostError, match=f"socket: {why}$") as caught:
             await store.write("/b", b"")
-        assert not caught.value.sent
-        assert not store.connected
+        assert (caught.value.sent, store.connected) == (False, False)
         await within_patience(store)
         await store.write("/b", b"")
-        assert store.status().reconnects == 1
-        assert store.status().last_error == "the store hung up"
-
-
-async def test_a_store_that_sends_junk_is_left_and_the_operator_told_why() -> None:
-    async def babble(client: Client) -> None:
-        await client.request()
-        client.raw(packed(99, 1, 0, b""))
-        await client.gone()
-
-    async with connected(babble, obliging) as store:
-        with pytest.raises(StoreLostError, match="the store sent a packet of the unknown type 99"):
-            await store.write("/a", b"")
-        assert store.status().last_error == "the store sent a packet of the unknown type 99"
-        await within_patience(store)
+        assert (store.status().reconnects, store.status().last_error) == (1, why)
 
 
 async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
@@ -217,8 +208,9 @@ async def test_it_waits_for_a_store_that_is_not_there_yet(tmp_path: Path) -> Non
 
 @each_case(("steady", "expected"), [(TIMEOUT, [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]), (-1, [0] * 8)])
 async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_a_while(
-    steady: float, expected: list[float]
+    steady: float, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(xenstore_store, "STEADY", steady)
     pauses: list[float] = []
     enough = asyncio.Event()
 
@@ -231,58 +223,10 @@ async def test_attempts_to_connect_become_rarer_until_a_connection_was_good_for_
     async def refuse(_: Client) -> None:
         """Hang up at once."""
 
-    async with fake_store(refuse) as path, XenstoreClient(path, pause=note, steady=steady) as store:
+    async with fake_store(refuse) as path, XenstoreClient(path, pause=note) as store:
         await asyncio.wait_for(enough.wait(), TIMEOUT)
         assert store.status().last_error == "the store hung up"
     assert pauses == expected
-
-
-async def test_watches_are_registered_again_after_a_reconnect_under_their_tokens() -> None:
-    seen: list[Request] = []
-
-    async def note(client: Client) -> None:
-        for _ in range(2):
-            request = await client.request()
-            seen.append(request)
-            client.answer(request)
-            path, token, _ = request.payload.split(b"\0")
-            client.event(path.decode(), token)
-        assert (await client.request()).operation == 2
-
-    async with fake_store(note) as path, XenstoreClient(path) as store:
-        first, second = store.watch("/a"), store.watch("/b")
-        for _ in range(2):
-            assert await anext(first) == "/a"
-            assert await anext(second) == "/b"
-            with pytest.raises(StoreLostError):
-                await store.read("/x")
-        assert store.status().watches == 2
-    assert [request.payload for request in seen[:4]] == [b"/a\x001\0", b"/b\x002\0"] * 2
-    assert {request.operation for request in seen} == {WATCH}
-
-
-async def test_a_watch_that_was_closed_is_not_registered() -> None:
-    seen: list[Request] = []
-
-    async def note(client: Client) -> None:
-        while True:
-            seen.append(await client.request())
-            client.answer(seen[-1])
-
-    async with fake_store(note) as path:
-        store = XenstoreClient(path)
-        store.watch("/a").close()
-        open_one = store.watch("/b")
-        await store.start()
-        await within_patience(store)
-        async with asyncio.timeout(TIMEOUT):
-            while not seen:  # noqa: ASYNC110 - until it is registered
-                await asyncio.sleep(0)
-        await store.write("/x", b"")
-        open_one.close()
-        await store.write("/x", b"")
-        await store.stop()
-    assert [request.payload for request in seen] == [b"/b\x002\0", b"/x\0", b"/b\x002\0", b"/x\0"]
 
 
 async def test_an_event_of_a_watch_that_was_closed_is_dropped() -> None:
@@ -307,31 +251,11 @@ async def test_an_event_of_a_watch_that_was_closed_is_dropped() -> None:
 
 
 async def test_a_watch_the_store_refuses_fails_alone() -> None:
-    async def refuse(client: Client) -> None:
-        for _ in range(2):
-            request = await client.request()
-            if b"/forbidden" in request.payload:
-                client.refuse(request, "EACCES")
-            else:
-                client.answer(request)
-                client.event("/allowed", b"2")
-        await client.gone()
-
-    async with fake_store(refuse) as path, XenstoreClient(path) as store:
+    async with connected(answering({WATCH: ["EACCES"]})) as store:
         forbidden, allowed = store.watch("/forbidden"), store.watch("/allowed")
         assert await anext(allowed) == "/allowed"
         with pytest.raises(StoreError, match="/forbidden: EACCES"):
             await anext(forbidden)
-
-
-async def test_watches_that_are_closed_while_there_is_no_store_leave_nothing() -> None:
-    store = XenstoreClient("/none")
-    with pytest.raises(StoreError, match="expected an absolute xenstore path"):
-        store.watch("relative")
-    for _ in range(10):
-        store.watch("/a").close()
-    assert not store._unregistered
-    assert store.status().watches == 0
 
 
 async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> None:
@@ -345,12 +269,7 @@ async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> N
             else:
                 client.answer(request)
 
-    async def register(client: Client) -> None:
-        client.answer(await client.request())
-        client.event("/a", b"1")
-        await client.gone()
-
-    async with connected(skip_watches, register) as store:
+    async with connected(skip_watches, obliging) as store:
         watch = store.watch("/a")
         await came.wait()
         await store.write("/x", b"")  # the store is alive
@@ -407,85 +326,110 @@ def test_the_socket_is_where_the_tools_look(environment: dict[str, str], path: s
     assert socket_path(environment) == path
 
 
-@each_case("name", ["ENOMEM", "EIO", "EAGAIN", "EBUSY"])
-async def test_what_is_refused_for_the_moment_is_asked_again(name: str) -> None:
-    seen: list[Request] = []
-    async with connected(refusing([name] * 3, READ, seen)) as store:
-        assert await store.read("/a") == b"OK\0"
-    assert [request.operation for request in seen] == [READ] * 4
-
-
-@each_case("name", ["ENOMEM", "EIO"])
-async def test_a_transaction_of_which_a_part_is_refused_for_the_moment_is_done_again_as_a_whole(name: str) -> None:
-    for operation in (START, WRITE, END):
-        seen: list[Request] = []
-        async with fake_store(refusing([name] * 2, operation, seen)) as path, XenstoreClient(path) as store:
-            await within_patience(store)
-            assert await store.transaction(write_a) == "done"
-        assert len([each for each in seen if each.operation == START]) == 3
-
-
-async def test_it_is_given_up_after_some_attempts() -> None:
+@each_case(("name", "operation"), [*product(["ENOMEM", "EIO", "EBUSY"], [READ, START, WRITE, END]), ("EAGAIN", READ)])
+async def test_what_is_refused_for_the_moment_is_asked_again_and_a_transaction_as_a_whole_but_not_for_ever(
+    name: str, operation: int
+) -> None:
     async def no_time(_seconds: float) -> None:
         pass
 
-    for operation in (READ, WRITE):
+    for refusals, asked in ((3, 4), (1000, xenstore_store.TRIES)):
         seen: list[Request] = []
-        async with (
-            fake_store(refusing(["EIO"] * 1000, operation, seen)) as path,
-            XenstoreClient(path, pause=no_time) as store,
-        ):
-            await within_patience(store)
-            with pytest.raises(StoreError, match="/a: EIO"):
-                await (store.read("/a") if operation == READ else store.transaction(write_a))
-        assert len([each for each in seen if each.operation == operation]) == xenstore_store.TRIES
+        async with connected(answering({operation: [name] * refusals}, seen), pause=no_time) as store:
+            work = store.read("/a") if operation == READ else store.transaction(write_a)
+            with nullcontext() if refusals == 3 else pytest.raises(StoreError, match=name):
+                assert await work in (b"OK\0", "done")
+        assert [each.operation for each in seen].count(READ if operation == READ else START) == asked
+
+
+async def test_of_what_is_asked_together_that_is_asked_again_which_was_refused_for_the_moment() -> None:
+    asked = [ask(Operation.READ, path) for path in ("/a", "/b", "/c", "/d")]
+    async with connected(answering({READ: [b"1", "EIO", b"3", "ENOENT", b"2"]})) as store:
+        *values, missing = await store.together(asked)
+    assert (values, str(missing)) == ([b"1", b"2", b"3"], "/d: ENOENT")
 
 
 async def test_a_watch_that_is_refused_for_the_moment_is_registered_later() -> None:
-    async with fake_store(refusing(["ENOMEM", "EQUOTA", "ENOSPC"], WATCH, [])) as path, XenstoreClient(path) as store:
+    async with connected(answering({WATCH: ["ENOMEM", "EQUOTA", "ENOSPC"]})) as store:
         watch = store.watch("/a")
         assert await asyncio.wait_for(anext(watch), TIMEOUT) == "/a"
         assert store.status().last_error == "the watch of /a: ENOSPC"
 
 
-async def test_a_directory_that_no_answer_can_hold_is_listed_in_a_transaction_that_is_dropped() -> None:
+# Directories that no answer can hold
+
+
+@each_case(
+    ("parts", "names", "offsets"),
+    [
+        ([b"7\0a\0b\0", b"7\0c\0", b"7\0d\0\0"], ["a", "b", "c", "d"], [0, 4, 6]),
+        ([b"7\0a\0b\0", b"8\0x\0", b"8\0a\0", b"8\0x\0\0"], ["a", "x"], [0, 4, 0, 2]),  # it changes meanwhile
+        ([b"7\0a\0", "ENOENT"], None, [0, 2]),  # it goes meanwhile
+    ],
+)
+async def test_a_large_directory_is_listed_in_parts_in_a_transaction_that_is_dropped(
+    parts: list[bytes | str], names: list[str] | None, offsets: list[int]
+) -> None:
     seen: list[Request] = []
-
-    async def script(client: Client) -> None:
-        parts = iter([b"7\0a\0b\0", b"7\0c\0\0"])
-        while True:
-            request = await client.request()
-            seen.append(request)
-            if request.operation == DIRECTORY:
-                client.refuse(request, "E2BIG")
-            elif request.operation == DIRECTORY_PART:
-                client.answer(request, next(parts))
-            else:
-                client.answer(request, b"17\0")
-
-    async with connected(script) as store:
-        assert await store.list("/a") == ["a", "b", "c"]
+    async with connected(answering({DIRECTORY: ["E2BIG"], DIRECTORY_PART: parts}, seen)) as store:
+        assert await store.list("/a") == names
         await store.read("/b")
-    assert [(each.operation, each.transaction) for each in seen] == [
-        (DIRECTORY, 0),
-        (START, 0),
-        (DIRECTORY_PART, 17),
-        (DIRECTORY_PART, 17),
-        (END, 17),
-        (READ, 0),
+    asked = [(DIRECTORY_PART, 17, b"/a\0%d\0" % offset) for offset in offsets]
+    assert [(each.operation, each.transaction, each.payload) for each in seen] == [
+        (DIRECTORY, 0, b"/a\0"),
+        (START, 0, b"\0"),
+        *asked,
+        (END, 17, b"F\0"),
+        (READ, 0, b"/b\0"),
     ]
-    assert seen[4].payload == b"F\0"
 
 
-async def test_a_directory_is_not_missing_because_the_store_dropped_the_transaction_that_listed_it() -> None:
-    async def script(client: Client) -> None:
-        while True:
-            request = await client.request()
-            if request.operation == START:
-                client.answer(request, b"17\0")
-            else:
-                client.refuse(request, "E2BIG" if request.operation == DIRECTORY else "ENOENT")
-
-    async with connected(script) as store:
-        with pytest.raises(StoreError, match="live update"):
+@each_case(
+    ("parts", "end", "why"),
+    [
+        (
+            [b"%d\0%c\0" % (n // 2, n % 2 + 97) for n in range(1, 2 * LISTINGS + 1)],
+            [],
+            "/a: the directory changed during each of",
+        ),
+        (["EINVAL"], [], "/a: E2BIG"),
+        (["ENOSYS"], [], "/a: E2BIG"),
+        (["EACCES"], [], "/a: EACCES"),
+        (["ENOENT"], ["ENOENT"], "the store dropped it in a live update"),
+    ],
+)
+async def test_a_large_directory_that_cannot_be_listed_is_an_error_and_not_missing(
+    parts: list[bytes | str], end: list[bytes | str], why: str
+) -> None:
+    async with connected(answering({DIRECTORY: ["E2BIG"], DIRECTORY_PART: parts, END: end})) as store:
+        with pytest.raises(StoreError, match=why):
             await store.list("/a")
+
+
+# Watches
+
+
+async def queued(watch: Watch) -> list[str]:
+    """What is there now."""
+    watch.notify("/the/end")
+    paths = []
+    while (path := await anext(watch)) != "/the/end":
+        paths.append(path)
+    return paths
+
+
+async def test_paths_come_in_order_and_none_waits_twice_and_too_many_become_the_watched_one() -> None:
+    watch = Watch("/a", b"1", lambda _: None)
+    for path in ("/a", "/a/c", "/a/b", "/a/c"):
+        watch.notify(path)
+    assert await queued(watch) == ["/a", "/a/c", "/a/b"]
+    watch.notify("/a/b")  # it changes again after it was read
+    assert await queued(watch) == ["/a/b"]
+    for number in range(MAX_QUEUED):
+        watch.notify(f"/a/{number}")
+    watch.notify("/a/7")
+    watch.notify("/a/one-more")
+    assert await queued(watch) == ["/a"]
+    watch.close()
+    watch.close()  # once is enough
+    assert [path async for path in watch] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -12,11 +12,28 @@ import pytest
 from adapters.limits import Quota
 from adapters.xenstore.client.wire import Asked, Operation, Permissions
 from adapters.xenstore.server import delivery, state
-from adapters.xenstore.server.caller import Admission, StoreLimits
 from adapters.xenstore.server.endpoint import XenstoreEndpoint
-from adapters.xenstore.server.state import RESPONSE_TTL, ExposedEndpoint, SharedContext, claim_path
-from gateway.core.rpc.model import NO_METADATA, Answer, Call, Fault, FaultCode, Outcome, Peer, Reply, RequestMetadata
-from gateway.core.xenstore.paths import Domains, Exposure, StateWords, template
+from adapters.xenstore.server.state import (
+    RESPONSE_TTL,
+    Admission,
+    ExposedEndpoint,
+    SharedContext,
+    StoreLimits,
+    claim_path,
+)
+from gateway.core.rpc.model import (
+    NO_METADATA,
+    Answer,
+    Call,
+    Fault,
+    FaultCode,
+    Outcome,
+    Peer,
+    Reply,
+    RequestMetadata,
+    Value,
+)
+from gateway.core.xenstore.paths import HOUR, Domains, Exposure, StateWords, template
 from tests.kit.cases import each_case
 from tests.kit.listeners import AnsweringEndpoint
 from tests.kit.memory_store import MemoryStore
@@ -24,6 +41,12 @@ from tests.kit.memory_store import MemoryStore
 REQUESTS, RESPONSES = "/svc/rpc/request", "/svc/rpc/response"
 IDLE = 40  # turns of the loop without anything to do: more than any look at the store takes
 SHUTDOWN = "/local/domain/5/control/shutdown"
+
+
+async def turns(count: int = IDLE) -> None:
+    """Let the loop go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 class World:
@@ -38,20 +61,22 @@ class World:
         self.now = 0.0
         self.slept = asyncio.Semaphore(0)
         self.paused: list[float] = []
-        self.shared = SharedContext(
-            store, limits, Admission(limits, Quota()), self.told.append, lambda: self.now, self._sleep, self._pause
-        )
+        self.shared = SharedContext(store, Admission(limits, Quota()), self.told.append, lambda: self.now, self._pause)
         self.exposed = XenstoreEndpoint(offer, self.shared)
 
-    async def _sleep(self, _seconds: float) -> None:
-        await self.slept.acquire()
-
     async def _pause(self, seconds: float) -> None:
-        """The clock goes on at once."""
+        """The clock goes on at once, but to the next look for expired responses when the test says so."""
+        if seconds == HOUR:
+            await self.slept.acquire()
+            return
         self.now += seconds
         if seconds:
             self.paused.append(seconds)
         await asyncio.sleep(0)
+
+    def refuse(self, name: str, *paths: str) -> None:
+        """Refuse to write these nodes from now on, and no others."""
+        self.store.refuse = lambda operation, path: name if operation is Operation.WRITE and path in paths else None
 
     def is_up(self) -> bool:
         """Whether all was looked through since the store came."""
@@ -77,6 +102,14 @@ class World:
         if permissions is not None:
             self.store.put(path, b"", permissions)
         self.store.put(path)
+
+    async def hold(self, *nodes: str, **arguments: str) -> None:
+        """Make requests that are being called until `endpoint.open` is set."""
+        self.endpoint.open.clear()
+        for node in nodes:
+            self.put(node, **arguments)
+        for _ in nodes:
+            await self.endpoint.begun.acquire()
 
     def response(self, node: str) -> dict[str, bytes] | None:
         """The keys of an answer; None when there is none."""
@@ -138,44 +171,14 @@ async def test_a_request_is_answered_once_however_often_its_nodes_change(made: W
     assert (call.method, call.named, call.peer.domid, call.peer.address) == ("read", {"a": "x"}, 0, "domain 0")
 
 
-async def test_requests_that_were_there_before_are_answered() -> None:
-    store = MemoryStore()
-    store.put(f"{REQUESTS}/read/1/a", "x")
-    store.put(f"{REQUESTS}/read/2/a", "y")
-    store.put(f"{RESPONSES}/read/2")
-    async with world(store=store) as made:
-        assert made.response("read/1") == {"a": b"x"}
-        assert [call.named["a"] for call in made.endpoint.calls] == ["x"]
-
-
 async def test_a_write_is_claimed_before_it_is_made_and_no_longer_when_it_is_answered(made: World) -> None:
-    made.endpoint.open.clear()
-    made.put("write/1")
-    made.put("read/1")
-    await made.endpoint.begun.acquire()
-    await made.endpoint.begun.acquire()
+    await made.hold("write/1", "read/1")
     assert made.store.tree[claim_path(f"{REQUESTS}/write/1")][0] == f"{REQUESTS}/write/1".encode()
     assert claim_path(f"{REQUESTS}/read/1") not in made.store.tree
     made.endpoint.open.set()
     await made.quiet()
     assert claim_path(f"{REQUESTS}/write/1") not in made.store.tree
     assert made.response("write/1") == {}
-
-
-async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again() -> None:
-    store = MemoryStore()
-    async with world(store=store) as first:
-        first.endpoint.open.clear()
-        first.put("write/1")
-        first.put("read/1", a="x")
-        await first.endpoint.begun.acquire()
-        await first.endpoint.begun.acquire()
-        await stop(first)
-    async with world(store=store) as second:
-        assert [call.method for call in second.endpoint.calls] == ["read"]
-        assert b"may have been executed" in second.error("write/1")
-        assert second.response("read/1") == {"a": b"x"}
-        assert claim_path(f"{REQUESTS}/write/1") not in store.tree
 
 
 async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
@@ -188,16 +191,11 @@ async def test_a_claim_on_a_request_that_is_gone_is_removed() -> None:
 
 
 async def test_an_answer_waits_for_the_store_and_is_not_written_for_a_client_that_has_left(made: World) -> None:
-    made.endpoint.open.clear()
-    made.put("write/1", a="x")
-    made.put("write/2", a="x")
-    await made.endpoint.begun.acquire()
-    await made.endpoint.begun.acquire()
+    await made.hold("write/1", "write/2", a="x")
     with made.store.away():
         made.store.drop(f"{REQUESTS}/write/2")
         made.endpoint.open.set()
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await turns(20)
     await made.quiet()
     assert (made.response("write/1"), made.response("write/2")) == ({"a": b"x"}, None)
     assert claim_path(f"{REQUESTS}/write/2") not in made.store.tree
@@ -207,10 +205,10 @@ async def test_an_answer_waits_for_the_store_and_is_not_written_for_a_client_tha
 @each_case("when", ["after the answer", "and is looked at before the client asks again", "while it is made"])
 async def test_a_write_is_not_made_again_for_a_client_that_asks_again_since_the_store_forgot_all(when: str) -> None:
     async with world() as made:
-        if when == "while it is made":
-            made.endpoint.open.clear()
-        made.put("write/1", a="x")
-        await (made.endpoint.begun.acquire() if when == "while it is made" else made.quiet())
+        await made.hold("write/1", a="x")
+        if when != "while it is made":
+            made.endpoint.open.set()
+            await made.quiet()
         made.store.tree = {"/": made.store.tree["/"]}
         with made.store.away():
             made.endpoint.open.set()
@@ -245,7 +243,7 @@ async def test_what_was_answered_is_remembered_for_a_while_and_until_the_client_
 
 
 async def test_a_claim_that_the_store_refuses_is_told_and_nothing_is_executed(made: World) -> None:
-    made.store.refusing[claim_path(f"{REQUESTS}/write/1")] = "EQUOTA"
+    made.refuse("EQUOTA", claim_path(f"{REQUESTS}/write/1"))
     made.put("write/1")
     await made.quiet()
     assert made.error("write/1") == b"the store does not let the call be begun (EQUOTA); it was not made"
@@ -275,12 +273,11 @@ async def test_an_answer_that_the_store_will_never_take_is_an_error_that_says_th
     name: str,
 ) -> None:
     async with world() as made:
-        made.store.refusing[f"{RESPONSES}/write/1/a"] = name
+        made.refuse(name, f"{RESPONSES}/write/1/a", f"{RESPONSES}/read/2")
         made.put("write/1", a="x")
         await made.quiet()
         text = f"the store refused the answer ({name}); the call was executed"
         assert made.response("write/1") == {"code": b"110", "description": text.encode()}
-        made.store.refusing[f"{RESPONSES}/read/2"] = name
         made.put("read/2", a="x")
         await made.quiet()
         assert made.response("read/2") is None
@@ -288,11 +285,11 @@ async def test_an_answer_that_the_store_will_never_take_is_an_error_that_says_th
 
 
 async def test_nobody_waits_for_an_answer_longer_than_a_client_does(made: World) -> None:
-    made.store.refusing[f"{RESPONSES}/write/1"] = "EQUOTA"
+    made.refuse("EQUOTA", f"{RESPONSES}/write/1")
     made.put("write/1", a="x")
     await made.quiet()
     assert RESPONSE_TTL <= made.now < RESPONSE_TTL + 10
-    del made.store.refusing[f"{RESPONSES}/write/1"]
+    made.refuse("")
     made.shared.responses.clear()  # as after a restart
     made.put("write/1", a="x")
     await made.quiet()
@@ -380,17 +377,6 @@ async def test_a_request_that_is_too_large_is_refused_and_not_read_further() -> 
 GUEST = Permissions(5, "n")
 
 
-async def test_the_domain_that_owns_a_request_asks_and_only_it_sees_the_answer(made: World) -> None:
-    made.put("read/1", GUEST, a="x")
-    await made.quiet()
-    assert made.endpoint.calls[0].peer.domid == 5
-    for node in ("", "/a"):
-        assert made.store.tree[f"{RESPONSES}/read/1{node}"][1] == GUEST
-    made.put("read/2", a="x")
-    await made.quiet()
-    assert made.store.tree[f"{RESPONSES}/read/2/a"][1] == Permissions(0, "n")
-
-
 async def test_a_request_that_several_domains_can_write_is_refused_and_shown_to_nobody(made: World) -> None:
     made.put("read/1", Permissions(5, "n", ((7, "b"),)))
     made.put("read/2", GUEST, a="x")
@@ -400,23 +386,6 @@ async def test_a_request_that_several_domains_can_write_is_refused_and_shown_to_
         assert b"several domains" in made.error(node)
         assert made.store.tree[f"{RESPONSES}/{node}"][1] == owner
     assert made.endpoint.calls == []
-
-
-async def test_a_domain_has_so_many_requests_outstanding_and_no_more() -> None:
-    async with world(limits=StoreLimits(calls_per_domain=2)) as made:
-        made.endpoint.open.clear()
-        for number in range(4):
-            made.put(f"read/{number}", GUEST)
-        made.put("read/other", Permissions(7, "n"))
-        for _ in range(3):
-            await made.endpoint.begun.acquire()
-        for _ in range(100):
-            await asyncio.sleep(0)
-        refused = [made.response(f"read/{number}") for number in range(4)]
-        assert sum(answer is not None and b"too many requests" in answer["description"] for answer in refused) == 2
-        made.endpoint.open.set()
-        await made.quiet()
-        assert len(made.endpoint.calls) == 3
 
 
 async def test_a_parameter_of_the_path_is_a_parameter_of_the_call_and_nobody_else_can_give_it() -> None:
@@ -443,30 +412,6 @@ async def test_no_name_in_a_parameter_or_answer_leads_outside(name: str) -> None
         assert all(path.startswith(("/svc/rpc/response", "/tool/xcp-gateway")) for path in added)
 
 
-async def test_answers_that_nobody_takes_are_collected_where_it_is_not_switched_off() -> None:
-    for after in (3600.0, None):
-        async with world(response_ttl=after) as made:
-            made.put("read/1")
-            await made.quiet()
-            for _ in range(2):
-                made.slept.release()
-                for _ in range(50):
-                    await asyncio.sleep(0)
-            assert (made.response("read/1") is None) == (after is not None)
-
-
-async def test_a_request_that_stands_where_the_watch_is_is_found_and_the_path_is_served() -> None:
-    store = MemoryStore()
-    store.put("/a/word", "write")
-    store.put(claim_path("/a/word"), "/a/word")
-    async with world("word", "/a/word", store=store) as made:
-        assert made.is_up()
-        assert "/a/word" not in store.tree, "it was begun before a crash"
-        store.put("/a/word", "poweroff")
-        await made.quiet()
-        assert store.tree["/a/word"][0] == b""
-
-
 async def test_a_word_is_acknowledged_and_may_be_said_again() -> None:
     async with world("word", "/local/domain/{domid}/control/shutdown") as made:
         for count in (1, 2):
@@ -475,18 +420,6 @@ async def test_a_word_is_acknowledged_and_may_be_said_again() -> None:
             assert made.store.tree[SHUTDOWN][0] == b""
             assert len(made.endpoint.calls) == count
         assert (made.endpoint.calls[0].method, made.endpoint.calls[0].named) == ("poweroff", {"domid": "5"})
-
-
-async def test_a_word_that_was_begun_before_a_crash_is_not_done_again_but_removed() -> None:
-    store = MemoryStore()
-    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as first:
-        first.endpoint.open.clear()
-        store.put(SHUTDOWN, "poweroff")
-        await first.endpoint.begun.acquire()
-        await stop(first)
-    async with world("word", "/local/domain/{domid}/control/shutdown", store=store) as second:
-        assert second.endpoint.calls == []
-        assert SHUTDOWN not in store.tree
 
 
 @each_case(("style", "changed"), [("word", "shutdown"), ("mailbox", "parameter"), ("deletion", "shutdown/type")])
@@ -500,8 +433,7 @@ async def test_a_request_that_changes_while_it_is_done_is_a_new_one(style: str, 
         made.store.put(f"{folder}/{command}", "poweroff")
         await made.endpoint.begun.acquire()
         made.store.put(f"{folder}/{changed}", "reboot")
-        for _ in range(IDLE):
-            await asyncio.sleep(0)
+        await turns()
         made.endpoint.open.set()
         await made.quiet()
         said = [next(iter(call.named.values()), call.method) for call in made.endpoint.calls]
@@ -511,24 +443,71 @@ async def test_a_request_that_changes_while_it_is_done_is_a_new_one(style: str, 
 
 BATCMD = "/local/domain/5/control/batcmd"
 STATES = StateWords(commit="READY", in_progress="IN PROGRESS", done="SUCCESS", failed="FAILURE")
+UNKNOWN = b"the gateway went away while this call was made; it may have been executed"
 
 
-async def test_a_directory_that_is_taken_says_so_and_has_failed_after_a_crash() -> None:
+@each_case(
+    ("style", "path", "asked", "told"),
+    [
+        ("tree", "/svc", {f"{REQUESTS}/write/1/a": "x"}, {f"{RESPONSES}/write/1/description": UNKNOWN}),
+        ("word", "/local/domain/{domid}/control/shutdown", {SHUTDOWN: "poweroff"}, {SHUTDOWN: None}),
+        ("word", SHUTDOWN, {SHUTDOWN: "poweroff"}, {SHUTDOWN: None}),  # the watched node itself
+        (
+            "directory",
+            "/local/domain/{domid}/control/batcmd",
+            {f"{BATCMD}/script": "ls", f"{BATCMD}/state": "READY"},
+            {f"{BATCMD}/state": b"FAILURE"},
+        ),
+    ],
+)
+async def test_after_a_crash_a_write_is_told_as_unknown_and_a_read_is_done_again(
+    style: str, path: str, asked: dict[str, str], told: dict[str, bytes | None]
+) -> None:
     store = MemoryStore()
-    said: dict[str, Any] = {"states": STATES, "method": "run", "store": store}
-    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as first:
+    said: dict[str, Any] = {"store": store, "states": STATES, "method": "run" if style == "directory" else ""}
+    async with world(style, path, **said) as first:
         first.endpoint.open.clear()
-        store.put(f"{BATCMD}/script", "ls")
-        store.put(f"{BATCMD}/state", "READY")
+        for node, value in asked.items():
+            store.put(node, value)
         await first.endpoint.begun.acquire()
-        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+        if style == "tree":
+            first.put("read/1", a="x")
+            await first.endpoint.begun.acquire()
+        else:
+            assert store.tree.get(f"{BATCMD}/state", (b"IN PROGRESS",))[0] == b"IN PROGRESS"
         await stop(first)
-    async with world("directory", "/local/domain/{domid}/control/batcmd", **said) as second:
-        assert store.tree[f"{BATCMD}/state"][0] == b"FAILURE"
-        assert second.endpoint.calls == []
-        store.put(f"{BATCMD}/state", "IN PROGRESS")  # somebody else has taken it
-        await second.quiet()
-        assert store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+    async with world(style, path, **said) as second:
+        assert second.is_up()
+        assert [call.method for call in second.endpoint.calls] == (["read"] if style == "tree" else [])
+        assert {node: store.tree.get(node, (None,))[0] for node in told} == told
+        assert not [node for node in store.tree if node.startswith(f"{state.CLAIMS}/") and store.tree[node][0]]
+        if style == "tree":
+            assert second.response("read/1") == {"a": b"x"}
+
+
+async def test_a_directory_that_another_server_has_taken_is_left_to_it() -> None:
+    async with world("directory", BATCMD, states=STATES, method="run") as made:
+        made.store.put(f"{BATCMD}/state", "IN PROGRESS")
+        await made.quiet()
+        assert made.store.tree[f"{BATCMD}/state"][0] == b"IN PROGRESS"
+
+
+async def test_an_answer_that_is_there_at_two_looks_is_removed_with_its_request_if_that_is_not_switched_off() -> None:
+    for after in (HOUR, None):
+        async with world(response_ttl=after) as made:
+            for look in range(5):
+                made.put(f"read/{look}")
+                await made.quiet()
+                made.slept.release()
+                with made.store.away() if look == 1 else nullcontext():  # it is told, and done the next time
+                    await turns(50)
+            left = range(4, 5) if after else range(5)
+            await made.quiet()
+            nodes = {path for path in made.store.tree if path.startswith((f"{REQUESTS}/read/", f"{RESPONSES}/read/"))}
+            assert nodes == {f"{root}/read/{look}" for root in (REQUESTS, RESPONSES) for look in left}
+            place = "/svc/rpc/response/{_fn}/{_id}"
+            why = f"expired responses at {place} cannot be removed; they are tried again"
+            assert [text.partition(": ")[0] for text in made.told] == ([why] if after else [])
 
 
 async def test_a_fault_of_the_style_itself_is_answered() -> None:
@@ -558,11 +537,9 @@ async def test_a_guest_whose_answer_cannot_be_written_holds_up_nobody_else(made:
     await made.endpoint.begun.acquire()
     made.store.transaction = slow_for_the_first  # type: ignore[method-assign]
     made.endpoint.open.set()
-    for _ in range(IDLE):
-        await asyncio.sleep(0)
+    await turns()
     made.put("read/dom0")
-    for _ in range(IDLE):
-        await asyncio.sleep(0)
+    await turns()
     assert (made.response("read/dom0"), made.response("read/guest")) == ({}, None)
     open_again.set()
     await made.quiet()
@@ -578,8 +555,7 @@ async def test_an_id_that_is_used_again_at_once_is_a_new_request(made: World) ->
             for root in (REQUESTS, RESPONSES):
                 made.store.drop(f"{root}/read/1")
             made.put("read/1", a="y")
-            for _ in range(IDLE):
-                await asyncio.sleep(0)
+            await turns()
         return result
 
     made.store.transaction = and_then_a_quick_client  # type: ignore[method-assign]
@@ -612,17 +588,34 @@ async def test_a_bug_in_serving_one_is_told_to_the_loop_and_the_rest_goes_on(mon
 STRANGER = Permissions(7, "n")
 
 
-async def test_an_answer_that_a_stranger_has_put_there_is_none() -> None:
-    store = MemoryStore()
-    store.put(f"{RESPONSES}/read/1/a", "forged")
-    store.tree[f"{RESPONSES}/read/1"] = (b"", STRANGER)
-    store.put(f"{REQUESTS}/read/1/a", "x")
-    async with world(store=store) as made:
-        assert made.response("read/1") == {"a": b"x"}
-        assert store.tree[f"{RESPONSES}/read/1/a"][1] == Permissions(0, "n")
-        made.store.put(f"{REQUESTS}/read/1")
+SECRET = {"a": {"b": "secret"}}
+
+
+@each_case(
+    ("style", "path", "value", "asked", "answer", "secret"),
+    [
+        ("tree", "/svc", SECRET, {f"{REQUESTS}/read/1": ""}, f"{RESPONSES}/read/1", "/a/b"),
+        ("chunked", "/c", "secret", {"/c/query/1/cmd": "read", "/c/query/1/submit": "0"}, "/c/reply/1", "/data00"),
+        ("mailbox", "/svc", "secret", {"/svc/command": "read"}, "/svc/parameter", ""),
+        ("deletion", "/svc/word", SECRET, {"/svc/word": "read"}, "/svc/a", "/b"),
+    ],
+)
+async def test_an_answer_lies_in_no_node_that_another_guest_has_planted(
+    style: str, path: str, value: Value, asked: dict[str, str], answer: str, secret: str
+) -> None:
+    async with world(style, path, lambda _: Reply(value)) as made:
+        for node in ("", "/a", "/a/b", "/a/b/c", "/b", "/data00", "/data01", "/submit"):
+            made.store.put(f"{answer}{node}", "planted" if node else "", Permissions(7, "b"))
+        if style == "mailbox":  # the node of its parameter
+            made.store.tree[answer] = (b"", GUEST)
+        made.store.put("/c/query/1", "", GUEST)
+        for node, content in asked.items():
+            made.store.put(node, content, GUEST)
         await made.quiet()
-        assert len(made.endpoint.calls) == 1
+        assert [call.peer.domid for call in made.endpoint.calls] == [5]
+        assert made.store.tree[answer][1] == GUEST
+        assert made.store.tree[f"{answer}{secret}"] == (b"secret", GUEST)
+        assert b"planted" not in made.store.below(answer).values()
 
 
 async def test_a_request_with_a_node_of_a_guest_is_made_in_the_name_of_that_guest() -> None:
@@ -635,6 +628,24 @@ async def test_a_request_with_a_node_of_a_guest_is_made_in_the_name_of_that_gues
         assert made.store.tree[f"{RESPONSES}/write/1/a"][1] == Permissions(0, "n")
         assert made.error("write/2") == b"domain 7 may not call 'write'"
         assert claim_path(f"{REQUESTS}/write/2") not in made.store.tree
+
+
+async def test_a_request_that_another_domain_makes_anew_before_it_is_claimed_is_called_once_and_for_that_one(
+    made: World,
+) -> None:
+    claim = made.store.transaction
+
+    async def after_another(work: Any, lock: object = None, early: object = None) -> Any:
+        made.store.transaction = claim  # type: ignore[method-assign]
+        made.store.drop(f"{REQUESTS}/write/1")
+        made.put("write/1", STRANGER, a="of 7")
+        return await claim(work, lock, early)
+
+    made.store.transaction = after_another  # type: ignore[method-assign]
+    made.put("write/1", GUEST, a="of 5")
+    await made.quiet()
+    assert [(call.peer.domid, call.named) for call in made.endpoint.calls] == [(7, {"a": "of 7"})]
+    assert made.store.tree[f"{RESPONSES}/write/1/a"] == (b"of 7", STRANGER)
 
 
 async def test_what_was_answered_is_remembered_for_the_domain_that_asked_and_for_no_other(made: World) -> None:
@@ -723,8 +734,7 @@ async def test_of_a_request_that_is_not_served_no_node_is_read_but_its_own() -> 
         made.put("read/3", GUEST)
         await made.endpoint.begun.acquire()
         made.put("read/4", GUEST, **many)  # no place
-        for _ in range(2 * IDLE):
-            await asyncio.sleep(0)
+        await turns(2 * IDLE)
         assert b"too many requests" in made.error("read/4")
         assert reads_below(made, f"{REQUESTS}/read/4") == 0
         made.endpoint.open.set()
@@ -749,8 +759,7 @@ async def test_a_domain_whose_requests_cannot_be_read_holds_up_no_other(made: Wo
         made.put(f"read/slow-{number}", STRANGER)
     made.put("read/dom0")
     made.put("read/guest", GUEST)
-    for _ in range(5 * IDLE):
-        await asyncio.sleep(0)
+    await turns(5 * IDLE)
     assert (made.response("read/dom0"), made.response("read/guest")) == ({}, {})
     open_again.set()
     await made.quiet()

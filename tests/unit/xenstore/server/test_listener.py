@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
-from adapters.xenstore.server.listener import ExposedEndpoint, StoreLimits, XenstoreTransport
+from adapters.xenstore.server.listener import XenstoreTransport
+from adapters.xenstore.server.state import ExposedEndpoint, StoreLimits
 from gateway.core.xenstore.paths import Domains, Exposure, template
 from tests.kit.cases import each_case
 from tests.kit.listeners import AnsweringEndpoint
@@ -40,43 +39,24 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_each_exposed_path_has_its_endpoint() -> None:
-    one, other = AnsweringEndpoint(), AnsweringEndpoint()
-    async with serving(offer(one), offer(other, "/other")) as (_, store):
-        store.put("/svc/rpc/request/f/1")
-        store.put("/other/rpc/request/g/1")
-        await until(lambda: {"/svc/rpc/response/f/1", "/other/rpc/response/g/1"} <= store.tree.keys())
-    assert [call.method for call in (*one.calls, *other.calls)] == ["f", "g"]
-
-
 @each_case("domains", [None, Domains(everyone=True)])  # the same exposure, and another one of the same path
 async def test_what_is_exposed_anew_is_served_from_now_on_and_what_is_begun_is_finished_where_it_was(
     domains: Domains | None,
 ) -> None:
     old, new = AnsweringEndpoint(), AnsweringEndpoint()
-    async with serving(offer(old)) as (transport, store):
+    async with serving(offer(old), offer(old, "/left")) as (transport, store):
         old.open.clear()
         store.put("/svc/rpc/request/f/1")
         await old.begun.acquire()
         await transport.expose([offer(new, domains=domains), offer(new, "/added")])
+        store.put("/left/rpc/request/f/1")
         store.put("/svc/rpc/request/f/2")
         store.put("/added/rpc/request/f/1")
         await until(lambda: {"/svc/rpc/response/f/2", "/added/rpc/response/f/1"} <= store.tree.keys())
         old.open.set()
         await until(lambda: "/svc/rpc/response/f/1" in store.tree)
+        assert transport.status().watches == 2
     assert (len(old.calls), len(new.calls)) == (1, 2)
-
-
-async def test_what_is_exposed_no_more_is_not_watched() -> None:
-    endpoint = AnsweringEndpoint()
-    async with serving(offer(endpoint), offer(endpoint, "/other")) as (transport, store):
-        await until(lambda: transport.status().watches == 2)
-        await transport.expose([offer(endpoint)])
-        assert transport.status().watches == 1
-        store.put("/other/rpc/request/f/1")
-        store.put("/svc/rpc/request/f/1")
-        await until(lambda: "/svc/rpc/response/f/1" in store.tree)
-        assert "/other/rpc/response/f/1" not in store.tree
 
 
 async def test_stop_lets_requests_finish_and_counts_those_that_did_not() -> None:
@@ -108,8 +88,3 @@ async def test_a_store_that_is_away_keeps_nobody_from_starting_and_stopping(tmp_
     status = transport.status()
     assert (status.listener, status.connected, status.waiting) == ("store", False, 0)
     assert await transport.stop(TIMEOUT) == 0
-
-
-def test_the_store_is_found_where_libxenstore_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XENSTORED_PATH", "/run/elsewhere")
-    assert XenstoreTransport("store", ["xenstore:"]).addresses == ("xenstore:/run/elsewhere",)

@@ -1,39 +1,34 @@
-"""What an endpoint remembers, and who asks."""
+"""What an endpoint remembers, who asks, and what is read of a request."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from adapters.limits import Quota
-from adapters.xenstore.client.wire import Permissions
-from adapters.xenstore.server import state
-from adapters.xenstore.server.caller import Admission, StoreLimits, caller_of, least_privileged
-from adapters.xenstore.server.state import SharedContext
-from adapters.xenstore.styles import STYLES
-from gateway.core.xenstore.paths import Exposure, template
-from tests.kit.cases import each_case
+from adapters.xenstore.client.wire import Operation, Permissions, least_privileged
+from adapters.xenstore.server import state, transactions
+from adapters.xenstore.server.state import Admission, SharedContext, StoreLimits
+from adapters.xenstore.server.transactions import too_long
+from adapters.xenstore.styles.base import Remove, Write
+from gateway.core.xenstore.paths import template
+from tests.kit.cases import each_case, present
 from tests.kit.memory_store import MemoryStore
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def made() -> SharedContext:
+    return SharedContext(MemoryStore(), Admission(StoreLimits(), Quota()), lambda _: None)
 
 
-def shared(clock: Clock) -> SharedContext:
-    return SharedContext(MemoryStore(), StoreLimits(), Admission(StoreLimits(), Quota()), lambda _: None, clock)
-
-
-async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_many_responses_and_bytes_and_owners_are_remembered(
+    made: SharedContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(state, "MAX_RESPONSES", 3)
     monkeypatch.setattr(state, "MAX_RESPONSE_BYTES", 10)
-    made = shared(Clock())
+    monkeypatch.setattr(state, "MAX_OWNERS", 2)
     for name in "abcd":
         made.store_response(name, 0, b"1", 1)
     assert list(made.responses) == ["b", "c", "d"]
@@ -41,40 +36,15 @@ async def test_only_so_many_and_so_many_bytes_are_kept(monkeypatch: pytest.Monke
     assert (list(made.responses), made.response_bytes) == (["d", "e"], 10)
     made.store_response("e", 0, b"1", 1)
     made.forget_response("d")
-    made.forget_response("nobody")
     assert (list(made.responses), made.response_bytes) == (["e"], 1)
-
-
-async def test_a_domain_has_its_own_lane_for_reads_and_answers_to_it_take_turns() -> None:
-    made = shared(Clock())
-    async with made.turn(5), made.turn(0):
-        assert (made.turn(5).locked(), made.turn(7).locked()) == (True, False)
-    async with made.lane(5), made.lane(5):
-        assert [each for each in (5, 0, 7, None) if made.lane(each).locked()] == [5]
-    assert not made.turn(5).locked()
-    assert not made.lane(5).locked()
-
-
-async def test_a_bug_in_a_task_is_told_to_the_loop() -> None:
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
-
-    async def bug() -> None:
-        raise RuntimeError("a bug")
-
-    made = shared(Clock())
-    await asyncio.wait({made.spawn(bug(), "work")})
-    await asyncio.sleep(0)
-    assert [context["message"] for context in told] == ["a bug ended work"]
-    assert made.tasks == set()
-
-
-async def test_only_so_many_owners_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MAX_OWNERS", 2)
-    made = shared(Clock())
     for node in ("/a", "/b", "/a", "/c"):
         made.remember_owner(node, 5)
     assert list(made.owners) == ["/a", "/c"]
+
+
+async def test_a_guest_has_a_narrow_lane_of_its_own_for_reads(made: SharedContext) -> None:
+    async with made.lane(5), made.lane(5):
+        assert [each for each in (5, 0, 7, None) if made.lane(each).locked()] == [5]
 
 
 # Claims
@@ -89,79 +59,6 @@ async def test_claims_tell_domain_0_and_nobody_else_what_they_are_on() -> None:
             await store.write(state.claim_path(node), node.encode())
         assert sorted(await state.read_claims(store)) == ["/a", "/b"]
         assert await store.permissions(state.claim_path("/a")) == Permissions(0, "n")
-
-
-# Expired responses
-
-
-REQUESTS, RESPONSES = "/svc/rpc/request/read", "/svc/rpc/response/read"
-
-
-class Looks:
-    """A reader that looks when the test says so."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.told: list[str] = []
-        self._next = asyncio.Semaphore(0)
-        self.asleep = asyncio.Semaphore(0)
-        limits = StoreLimits()
-        shared = SharedContext(self.store, limits, Admission(limits, Quota()), self.told.append, sleep=self._sleep)
-        style = STYLES["tree"](Exposure("tree", template("/svc")))
-        self.task = asyncio.get_running_loop().create_task(state.remove_expired_responses(style, shared, 3600.0))
-
-    async def _sleep(self, seconds: float) -> None:
-        assert seconds == 3600.0
-        self.asleep.release()
-        await self._next.acquire()
-
-    async def look(self) -> None:
-        """Have one look taken, to its end."""
-        self._next.release()
-        await self.asleep.acquire()
-
-    def answered(self, key: str) -> None:
-        self.store.put(f"{REQUESTS}/{key}/a", "x")
-        self.store.put(f"{RESPONSES}/{key}/a", "x")
-
-    @property
-    def nodes(self) -> set[str]:
-        return {path for path in self.store.tree if path.startswith((f"{REQUESTS}/", f"{RESPONSES}/"))}
-
-
-@pytest.fixture
-async def looks() -> AsyncIterator[Looks]:
-    made = Looks()
-    await made.asleep.acquire()
-    yield made
-    made.task.cancel()
-    await asyncio.wait({made.task})
-    await made.store.stop()
-
-
-async def test_an_answer_that_is_there_at_two_looks_is_removed_with_its_request(looks: Looks) -> None:
-    unanswered = {f"{REQUESTS}/0", f"{REQUESTS}/0/a"}
-    looks.store.put(f"{REQUESTS}/0/a", "x")
-    looks.answered("1")
-    await looks.look()
-    looks.answered("2")
-    assert f"{RESPONSES}/1" in looks.store.tree
-    await looks.look()
-    assert looks.nodes == unanswered | {f"{REQUESTS}/2", f"{REQUESTS}/2/a", f"{RESPONSES}/2", f"{RESPONSES}/2/a"}
-    await looks.look()
-    assert looks.nodes == unanswered
-
-
-async def test_a_store_that_is_away_is_told_of_and_looked_at_the_next_time(looks: Looks) -> None:
-    looks.answered("1")
-    await looks.look()
-    with looks.store.away():
-        await looks.look()
-    assert [text.partition(": ")[0] for text in looks.told] == [
-        "expired responses at /svc/rpc/response/{_fn}/{_id} cannot be removed; they are tried again"
-    ]
-    await looks.look()
-    assert looks.nodes == set()
 
 
 # Callers
@@ -183,7 +80,7 @@ async def test_a_store_that_is_away_is_told_of_and_looked_at_the_next_time(looks
     ],
 )
 def test_it_is_the_one_that_may_have_written(permissions: Permissions, domid: int | None) -> None:
-    assert caller_of(permissions) == domid
+    assert permissions.writer == domid
 
 
 @each_case(
@@ -193,7 +90,7 @@ def test_it_is_the_one_that_may_have_written(permissions: Permissions, domid: in
 def test_a_request_of_several_nodes_is_made_in_the_name_of_the_least(
     askers: list[int | None], domid: int | None
 ) -> None:
-    assert least_privileged(askers) == domid
+    assert least_privileged(Permissions(0, "b") if each is None else Permissions(each) for each in askers) == domid
 
 
 LIMITS = StoreLimits(calls=1, calls_per_domain=2, body=100, body_per_domain=10)
@@ -235,3 +132,80 @@ async def test_domain_0_waits_for_its_turn_and_not_for_what_all_listeners_share(
     admission = Admission(LIMITS, Quota(max_calls=1))
     async with admission.admitted(5), admission.admitted(0) as dom0:
         assert dom0 is None
+
+
+# Reading
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[MemoryStore]:
+    async with MemoryStore() as store:
+        yield store
+
+
+def test_what_some_store_would_refuse_is_known_before() -> None:
+    assert too_long([Write("/a", b"x" * 2048), Remove("/b")]) is None
+    for step in (Write("/a/long", b"x" * 2049), Write("/" + "a" * 3072)):
+        fault = present(too_long([step]))
+        assert "at most" in fault.message
+
+
+async def test_a_tree_is_read_level_by_level_with_permissions_and_not_below_a_value(store: MemoryStore) -> None:
+    assert await transactions.tree(store, "/a", 10, 100) == {}
+    for path, value in {"/a/b": b"1", "/a/c/d/e": b"2", "/a/f": b"", "/a/b/hidden": b"3"}.items():
+        store.put(path, value)
+    store.put("/a/b", b"1", Permissions(7, "n"))
+    found = await transactions.tree(store, "/a", 10, 100)
+    values = {"": b"", "b": b"1", "c": b"", "c/d": b"", "c/d/e": b"2", "f": b""}
+    assert found == {path: (value, Permissions(7 if path == "b" else 0)) for path, value in values.items()}
+    assert await transactions.several(store, ["/a/b", "/z"]) == {"/a/b": (b"1", Permissions(7, "n"))}
+
+
+async def test_a_wide_tree_is_read_bit_by_bit() -> None:
+    """Limits the operations at a time, so that others get in between."""
+    async with MemoryStore() as store:
+        for number in range(100):
+            store.put(f"/a/{number}", b"1")
+        under_way, most = 0, 0
+        ask = store._request
+
+        async def counted(operation: Operation, payload: bytes, path: str) -> bytes:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0)
+            under_way -= 1
+            return await ask(operation, payload, path)
+
+        store._request = counted  # type: ignore[method-assign]
+        assert len(await transactions.tree(store, "/a", 200, 1000)) == 101
+        assert most <= 2 * transactions.BATCH
+
+
+async def test_more_nodes_or_bytes_than_are_allowed_are_too_much(store: MemoryStore) -> None:
+    store.put("/a/b", b"12345")
+    store.put("/a/c", b"12345")
+    assert await transactions.tree(store, "/a", 3, 10) is not None
+    with pytest.raises(transactions.RequestTooLargeError, match="at most 2 nodes"):
+        await transactions.tree(store, "/a", 2, 10)
+    with pytest.raises(transactions.RequestTooLargeError, match="at most 9 bytes"):
+        await transactions.tree(store, "/a", 3, 9)
+
+
+async def test_places_are_found_at_and_below_a_node() -> None:
+    channel = template("/local/domain/{server}/RPC/fe/{domid}/query/{_id}")
+    async with MemoryStore() as store:
+        for path in ("0/RPC/fe/7/query/1", "0/RPC/fe/8/query/2", "0/RPC/other/8/query/3", "5/RPC/fe/7/query/1"):
+            store.put(f"/local/domain/{path}/cmd")
+
+        async def nodes(start: str) -> list[str]:
+            found = await transactions.places(store, channel, start)
+            return sorted(match.node.removeprefix("/local/domain/") for match in found)
+
+        everything = ["0/RPC/fe/7/query/1", "0/RPC/fe/8/query/2", "5/RPC/fe/7/query/1"]
+        assert await nodes("/local/domain") == everything
+        assert await nodes("/local/domain/0/RPC") == everything[:2]
+        assert await nodes("/local/domain/0/memory") == []
+        assert await nodes("/elsewhere") == []
+        (match, _) = await transactions.places(store, template("/local/domain/{domid}/not/there"), "/local/domain")
+        assert match.node == "/local/domain/0/not/there"

@@ -46,6 +46,10 @@ def _valued(inside: str | bytes) -> bytes:
     return call("<value>@</value>").replace(b"@", whole(inside))
 
 
+def _typed(kind: str) -> Callable[[str | bytes], bytes]:
+    return lambda text: _valued(f"<{kind}>{text!s}</{kind}>")
+
+
 def _declared(encoding: str | bytes) -> bytes:
     return call("<value/>", f'<?xml version="1.0" encoding="{encoding!s}"?>')
 
@@ -294,10 +298,6 @@ REFUSED: tuple[Hostile, ...] = (
     *(
         row
         for kind, words, texts in TEXTS
-        for row in rows(
-            f"in {kind}",
-            lambda text, kind=kind: _valued(f"<{kind}>{text!s}</{kind}>"),
-            ((PARAMS, f"$.params[0]: {words}", texts),),
-        )
+        for row in rows(f"in {kind}", _typed(kind), ((PARAMS, f"$.params[0]: {words}", texts),))
     ),
 )

@@ -94,13 +94,11 @@ def test_as_a_client_a_failure_without_an_error_list_is_still_a_fault(error: Val
     assert told == Fault(FaultCode.REMOTE, "an error that is not a list of texts", data=[error])
 
 
-STATUS: list[Value] = [
-    *("bare", None, [], {}, {"Status": "Success"}, {"Value": 1}, {"Status": "Success", "Value": 1, "More": 2}),
-    *({"Status": "Success", "ErrorDescription": ["X"]}, {"Status": "Failure", "Value": 1}, {"Status": 1, "Value": 1}),
-]
+NO_STATUS: list[Value] = ["bare", None, [], {}, {"Status": "Success"}, {"Value": 1}, {"Status": "Failure", "Value": 1}]
+NO_STATUS += [{"Status": "Success", "ErrorDescription": ["X"]}, {"Status": "Success", "Value": 1, "More": 2}]
 
 
-@each_case("outcome", [*map(Reply, STATUS), Fault(FaultCode.PARSE_ERROR, "x"), Fault(FaultCode.REMOTE, "x")])
+@each_case("outcome", [*map(Reply, NO_STATUS), Fault(FaultCode.PARSE_ERROR, "x"), Fault(FaultCode.REMOTE, "x")])
 def test_as_a_client_what_is_not_in_its_terms_stays_as_it_is(outcome: Outcome) -> None:
     assert XML.unwrap_outcome(outcome, CALL) == outcome
     assert JSON.unwrap_outcome(outcome, CALL) == outcome

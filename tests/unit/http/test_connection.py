@@ -14,9 +14,9 @@ from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
 from tests.kit.cases import each_case
 from tests.kit.clients import chunked, connect, post
-from tests.kit.listeners import CONTENT_TYPE, LOCAL, Broken, Echo, Fixed, Waiting, running, talking
+from tests.kit.listeners import CONTENT_TYPE, Broken, Echo, Fixed, Waiting
 from tests.kit.programs import TIMEOUT
-from tests.unit.http.listening import GET, HEAD, ask, begin, connected, serving
+from tests.unit.http.listening import GET, HEAD, LOCAL, ask, begin, connected, running, serving, talking
 
 WATCHFUL = HttpLimits(poll_interval=0.02, probe_after=0.05)
 
@@ -319,7 +319,7 @@ async def test_a_call_is_cancelled_when_its_client_leaves(
     """A close over TCP looks like a half-close until the client is told something."""
     endpoint, quota = Waiting(), Quota()
     bind = f"unix:{tmp_path}/rpc" if unix else LOCAL
-    async with serving(endpoint, bind, limits=WATCHFUL, quota=quota) as server:
+    async with serving(endpoint, binds=[bind], limits=WATCHFUL, quota=quota) as server:
         async with connect(server.addresses[0]) as wire:
             await begin(wire, endpoint, post(b"write this") + ahead)
             if resets:

@@ -12,9 +12,9 @@ from gateway.core.interfaces import HttpExchange
 from gateway.core.rpc.model import Answer, Headers
 from tests.kit.cases import each_case
 from tests.kit.clients import chunked, post
-from tests.kit.listeners import Echo, running, talking
+from tests.kit.listeners import Echo
 from tests.kit.programs import TIMEOUT
-from tests.unit.http.listening import ask, connected
+from tests.unit.http.listening import ask, connected, running, talking
 
 BAD_CHUNK = (
     b"the body is broken: after 1 bytes: Invalid character in chunk size; "

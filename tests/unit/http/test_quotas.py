@@ -13,9 +13,9 @@ from adapters.limits import Quota
 from gateway.core.rpc.model import NO_METADATA, Answer, Peer, RequestMetadata
 from tests.kit.cases import each_case, present
 from tests.kit.clients import Wire, connect, post
-from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting, running
+from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting
 from tests.kit.programs import TIMEOUT
-from tests.unit.http.listening import ask, begin
+from tests.unit.http.listening import ask, begin, running
 
 ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
 USER = Peer("unix:/run/rpc", uid=1000)

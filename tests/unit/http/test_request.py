@@ -11,8 +11,8 @@ from adapters.http.request import HttpRefusal, inflate
 from adapters.http.server import HttpLimits
 from tests.kit.cases import each_case, expect
 from tests.kit.clients import chunked, connect, post
-from tests.kit.listeners import CONTENT_TYPE, Waiting, running, talking
-from tests.unit.http.listening import ask, begin
+from tests.kit.listeners import CONTENT_TYPE, Waiting
+from tests.unit.http.listening import ask, begin, running, talking
 
 # Inflating
 

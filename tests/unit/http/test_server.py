@@ -15,9 +15,9 @@ from gateway.core.interfaces import Endpoint
 from gateway.core.rpc.model import NO_METADATA, Answer, Fault, FaultCode, Peer, RequestMetadata
 from tests.kit.cases import each_case
 from tests.kit.clients import chunked, connect, post
-from tests.kit.listeners import CONTENT_TYPE, LOCAL, Echo, Fixed, Waiting, running, talking
+from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting
 from tests.kit.programs import TIMEOUT
-from tests.unit.http.listening import GET, ask, begin, connected, serving
+from tests.unit.http.listening import GET, LOCAL, ask, begin, connected, running, serving, talking
 
 FAULT = Answer(b"a fault", CONTENT_TYPE, Fault(FaultCode.PARSE_ERROR, "<no> message"))
 
@@ -132,7 +132,7 @@ async def test_what_old_xapi_cannot_read_is_refused_its_way(request_: bytes) -> 
 async def test_two_addresses_are_one_listener_and_each_names_its_peers(tmp_path: Path) -> None:
     echo, names = Echo(), []
     unix = f"unix:{tmp_path}/rpc"
-    async with serving(echo, LOCAL, "tcp:[::1]:0", unix) as server:
+    async with serving(echo, binds=[LOCAL, "tcp:[::1]:0", unix]) as server:
         for address in server.addresses:
             async with connect(address) as wire:
                 assert (await ask(wire, post(b"x"))).body == b"x"

@@ -6,8 +6,8 @@ from adapters.http.web_origins import WebOrigins
 from gateway.core.rpc.model import Answer
 from tests.kit.cases import each_case
 from tests.kit.clients import post
-from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, talking
-from tests.unit.http.listening import ask
+from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed
+from tests.unit.http.listening import ask, talking
 
 PAGE = "https://admin.example"
 PREFLIGHT = (

@@ -115,10 +115,6 @@ class Reader:
         body = self._rest() if length is None else self._exactly(int(length))
         return Message(message, headers, body)
 
-    def at_end(self) -> bool:
-        """Whether the other side closes without sending more."""
-        return not self._held and not self._connection.recv(1)
-
     def _head(self) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None:
         while b"\r\n\r\n" not in self._held:
             if not self._more():

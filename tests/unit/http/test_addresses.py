@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import socket
@@ -31,25 +30,6 @@ async def bound(address: str, factory: addresses.ProtocolFactory = Silent) -> ad
         one.close()
         raise
     return one
-
-
-@each_case(("written", "host"), [("tcp:127.0.0.1:0", "127.0.0.1"), ("tcp:[::1]:0", "[::1]")])
-async def test_port_0_is_told_as_the_real_one(written: str, host: str) -> None:
-    server = await bound(written)
-    (address,) = server.addresses
-    assert re.fullmatch(rf"tcp:{re.escape(host)}:[1-9]\d+", address)
-    async with connect(address) as wire:
-        assert await wire.rest() == b""
-    server.close()
-    await server.closed()
-
-
-async def test_a_taken_port_is_named() -> None:
-    first = await bound("tcp:127.0.0.1:0")
-    with pytest.raises(OSError, match=re.escape(f"cannot listen on {first.addresses[0]}: ")) as caught:
-        await bound(first.addresses[0])
-    assert caught.value.errno == errno.EADDRINUSE
-    first.close()
 
 
 @each_case("address", ["tcp:127.0.0.1", "tcp:::1:80", "udp:127.0.0.1:80", "tcp:127.0.0.1:80x", ""])

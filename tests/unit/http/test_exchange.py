@@ -16,10 +16,6 @@ from tests.kit.listeners import Echo
 from tests.kit.programs import TIMEOUT
 from tests.unit.http.listening import ask, connected, running, talking
 
-BAD_CHUNK = (
-    b"the body is broken: after 1 bytes: Invalid character in chunk size; "
-    b"expected for each chunk its size in hexadecimal, CRLF, that many bytes, CRLF"
-)
 GET = b"GET /x HTTP/1.1\r\nHost: gateway\r\n\r\n"
 LARGE = bytes(16 * 1024**2)  # more than the kernel takes of it
 
@@ -153,14 +149,6 @@ async def test_the_end_of_a_body_is_seen_when_it_waits_behind_a_full_buffer(left
         for _ in range(2):
             await asyncio.wait_for(answers.ended.acquire(), 60)
     assert len(answers.body) == size
-
-
-async def test_a_chunk_that_is_none_ends_the_connection() -> None:
-    async with talking(passthrough=Echo()) as wire:
-        assert (
-            await ask(wire, chunked(b"a").replace(b"POST", b"PUT").replace(b"0\r\n\r\n", b"x\r\n"))
-        ).body == b"invalid_request: " + BAD_CHUNK
-        assert await wire.rest() == b""
 
 
 async def test_what_follows_an_answer_that_comes_before_the_body_is_no_request() -> None:

@@ -54,7 +54,7 @@ def test_what_cannot_be_inflated_is_refused(encoding: str, content: bytes, limit
 
 
 def test_a_gzip_bomb_stops_at_the_limit() -> None:
-    bomb = gzip.compress(bytes(200 * 1024 * 1024), 9)
+    bomb = gzip.compress(bytes(50 * 1024 * 1024))
     tracemalloc.start()
     try:
         assert expect(HttpRefusal, inflate(bomb, "gzip", 300 * 1024)).http_status == 413

@@ -47,17 +47,6 @@ async def test_the_listeners_headers_are_on_every_answer() -> None:
             assert {name: reply.headers[name.lower()] for name in headers} == headers
 
 
-async def test_other_methods_than_post_are_405_and_keep_the_connection_and_head_gets_no_body() -> None:
-    async with talking() as wire:
-        for method in (b"GET", b"PUT", b"OPTIONS", b"DELETE"):
-            reply = await ask(wire, GET.replace(b"GET", method))
-            assert (reply.status, reply.headers["allow"], reply.headers["content-type"]) == (405, "POST", "text/plain")
-        assert (await ask(wire, post(b"still here"))).body == b"still here"
-        await wire.send(GET.replace(b"GET", b"HEAD").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        head, _, body = (await wire.rest()).partition(b"\r\n\r\n")
-    assert (head[:13], body) == (b"HTTP/1.1 405 ", b"")
-
-
 async def test_the_path_is_resolved_without_its_query_and_empty_segments() -> None:
     asked: list[str] = []
     echo = Echo()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, reason
+from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect
 from adapters.http.client.request import parse_url
 from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
@@ -66,16 +66,6 @@ async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
         await answer(connection, request)
         assert old.requests == [request]
         await gone(connection)
-
-
-async def test_why_there_is_no_connection_is_said_in_words(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as none:
-        await connect(parse_url(f"http+unix://{tmp_path}/none"), 5)
-    assert reason(none.value) == "No such file or directory"
-    assert reason(ConnectionRefusedError("[Errno 111] Connect call failed")) == "connection refused"
-    assert reason(TimeoutError()) == "no connection in time"
-    assert reason(OSError("something")) == "no connection"
-    assert reason(ssl.SSLError(1, "WRONG_VERSION_NUMBER")).startswith("no TLS could be agreed on")
 
 
 async def test_session_tickets_are_not_taken_for_the_end_of_a_new_connection(tmp_path: Path) -> None:

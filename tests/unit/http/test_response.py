@@ -6,7 +6,6 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,6 +28,7 @@ def test_connection_is_named_only_where_it_differs_from_the_version(
     found = re.search(r"Connection: (.*)\r\n", data)
     assert (found[1] if found else None) == expected
     assert data.startswith(f"HTTP/1.{minor} ")
+    assert ResponseWriter({}).write(HttpResponse(405, "a/b", b"four"), bodiless=True).endswith(b": 4\r\n\r\n")
 
 
 @each_case("headers", [{"a b": "c"}, {"a": "b\r\nc: d"}, {"": "x"}, {"a": "ü"}, {"Content-length": "1"}])
@@ -53,7 +53,6 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def test_what_was_passed_to_another_process_is_not_ours() -> None:
-    assert inherited({}).names == ()
     variables = environment(LISTEN_PID="1", LISTEN_FDS="1")
     assert inherited(variables).names == ()
     assert variables["LISTEN_FDS"] == "1"
@@ -84,28 +83,12 @@ def test_broken_variables_are_named(variables: dict[str, str], says: str) -> Non
         inherited(environment(**variables))
 
 
-def test_a_name_is_taken_once(listening: socket.socket) -> None:
-    passed = InheritedSockets({"rpc": [os.dup(listening.fileno())]})
-    (taken,) = passed.take("rpc")
-    assert taken.getsockname() == listening.getsockname()
-    taken.close()
-    with pytest.raises(OSError, match=r"^systemd passed no socket named 'rpc'; left to take: none$"):
-        passed.take("rpc")
-
-
 @each_case("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_a_socket_that_does_not_listen_is_refused(kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_INET, kind) as silent:
         descriptor = silent.detach()
     with pytest.raises(OSError, match="the socket named 'rpc' is not a listening stream socket"):
         InheritedSockets({"rpc": [descriptor]}).take("rpc")
-
-
-def test_what_is_no_socket_at_all_is_refused(tmp_path: Path) -> None:
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(OSError, match="Socket operation on non-socket"):
-        InheritedSockets({"rpc": [descriptor]}).take("rpc")
-    os.close(descriptor)
 
 
 @each_case("status", [200, 204, 304, 500])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.http import addresses
-from adapters.http.socket_activation import InheritedSockets
+from adapters.http.addresses import InheritedSockets
 from tests.kit.cases import each_case
 from tests.kit.clients import connect
 

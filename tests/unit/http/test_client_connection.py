@@ -39,7 +39,7 @@ async def test_what_is_held_of_an_answer_counts_until_it_is_read_given_up_or_too
 ) -> None:
     quota = Quota(max_buffered=100)
     async with legacy_server(held=True) as old:
-        connection = await connect(parse_url(old.url), 5)
+        connection = await connect(ClientConnection, parse_url(old.url), 5)
         reading = answer(connection, quota=quota)
         await asyncio.sleep(0)
         size = 40 + len(more or bytes(20))
@@ -62,7 +62,7 @@ async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
     body = bytes(3_000_000)
     request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     async with legacy_server(socket=tmp_path / "socket") as old:
-        connection = await connect(parse_url(old.url), 5)
+        connection = await connect(ClientConnection, parse_url(old.url), 5)
         await answer(connection, request)
         assert old.requests == [request]
         await gone(connection)
@@ -99,7 +99,7 @@ async def test_session_tickets_are_not_taken_for_the_end_of_a_new_connection(tmp
     with raw_server() as old:
         old.serve = serve
         url = old.url.replace("http:", "https:")
-        connection = await connect(parse_url(url, ca_file=str(certificate)), 60)
+        connection = await connect(ClientConnection, parse_url(url, ca_file=str(certificate)), 60)
         assert await asyncio.to_thread(agreed.wait, 60)
         connected.set()
         assert connection.transport is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapters.http.client.request import RequestHeads, parse_url, request_head
-from adapters.http.headers import HOP_BY_HOP, end_to_end
+from adapters.http.messages import HOP_BY_HOP, end_to_end
 from gateway.core.rpc.model import Headers, RequestMetadata
 from tests.kit.cases import each_case
 

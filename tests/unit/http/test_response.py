@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from adapters.http import addresses as activation
 from adapters.http import response
-from adapters.http import socket_activation as activation
+from adapters.http.addresses import InheritedSockets, inherited
 from adapters.http.response import HttpResponse, ResponseWriter
-from adapters.http.socket_activation import InheritedSockets, inherited
 from gateway.core.rpc.model import Answer, Fault, FaultCode
 from tests.kit.cases import each_case
 
@@ -61,7 +61,7 @@ def test_what_was_passed_to_another_process_is_not_ours() -> None:
 def test_each_name_stands_for_its_descriptors_and_the_variables_are_removed(
     listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activation, "FIRST", listening.fileno())
+    monkeypatch.setattr(activation, "FIRST_INHERITED", listening.fileno())
     os.set_inheritable(listening.fileno(), True)
     for names, name in (({"LISTEN_FDNAMES": "rpc"}, "rpc"), ({}, "unknown")):
         variables = environment(LISTEN_FDS="1", **names)

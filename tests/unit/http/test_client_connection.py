@@ -33,7 +33,7 @@ async def gone(connection: ClientConnection) -> None:
     await asyncio.wait_for(asyncio.wait([connection.closed]), 60)
 
 
-@each_case(("more", "ends"), [(bytes(20), None), (b"", LOST), (bytes(2000), TooLargeError)])
+@each_case(("more", "ends"), [(bytes(20), None), (b"", LOST), (bytes(200), TooLargeError)])
 async def test_what_is_held_of_an_answer_counts_until_it_is_read_given_up_or_too_much(
     more: bytes, ends: type[Exception] | None
 ) -> None:
@@ -55,6 +55,33 @@ async def test_what_is_held_of_an_answer_counts_until_it_is_read_given_up_or_too
             with pytest.raises(ends):
                 await reading
         assert quota.buffered == 0
+        await gone(connection)
+
+
+def wait_until_readable(connection: ClientConnection) -> None:
+    """The loop does not run meanwhile, and reads nothing."""
+    assert connection.transport is not None
+    poll = select.poll()
+    poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
+    assert poll.poll(60_000)
+
+
+@pytest.mark.parametrize("unix", [True, False])
+async def test_nothing_is_written_to_a_connection_that_was_closed_meanwhile(tmp_path: Path, unix: bool) -> None:
+    answered = threading.Event()
+
+    def serve(plain: socket.socket) -> bool:
+        plain.recv(65536)
+        plain.sendall(ok(b"x"))
+        return answered.wait(60)
+
+    with raw_server(tmp_path / "socket" if unix else None) as old:
+        old.serve = serve
+        connection = await connect(ClientConnection, parse_url(old.url), 5)
+        await answer(connection)
+        answered.set()
+        wait_until_readable(connection)
+        assert not connection.start(REQUEST, bodiless=False)
         await gone(connection)
 
 
@@ -102,10 +129,7 @@ async def test_session_tickets_are_not_taken_for_the_end_of_a_new_connection(tmp
         connection = await connect(ClientConnection, parse_url(url, ca_file=str(certificate)), 60)
         assert await asyncio.to_thread(agreed.wait, 60)
         connected.set()
-        assert connection.transport is not None
-        poll = select.poll()
-        poll.register(connection.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        assert poll.poll(60_000)  # the loop does not run meanwhile, and reads nothing
+        wait_until_readable(connection)
         try:
             assert (await answer(connection)).body == b"x"
         finally:

@@ -120,6 +120,10 @@ SMUGGLING = tuple(
             b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "found Transfer-Encoding in HTTP/1.0; expected Content-Length",
         ),
+        (
+            HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "found Transfer-Encoding: gzip, chunked; expected chunked alone",
+        ),
         (b"POST / HTTP/1.1\nHost: gateway\nContent-Length: 0\n\n", "Expected CRLF after version"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "found Host: a, a; expected one host"),
     ],

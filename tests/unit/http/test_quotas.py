@@ -138,6 +138,15 @@ def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_alone()
     assert quota.buffered == 0
 
 
+def test_the_share_of_a_peer_is_there_while_a_call_of_it_waits() -> None:
+    quotas = Quotas(Quota(), FIVE)
+    client, share = entered(quotas, ONE)
+    assert quotas.begin_call(share, 0)
+    assert quotas.begin_wait(share)
+    quotas.leave(client, share)
+    assert entered(quotas, ONE)[1] is share
+
+
 # Over the wire
 
 

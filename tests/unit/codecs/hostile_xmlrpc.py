@@ -141,38 +141,22 @@ VALUES: tuple[Group, ...] = (
     ),
 )
 
-# Texts that are no value of their type, and what was expected.
+# Texts that are no value of their type, and what was expected; those of tests/wire/reports/ are not repeated here.
 TEXTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (
-        "int",
-        "expected an integer in digits",
-        ("5_0", "0x10", "\u0665", "\u00b2", "-", "+-5", "5 0", "\u00a05", "1.0", "", "1e3", "0" * 60_000 + "x"),
-    ),
+    ("int", "expected an integer in digits", ("5_0", "0x10", "\u0665", "\u00b2", "+-5", "5 0", "0" * 60_000 + "x")),
     ("int", "expected text in <int>, got <b>", ("<b/>5",)),
     ("i8", "expected an integer of at most 1000 digits", ("9" * 1001, "-" + "9" * 5000)),
     ("i8", "expected an integer of at most 1000 digits, got 60000", ("9" * 60_000,)),
     ("boolean", "expected a boolean, 0 or 1", ("true", "2", "", "01", "\u0661")),
-    (
-        "double",
-        "expected a decimal number",
-        ("nan", "-inf", "1_0.5", "1,5", "", ".", "e5", "0x1p3", "\u0661.5", "1. 5", "1e", "1" * 60_000 + "x"),
-    ),
+    ("double", "expected a decimal number", ("1_0.5", ".", "e5", "0x1p3", "\u0661.5", "1e", "1" * 60_000 + "x")),
     ("double", "expected a number that fits a double", ("1e400", "9" * 60_000, "-1e309", "1e" + "9" * 5000)),
-    (
-        "base64",
-        "expected base64",
-        ("!!", "QUJ", "QQ==QUJD", "_-8=", "====", "QUJD\u2003QUJD", "A", "QU=D", "\u00e4", "=QUJD"),
-    ),
+    ("base64", "expected base64", ("!!", "QQ==QUJD", "_-8=", "QUJD\u2003QUJD", "A", "QU=D", "\u00e4", "=QUJD")),
     (
         "dateTime.iso8601",
         "expected a date such as",
-        ("yesterday", "20260131T00:00:00.Z", "2026-0131T00:00:00Z", "", "20260131", "\u0662\u0660260131T00:00:00"),
+        ("yesterday", "2026-0131T00:00:00Z", "\u0662\u0660260131T00:00:00"),
     ),
-    (
-        "dateTime.iso8601",
-        "expected a date that exists",
-        ("20260631T00:00:00Z", "00000101T00:00:00Z", "20260131T24:00:00Z", "20260131T00:00:00+24:00"),
-    ),
+    ("dateTime.iso8601", "expected a date that exists", ("20260631T00:00:00Z", "20260131T00:00:00+24:00")),
     ("nil", "expected <nil/> to be empty", ("null",)),
     ("string", "expected text in <string>, got <b>", ("a<b/>c",)),
     ("number", "expected a type of XML-RPC, got <number>", ("1.0",)),

@@ -22,11 +22,10 @@ from adapters.codecs import CODECS, UPSTREAM_CODECS, xmlrpc_writer
 from adapters.dbus.backend import Backend, BusSettings, BusStatus
 from adapters.dialects import DIALECTS
 from adapters.dialects.xenapi import value as xenapi_value
-from adapters.http.addresses import Bound, bind_shared
+from adapters.http.addresses import Bound, InheritedSockets, bind_shared, inherited
 from adapters.http.client.request import parse_url
 from adapters.http.client.upstream import ConnectionPoolLimits, HttpUpstreamConnection
 from adapters.http.server import HttpLimits, HttpServer
-from adapters.http.socket_activation import InheritedSockets, inherited
 from adapters.http.web_origins import WebOrigins
 from adapters.limits import Quota
 from gateway import __version__, config

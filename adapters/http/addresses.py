@@ -11,14 +11,13 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
-from adapters.http.socket_activation import InheritedSockets
 from gateway.core.rpc import model
 from gateway.core.rpc.model import Peer
 
@@ -28,6 +27,9 @@ _ATTEMPTS = 5  # to share a port; another program may take the one that the kern
 _TCP = re.compile(r"tcp:(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})", re.ASCII)
 _UNIX = "unix:"
 _SYSTEMD = "systemd:"
+_FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
+FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
+_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 # The loss of a peer's host, or a close during a call, is noticed after some two minutes (tcp(7)).
 _ALIVE = (
@@ -41,6 +43,57 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 # From Python 3.13 on, asyncio removes a socket's file, even one that it did not make.
 _KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+
+
+class InheritedSockets:
+    """The sockets that this process was given, by systemd (sd_listen_fds_with_names(3)) or by its supervisor.
+
+    A name may have several sockets, and is taken once. `listening`: they listen already, as those of systemd do.
+    """
+
+    def __init__(self, descriptors: Mapping[str, Sequence[int]], *, listening: bool = True) -> None:
+        self._descriptors = dict(descriptors)
+        self._listening = listening
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that no listener has taken."""
+        return tuple(self._descriptors)
+
+    def take(self, name: str) -> list[socket.socket]:
+        """The sockets of that name; raises OSError that lists the names there are."""
+        if name not in self._descriptors:
+            there = ", ".join(map(repr, self._descriptors)) or "none"
+            raise OSError(f"systemd passed no socket named {name!r}; left to take: {there}")
+        return [_adopt(descriptor, name, listening=self._listening) for descriptor in self._descriptors.pop(name)]
+
+
+def inherited(environment: MutableMapping[str, str] = os.environ) -> InheritedSockets:
+    """Take the sockets of systemd for this process, and remove its variables; raises OSError for invalid ones."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return InheritedSockets({})
+    passed = {name: environment.pop(name) for name in _VARIABLES if name in environment}
+    count = passed.get("LISTEN_FDS", "")
+    if not (count.isascii() and count.isdigit()):
+        raise OSError(f"LISTEN_FDS: expected a number, got {count!r}")
+    names = passed["LISTEN_FDNAMES"].split(":") if "LISTEN_FDNAMES" in passed else ["unknown"] * int(count)
+    if len(names) != int(count):
+        raise OSError(f"LISTEN_FDNAMES: expected {count} names, got {len(names)}")
+    descriptors: dict[str, list[int]] = {}
+    for descriptor, name in enumerate(names, FIRST_INHERITED):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
+        descriptors.setdefault(name, []).append(descriptor)
+    return InheritedSockets(descriptors)
+
+
+def _adopt(descriptor: int, name: str, *, listening: bool) -> socket.socket:
+    """A descriptor as a socket; raises OSError when it is not a stream socket, or does not listen as it should."""
+    adopted = socket.socket(fileno=descriptor)
+    listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or not listening
+    if adopted.type != socket.SOCK_STREAM or adopted.family not in _FAMILIES or not listens:
+        adopted.close()
+        raise OSError(f"the socket named {name!r} is not a listening stream socket (ListenStream=, Accept=no)")
+    return adopted
 
 
 class Bound(Struct):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from adapters.http import headers as http_headers
-from adapters.http import response
+from adapters.http import messages, response
 from adapters.http.quotas import StreamTotals
 from adapters.http.request import HttpRequest
 from gateway.core import interfaces
@@ -96,7 +95,7 @@ class Exchange(interfaces.HttpExchange):
     @property
     def trailers(self) -> Headers:
         """See HttpExchange."""
-        return http_headers.passed_trailers(self.request.trailers)
+        return messages.passed_trailers(self.request.trailers)
 
     async def read(self) -> bytes:
         """See HttpExchange."""
@@ -136,22 +135,22 @@ class Exchange(interfaces.HttpExchange):
             self.closes = True
             self._owner.end_http()
             self._totals.opened += 1
-            await self._send(response.start(head, request.minor) + http_headers.lines(head.headers) + b"\r\n")
+            await self._send(response.start(head, request.minor) + messages.header_lines(head.headers) + b"\r\n")
             return
         has_body = request.method != "HEAD" and head.status not in response.WITHOUT_CONTENT
         ends_by_close = False
         own = b""
-        if has_body and not http_headers.has(head.headers, b"content-length"):
+        if has_body and not messages.has_header(head.headers, b"content-length"):
             ends_by_close = request.minor == 0
             self._is_chunked = not ends_by_close
             own = b"Transfer-Encoding: chunked\r\n" if self._is_chunked else b""
         stops_early = not self._is_whole and (head.status or 0) >= _ERROR
         self.closes = ends_by_close or stops_early or self.is_tunnel or self._owner.must_close(request)
         own += response.connection_line(close=self.closes, minor=request.minor)
-        if request.cors and not http_headers.has(head.headers, b"access-control-allow-origin"):
+        if request.cors and not messages.has_header(head.headers, b"access-control-allow-origin"):
             own += request.cors.encode("latin-1")
-        headers = head.headers if self._is_chunked else http_headers.without(head.headers, b"trailer")
-        await self._send(response.start(head, request.minor) + http_headers.lines(headers) + own + b"\r\n")
+        headers = head.headers if self._is_chunked else messages.without(head.headers, b"trailer")
+        await self._send(response.start(head, request.minor) + messages.header_lines(headers) + own + b"\r\n")
 
     async def write(self, data: bytes) -> None:
         """See HttpExchange."""
@@ -162,7 +161,7 @@ class Exchange(interfaces.HttpExchange):
     async def finish(self, trailers: Headers = ()) -> None:
         """See HttpExchange."""
         if self._is_chunked:
-            await self._send(b"0\r\n%b\r\n" % http_headers.lines(trailers))
+            await self._send(b"0\r\n%b\r\n" % messages.header_lines(trailers))
         if self._is_open:
             self._owner.write_eof()
 

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from adapters.http import headers as http_headers
-from adapters.http.body import Pieces, joined
+from adapters.http import messages
+from adapters.http.messages import Pieces, joined
 from gateway.core.interfaces import Endpoint, StreamingEndpoint
 from gateway.core.rpc.model import Fault, FaultCode, Headers, RequestMetadata
 
@@ -35,17 +35,8 @@ _EXPECTATION_FAILED = 417
 
 # The headers that this package reads; a second one of a name is joined to the first with a comma.
 READ = frozenset(
-    {
-        b"access-control-request-headers",
-        b"access-control-request-method",
-        b"content-encoding",
-        b"content-length",
-        b"expect",
-        b"host",
-        b"origin",
-        b"sec-fetch-site",
-        b"transfer-encoding",
-    }
+    b"access-control-request-headers access-control-request-method content-encoding content-length expect host origin "
+    b"sec-fetch-site transfer-encoding".split()
 )
 HEAD_END = b"\r\n\r\n"
 _MANY_READINGS = re.compile(r"//|%|/\.")  # in a path that leads elsewhere once it is resolved
@@ -221,7 +212,7 @@ class HttpRequest:
         if self._metadata is None:
             headers = tuple(self.headers)
             if self.passthrough is None and b"content-encoding" in self.read:
-                headers = http_headers.without(headers, b"content-encoding")
+                headers = messages.without(headers, b"content-encoding")
             self._metadata = RequestMetadata(self.method, self.target, headers)
         return self._metadata
 

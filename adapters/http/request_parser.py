@@ -10,7 +10,7 @@ from __future__ import annotations
 import httptools
 
 from adapters.http import response
-from adapters.http.body import add_piece
+from adapters.http.messages import add_piece
 from adapters.http.quotas import HttpLimits
 from adapters.http.request import HttpRequest, shown
 from adapters.http.response import HttpResponse

@@ -10,7 +10,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple
 
-from adapters.http import headers as http_headers
+from adapters.http import messages
 from gateway.core.rpc.model import Answer, Headers
 
 RESERVED = frozenset({"connection", "content-length", "content-type", "date", "retry-after", "transfer-encoding"})
@@ -45,7 +45,7 @@ def is_plain(answer: Answer) -> bool:
         return False
     if answer.status is None:
         return answer.fault is None
-    return http_headers.has(answer.headers, b"content-length")
+    return messages.has_header(answer.headers, b"content-length")
 
 
 HANG_UP = HttpResponse(0, TEXT, None, close=True, hang_up=True)  # the connection is closed, as the upstream did
@@ -145,12 +145,12 @@ def _as_it_came(answer: HttpResponse, came: Answer, minor: int, *, bodiless: boo
     CORS headers are added where a web page of a listed origin asks and the upstream sends none.
     """
     ours = b""
-    if came.status not in WITHOUT_CONTENT and not bodiless and not http_headers.has(came.headers, b"content-length"):
+    if came.status not in WITHOUT_CONTENT and not bodiless and not messages.has_header(came.headers, b"content-length"):
         ours = b"Content-Length: %d\r\n" % len(came.body or b"")
     ours += connection_line(close=answer.close, minor=minor)
-    if answer.headers and not http_headers.has(came.headers, b"access-control-allow-origin"):
+    if answer.headers and not messages.has_header(came.headers, b"access-control-allow-origin"):
         ours += answer.headers.encode("latin-1")
-    return b"%b%b%b\r\n" % (start(came, minor), http_headers.lines(came.headers), ours)
+    return b"%b%b%b\r\n" % (start(came, minor), messages.header_lines(came.headers), ours)
 
 
 def relayed_head(came: Answer) -> bytes:

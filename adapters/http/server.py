@@ -16,12 +16,12 @@ from typing import Literal
 from urllib.parse import unquote
 
 from adapters.http import addresses, response
+from adapters.http.addresses import InheritedSockets
 from adapters.http.client_socket import ClientSocket
 from adapters.http.connection import HttpConnection
 from adapters.http.quotas import HttpLimits, PeerShare, Quotas, StreamTotals
 from adapters.http.request import HttpRefusal, HttpRequest, KnownHeads
 from adapters.http.response import HttpResponse, ResponseWriter
-from adapters.http.socket_activation import InheritedSockets
 from adapters.http.web_origins import WebOrigins
 from adapters.limits import Quota
 from gateway.core import interfaces

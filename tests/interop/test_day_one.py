@@ -28,7 +28,7 @@ from gateway.core.rpc import units
 from tests.kit.gateway import Process, configured
 from tests.kit.programs import ROOT, TIMEOUT, resident_bytes, until
 from tests.kit.raw_server import read_exactly, read_head, read_to_end
-from tests.kit.small_xapi import BLOCK, GOODBYE, GREETING, POOL, RECORD, UPDATE, SmallXapi, digest, small_xapi
+from tests.kit.small_xapi import BLOCK, GOODBYE, GREETING, RECORD, UPDATE, SmallXapi, digest, small_xapi
 
 SIZE = units.size(os.environ.get("DAY_ONE_SIZE", "256MiB"))
 TUNNEL = units.seconds(os.environ.get("DAY_ONE_TUNNEL", "3s"))
@@ -107,11 +107,6 @@ def test_xenapi_of_pypi_works_and_is_counted(gateway: Front) -> None:
     seen = gateway.clients("xmlrpclib|Python-xmlrpc", count=6)
     assert seen["received"] > 0
     assert seen["sent"] > 0
-
-
-def test_xmlrpc_client_works(gateway: Front) -> None:
-    with xmlrpc.client.ServerProxy(gateway.url + "/RPC2") as old:
-        assert old.pool.get_all_records("s") == {"Status": "Success", "Value": {POOL: RECORD}}
 
 
 EXPOSED = """\

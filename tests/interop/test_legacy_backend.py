@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +9,9 @@ from typing import Any
 import pytest
 
 from tests.kit.clients import json_call, tcp_post, xml_call
-from tests.kit.gateway import RPC, TOOLSTACK, Process, configured, ship
-from tests.kit.programs import TIMEOUT, free_port, until
+from tests.kit.gateway import RPC, TOOLSTACK, configured, ship
+from tests.kit.programs import free_port
 from tests.kit.toolstack import Twin, twin
-from tests.kit.upstreams import Tap, wiretap
 
 pytestmark = pytest.mark.bus
 
@@ -44,11 +40,10 @@ keepalive = false
 class Old:
     """A gateway whose every method a legacy service answers."""
 
-    def __init__(self, folder: Path, process: Process, twins: dict[str, Twin]) -> None:
+    def __init__(self, folder: Path, port: int, twins: dict[str, Twin]) -> None:
         self.folder = folder
-        self.process = process
         self.twins = twins
-        self.port = process.port
+        self.port = port
         self.session = str(self.xml("/RPC2", "session.login_with_password", "root", "xenroot")["Value"])
 
     def post(self, path: str, body: str) -> bytes:
@@ -72,7 +67,7 @@ def old(toolstack_bus: str, tmp_path: Path) -> Iterator[Old]:
         twins = {"xapi": xapi, "xenopsd": xenopsd, "squeezed": squeezed}
         urls = {name: each.url for name, each in twins.items()}
         with configured(tmp_path, CONFIG, bus=toolstack_bus, **urls) as process:
-            yield Old(tmp_path, process, twins)
+            yield Old(tmp_path, process.port, twins)
 
 
 # Who is asked, and how
@@ -119,40 +114,3 @@ def test_a_legacy_service_that_is_silent_gone_or_back(old: Old, toolstack_bus: s
     xapi.kill()
     with twin("xapi", toolstack_bus, old.folder, tcp=True, port=int(xapi.url.rpartition(":")[2])):
         assert old.xml("/RPC2", "VM.get_name_label", old.session, VM)["Value"] == "web"
-
-
-# Reload
-
-
-def test_another_upstream_gets_the_next_call_and_a_call_in_flight_keeps_the_old_one(
-    old: Old, toolstack_bus: str
-) -> None:
-    with wiretap() as tap:
-        tap.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew"
-        xapi = old.twins["xapi"]
-        xapi.switch(**{"VM.get_name_label": {"held": True}})
-        answers: list[Any] = []
-
-        def ask() -> None:
-            answers.append(old.xml("/RPC2", "VM.get_name_label", old.session, VM))
-
-        held = threading.Thread(target=ask)
-        held.start()
-        until(lambda: "VM.get_name_label" in [call["method"] for call in xapi.called()])
-        _reload(old, tap)
-        assert old.post("/RPC2", xmlrpc.client.dumps((old.session, VM), "VM.get_uuid")) == b"new"
-        assert answers == []
-        xapi.switch()
-        held.join(TIMEOUT)
-        assert answers == [{"Status": "Success", "Value": "web"}]
-        _reload(old, tap, back=True)
-
-
-def _reload(old: Old, tap: Tap, *, back: bool = False) -> None:
-    there, tapped = old.twins["xapi"].url, f"http://127.0.0.1:{tap.port}"
-    config = old.folder / "gateway.toml"
-    text = config.read_text()
-    config.write_text(text.replace(tapped, there) if back else text.replace(there, tapped))
-    reloads = sum(line["event"] == "reloaded" for line in old.process.lines)
-    old.process.signal(signal.SIGHUP)
-    old.process.wait_until(lambda lines: sum(line["event"] == "reloaded" for line in lines) > reloads)

@@ -144,62 +144,6 @@ def test_any_request_and_any_answer_arrive_as_they_were_sent(
     assert passed.carried() == direct.carried()
 
 
-@pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 1_000_000])
-def test_large_bodies_pass_whole(port: int, tap: Tap, length: int) -> None:
-    body = bytes(range(256)) * (length // 256 + 1)
-    tap.answer, tap.ends = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (length, body[:length]), False
-    sent = body[: min(length, 300 * 1024)]
-    request = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(sent), sent)
-    answer, seen = through(port, tap, request, "POST")
-    assert (answer.body, seen.body) == (body[:length], sent)
-
-
-def test_several_requests_on_one_connection_are_answered_in_their_order(port: int, tap: Tap) -> None:
-    tap.ends = False
-    with dialled(port) as (connection, reader):
-        for number in range(5):
-            tap.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number
-            connection.sendall(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
-            assert reader.answer().body == b"%d" % number
-            assert tap.seen.pop().start == b"GET /%d" % number
-
-
-@pytest.mark.parametrize(
-    ("start", "stays"),
-    [
-        (b"GET / HTTP/1.1\r\nHost: a", True),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close", False),
-        (b"GET / HTTP/1.0", False),
-        (b"GET / HTTP/1.0\r\nConnection: keep-alive", True),
-    ],
-)
-def test_a_connection_ends_when_its_client_says_so(port: int, tap: Tap, start: bytes, stays: bool) -> None:
-    tap.answer, tap.ends = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", False
-    with dialled(port) as (connection, reader):
-        connection.sendall(start + b"\r\n\r\n")
-        reader.answer()
-        if stays:
-            connection.sendall(start + b"\r\n\r\n")
-            reader.answer()
-        else:
-            assert reader.at_end()
-
-
-def test_a_request_in_chunks_arrives_in_chunks(port: int, tap: Tap) -> None:
-    tap.answer, tap.ends = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", False
-    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    _, seen = through(port, tap, head + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", "POST")
-    assert (seen.headers, seen.body) == (((b"Host", b"a"), (b"Transfer-Encoding", b"chunked")), b"abc")
-
-
-def test_a_legacy_service_that_closes_without_a_word_is_a_closed_connection_to_the_client(port: int, tap: Tap) -> None:
-    tap.answer, tap.ends = b"", True
-    with dialled(port) as (connection, _):
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert connection.recv(100) == b""
-    assert tap.seen.pop().start == b"GET /"
-
-
 # Recorded: what clients really send, and what nobody should, to the old xapi
 
 

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from adapters.codecs import xmlrpc as codec
-from gateway.core.dbus.marshal import MarshalError, from_dbus, to_dbus
 from gateway.core.dbus.signature import parse_one
 from gateway.core.dbus.target import Variants
 from gateway.core.rpc.model import Call, Value
@@ -126,17 +125,6 @@ def test_what_json_can_say_comes_back_equal_with_bytes_as_base64(
     assert exactly(client.json(echo_of(signature, variants), value)["result"]) == exactly(value)
 
 
-@LAW
-@given(data=st.data(), signature=SIGNATURE, variants=VARIANTS)
-def test_what_nearly_fits_is_answered_as_the_type_gate_alone_would(
-    client: Client, data: DataObject, signature: str, variants: Variants
-) -> None:
-    value = _as_json(data.draw(fitting(parse_one(signature), variants, nearly=True)))
-    assume(_json_can_say(value))
-    response = client.json(echo_of(signature, variants), value)
-    assert exactly(response) == exactly({"jsonrpc": "2.0", **_expected(signature, variants, value), "id": 1})
-
-
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
 def test_a_number_that_the_protocol_has_not_goes_to_the_service_and_is_refused_on_its_way_back(
     client: Client, text: str
@@ -157,15 +145,6 @@ def test_a_value_may_not_be_deeper_for_what_the_mapping_puts_around_it(client: C
     for method, value in refused.items():
         error = client.json(method, value)["error"]
         assert (error["code"], "at most 63 nested containers" in error["message"]) == (-32602, True)
-
-
-def _expected(signature: str, variants: Variants, value: Value) -> dict[str, object]:
-    kind = parse_one(signature)
-    try:
-        sent = to_dbus(kind, variants=variants)(value)
-    except MarshalError as error:
-        return {"error": {"code": -32602, "message": str(error.at("params", 0))}}
-    return {"result": _as_json(from_dbus(kind, variants=variants)(sent))}
 
 
 def _xml_can_say(value: Value) -> bool:

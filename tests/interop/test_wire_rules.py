@@ -108,16 +108,3 @@ def test_each_rule_of_the_wire_holds(wire: Wire, section: str) -> None:
             if "keep" in row:
                 wire.known[row["keep"]] = str(outcome(body))
     failures.tell()
-
-
-def test_a_connection_stays_open_unless_its_client_says_close(wire: Wire) -> None:
-    for headers, stays in (({}, True), ({"Connection": "close"}, False)):
-        connection = UnixConnection(wire._directory / "rpc")
-        body = xmlrpc.client.dumps((wire.known["session"],), "pool.get_all")
-        connection.request("POST", "/", body, headers)
-        connection.getresponse().read()
-        assert (connection.sock is not None) == stays
-        if stays:
-            connection.request("POST", "/", body)
-            assert connection.getresponse().read().startswith(b"<?xml")
-        connection.close()

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core.interfaces import BrokenBodyError, HttpExchange
-from gateway.core.rpc.model import Answer, Headers, Peer, RequestMetadata
+from gateway.core.rpc.model import NO_METADATA, Answer, Headers, Peer, RequestMetadata
 
 
 class MemoryExchange(HttpExchange):
     """A request whose body comes in `pieces`; remembers the response. `breaks`: the body ends before it is whole."""
+
+    metadata, peer = NO_METADATA, Peer()  # this and what follows: see HttpExchange
+    trailers: Headers = ()
+    length: int | None = 0
+    is_tunnel = has_begun = False
+    received = sent = 0
 
     def __init__(
         self,
@@ -22,71 +28,35 @@ class MemoryExchange(HttpExchange):
         trailers: Headers = (),
         most_held: int = 2**30,
     ) -> None:
-        self._metadata = metadata
+        self.metadata, self.length, self.peer, self.is_tunnel = metadata, length, peer, is_tunnel
+        self.trailers = trailers
         self._pieces = list(pieces)
-        self._length = length
-        self._peer = peer
         self._breaks = breaks
-        self._is_tunnel = is_tunnel
-        self._trailers = trailers
         self._most_held = most_held
         self.held = 0
-        self._received = 0
         self.sent_trailers: Headers = ()
         self.head: Answer | None = None
         self.body = b""
-        self.is_finished = False
-        self.is_aborted = False
+        self.is_finished = self.is_aborted = False
         self.continues = 0
         self.written = asyncio.Event()
-
-    @property
-    def metadata(self) -> RequestMetadata:
-        return self._metadata
-
-    @property
-    def peer(self) -> Peer:
-        return self._peer
-
-    @property
-    def length(self) -> int | None:
-        return self._length
-
-    @property
-    def is_tunnel(self) -> bool:
-        return self._is_tunnel
-
-    @property
-    def has_begun(self) -> bool:
-        return self.head is not None
-
-    @property
-    def received(self) -> int:
-        return self._received
-
-    @property
-    def sent(self) -> int:
-        return len(self.body)
-
-    @property
-    def trailers(self) -> Headers:
-        return self._trailers
 
     async def read(self) -> bytes:
         if not self._pieces and self._breaks:
             raise BrokenBodyError("found its end after 3 bytes; expected 6 (Content-Length)")
         piece = self._pieces.pop(0) if self._pieces else b""
-        self._received += len(piece)
+        self.received += len(piece)
         return piece
 
     def send_continue(self) -> None:
         self.continues += 1
 
     async def respond(self, head: Answer, *, opens_tunnel: bool = False) -> None:
-        self.head = head
+        self.head, self.has_begun = head, True
 
     async def write(self, data: bytes) -> None:
         self.body += data
+        self.sent += len(data)
         self.written.set()
 
     async def finish(self, trailers: Headers = ()) -> None:

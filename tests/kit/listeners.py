@@ -1,16 +1,11 @@
-"""An HTTP listener for tests, a connection to it, and endpoints that stand for everything behind a transport."""
+"""Endpoints that stand for everything behind a transport."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import TypedDict, Unpack
+from collections.abc import Callable
 
 from adapters.codecs.xenstore import Codec
-from adapters.http.server import DEFAULT_LIMITS, HttpLimits, HttpServer, MalformedResponse
-from adapters.http.web_origins import WebOrigins
-from adapters.limits import Quota
 from gateway.core.interfaces import BrokenBodyError, Endpoint, HttpExchange, StreamingEndpoint
 from gateway.core.rpc.model import (
     NO_METADATA,
@@ -24,10 +19,6 @@ from gateway.core.rpc.model import (
     Reply,
     RequestMetadata,
 )
-from tests.kit.clients import Wire, connect
-
-# Endpoints
-
 
 CONTENT_TYPE = "text/x-toy"
 
@@ -102,42 +93,6 @@ class Broken(Echo):
 
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         raise RuntimeError("a secret of ours")
-
-
-LOCAL = "tcp:127.0.0.1:0"
-
-
-class Options(TypedDict, total=False):
-    malformed_response: MalformedResponse
-    headers: Mapping[str, str]
-    on_abort: Callable[[str], object]
-    quota: Quota
-    passthrough: StreamingEndpoint | None
-    web: WebOrigins
-    needs_host: bool
-
-
-@asynccontextmanager
-async def running(
-    endpoint: Endpoint | None = None, limits: HttpLimits = DEFAULT_LIMITS, **options: Unpack[Options]
-) -> AsyncIterator[str]:
-    """Run a listener with one endpoint behind every path; yields its address."""
-    served = endpoint or Echo()
-    server = HttpServer("rpc", [LOCAL], lambda path: served, limits, **options)
-    await server.start()
-    try:
-        yield server.addresses[0]
-    finally:
-        await server.stop(0)
-
-
-@asynccontextmanager
-async def talking(
-    endpoint: Endpoint | None = None, limits: HttpLimits = DEFAULT_LIMITS, **options: Unpack[Options]
-) -> AsyncIterator[Wire]:
-    """Run the same with one connection to it; yields the connection."""
-    async with running(endpoint, limits, **options) as address, connect(address) as wire:
-        yield wire
 
 
 # An endpoint of the codec `xenstore`

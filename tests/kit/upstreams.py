@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import socketserver
 import ssl
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from gateway.core.interfaces import HttpExchange, UpstreamBackend, Wanted, alway
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Answer, Call, Fault, Outcome, Reply, RequestMetadata
 from tests.kit.programs import TIMEOUT
+from tests.kit.raw_server import raw_server
 
 # Headers of one connection, which differ between connections.
 OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive", b"transfer-encoding"})
@@ -54,31 +53,18 @@ def wiretap() -> Iterator[Tap]:
     """Run one until the block ends."""
     tap = Tap()
 
-    class Handler(socketserver.StreamRequestHandler):
-        timeout = TIMEOUT
+    def serve(connection: socket.socket) -> None:
+        reader = Reader(connection)
+        while (request := reader.request()) is not None:
+            tap.seen.append(request)
+            connection.sendall(tap.answer)
+            if tap.ends:
+                return
 
-        def handle(self) -> None:
-            reader = Reader(self.connection)
-            while (request := reader.request()) is not None:
-                tap.seen.append(request)
-                self.connection.sendall(tap.answer)
-                if tap.ends:
-                    return
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = False
-        allow_reuse_address = True
-        request_queue_size = 64
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        tap.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield tap
-        finally:
-            server.shutdown()
-            thread.join(TIMEOUT)
+    with raw_server() as server:
+        server.serve = serve
+        tap.port = int(server.url.rpartition(":")[2])
+        yield tap
 
 
 class Reader:
@@ -114,10 +100,6 @@ class Reader:
         length = _value(headers, b"content-length")
         body = self._rest() if length is None else self._exactly(int(length))
         return Message(message, headers, body)
-
-    def at_end(self) -> bool:
-        """Whether the other side closes without sending more."""
-        return not self._held and not self._connection.recv(1)
 
     def _head(self) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]] | None:
         while b"\r\n\r\n" not in self._held:

@@ -13,9 +13,10 @@ import os
 import select
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from adapters.http import headers as http_headers
+from adapters.http import messages
 from adapters.http.client.request import UpstreamAddress
 from adapters.http.client.response import KnownResponses, NotHttpError, ResponseHead, ResponseParser
 from adapters.limits import Quota
@@ -243,7 +244,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def trailers(self) -> Headers:
         """The trailers behind a streamed body in chunks that may be passed on; known when the body has ended."""
-        return http_headers.passed_trailers(self._response.trailers)
+        return messages.passed_trailers(self._response.trailers)
 
     # The connection
 
@@ -261,7 +262,7 @@ class ClientConnection(asyncio.Protocol):
     def promises_keep_alive(self) -> bool:
         """Whether the answer has `Connection: keep-alive`."""
         head = self._response.head
-        said = None if head is None else http_headers.first(head.headers, b"connection")
+        said = None if head is None else messages.first_header(head.headers, b"connection")
         return said is not None and said.strip().lower() == b"keep-alive"
 
     def abort(self) -> None:
@@ -298,8 +299,8 @@ def _streamed(head: ResponseHead) -> Answer:
     """The head of a response whose body is streamed: in chunks, it is framed anew."""
     if not head.is_chunked:
         return head.answer(None)
-    headers = http_headers.without(head.end_to_end, b"content-length")
-    announced = http_headers.first(head.headers, b"trailer")
+    headers = messages.without(head.end_to_end, b"content-length")
+    announced = messages.first_header(head.headers, b"trailer")
     if announced is not None:
         headers = (*headers, (b"Trailer", announced))
     return Answer(None, head.content_type, None, head.status, head.reason, headers)
@@ -308,22 +309,10 @@ def _streamed(head: ResponseHead) -> Answer:
 _Made = TypeVar("_Made", bound=ClientConnection)
 
 
-async def connect(
-    address: UpstreamAddress,
-    seconds: float,
-    known: KnownResponses | None = None,
-    on_lost: Callable[[ClientConnection], object] | None = None,
-) -> ClientConnection:
-    """Connect; raises OSError (TimeoutError after `seconds`), and then nothing was sent."""
+async def connect(kind: Callable[..., _Made], address: UpstreamAddress, seconds: float, **how: object) -> _Made:
+    """Make a connection of this kind; raises OSError (TimeoutError after `seconds`), and then nothing was sent."""
     loop = asyncio.get_running_loop()
-    return await connect_as(
-        lambda: ClientConnection(loop, tls=address.tls is not None, known=known, on_lost=on_lost), address, seconds
-    )
-
-
-async def connect_as(make: Callable[[], _Made], address: UpstreamAddress, seconds: float) -> _Made:
-    """Connect with another kind of connection; see `connect`."""
-    loop = asyncio.get_running_loop()
+    make = partial(kind, loop, tls=address.tls is not None, **how)
     async with asyncio.timeout(seconds):
         if address.socket:
             _, made = await loop.create_unix_connection(make, address.socket)

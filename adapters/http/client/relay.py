@@ -17,7 +17,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from adapters.http import headers as http_headers
+from adapters.http import messages
 from adapters.http.client.connection import LOST, ClientConnection
 from adapters.http.client.response import MAX_OVERHEAD, ResponseHead, ResponseParser
 from gateway.core.interfaces import BrokenBodyError, HttpExchange
@@ -78,7 +78,7 @@ class _RequestBody:
                 self.progress()
                 await self._connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if in_chunks else piece)
             if in_chunks:
-                await self._connection.write(b"0\r\n%b\r\n" % http_headers.lines(self._exchange.trailers))
+                await self._connection.write(b"0\r\n%b\r\n" % messages.header_lines(self._exchange.trailers))
             self.is_sent = True
         except LOST:
             return

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from adapters.http import headers as http_headers
+from adapters.http import messages
 from gateway.core.interfaces import HttpExchange
 from gateway.core.rpc.model import Headers, RequestMetadata
 
@@ -60,8 +60,8 @@ def request_head(
     address: UpstreamAddress, length: int, carried: RequestMetadata, *, host: bytes = b"", close: bool = False
 ) -> bytes:
     """The head of a request with a whole body, without `Expect`, which the listener has answered."""
-    headers = http_headers.without(http_headers.end_to_end(carried.headers), b"expect")
-    if length or carried.verb in _WITH_CONTENT or http_headers.has(headers, b"content-length"):
+    headers = messages.without(messages.end_to_end(carried.headers), b"expect")
+    if length or carried.verb in _WITH_CONTENT or messages.has_header(headers, b"content-length"):
         headers = _with_length(headers, length)
     return _head(address, carried, headers, host, b"Connection: close\r\n" if close else b"")
 
@@ -71,13 +71,13 @@ def write_head(address: UpstreamAddress, exchange: HttpExchange, *, host: bytes 
     carried = exchange.metadata
     if exchange.is_tunnel:
         return _head(address, carried, carried.headers, host, b"")
-    headers = http_headers.end_to_end(carried.headers)
+    headers = messages.end_to_end(carried.headers)
     own = b"Connection: close\r\n" if close else b""
-    if b"trailers" in (http_headers.first(carried.headers, b"te") or b"").lower():
+    if b"trailers" in (messages.first_header(carried.headers, b"te") or b"").lower():
         own += b"TE: trailers\r\nConnection: TE\r\n"
     if exchange.length is None:
-        announced = http_headers.first(carried.headers, b"trailer")
-        headers = http_headers.without(headers, b"content-length")
+        announced = messages.first_header(carried.headers, b"trailer")
+        headers = messages.without(headers, b"content-length")
         if announced is not None:
             headers = (*headers, (b"Trailer", announced))
         own = b"Transfer-Encoding: chunked\r\n" + own
@@ -89,20 +89,20 @@ def write_head(address: UpstreamAddress, exchange: HttpExchange, *, host: bytes 
 def _head(address: UpstreamAddress, carried: RequestMetadata, headers: Headers, host: bytes, own: bytes) -> bytes:
     """Request line and headers as the client wrote them; `host` replaces its Host, `own` lines are added."""
     if host:
-        headers = http_headers.without(headers, b"host")
-    if host or not http_headers.has(headers, b"host"):
+        headers = messages.without(headers, b"host")
+    if host or not messages.has_header(headers, b"host"):
         headers = ((b"Host", host or address.named), *headers)
     target = address.path or carried.target or "/"
     start = f"{carried.verb} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
-    return b"%b%b%b\r\n" % (start, http_headers.lines(headers), own)
+    return b"%b%b%b\r\n" % (start, messages.header_lines(headers), own)
 
 
 def _with_length(headers: Headers, length: int) -> Headers:
     """The headers with a Content-Length; the client's own where it is right."""
-    said = http_headers.first(headers, b"content-length")
+    said = messages.first_header(headers, b"content-length")
     if said is not None and said.isdigit() and int(said) == length:
         return headers
-    return (*http_headers.without(headers, b"content-length"), (b"Content-Length", b"%d" % length))
+    return (*messages.without(headers, b"content-length"), (b"Content-Length", b"%d" % length))
 
 
 class RequestHeads:

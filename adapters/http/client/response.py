@@ -12,8 +12,8 @@ import httptools
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.http import headers as http_headers
-from adapters.http.body import Pieces, add_piece, joined
+from adapters.http import messages
+from adapters.http.messages import Pieces, add_piece, joined
 from adapters.http.response import relayed_head
 from gateway.core.rpc.model import Answer, Headers
 
@@ -67,7 +67,7 @@ class KnownResponses:
             return
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
-        if not http_headers.has(head.end_to_end, b"content-encoding"):
+        if not messages.has_header(head.end_to_end, b"content-encoding"):
             head = replace(head, forwarded=relayed_head(head.answer(None)))
         self._known[response[:end]] = head
 
@@ -204,8 +204,8 @@ class ResponseParser:
             return
         headers, self._headers = tuple(self._headers), []
         codings = [value for name, value in headers if name.lower() == b"transfer-encoding"]
-        length = http_headers.first(headers, b"content-length")
-        end_to_end = http_headers.end_to_end(headers)
+        length = messages.first_header(headers, b"content-length")
+        end_to_end = messages.end_to_end(headers)
         # A server that sends the content which it announces, where none belongs, would begin the next answer with it.
         is_misleading = (self._bodiless or status in _WITHOUT_CONTENT) and (bool(codings) or length not in (None, b"0"))
         self.head = ResponseHead(
@@ -216,7 +216,7 @@ class ResponseParser:
             int(length) if length is not None and length.isdigit() else None,
             bool(codings) and codings[-1].lower().endswith(b"chunked"),
             end_to_end,
-            (http_headers.first(end_to_end, b"content-type") or b"").decode("latin-1"),
+            (messages.first_header(end_to_end, b"content-type") or b"").decode("latin-1"),
         )
         if self._bodiless:
             self.is_whole = True

@@ -13,7 +13,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, connect_as, reason
+from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, reason
 from adapters.http.client.relay import PIECE, TunnelConnection, relay, tunnel
 from adapters.http.client.request import RequestHeads, UpstreamAddress, write_head
 from adapters.http.client.response import KnownResponses, NotHttpError, ResponseHead
@@ -74,8 +74,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._streams = ConcurrencyLimiter(-(-limits.connections // 2), limits.waiting // 2)
         self._idle: list[ClientConnection] = []  # last in, first out: the first has been idle longest
         self._is_sweeping = False  # a timer runs that closes idle connections
-        self._keeps_alive = bool(limits.keepalive)  # else a request could cross the close of a connection, and be lost
-        self._probe: ClientConnection | None = None  # an idle connection that may show it
+        # Else a request could cross the close of a connection, and be lost: one is idle at most, and may show it.
+        self._keeps_alive = bool(limits.keepalive)
         self._open: set[ClientConnection] = set()
         self._in_flight = 0
         self._retired = False
@@ -106,14 +106,15 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
     def status(self) -> UpstreamStatus:
         """Its state for `status`."""
         waiting = self._limiter.waiting + self._streams.waiting
-        return UpstreamStatus(self.name, self._address.url, self._in_flight, waiting, len(self._idle), self._last_error)
+        idle = len(self._idle) if self._keeps_alive else 0
+        return UpstreamStatus(self.name, self._address.url, self._in_flight, waiting, idle, self._last_error)
 
     async def probe(self) -> str:
         """Connect and close again, unless a connection is open; see UpstreamConnection."""
         if self._open:
             return ""
         try:
-            made = await connect(self._address, self._limits.connect_timeout)
+            made = await connect(ClientConnection, self._address, self._limits.connect_timeout)
         except OSError as error:
             return reason(error)
         made.reset()
@@ -145,9 +146,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self, body: bytes, carried: RequestMetadata, receiver: AnswerReceiver, *, repeatable: bool
     ) -> SentMessage | None:
         """Send over a connection that is idle, with a slot that is free; see UpstreamConnection."""
-        if self._probe is not None:
-            self._check_probe()
-        if not self._idle or self._stopped or carried.verb == "HEAD" or not self._limiter.take():
+        if not self._has_idle() or self._stopped or carried.verb == "HEAD" or not self._limiter.take():
             return None
         request = self._heads.of(carried, len(body)) + body
         connection = self._idle.pop()
@@ -280,8 +279,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     async def _tunnel(self, exchange: HttpExchange, idle_timeout: float) -> Answer | Fault:
         try:
-            make = partial(TunnelConnection, asyncio.get_running_loop(), tls=self._address.tls is not None)
-            connection = await connect_as(make, self._address, self._limits.connect_timeout)
+            connection = await connect(TunnelConnection, self._address, self._limits.connect_timeout)
         except OSError as error:
             return self._not_sent(f"cannot be reached: {reason(error)}")
         connection.is_connect = exchange.metadata.verb == "CONNECT"
@@ -316,8 +314,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     def _write_on_idle(self, request: bytes, *, bodiless: bool, buffer: int | None = None) -> ClientConnection | None:
         """Send a request over an idle connection. Over one that was closed meanwhile, nothing was sent."""
-        self._check_probe()
-        while self._idle:
+        while self._has_idle():
             connection = self._idle.pop()
             if connection.start(request, bodiless=bodiless, buffer=buffer):
                 return connection
@@ -329,7 +326,10 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self, request: bytes, *, bodiless: bool, buffer: int | None = None
     ) -> ClientConnection | Fault:
         try:
-            connection = await connect(self._address, self._limits.connect_timeout, self._known, self._forget)
+            seconds = self._limits.connect_timeout
+            connection = await connect(
+                ClientConnection, self._address, seconds, known=self._known, on_lost=self._forget
+            )
         except OSError as error:
             return self._not_sent(f"cannot be reached: {reason(error)}")
         self._open.add(connection)
@@ -363,12 +363,9 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         connection.idle_since = asyncio.get_running_loop().time()
         if not self._is_sweeping:
             self._sweep_later(self._limits.idle)
-        if self._keeps_alive:
-            self._idle.append(connection)
-        elif self._probe is None:
-            self._probe = connection
-        else:
+        if self._idle and not self._keeps_alive:
             return False
+        self._idle.append(connection)
         return True
 
     def _forget(self, connection: ClientConnection) -> None:
@@ -388,29 +385,22 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._is_sweeping = False
         oldest = asyncio.get_running_loop().time() - self._limits.idle
         left = float("inf")
-        for connection in self._unused():
+        for connection in tuple(self._idle):
             if connection.idle_since > oldest:
                 left = min(left, connection.idle_since - oldest)
                 continue
-            if connection in self._idle:
-                self._idle.remove(connection)
+            self._idle.remove(connection)
             self._drop(connection)
         if left < float("inf"):
             self._sweep_later(left)
 
-    # Whether the upstream keeps connections open: from the config, from its headers, or learnt by a probe
+    # Whether the upstream keeps connections open: from the config, from its headers, or learnt from an idle one
 
-    def _check_probe(self) -> None:
-        connection = self._probe
-        if connection is None:
-            return
-        if connection.transport is None:
-            self._probe = None
-            self._drop(connection)
-        elif asyncio.get_running_loop().time() - connection.idle_since >= self._limits.probe_interval:
-            self._probe = None
-            self._keeps_alive = True
-            self._idle.append(connection)
+    def _has_idle(self) -> bool:
+        if self._idle and not self._keeps_alive:
+            age = asyncio.get_running_loop().time() - self._idle[0].idle_since
+            self._keeps_alive = age >= self._limits.probe_interval
+        return self._keeps_alive and bool(self._idle)
 
     def _distrust(self) -> None:
         """The upstream has closed a connection: make no use of the idle ones until it is seen to keep one."""
@@ -419,13 +409,9 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             self._close_idle()
 
     def _close_idle(self) -> None:
-        for connection in self._unused():
+        for connection in self._idle:
             self._drop(connection)
         self._idle.clear()
-        self._probe = None
-
-    def _unused(self) -> list[ClientConnection]:
-        return [*self._idle, *([] if self._probe is None else [self._probe])]
 
     def _drop(self, connection: ClientConnection) -> None:
         connection.abort()

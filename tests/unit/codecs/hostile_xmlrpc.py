@@ -19,6 +19,20 @@ LIMITS = MessageLimits(body=64 * 1024, depth=20, elements=1000, batch=5)
 Hostile = tuple[str, bytes, FaultCode, str]  # title, body, code, what the message must hold
 Group = tuple[FaultCode, str, tuple[str | bytes, ...]]  # code, what the message must hold, the texts
 
+
+def rows(where: str, build: Callable[[str | bytes], bytes], groups: tuple[Group, ...]) -> Iterator[Hostile]:
+    """The bodies that have these texts at one place."""
+    for code, words, texts in groups:
+        for text in texts:
+            shown = text.decode("latin-1") if isinstance(text, bytes) else text
+            yield f"{shown if len(shown) < 40 else shown[:40] + '...'!a} {where}", build(text), code, words
+
+
+def whole(text: str | bytes) -> bytes:
+    """The text as the message."""
+    return text.encode() if isinstance(text, str) else text
+
+
 _HEAD = '<?xml version="1.0"?>'
 
 
@@ -29,23 +43,15 @@ def call(value: str, head: str = _HEAD) -> bytes:
 
 
 def _valued(inside: str | bytes) -> bytes:
-    return call("<value>@</value>").replace(b"@", inside.encode() if isinstance(inside, str) else inside)
+    return call("<value>@</value>").replace(b"@", whole(inside))
 
 
-def _param(inside: str | bytes) -> bytes:
-    return call(str(inside))
-
-
-def _headed(head: str | bytes) -> bytes:
-    return call("<value/>", str(head))
+def _typed(kind: str) -> Callable[[str | bytes], bytes]:
+    return lambda text: _valued(f"<{kind}>{text!s}</{kind}>")
 
 
 def _declared(encoding: str | bytes) -> bytes:
     return call("<value/>", f'<?xml version="1.0" encoding="{encoding!s}"?>')
-
-
-def _struct(members: str | bytes) -> bytes:
-    return call(f"<value><struct>{members!s}</struct></value>")
 
 
 def _named(name: str | bytes) -> bytes:
@@ -54,10 +60,6 @@ def _named(name: str | bytes) -> bytes:
 
 def _multicall(items: str | bytes) -> bytes:
     return call(f"<value><array><data>{items!s}</data></array></value>").replace(b">m<", b">system.multicall<")
-
-
-def _whole(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
 
 
 _LAUGHS = '<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "ha">' + "".join(
@@ -74,30 +76,20 @@ HEADS: tuple[Group, ...] = (
         PARSE,
         "document type",
         (
-            *('<!DOCTYPE m SYSTEM "http://x/m.dtd">', '<!DOCTYPE m PUBLIC "-//x//" "http://x/">'),
-            "<!DOCTYPE methodCall>",
+            *('<!DOCTYPE m SYSTEM "http://x/m.dtd">', "<!DOCTYPE methodCall>"),
             *('<!DOCTYPE m [<!ENTITY % a SYSTEM "http://x/">%a;]>', '<!DOCTYPE m [<!ATTLIST value a CDATA "x">]>'),
         ),
     ),
     (PARSE, "line 3", ('<?xml version="1.0"?>\n\n  <!DOCTYPE m>',)),
     (PARSE, "line 1, column 30", ("<!-- <!DOCTYPE --><!DOCTYPE m>",)),
-    (PARSE, "line 1", ("<!doctype m>",)),
     (PARSE, "encoding: expected utf-8", ('<?xml version="1.0" encoding="utf-7"?>',)),
     (PARSE, "'klingon'", ("<?xml version='1.0' encoding = 'klingon'?>",)),
     (PARSE, "a malformed XML declaration", ('<?xml encoding="utf-8"?>',)),
-    (PARSE, "malformed", ('<?xml version="1.0" standalone="x"?>',)),
     (PARSE, "not at the very start", (_HEAD * 2,)),
-    (PARSE, "a character", (_HEAD + "\ufeff",)),
 )
 ENCODINGS: tuple[Group, ...] = (
-    (PARSE, "'cp037'", ("cp037",)),
     (PARSE, "'zlib'", ("zlib",)),
-    (PARSE, "utf-16", ("utf-16",)),
-    (
-        PARSE,
-        "encoding: expected",
-        ("", "ucs-4", "unicode_escape", "idna", "hex", "punycode", "utf-8-sig", "utf_32", "raw_unicode_escape"),
-    ),
+    (PARSE, "encoding: expected", ("", "utf-16", "cp037", "unicode_escape", "idna", "punycode", "utf_32")),
 )
 
 # What may not stand in a value's text or markup.
@@ -106,24 +98,14 @@ VALUES: tuple[Group, ...] = (
         PARSE,
         "a character",
         (
-            *("a & b", "&lt", "&;", "&#;", "&#x;", "&#xG;", "&#-1;", "a < b", "]]>", "<>", "< int/>", "<1/>"),
-            "\x1b[2J",
-            *("<int a=b>1</int>", "<int a>1</int>", '<int a="<">1</int>', '<int a="1>1</int>', '<int>1</int a="">'),
-            *("<&#105;nt>1</int>", "<!-- -- -->", "<![INCLUDE[x]]>", "<!ELEMENT a ANY>", "<!ENTITY a 'b'>"),
-            *("\ufffe", b"\xe9", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", "&amp" * 10_000),
+            *("a & b", "&lt", "&#;", "&#xG;", "a < b", "]]>", "\x1b[2J", "<int a=b>1</int>", '<int>1</int a="">'),
+            *("<!-- -- -->", "<!ENTITY a 'b'>", "\ufffe", b"\xe9", b"\xc0\xaf", b"\xed\xa0\x80", "&amp" * 10_000),
         ),
     ),
     (PARSE, "line 1, column 83", ("a\x01b",)),
     (PARSE, "zero byte", ("a\0b",)),
     (PARSE, "an entity that XML itself does not define", ("&nbsp;",)),
-    (
-        PARSE,
-        "a reference",
-        (
-            *("&#0;", "&#8;", "&#27;", "&#xD800;", "&#xD83D;&#xDE00;", "&#xFFFE;", "&#xFFFF;", "&#x110000;"),
-            f"&#{'9' * 5000};",
-        ),
-    ),
+    (PARSE, "a reference", ("&#0;", "&#27;", "&#xD83D;&#xDE00;", "&#xFFFF;", "&#x110000;", f"&#{'9' * 5000};")),
     (PARSE, "a closing tag", ("<int>1</Int>",)),
     (PARSE, "a tag is not closed", ("<?php echo 1", "<!-- ")),
     (PARSE, "an XML declaration", ("<?xml version='1.0'?>",)),
@@ -151,11 +133,7 @@ VALUES: tuple[Group, ...] = (
     (LARGE, "at most 1000 values", (f"<array><data>{'<value/>' * 1000}</data></array>",)),
     (LARGE, "values", (f"<struct>{'<b/>' * 15_000}</struct>",)),
     (LARGE, ".a.a.a: nested", ("<struct><member><name>a</name><value>" * 21 + "</value></member></struct>" * 21,)),
-    (
-        LARGE,
-        "nested deeper than is allowed (line 1",
-        ("<array><data><value>" * 1000 + "</value></data></array>" * 1000,),
-    ),
+    (LARGE, "deeper than is allowed (line 1", ("<array><data><value>" * 1000 + "</value></data></array>" * 1000,)),
     (
         LARGE,
         "$.params[0]" + "[0]" * 20 + ": nested",
@@ -163,54 +141,22 @@ VALUES: tuple[Group, ...] = (
     ),
 )
 
-# Texts that are no value of their type, and what was expected.
+# Texts that are no value of their type, and what was expected; those of tests/wire/reports/ are not repeated here.
 TEXTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (
-        "int",
-        "expected an integer in digits",
-        (
-            *("5_0", "0x10", "\u0665", "\u00b2", "-", "+-5", "5 0", "\u00a05", "1.0", "", "0" * 60_000 + "x", "1e3"),
-            "inf",
-            *("1,000", "\uff15", "0b1", "0o7", "\u2167", "--1", "\u22125", "true"),
-        ),
-    ),
-    ("int", "expected an integer of at most 1000 digits", ("1" * 1001,)),
+    ("int", "expected an integer in digits", ("5_0", "0x10", "\u0665", "\u00b2", "+-5", "5 0", "0" * 60_000 + "x")),
     ("int", "expected text in <int>, got <b>", ("<b/>5",)),
     ("i8", "expected an integer of at most 1000 digits", ("9" * 1001, "-" + "9" * 5000)),
     ("i8", "expected an integer of at most 1000 digits, got 60000", ("9" * 60_000,)),
-    ("boolean", "expected a boolean, 0 or 1", ("true", "2", "", "01", "-1", "t", "\u0661", "1.0", "True", "11")),
-    (
-        "double",
-        "expected a decimal number",
-        (
-            *("nan", "-inf", "1_0.5", "1" * 60_000 + "x", "1,5", "", ".", "e5", "0x1p3", "\u0661.5", "Infinity"),
-            "nan(1)",
-            *("++1.0", "1. 5", "1.0d", "1e"),
-        ),
-    ),
-    ("double", "expected a number that fits a double", ("1e400", "9" * 60_000, "1e309", "-1e309", "1e" + "9" * 5000)),
-    (
-        "base64",
-        "expected base64",
-        ("!!", "QUJ", "QQ==QUJD", "_-8=", "====", "QUJD\u2003QUJD", "A", "QU=D", "Q===", "\u00e4", "QUJD*", "=QUJD"),
-    ),
+    ("boolean", "expected a boolean, 0 or 1", ("true", "2", "", "01", "\u0661")),
+    ("double", "expected a decimal number", ("1_0.5", ".", "e5", "0x1p3", "\u0661.5", "1e", "1" * 60_000 + "x")),
+    ("double", "expected a number that fits a double", ("1e400", "9" * 60_000, "-1e309", "1e" + "9" * 5000)),
+    ("base64", "expected base64", ("!!", "QQ==QUJD", "_-8=", "QUJD\u2003QUJD", "A", "QU=D", "\u00e4", "=QUJD")),
     (
         "dateTime.iso8601",
         "expected a date such as",
-        (
-            *("yesterday", "20260131T00:00:00.Z", "2026-0131T00:00:00Z", "", "2026013lT00:00:00", "2026-W01-1"),
-            "20260131",
-            *("100000131T00:00:00", "-0010131T00:00:00", "20260131T00:00:00ZZ", "\u0662\u0660260131T00:00:00"),
-        ),
+        ("yesterday", "2026-0131T00:00:00Z", "\u0662\u0660260131T00:00:00"),
     ),
-    (
-        "dateTime.iso8601",
-        "expected a date that exists",
-        (
-            *("20260631T00:00:00Z", "00000101T00:00:00Z", "20260131T24:00:00Z", "20161231T23:59:60Z"),
-            *("20260131T00:00:00+24:00", "20261301T00:00:00", "20250229T00:00:00", "20260131T00:60:00"),
-        ),
-    ),
+    ("dateTime.iso8601", "expected a date that exists", ("20260631T00:00:00Z", "20260131T00:00:00+24:00")),
     ("nil", "expected <nil/> to be empty", ("null",)),
     ("string", "expected text in <string>, got <b>", ("a<b/>c",)),
     ("number", "expected a type of XML-RPC, got <number>", ("1.0",)),
@@ -226,10 +172,7 @@ STRUCTS: tuple[Group, ...] = (
         (
             _MEMBER + _MEMBER.replace(">a<", ">&#97;<"),
             _MEMBER + _MEMBER.replace(">a<", "><![CDATA[a]]><"),
-            _MEMBER + _MEMBER.replace(">a<", "><!-- -->a<"),
-            _MEMBER.replace(">a<", "><") * 2,
             _MEMBER + _MEMBER.replace(">a<", ">b<") + _MEMBER,
-            _MEMBER.replace("1", f"<struct>{_MEMBER * 2}</struct>"),
             _MEMBER.replace("1", f"<array><data><value><struct>{_MEMBER * 2}</struct></value></data></array>"),
         ),
     ),
@@ -250,9 +193,8 @@ STRUCTS: tuple[Group, ...] = (
 
 # Method names that go into no log and no bus.
 NAMES: tuple[Group, ...] = (
-    (REQUEST, "methodName", ("", "\nm", "a\tb", "a\x7f", "a\u0085", "a&#13;b", "<![CDATA[\n]]>")),
+    (REQUEST, "methodName", ("", "\nm", "a\x7f", "a\u0085", "a&#13;b", "<![CDATA[\n]]>")),
     (REQUEST, "got <b>", ("m<b/>",)),
-    (REQUEST, "got <methodName>", ("<methodName>x</methodName>",)),
     (PARSE, "", ("a\0", "a\x1b[2J", "&#0;", "&file;", "a\ufffe")),
 )
 
@@ -272,14 +214,12 @@ MULTICALLS: tuple[Group, ...] = (
     (REQUEST, "$.params[0]: expected no text in <data>", ("x",)),
 )
 
-_BEHIND = "<methodCall><methodName>m</methodName>{}</methodCall>"
 MESSAGES: tuple[Group, ...] = (
     (
         PARSE,
         "document type",
         (
             call("<value>&j;</value>", _LAUGHS + "]>"),
-            call("<value>&a;</value>", '<!DOCTYPE m [<!ENTITY a "x">]>'),
             call("<value>&a;</value>", '<!DOCTYPE m [<!ENTITY a SYSTEM "file:///etc/passwd">]>'),
             *(_DOCTYPE.encode("utf-16"), _MARK + _DOCTYPE.encode()),
         ),
@@ -287,26 +227,16 @@ MESSAGES: tuple[Group, ...] = (
     (
         PARSE,
         "zero byte",
-        (
-            *(_DOCTYPE.encode("utf-16-le"), _GOOD.encode("utf-32"), _GOOD.encode() + b"\0"),
-            gzip.compress(_GOOD.encode(), mtime=0),
-        ),
+        (_DOCTYPE.encode("utf-16-le"), _GOOD.encode("utf-32"), _GOOD + "\0", gzip.compress(_GOOD.encode(), mtime=0)),
     ),
     (
         PARSE,
         "expected cp1252",
         (call("<value>@</value>", '<?xml version="1.0" encoding="windows-1252"?>').replace(b"@", b"\x81"),),
     ),
-    (PARSE, "expected utf-16", tuple(_declared(code).decode().encode("utf-16") for code in ("utf-8", "iso-8859-1"))),
+    (PARSE, "expected utf-16", (_declared("utf-8").decode().encode("utf-16"),)),
     (PARSE, "expected utf-8", (_MARK + _declared("us-ascii"),)),
-    (
-        PARSE,
-        "expected UTF-16",
-        (
-            *(_GOOD.encode("utf-16") + b"\x00", bytes(range(255, 127, -1))),
-            b"\xff\xfe" + _valued("@").decode().encode("utf-16-le").replace(b"@\0", b"\0\xd8"),
-        ),
-    ),
+    (PARSE, "expected UTF-16", (_GOOD.encode("utf-16") + b"\x00", bytes(range(255, 127, -1)))),
     (
         PARSE,
         "character",
@@ -315,75 +245,43 @@ MESSAGES: tuple[Group, ...] = (
             *(b"</methodCall>", _MARK * 2 + _GOOD.encode()),
         ),
     ),
-    (PARSE, "ends", ("", " \r\n", _MARK, b"\xff\xfe", b"\xfe\xff")),
-    (
-        PARSE,
-        "line 1, column 1",
-        (
-            "GET / HTTP/1.1\r\n\r\n",
-            '{"jsonrpc": "2.0", "method": "m", "id": 1}',
-            "<![CDATA[x]]>" + call("<value/>", "").decode(),
-        ),
-    ),
+    (PARSE, "ends", ("", " \r\n", _MARK, b"\xff\xfe")),
+    (PARSE, "line 1, column 1", ("GET / HTTP/1.1\r\n\r\n", '{"jsonrpc": "2.0", "method": "m", "id": 1}')),
     (PARSE, "after the end", (_GOOD + "x", call("<value/>", "") * 2)),
     (PARSE, "very start", (" " + _GOOD,)),
     (PARSE, "closing tag", ("<methodCall><methodName>m</methodCall></methodName>",)),
-    (PARSE, "an attribute twice", ('<methodCall a="" a=""/>',)),
     (PARSE, "a tag is not closed", ("<" + "a" * 60_000,)),
     (REQUEST, "expected <methodCall>, got <html>", ("<html><body>hello</body></html>",)),
     (REQUEST, "got <methodResponse>", ("<methodResponse><params/></methodResponse>",)),
     (REQUEST, "got <x:methodCall>", ('<x:methodCall xmlns:x="urn:x"><x:methodName/></x:methodCall>',)),
-    (
-        REQUEST,
-        "expected <methodName>",
-        ("<methodCall><params/></methodCall>", "<methodCall><params/><methodName>m</methodName></methodCall>"),
-    ),
+    (REQUEST, "expected <methodName>", ("<methodCall><params/></methodCall>",)),
     (REQUEST, "got nothing", ("<methodCall/>",)),
     (
         REQUEST,
         "expected <methodName>, <params>",
-        tuple(_BEHIND.format(more) for more in ("<methodName/>", "<params/><params/>")),
+        ("<methodCall><methodName>m</methodName><params/><params/></methodCall>",),
     ),
     (REQUEST, "no text in <methodCall>", ("<methodCall>x<methodName>m</methodName></methodCall>",)),
-    (
-        REQUEST,
-        "no text in <params>",
-        (_GOOD.replace("<params>", "<params>x"), _GOOD.replace("</params>", "x</params>")),
-    ),
+    (REQUEST, "no text in <params>", (_GOOD.replace("<params>", "<params>x"),)),
     (REQUEST, "expected <param> in <params>", (_GOOD.replace("param>", "value>"),)),
     (REQUEST, "one array of calls, got 0", (_named("system.multicall"),)),
     (REQUEST, "$.params[0]: expected", (_valued("x").replace(b">m<", b">system.multicall<"),)),
-    (LARGE, "values", ("<a>" * 9000 + "</a>" * 9000, "<a>" * 10_000)),
+    (LARGE, "values", ("<a>" * 9000 + "</a>" * 9000,)),
     (LARGE, "more markup", ("<" * 60_000,)),
 )
 
-
-def _title(text: str | bytes, where: str) -> str:
-    shown = text.decode("latin-1") if isinstance(text, bytes) else text
-    return f"{shown if len(shown) < 40 else shown[:40] + '...'!a} {where}"
-
-
-def _rows(where: str, build: Callable[[str | bytes], bytes], groups: tuple[Group, ...]) -> Iterator[Hostile]:
-    return ((_title(text, where), build(text), code, words) for code, words, texts in groups for text in texts)
-
-
 REFUSED: tuple[Hostile, ...] = (
-    *_rows("before a call", _headed, HEADS),
-    *_rows("as encoding", _declared, ENCODINGS),
-    *_rows("in a value", _valued, VALUES),
-    *_rows("in a struct", _struct, STRUCTS),
-    *_rows("as a method", _named, NAMES),
-    *_rows("in a parameter", _param, PARAMETERS),
-    *_rows("in a multicall", _multicall, MULTICALLS),
-    *_rows("as a message", _whole, MESSAGES),
+    *rows("before a call", lambda head: call("<value/>", str(head)), HEADS),
+    *rows("as encoding", _declared, ENCODINGS),
+    *rows("in a value", _valued, VALUES),
+    *rows("in a struct", lambda members: call(f"<value><struct>{members!s}</struct></value>"), STRUCTS),
+    *rows("as a method", _named, NAMES),
+    *rows("in a parameter", lambda inside: call(str(inside)), PARAMETERS),
+    *rows("in a multicall", _multicall, MULTICALLS),
+    *rows("as a message", whole, MESSAGES),
     *(
-        (_title(text, f"in {kind}"), _valued(f"<{kind}>{text}</{kind}>"), PARAMS, f"$.params[0]: {words}")
+        row
         for kind, words, texts in TEXTS
-        for text in texts
+        for row in rows(f"in {kind}", _typed(kind), ((PARAMS, f"$.params[0]: {words}", texts),))
     ),
 )
-
-
-def truncations(body: bytes) -> Iterator[bytes]:
-    """Every proper beginning of a message."""
-    return (body[:end] for end in range(len(body)))

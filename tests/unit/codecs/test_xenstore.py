@@ -23,15 +23,6 @@ def answer(outcome: Reply | Fault, method: str = "f") -> dict[str, str]:
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def test_a_request_of_the_old_client_is_a_call_with_named_parameters() -> None:
-    got = read(b"reserve-memory", b"session_id", b"xenopsd", b"kib", b"262144")
-    assert got == Call("reserve-memory", named={"session_id": "xenopsd", "kib": "262144"})
-
-
-def test_names_that_a_path_cannot_hold_are_read_back() -> None:
-    assert read(b"VM@2estart", b"a@3ab", b"1") == Call("VM.start", named={"a:b": "1"})
-
-
 def test_numbered_nodes_are_parameters_by_position_and_arrays() -> None:
     got = read(b"f", b"1", b"b", b"0", b"a", b"disks/0/size", b"5", b"disks/1/size", b"6", b"vm/name", b"x")
     assert got == Call("f", ("a", "b"), {"disks": [{"size": "5"}, {"size": "6"}], "vm": {"name": "x"}})
@@ -52,14 +43,18 @@ def test_numbered_nodes_are_parameters_by_position_and_arrays() -> None:
         ([b"f", b"a.b", b"x"], FaultCode.INVALID_REQUEST, "a name as an element of a path"),
         ([b"f", b"a//b", b"x"], FaultCode.INVALID_REQUEST, "without a name"),
         ([b"f", b"a", b"\xff"], FaultCode.INVALID_PARAMS, "UTF-8"),
-        ([b"a.b", b"a", b"\xff"], FaultCode.INVALID_PARAMS, "UTF-8"),
-        ([b"a.b", b"a"], FaultCode.PARSE_ERROR, "a value for every node"),
     ],
 )
 def test_nodes_that_make_no_sense_say_why(items: list[bytes], code: FaultCode, why: str) -> None:
     got = expect(Fault, read(*items))
     assert got.code is code
     assert why in got.message
+
+
+@each_case("items", [[b"f", b"a/b/c", b""], [b"f", b"a", b"", b"b", b"", b"c", b""]])
+def test_too_many_nodes_or_levels_are_too_much(items: list[bytes]) -> None:
+    entry = expect(Fault, *Codec(MessageLimits(depth=2, elements=2)).decode(pack(items)).entries)
+    assert entry.code is FaultCode.TOO_LARGE
 
 
 def test_a_value_of_the_requests_own_node_is_no_matter_when_it_is_empty() -> None:
@@ -70,16 +65,13 @@ def test_a_value_of_the_requests_own_node_is_no_matter_when_it_is_empty() -> Non
     ("value", "nodes"),
     [
         (None, {}),
-        ("x", {"": "x"}),
         ("", {"": ""}),
         (5, {"": "5"}),
         (True, {"": "1"}),
         (False, {"": "0"}),
-        (0.5, {"": "0.5"}),
         (1e16, {"": "1e+16"}),
         (b"\0\1", {"": "AAE="}),
         (datetime(2026, 1, 31, 9, 5, tzinfo=UTC), {"": "20260131T09:05:00Z"}),
-        ({"kib": 4, "reservation_id": "r"}, {"kib": "4", "reservation_id": "r"}),
         ({"code": 4}, {"code": "4"}),
         (["a", ["b"]], {"0": "a", "1/0": "b"}),
         ({"a.b": {"0": "x"}, "none": []}, {"a@2eb/@30": "x", "none": ""}),
@@ -89,20 +81,26 @@ def test_every_value_has_one_text(value: Value, nodes: dict[str, str]) -> None:
     assert answer(Reply(value)) == nodes
 
 
+def endless(levels: int) -> Value:
+    value: list[Value] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @each_case(
     ("value", "message"),
     [
-        ({"a": None}, "$.a: expected a value (a node cannot hold nil), got null"),
         ([float("nan")], "$[0]: expected a finite number, got nan"),
         ({"a": [1, 2**64]}, "$.a[1]: expected an integer of 64 bits, got 18446744073709551616"),
         ("a\0b", '$: expected text without NUL, got "a\\u0000b"'),
         (["\ud800"], '$[0]: expected text without lone surrogates, got "\\ud800"'),
         ({"a": None, "\ud800": 1}, '$: expected the name of a member without lone surrogates, got "\\ud800"'),
-        ({"\ud800": 1}, '$: expected the name of a member without lone surrogates, got "\\ud800"'),
         (
             datetime(2026, 1, 1, tzinfo=timezone(timedelta(seconds=1))),
             '$: expected an offset of whole minutes from UTC, got "+00:00:01"',
         ),
+        (endless(100_000), "$: nested too deeply"),
         (
             {"code": 1, "description": "x"},
             "$: expected a struct without the members code and description, which say an error, got a struct of 2",
@@ -113,27 +111,12 @@ def test_what_a_node_cannot_say_is_refused_with_its_place(value: Value, message:
     assert answer(Reply(value)) == {"code": str(FAULT_CODES[FaultCode.UNREPRESENTABLE]), "description": message}
 
 
-def test_a_value_nested_without_end_is_refused() -> None:
-    value: list[Value] = []
-    for _ in range(100_000):
-        value = [value]
-    assert answer(Reply(value))["description"] == "$: nested too deeply"
-
-
 @each_case(
     ("fault", "code", "description"),
     [
-        (Fault(FaultCode.UNKNOWN_METHOD, "unknown method 'f'"), "1", "f"),
         (Fault(FaultCode.INTERNAL, "internal error"), "2", "internal error"),
         (Fault(FaultCode.PARAMETER_COUNT, "expected 2", data={"missing": "kib"}), "3", "kib"),
-        (
-            Fault(FaultCode.INVALID_PARAMS, "$.params.kib: expected a parameter of this name, got nothing"),
-            "3",
-            "kib",
-        ),
         (Fault(FaultCode.INVALID_PARAMS, "$.params.kib: expected x, got -"), "103", "$.params.kib: expected x, got -"),
-        (Fault(FaultCode.APPLICATION, "no", name="1000", data=[4096, 1024]), "1000", "4096,1024"),
-        (Fault(FaultCode.APPLICATION, "no", name="1001", data=[[3, 5]]), "1001", "3,5"),
         (Fault(FaultCode.APPLICATION, "no", name="1002"), "1002", "no"),
         (Fault(FaultCode.APPLICATION, "gone", name="HANDLE_INVALID", data=["VM", "x"]), "111", "HANDLE_INVALID: VM,x"),
         (Fault(FaultCode.REMOTE, "a\0\ud800", name="org.x.Odd"), "112", "org.x.Odd: a\\x00\\ud800"),
@@ -141,13 +124,6 @@ def test_a_value_nested_without_end_is_refused() -> None:
 )
 def test_an_error_has_the_number_and_the_words_that_old_clients_know(fault: Fault, code: str, description: str) -> None:
     assert answer(fault) == {"code": code, "description": description}
-
-
-def test_too_many_nodes_or_levels_are_too_much() -> None:
-    codec = Codec(MessageLimits(depth=2, elements=2))
-    for items in ([b"f", b"a/b/c", b""], [b"f", b"a", b"", b"b", b"", b"c", b""]):
-        entry = expect(Fault, *codec.decode(pack(items)).entries)
-        assert entry.code is FaultCode.TOO_LARGE
 
 
 def test_a_client_reads_an_error_by_its_two_nodes_only_when_both_are_there() -> None:

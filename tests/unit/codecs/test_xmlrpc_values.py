@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
-from adapters.codecs.xmlrpc_parser import APACHE, XmlError, shown, tree
+from adapters.codecs.xmlrpc_parser import XmlError, tree
 from adapters.codecs.xmlrpc_reader import value
-from adapters.codecs.xmlrpc_writer import Unwritable, visible, write
+from adapters.codecs.xmlrpc_writer import Unwritable, write
 from gateway.core.rpc.model import FaultCode, MessageLimits, Value
 from tests.kit.cases import each_case
 from tests.kit.values import exactly
@@ -26,67 +26,39 @@ LIMITS = MessageLimits()
 
 
 @each_case(
-    ("head", "encoding"),
-    [
-        ("", "utf-8"),
-        ("", "utf-8-sig"),
-        ('<?xml version="1.0"?>', "utf-8"),
-        ('<?xml version="1.0" encoding="UTF-8"?>', "utf-8"),
-        ('<?xml version="1.0" encoding="UTF-8"?>', "utf-8-sig"),
-        ("<?xml version='1.0' encoding = 'ISO-8859-1' standalone='yes'?>", "latin-1"),
-        ('<?xml version="1.0"\n encoding="utf-16"?>', "utf-16"),
-        ("", "utf-16"),
-    ],
-)
-def test_text_arrives_in_every_encoding_that_is_allowed(head: str, encoding: str) -> None:
-    assert tree(f"{head}<a>\u00e9</a>".encode(encoding), LIMITS).text == "\u00e9"
-
-
-@each_case(
     ("body", "text"),
     [
+        ("<a>\u00e9</a>".encode("utf-8-sig"), "\u00e9"),
+        ("<a>\u00e9</a>".encode("utf-16"), "\u00e9"),
         (b"\xfe\xff" + "<a>\u00e9</a>".encode("utf-16-be"), "\u00e9"),
+        ('<?xml version="1.0" encoding="UTF-8"?><a>\u00e9</a>'.encode("utf-8-sig"), "\u00e9"),
+        ('<?xml version="1.0"\n encoding="utf-16"?><a>\u00e9</a>'.encode("utf-16"), "\u00e9"),
+        (b"<?xml version='1.0' encoding = 'ISO-8859-1' standalone='yes'?><a>\xe9</a>", "\u00e9"),
         (b'<?xml version="1.0" encoding="US-ASCII"?><a>&#233;</a>', "\u00e9"),
-        (b"<a><![CDATA[<!DOCTYPE html>]]></a>", "<!DOCTYPE html>"),
-        (b"<a><!-- -->&lt;!DOCTYPE html></a>", "<!DOCTYPE html>"),
-        (b"<a>x<!-- <!DOCTYPE -->y<?p i?>z</a>", "xyz"),
+        (b"<a>x<!-- <!DOCTYPE -->&lt;!DOCTYPE <?p i?>z</a>", "x<!DOCTYPE z"),
         (b"<a>\r\n\r&#13;</a>", "\n\n\r"),
         (b"<a><![CDATA[" + b"<value/>" * 500 + b"]]></a>", "<value/>" * 500),
     ],
 )
-def test_text_is_that_of_xml(body: bytes, text: str) -> None:
+def test_text_arrives_in_every_encoding_that_is_allowed_and_as_xml_has_it(body: bytes, text: str) -> None:
     assert tree(body, MessageLimits(elements=100)).text == text
 
 
 @each_case(
-    ("body", "tags"),
+    ("names", "text"),
     [
-        (b'<a xmlns="urn:x" xmlns:p="urn:x"><p:b/></a>', ["p:b"]),
-        (b"<a>\xc3\xa9<ex:nil/><q:nil/></a>", ["ex:nil", "q:nil"]),
-        *((f'<a xmlns:{prefix}="{APACHE}"><{prefix}:nil/></a>'.encode(), ["ex:nil"]) for prefix in ("ex", "p", "ns1")),
+        ("windows-1252 CP1252 ISO-8859-15 utf8", "\u20ac"),
+        ("Windows-1251 koi8-r", "\u0416"),
+        ("latin1", "\u00e9"),
+        ("Shift_JIS", "\u8868"),
+        ("GB18030", "\u4e2d"),
     ],
 )
-def test_names_are_read_as_they_are_spelled_but_for_the_prefix_of_apaches_extensions(
-    body: bytes, tags: list[str]
-) -> None:
-    assert [element.tag for element in tree(body, LIMITS)] == tags
-
-
-@each_case(
-    ("body", "words"),
-    [
-        (b"<a><ex:nil></a></ex:nil>", r"does not match \(line 1, column 14\)"),  # its prefix is declared nowhere
-        (b"x", r"^not well-formed XML \(line 1, column 1\)$"),
-    ],
-)
-def test_what_is_no_xml_is_refused_in_our_words(body: bytes, words: str) -> None:
-    with pytest.raises(XmlError, match=words):
-        tree(body, LIMITS)
-
-
-def test_text_of_a_client_is_shown_on_one_line_and_short() -> None:
-    assert shown("a\nb") == r"'a\nb'"
-    assert len(shown("x" * 1000)) == 62
+def test_tables_of_characters_may_be_declared_here_or_in_the_content_type(names: str, text: str) -> None:
+    for name in names.split():
+        declared = f'<?xml version="1.0" encoding="{name}"?><a>{text}</a>'
+        assert tree(declared.encode(name), LIMITS).text == text
+        assert tree(f"<a>{text}</a>".encode(name), LIMITS, name).text == text
 
 
 def test_elements_that_nobody_knows_are_kept_for_a_message_and_end_it_when_there_are_many() -> None:
@@ -131,27 +103,6 @@ def test_a_text_may_be_as_long_as_the_message(kind: bytes) -> None:
     assert tree(b"<a>" + kind % (b"x" * 200_000) + b"</a>", LIMITS).text == "x" * 200_000
 
 
-@each_case(
-    ("name", "codec", "text"),
-    [
-        ("windows-1252", "cp1252", "\u20ac"),
-        ("Windows-1251", "cp1251", "\u0416"),
-        ("CP1252", "cp1252", "\u20ac"),
-        ("ISO-8859-15", "iso8859-15", "\u20ac"),
-        ("latin1", "latin-1", "\u00e9"),
-        ("utf8", "utf-8", "\u20ac"),
-        ("ascii", "ascii", "e"),
-        ("koi8-r", "koi8-r", "\u0416"),
-        ("Shift_JIS", "shift_jis", "\u8868"),
-        ("GB18030", "gb18030", "\u4e2d"),
-    ],
-)
-def test_tables_of_characters_may_be_declared_here_or_in_the_content_type(name: str, codec: str, text: str) -> None:
-    declared = f'<?xml version="1.0" encoding="{name}"?><a>{text}</a>'
-    assert tree(declared.encode(codec), LIMITS).text == text
-    assert tree(f"<a>{text}</a>".encode(codec), LIMITS, name).text == text
-
-
 def test_what_the_message_says_itself_goes_before_what_its_content_type_says() -> None:
     declared = '<?xml version="1.0" encoding="utf-8"?><a>\u00e9</a>'
     assert tree(declared.encode(), LIMITS, "iso-8859-1").text == "\u00e9"
@@ -173,73 +124,34 @@ def test_limits_are_met_exactly() -> None:
 # Reader
 
 
-EX = f'xmlns:p="{APACHE}"'
 NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001 - legacy servers name no zone
 
 
 @each_case(
     ("text", "expected"),
     [
-        ("", ""),
-        (" x ", " x "),
-        ("<string/>", ""),
-        ("<string> \n</string>", " \n"),
         ("\n <int>5</int>\t", 5),
-        ("<int>\n-5\n</int>", -5),
         ("<i4>+0000000000000000000000005</i4>", 5),
         ("<i4>-0</i4>", 0),
-        ("<int>-2147483648</int>", -(2**31)),
-        ("<i8>9223372036854775807</i8>", 2**63 - 1),
-        ("<int>17179869184</int>", 2**34),
-        ("<i4>-9223372036854775808</i4>", -(2**63)),
-        ("<i8>18446744073709551615</i8>", 2**64 - 1),
-        ("<i1>1</i1>", 1),
-        ("<ex:i2>-1</ex:i2>", -1),
-        ("<biginteger>1208925819614629174706176</biginteger>", 2**80),
-        ("<float>1.5</float>", 1.5),
-        ("<ex:bigdecimal>0.1</ex:bigdecimal>", 0.1),
-        ("<bigdecimal>12345678901234567890</bigdecimal>", 12345678901234567890),
-        ("<ex:dateTime>2026-01-31T12:00:00.000Z</ex:dateTime>", NOON.replace(tzinfo=UTC)),
-        ("<ex:nil/>", None),
-        (f"<p:i8 {EX}>1</p:i8>", 1),
-        (f"<p:nil {EX}/>", None),
         ("<nil> </nil>", None),
         ("<boolean> 1 </boolean>", True),
-        ("<boolean>0</boolean>", False),
-        ("<double>1</double>", 1.0),
         ("<double>-.5</double>", -0.5),
-        ("<double>5.</double>", 5.0),
         ("<double>-0</double>", -0.0),
         ("<double>1.5E+3</double>", 1500.0),
-        ("<base64/>", b""),
         ("<base64>\n QU\r\nJD </base64>", b"ABC"),
-        ("<dateTime.iso8601>20260131T12:00:00</dateTime.iso8601>", NOON),
-        ("<dateTime.iso8601>2026-01-31T12:00:00Z</dateTime.iso8601>", NOON.replace(tzinfo=UTC)),
-        ("<dateTime.iso8601>20260131T12:00:00.000001</dateTime.iso8601>", NOON.replace(microsecond=1)),
-        ("<dateTime.iso8601>20260131T120000</dateTime.iso8601>", NOON),
         ("<dateTime.iso8601>2026-01-31 12:00:00z</dateTime.iso8601>", NOON.replace(tzinfo=UTC)),
         ("<dateTime.iso8601>20260131T120000,5+00</dateTime.iso8601>", NOON.replace(microsecond=500_000, tzinfo=UTC)),
-        (
-            "<dateTime.iso8601>20260131T12:00:00.999999999Z</dateTime.iso8601>",
-            NOON.replace(microsecond=999_999, tzinfo=UTC),
-        ),
         (
             "<dateTime.iso8601>20260131T12:00:00-09:30</dateTime.iso8601>",
             NOON.replace(tzinfo=timezone(-timedelta(hours=9, minutes=30))),
         ),
-        (
-            "<dateTime.iso8601>20260131T12:00:00+05:30</dateTime.iso8601>",
-            NOON.replace(tzinfo=timezone(timedelta(hours=5, minutes=30))),
-        ),
-        ("<struct/>", {}),
         ("<struct> <member> <name>a</name> <value/> </member> </struct>", {"a": ""}),
-        ("<array><data/></array>", []),
-        ("<array/>", []),
         ("<array> </array>", []),
         ("<array> <data> <value> <nil/> </value> </data> </array>", [None]),
     ],
 )
-def test_a_value_is_read_as_it_was_meant(text: str, expected: Value) -> None:
+def test_what_writers_do_beside_the_reports_is_read_as_it_was_meant(text: str, expected: Value) -> None:
+    """The usual forms are in tests/wire/reports/xmlrpc_values.yaml."""
     assert exactly(read(text)) == exactly(expected)
 
 
@@ -312,10 +224,6 @@ def test_any_depth_is_written_or_refused(depth: int) -> None:
         value = [value]
     with pytest.raises(Unwritable, match=r"U\+0000|nested too deeply"):
         write(value)
-
-
-def test_a_message_shows_what_it_cannot_carry() -> None:
-    assert visible("a\x00\ud800\nb") == "a\\u0000\\ud800\nb"
 
 
 def test_records_of_one_class_are_each_written_with_their_own_values() -> None:

@@ -10,14 +10,12 @@ CALL = Call("VM.start")
 # Our fault -> the error variant that the client is told.
 ERRORS: list[tuple[Fault, Value]] = [
     (Fault(FaultCode.APPLICATION, "x", "No_reservation", []), "No_reservation"),
-    (Fault(FaultCode.APPLICATION, "x", "No_reservation"), "No_reservation"),
     (Fault(FaultCode.APPLICATION, "x", "Redirect", [["addr"]]), ["Redirect", ["addr"]]),
     (Fault(FaultCode.APPLICATION, "x", "Does_not_exist", ["VM"]), ["Does_not_exist", "VM"]),
     (
         Fault(FaultCode.APPLICATION, "x", "Backend_error", ["SR_BACKEND_FAILURE_46", ["a", "b"]]),
         ["Backend_error", ["SR_BACKEND_FAILURE_46", ["a", "b"]]],
     ),
-    (Fault(FaultCode.UNAVAILABLE, "xenopsd cannot be reached"), ["Internal_error", "xenopsd cannot be reached"]),
     (Fault(FaultCode.REMOTE, "it broke", "org.x.Failed", ["it broke"]), ["Internal_error", "org.x.Failed: it broke"]),
     (Fault(FaultCode.APPLICATION, "no name"), ["Internal_error", "no name"]),
 ]
@@ -28,28 +26,9 @@ def test_an_error_is_a_tag_or_a_tag_with_its_payload(fault: Fault, error: Value)
     assert XML.wrap_outcome(fault, CALL) == Reply({"Status": "Failure", "ErrorDescription": error})
     told = expect(Fault, JSON.wrap_outcome(fault, CALL))
     assert (told.code, told.wire) == (FaultCode.APPLICATION, error)
-
-
-@each_case(("fault", "error"), ERRORS)
-def test_as_a_client_the_error_is_read_again(fault: Fault, error: Value) -> None:
-    for dialect in (XML, JSON):
+    for dialect in (XML, JSON):  # and as a client
         told = expect(Fault, dialect.unwrap_outcome(dialect.wrap_outcome(fault, CALL), CALL))
         assert told.name == told.message == (error[0] if isinstance(error, list) else error)
-        assert dialect.wrap_outcome(told, CALL) == dialect.wrap_outcome(fault, CALL)
-
-
-def test_numbers_in_an_error_stay_numbers_over_json_only() -> None:
-    fault = Fault(FaultCode.APPLICATION, "x", "Cannot_free_this_much_memory", [4096, 1024])
-    told = expect(Fault, JSON.wrap_outcome(fault, CALL))
-    assert told.wire == ["Cannot_free_this_much_memory", [4096, 1024]]
-    assert XML.wrap_outcome(fault, CALL) == Reply(
-        {"Status": "Failure", "ErrorDescription": ["Cannot_free_this_much_memory", ["4096", "1024"]]}
-    )
-
-
-def test_a_result_is_itself_over_json_and_has_integers_as_text_over_xml() -> None:
-    assert JSON.wrap_outcome(Reply({"kib": 4096}), CALL) == Reply({"kib": 4096})
-    assert XML.wrap_outcome(Reply({"kib": 4096}), CALL) == Reply({"Status": "Success", "Value": {"kib": "4096"}})
 
 
 @each_case(
@@ -65,11 +44,6 @@ def test_a_result_is_itself_over_json_and_has_integers_as_text_over_xml() -> Non
 )
 def test_a_struct_in_front_holds_the_named_parameters(sent: Call, meant: Call) -> None:
     assert XML.unwrap_call(sent) == JSON.unwrap_call(sent) == meant
-
-
-def test_as_a_client_named_parameters_go_into_a_struct_in_front() -> None:
-    assert XML.wrap_call(Call("m", ("dbg",), {"a": 1})) == Call("m", ({"a": 1}, "dbg"))
-    assert XML.wrap_call(Call("m", ("dbg",))) == Call("m", ("dbg",))
 
 
 @each_case("error", [None, [], ["X"], ["X", 1, 2], [1, 2], {}, 7])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import socket
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.http import addresses
-from adapters.http.socket_activation import InheritedSockets
+from adapters.http.addresses import InheritedSockets
 from tests.kit.cases import each_case
 from tests.kit.clients import connect
 
@@ -33,29 +32,21 @@ async def bound(address: str, factory: addresses.ProtocolFactory = Silent) -> ad
     return one
 
 
-@each_case(("written", "host"), [("tcp:127.0.0.1:0", "127.0.0.1"), ("tcp:[::1]:0", "[::1]")])
-async def test_port_0_is_told_as_the_real_one(written: str, host: str) -> None:
-    server = await bound(written)
-    (address,) = server.addresses
-    assert re.fullmatch(rf"tcp:{re.escape(host)}:[1-9]\d+", address)
-    async with connect(address) as wire:
-        assert await wire.rest() == b""
-    server.close()
-    await server.closed()
-
-
-async def test_a_taken_port_is_named() -> None:
-    first = await bound("tcp:127.0.0.1:0")
-    with pytest.raises(OSError, match=re.escape(f"cannot listen on {first.addresses[0]}: ")) as caught:
-        await bound(first.addresses[0])
-    assert caught.value.errno == errno.EADDRINUSE
-    first.close()
-
-
 @each_case("address", ["tcp:127.0.0.1", "tcp:::1:80", "udp:127.0.0.1:80", "tcp:127.0.0.1:80x", ""])
 async def test_an_address_of_no_known_form_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(address))):
         await bound(address)
+
+
+async def test_an_address_that_cannot_be_had_is_named_also_where_it_is_taken_before_it_accepts() -> None:
+    one = await addresses.bind("tcp:127.0.0.1:0", 0o660, InheritedSockets({}))
+    other = await addresses.bind(one.addresses[0], 0o660, InheritedSockets({}))
+    await one.accept(Silent)
+    for address in ("tcp:no.such.host.invalid:80", f"unix:/tmp/{'x' * 120}", one.addresses[0]):
+        with pytest.raises(OSError, match=re.escape(f"cannot listen on {address}: ")):
+            await (other.accept(Silent) if address == one.addresses[0] else bound(address))
+    one.close()
+    other.close()
 
 
 async def test_nobody_is_let_in_before_accept_and_what_never_accepts_is_released_too(tmp_path: Path) -> None:
@@ -68,40 +59,33 @@ async def test_nobody_is_let_in_before_accept_and_what_never_accepts_is_released
     assert not list(tmp_path.iterdir())
 
 
-async def test_two_that_are_bound_to_one_port_are_told_apart_when_they_accept() -> None:
-    one = await addresses.bind("tcp:127.0.0.1:0", 0o660, InheritedSockets({}))
-    other = await addresses.bind(one.addresses[0], 0o660, InheritedSockets({}))
-    await one.accept(Silent)
-    with pytest.raises(OSError, match=re.escape(f"cannot listen on {one.addresses[0]}: ")):
-        await other.accept(Silent)
-    one.close()
-    other.close()
-
-
-@each_case("address", ["tcp:no.such.host.invalid:80", f"unix:/tmp/{'x' * 120}"])
-async def test_an_address_that_cannot_be_had_is_named(address: str) -> None:
-    with pytest.raises(OSError, match=re.escape(f"cannot listen on {address}: ")):
-        await bound(address)
-
-
-async def test_a_socket_file_has_its_mode_and_goes_away_with_the_server(tmp_path: Path) -> None:
-    path = tmp_path / "rpc"
+async def test_a_socket_file_replaces_a_stale_one_has_its_mode_and_goes_away_unless_it_is_anothers(
+    tmp_path: Path,
+) -> None:
+    path, other = tmp_path / "rpc", tmp_path / "other"
+    os.close(listening_unix(str(path)))
     server = await bound(f"unix:{path}")
     assert server.addresses == (f"unix:{path}",)
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    server.close()
-    assert not path.exists()
-
-
-async def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "rpc"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-        dead.listen()
-    server = await bound(f"unix:{path}")
     async with connect(f"unix:{path}") as wire:
         assert await wire.rest() == b""
     server.close()
+    assert not path.exists()
+    server = await bound(f"unix:{path}")
+    os.close(listening_unix(str(other)))
+    other.rename(path)
+    server.close()
+    assert path.is_socket()
+
+
+async def test_what_is_no_socket_is_never_removed(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("precious")
+    link.symlink_to(tmp_path / "elsewhere")
+    for path in (file, link, tmp_path):
+        with pytest.raises(OSError, match="exists and is not a socket"):
+            await bound(f"unix:{path}")
+        assert path.lstat()
 
 
 @pytest.mark.parametrize("backlog", [5, 0])
@@ -115,31 +99,6 @@ async def test_a_socket_file_that_somebody_listens_on_is_left_alone(tmp_path: Pa
         with pytest.raises(OSError, match=re.escape(f"cannot listen on unix:{path}: Address already in use")):
             await bound(f"unix:{path}")
     assert path.is_socket()
-
-
-@pytest.mark.parametrize("kind", ["file", "directory", "link"])
-async def test_what_is_no_socket_is_never_removed(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "rpc"
-    if kind == "file":
-        path.write_text("precious")
-    elif kind == "directory":
-        path.mkdir()
-    else:
-        path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="exists and is not a socket"):
-        await bound(f"unix:{path}")
-    assert path.lstat()
-
-
-async def test_a_socket_file_that_another_process_put_in_our_place_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "rpc"
-    server = await bound(f"unix:{path}")
-    other = tmp_path / "other"
-    with socket.socket(socket.AF_UNIX) as successor:
-        successor.bind(str(other))
-        other.rename(path)
-        server.close()
-        assert path.is_socket()
 
 
 def listening_unix(name: str) -> int:

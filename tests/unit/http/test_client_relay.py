@@ -11,28 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from adapters.http.client.request import parse_url
 from adapters.http.client.upstream import ConnectionPoolLimits, HttpUpstreamConnection
 from gateway.core.rpc.model import HUNG_UP, Answer, Fault, FaultCode, RequestMetadata
-from tests.kit.cases import expect
+from tests.kit.cases import each_case, expect
 from tests.kit.exchanges import MemoryExchange
-from tests.kit.upstreams import Last, LegacyServer, legacy_server, ok
+from tests.kit.upstreams import Last, legacy_server, ok
+from tests.unit.http.listening import pool
 
 GET = RequestMetadata("GET", "/export", ((b"Host", b"x"), (b"Range", b"bytes=0-"), (b"Connection", b"close")))
 PUT = RequestMetadata("PUT", "/import", ((b"Host", b"x"), (b"Content-Length", b"6"), (b"Expect", b"100-continue")))
 CHUNKED = RequestMetadata("PUT", "/import", ((b"Host", b"x"), (b"Transfer-Encoding", b"chunked")))
 CONNECT = RequestMetadata("CONNECT", "/console?uuid=1", ((b"Host", b"x"), (b"Connection", b"keep-alive")))
-
-LIMITS = ConnectionPoolLimits()
-
-
-@asynccontextmanager
-async def line(old: LegacyServer, limits: ConnectionPoolLimits = LIMITS) -> AsyncIterator[HttpUpstreamConnection]:
-    made = HttpUpstreamConnection("xapi", parse_url(old.url), limits)
-    try:
-        yield made
-    finally:
-        await asyncio.wait_for(made.stop(), 60)
 
 
 async def relayed(xapi: HttpUpstreamConnection, exchange: MemoryExchange, idle_timeout: float = 60.0) -> Answer | Fault:
@@ -41,29 +30,19 @@ async def relayed(xapi: HttpUpstreamConnection, exchange: MemoryExchange, idle_t
     return got
 
 
-@pytest.mark.parametrize(
-    ("new_exchange", "sent"),
-    [
-        (lambda: MemoryExchange(GET), b"GET /export HTTP/1.1\r\nHost: x\r\nRange: bytes=0-\r\n\r\n"),
-        (
-            lambda: MemoryExchange(PUT, b"abc", b"def", length=6),
-            b"PUT /import HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\nabcdef",
-        ),
-    ],
-)
-async def test_a_request_is_sent_as_it_came_and_its_connection_serves_the_next(
-    new_exchange: Callable[[], MemoryExchange], sent: bytes
-) -> None:
-    exchange = new_exchange()
+async def test_a_request_is_sent_as_it_came_and_its_connection_serves_the_next() -> None:
     async with (
         legacy_server(lambda _: ok(b"answer", "X-Odd: 1")) as old,
-        line(old, ConnectionPoolLimits(keepalive=True)) as xapi,
+        pool(old.url, ConnectionPoolLimits(keepalive=True)) as xapi,
     ):
-        got = expect(Answer, await relayed(xapi, exchange))
-        assert (got.status, got.headers) == (200, ((b"Content-Length", b"6"), (b"X-Odd", b"1")))
-        assert (exchange.head, exchange.body, exchange.is_finished) == (got, b"answer", True)
-        assert old.requests == [sent]
-        await relayed(xapi, MemoryExchange(GET))
+        for exchange in (MemoryExchange(PUT, b"abc", b"def", length=6), MemoryExchange(GET)):
+            got = expect(Answer, await relayed(xapi, exchange))
+            assert (got.status, got.headers) == (200, ((b"Content-Length", b"6"), (b"X-Odd", b"1")))
+            assert (exchange.head, exchange.body, exchange.is_finished) == (got, b"answer", True)
+        assert old.requests == [
+            b"PUT /import HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\nabcdef",
+            b"GET /export HTTP/1.1\r\nHost: x\r\nRange: bytes=0-\r\n\r\n",
+        ]
         assert old.connections == 1
 
 
@@ -113,36 +92,40 @@ async def test_trailers_pass_both_ways_and_the_next_request_has_none() -> None:
     assert all(each in heads[0] for each in (b"Trailer: X-Sum\r\n", b"TE: trailers\r\nConnection: TE\r\n"))
 
 
-@pytest.mark.parametrize(
-    ("raw", "code", "name", "begun"),
+@each_case(
+    ("raw", "name", "begun"),
     [
-        (b"", FaultCode.NO_REPLY, HUNG_UP, False),
-        (b"rubbish\r\n\r\n", FaultCode.NO_REPLY, "", False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", FaultCode.NO_REPLY, HUNG_UP, True),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n", FaultCode.NO_REPLY, HUNG_UP, True),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size", FaultCode.NO_REPLY, "", False),
+        (b"", HUNG_UP, False),
+        (b"rubbish\r\n\r\n", "", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", HUNG_UP, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n", HUNG_UP, True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size", "", False),
     ],
 )
 async def test_an_upstream_that_fails_is_a_fault_whether_the_response_had_begun_or_not(
-    raw: bytes, code: FaultCode, name: str, begun: bool
+    raw: bytes, name: str, begun: bool
 ) -> None:
-    async with legacy_server(lambda _: Last(raw)) as old, line(old) as xapi:
+    async with legacy_server(lambda _: Last(raw)) as old, pool(old.url) as xapi:
         exchange = MemoryExchange(GET)
         got = expect(Fault, await relayed(xapi, exchange))
-        assert (got.code, got.name, exchange.has_begun, exchange.is_finished) == (code, name, begun, False)
+        assert (got.code, got.name, exchange.has_begun, exchange.is_finished) == (
+            FaultCode.NO_REPLY,
+            name,
+            begun,
+            False,
+        )
         assert xapi.status().idle == 0
 
 
 async def test_an_upstream_that_is_not_there_got_nothing(tmp_path: Path) -> None:
-    xapi = HttpUpstreamConnection("xapi", parse_url(f"http+unix://{tmp_path}/none"))
-    for exchange in (MemoryExchange(GET), MemoryExchange(CONNECT, is_tunnel=True)):
-        got = expect(Fault, await relayed(xapi, exchange))
-        assert (got.code, exchange.has_begun) == (FaultCode.UNAVAILABLE, False)
-    await xapi.stop()
+    async with pool(f"http+unix://{tmp_path}/none") as xapi:
+        for exchange in (MemoryExchange(GET), MemoryExchange(CONNECT, is_tunnel=True)):
+            got = expect(Fault, await relayed(xapi, exchange))
+            assert (got.code, exchange.has_begun) == (FaultCode.UNAVAILABLE, False)
 
 
 async def test_a_body_that_ends_too_early_ends_the_upstreams_connection() -> None:
-    async with legacy_server() as old, line(old) as xapi:
+    async with legacy_server() as old, pool(old.url) as xapi:
         got = expect(Fault, await relayed(xapi, MemoryExchange(PUT, b"abc", length=6, breaks=True)))
         assert got.code is FaultCode.INVALID_REQUEST
         await asyncio.wait_for(old.left.acquire(), 60)
@@ -151,7 +134,7 @@ async def test_a_body_that_ends_too_early_ends_the_upstreams_connection() -> Non
 
 
 async def test_an_upstream_that_stays_silent_is_a_time_out_and_one_that_is_stopped_fails_what_streams() -> None:
-    async with legacy_server(held=True) as old, line(old) as xapi:
+    async with legacy_server(held=True) as old, pool(old.url) as xapi:
         got = expect(Fault, await relayed(xapi, MemoryExchange(GET), 0.05))
         assert (got.code, got.message) == (
             FaultCode.TIMEOUT,
@@ -170,7 +153,7 @@ async def test_an_upstream_that_stays_silent_is_a_time_out_and_one_that_is_stopp
 
 
 async def test_streamed_requests_leave_half_of_the_connections_to_calls_and_a_tunnel_takes_none() -> None:
-    async with legacy_server(held=True) as old, line(old, ConnectionPoolLimits(connections=4, waiting=2)) as xapi:
+    async with legacy_server(held=True) as old, pool(old.url, ConnectionPoolLimits(connections=4, waiting=2)) as xapi:
         streams = [asyncio.ensure_future(xapi.relay(MemoryExchange(GET), 60)) for _ in range(3)]  # one waits
         for _ in range(2):
             await asyncio.wait_for(old.seen.acquire(), 60)
@@ -192,16 +175,12 @@ async def test_streamed_requests_leave_half_of_the_connections_to_calls_and_a_tu
 @asynccontextmanager
 async def raw_upstream(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-    limits: ConnectionPoolLimits = LIMITS,
+    limits: ConnectionPoolLimits | None = None,
 ) -> AsyncIterator[HttpUpstreamConnection]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    xapi = HttpUpstreamConnection("xapi", parse_url(url), limits)
-    try:
+    async with pool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", limits or ConnectionPoolLimits()) as xapi:
         yield xapi
-    finally:
-        await asyncio.wait_for(xapi.stop(), 60)
-        server.close()
+    server.close()
 
 
 @pytest.mark.parametrize("streams", [True, False])
@@ -241,8 +220,8 @@ async def test_a_tunnel_of_which_one_direction_has_ended_ends_when_nothing_passe
         ended.set()
 
 
-@pytest.mark.parametrize("accept", [b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n", b"HTTP/1.0 299 Fine\r\n\r\n"])
-@pytest.mark.parametrize("cut", [1, 5, 100])
+@each_case("accept", [b"HTTP/1.1 200 OK\r\nX: 1\r\n\r\n", b"HTTP/1.0 299 Fine\r\n\r\n"])
+@each_case("cut", [1, 5, 100])
 async def test_the_head_that_opens_a_tunnel_is_found_however_it_is_cut(accept: bytes, cut: int) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

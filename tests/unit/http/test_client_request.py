@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapters.http.client.request import RequestHeads, parse_url, request_head
-from adapters.http.headers import HOP_BY_HOP, end_to_end, first, has, without
+from adapters.http.messages import HOP_BY_HOP, end_to_end
 from gateway.core.rpc.model import Headers, RequestMetadata
 from tests.kit.cases import each_case
 
@@ -94,12 +94,6 @@ PLAIN = ((b"Host", b"xen"), (b"X-Odd", b"\xff"), (b"x-odd", b""))
 )
 def test_headers_of_the_message_go_on_in_their_order_and_spelling(header: tuple[bytes, bytes], kept: Headers) -> None:
     assert end_to_end((header, *PLAIN)) == kept
-
-
-def test_a_header_is_found_whatever_its_spelling() -> None:
-    assert has(PLAIN, b"x-odd")
-    assert (first(PLAIN, b"x-odd"), first(PLAIN, b"cookie")) == (b"\xff", None)
-    assert without(PLAIN, b"x-odd") == PLAIN[:1]
 
 
 def test_requests_that_share_their_metadata_share_their_head_where_their_bodies_are_as_long() -> None:

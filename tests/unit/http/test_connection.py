@@ -14,9 +14,9 @@ from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
 from tests.kit.cases import each_case
 from tests.kit.clients import chunked, connect, post
-from tests.kit.listeners import CONTENT_TYPE, LOCAL, Broken, Echo, Fixed, Waiting, running, talking
+from tests.kit.listeners import CONTENT_TYPE, Broken, Echo, Fixed, Waiting
 from tests.kit.programs import TIMEOUT
-from tests.unit.http.listening import GET, HEAD, ask, begin, connected, serving
+from tests.unit.http.listening import GET, HEAD, LOCAL, ask, begin, connected, running, serving, talking
 
 WATCHFUL = HttpLimits(poll_interval=0.02, probe_after=0.05)
 
@@ -24,30 +24,24 @@ WATCHFUL = HttpLimits(poll_interval=0.02, probe_after=0.05)
 # Heads
 
 
-async def test_a_connection_that_sends_nothing_is_closed() -> None:
+@pytest.mark.parametrize("drips", [False, True])
+async def test_a_head_that_does_not_come_in_time_is_408_however_often_it_drips(drips: bool) -> None:
     told: list[str] = []
-    async with talking(limits=HttpLimits(header_timeout=0.05), on_abort=told.append) as wire:
-        name = wire.name
-        assert (await wire.reply()).status == 408
-        assert await wire.rest() == b""
-    assert told == [f"{name} sent no complete request within 0.05 s"]
-
-
-async def test_a_head_that_drips_is_closed_however_often_it_drips() -> None:
-    async with talking(limits=HttpLimits(header_timeout=0.2)) as wire:
-        await wire.send(b"POST / HTTP/1.1\r\n")
+    async with talking(limits=HttpLimits(header_timeout=0.2), on_abort=told.append) as wire:
 
         async def drip() -> None:
+            await wire.send(b"POST / HTTP/1.1\r\n")
             while True:
                 await wire.send(b"X-Slow: 1\r\n")
                 await asyncio.sleep(0.02)
 
-        dripping = asyncio.ensure_future(drip())
+        dripping = asyncio.ensure_future(drip() if drips else asyncio.sleep(0))
         reply = await wire.reply()
         dripping.cancel()
         await asyncio.wait([dripping])
-        assert dripping.cancelled() or isinstance(dripping.exception(), ConnectionError)
-    assert (reply.status, reply.headers["connection"]) == (408, "close")
+        assert dripping.cancelled() or dripping.exception() is None or isinstance(dripping.exception(), ConnectionError)
+        assert (reply.status, reply.headers["connection"]) == (408, "close")
+        assert told == [f"{wire.name} sent no complete request within 0.2 s"]
 
 
 async def test_the_head_timer_does_not_run_while_a_call_is_served_or_the_connection_rests() -> None:
@@ -65,23 +59,6 @@ async def test_an_idle_connection_is_closed_without_a_word() -> None:
     async with talking(limits=HttpLimits(keepalive_timeout=0.05)) as wire:
         assert (await ask(wire, post(b"x"))).status == 200
         assert await wire.rest() == b""
-
-
-@each_case(
-    "head",
-    [
-        b"POST /" + b"x" * 1000 + b" HTTP/1.1\r\nHost: gateway\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\nX-Long: " + b"x" * 1000 + b"\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: gateway\r\n" + b"X-Part: 1234567890\r\n" * 60 + b"\r\n",
-    ],
-)
-async def test_a_long_head_is_431_whole_or_in_parts(head: bytes) -> None:
-    async with running(limits=HttpLimits(header_bytes=1000)) as address:
-        async with connect(address) as wire:
-            assert (await ask(wire, head)).status == 431
-        async with connect(address) as wire:
-            assert (await ask(wire, head[:-4])).status == 431
-            assert await wire.rest() == b""
 
 
 async def test_a_long_head_behind_a_request_is_431_after_its_answer_however_it_is_cut() -> None:
@@ -104,35 +81,22 @@ async def test_a_long_head_behind_a_request_is_431_after_its_answer_however_it_i
                 assert statuses[-1] == 431
 
 
-async def test_a_short_head_with_a_long_body_is_no_long_head() -> None:
-    async with talking(limits=HttpLimits(header_bytes=200)) as wire:
-        await wire.send(post(b"x" * 1000) * 2)
-        assert [len((await wire.reply()).body) for _ in range(2)] == [1000, 1000]
-
-
 # What makes two servers on one path read one message as two (RFC 9112 section 11.2).
-SMUGGLING = (
-    b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-    b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-    b"Content-Length: 5\r\nContent-Length: 6\r\n",
-    b"Content-Length: 5\r\nContent-Length: 5\r\n",
-    *(b"Content-Length: 5, 5\r\n", b"Content-Length: +5\r\n", b"Content-Length: 0x5\r\n", b"Content-Length: \r\n"),
-    *(b"Content-Length: 5 5\r\n", b"Content-Length : 5\r\n", b"Content-Length\x0b: 5\r\n", b"Content-Length: 5\n"),
-    *(
-        b"X: y\nContent-Length: 5\r\n",
-        b"X: y\rContent-Length: 5\r\n",
-        b"X: y\r\r\n",
-        b"X: y\0\r\n",
-        b": y\r\n",
-        b"X\r\n",
-    ),
-    *(b"X: y\r\n Content-Length: 5\r\n", b"X: y\r\n\tContent-Length: 5\r\n", b"X:\r\n Content-Length: 5\r\n"),
-    *(b"Transfer-Encoding: gzip, chunked\r\n", b"Transfer-Encoding: chunked, gzip\r\n"),
-    *(b"Transfer-Encoding: chunked, chunked\r\n", b"Transfer-Encoding: chunked;q=1\r\n"),
-    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-    b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
-    *(b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding: xchunked\r\n", b"Transfer-Encoding: \r\n"),
-    *(b"Transfer-Encoding : chunked\r\n", b"Transfer-Encoding:\x0bchunked\r\n"),
+SMUGGLING = tuple(
+    b"%b\r\n" % line
+    for lines in (
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 5"),
+        (b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: 5\r\nContent-Length: 5", b"Content-Length: 5, 5"),
+        (b"Content-Length: +5", b"Content-Length: 0x5", b"Content-Length: ", b"Content-Length: 5 5"),
+        (b"Content-Length : 5", b"Content-Length\x0b: 5", b"X: y\nContent-Length: 5", b"X: y\rContent-Length: 5"),
+        (b"X: y\r", b"X: y\0", b": y", b"X", b"X: y\r\n Content-Length: 5", b"X:\r\n\tContent-Length: 5"),
+        (b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, gzip", b"Transfer-Encoding: identity"),
+        (b"Transfer-Encoding: chunked, chunked", b"Transfer-Encoding: chunked;q=1", b"Transfer-Encoding: xchunked"),
+        (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: "),
+        (b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",),
+        (b"Transfer-Encoding : chunked", b"Transfer-Encoding:\x0bchunked"),
+    )
+    for line in lines
 )
 
 
@@ -141,30 +105,24 @@ SMUGGLING = (
     [
         (b"garbage\r\n\r\n", "found 'garbage' as the method; expected METHOD TARGET HTTP/1.1"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "found a TLS handshake; expected HTTP/1.1 or HTTP/1.0"),
-        (b"FRAME 000000000100", "found 'FRAME' as the method"),
         (b"POST / HTTP/1.1\r\n\r\n", 'no Host header; HTTP/1.1 needs one (or `missing_host = "accept"`'),
         (b"POST / HTTP/9.9\r\nHost: gateway\r\n\r\n", "Invalid HTTP version; expected METHOD"),
         (b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: x\r\n\r\n", "Invalid character in Content-Length"),
-        (b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: -1\r\n\r\n", "Invalid character in Content-Length"),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "Duplicate Content-Length"),
-        (
-            b"POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            "Transfer-Encoding can't be present with Content-Length",
-        ),
         (b"POST / HTTP/1.1\r\nHost: gateway\r\nA\x00: b\r\n\r\n", "Invalid header token"),
-        (b"POST / HTTP/1.1\r\nHost: gateway\r\n folded: b\r\n\r\n", "Unexpected whitespace after header value"),
         (b"POST http://[/ HTTP/1.1\r\nHost: gateway\r\n\r\n", "found the target http://[/; expected a path"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "found the preface of HTTP/2; expected HTTP/1.1 or HTTP/1.0"),
         (bytes(range(256)), "as the method"),
         (b"GET / HTTP/0.9\r\n\r\n", "found HTTP/0.9; expected HTTP/1.1 or HTTP/1.0"),
         (b"GET / HTTP/2.0\r\nHost: gateway\r\n\r\n", "found HTTP/2.0; expected HTTP/1.1 or HTTP/1.0"),
-        (b"GET /\r\n\r\n", "found HTTP/0.9; expected HTTP/1.1 or HTTP/1.0"),
-        (b"FOO / HTTP/1.1\r\nHost: gateway\r\n\r\n", "found 'FOO' as the method"),
         (b"POST a HTTP/1.1\r\nHost: gateway\r\n\r\n", "Invalid characters in url"),
         (b"POST ftp://a/ HTTP/1.1\r\nHost: gateway\r\n\r\n", "found the target ftp://a/; expected a path"),
         (
             b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "found Transfer-Encoding in HTTP/1.0; expected Content-Length",
+        ),
+        (
+            HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "found Transfer-Encoding: gzip, chunked; expected chunked alone",
         ),
         (b"POST / HTTP/1.1\nHost: gateway\nContent-Length: 0\n\n", "Expected CRLF after version"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "found Host: a, a; expected one host"),
@@ -202,52 +160,6 @@ async def test_what_smuggles_is_refused_however_it_is_cut_and_nothing_behind_it_
     assert [body for body, _ in echo.seen] == [b"first"] * 2
 
 
-@each_case(
-    "broken", [b"1\nx\n0\n\n", b"0x1\r\nx\r\n", b"1 \r\nx\r\n", b"1;a\n\r\nx\r\n", b"-1\r\n", b"1\r\nxx\r\n", b"f" * 20]
-)
-async def test_a_chunk_of_doubtful_length_is_refused(broken: bytes) -> None:
-    echo = Echo()
-    async with talking(echo) as wire:
-        assert (await ask(wire, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + broken)).status == 400
-        assert await wire.rest() == b""
-    assert echo.seen == []
-
-
-async def test_chunk_extensions_and_trailers_are_dropped_and_bounded() -> None:
-    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-    echo = Echo()
-    async with running(echo) as address:
-        async with connect(address) as wire:
-            await wire.send(head + b"5;a=b\r\nhello\r\n0\r\nHost: evil\r\nX: y\r\n\r\n" + post(b"next"))
-            assert [(await wire.reply()).body for _ in range(2)] == [b"hello", b"next"]
-        for endless in (b"0\r\nX: ", b"0\r\n", b"1;", b"0\r\nContent-Length: 9\r\n"):
-            async with connect(address) as wire:
-                with suppress(ConnectionError):
-                    await wire.send(head + endless + b"X: y\r\n" * 20_000)
-                assert (await wire.reply()).status == 400
-    assert [name for name, _ in echo.carried[0].headers] == [b"Host", b"Transfer-Encoding"]
-
-
-@each_case(("version", "needs_host"), [("1.1", False), ("1.0", True)])
-async def test_a_missing_host_is_accepted_in_http_1_0_and_where_the_listener_says_so(
-    version: str, needs_host: bool
-) -> None:
-    async with talking(needs_host=needs_host) as wire:
-        assert (await ask(wire, f"POST / HTTP/{version}\r\nContent-Length: 1\r\n\r\nx".encode())).body == b"x"
-
-
-UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
-
-
-async def test_an_upgrade_is_declined_by_serving_the_request() -> None:
-    async with talking() as wire:
-        await wire.send(chunked(b"he", b"llo", lines=UPGRADE) + post(b"b") + post(b"", "/", *UPGRADE) + post(b"c"))
-        await wire.send(post(b"d", "/", *UPGRADE) + post(b"e", "/", "Connection: Upgrade, close", "Upgrade: h2c"))
-        await wire.send(post(b"no more"))
-        assert [(await wire.reply()).body for _ in range(6)] == [b"hello", b"b", b"", b"c", b"d", b"e"]
-        assert await wire.rest() == b""
-
-
 async def test_a_bug_behind_the_transport_is_500_and_logged_but_not_told(caplog: pytest.LogCaptureFixture) -> None:
     async with talking(Broken()) as wire:
         reply = await ask(wire, post(b"x"))
@@ -266,25 +178,6 @@ async def test_pipelined_requests_are_answered_in_order_each_after_the_one_befor
         assert waiting.begun.locked()
         waiting.release.set()
         assert [(await wire.reply()).body for _ in range(100)] == [b"%d" % n for n in range(100)]
-
-
-@each_case(
-    ("version", "header", "stays"),
-    [
-        ("1.1", "", True),
-        ("1.1", "Connection: close\r\n", False),
-        ("1.0", "", False),
-        ("1.0", "Connection: keep-alive\r\n", True),
-    ],
-)
-async def test_a_connection_stays_open_as_its_version_says(version: str, header: str, stays: bool) -> None:
-    request = f"POST / HTTP/{version}\r\nHost: gateway\r\n{header}Content-Length: 1\r\n\r\nx".encode()
-    async with talking() as wire:
-        assert (await ask(wire, request)).status == 200
-        if stays:
-            assert (await ask(wire, request)).status == 200
-        else:
-            assert await wire.rest() == b""
 
 
 async def test_a_client_that_has_sent_its_last_byte_still_gets_its_answers() -> None:
@@ -319,7 +212,7 @@ async def test_a_call_is_cancelled_when_its_client_leaves(
     """A close over TCP looks like a half-close until the client is told something."""
     endpoint, quota = Waiting(), Quota()
     bind = f"unix:{tmp_path}/rpc" if unix else LOCAL
-    async with serving(endpoint, bind, limits=WATCHFUL, quota=quota) as server:
+    async with serving(endpoint, binds=[bind], limits=WATCHFUL, quota=quota) as server:
         async with connect(server.addresses[0]) as wire:
             await begin(wire, endpoint, post(b"write this") + ahead)
             if resets:

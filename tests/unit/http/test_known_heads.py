@@ -32,14 +32,6 @@ async def test_a_known_head_in_pieces_is_parsed(cut: int) -> None:
         assert (await ask(wire, message[cut:])).body == b"12345"
 
 
-async def test_blank_lines_behind_a_body_do_not_move_the_end_of_the_head() -> None:
-    """RFC 9112 section 2.2: a server ignores an empty line before a request."""
-    async with connected(Echo()) as (_, wire):
-        assert (await ask(wire, post(b"\r\n\r\n") + b"\r\n\r\n")).body == b"\r\n\r\n"
-        await wire.send(post(b"\r\n\r\n") + post(b"next"))
-        assert [(await wire.reply()).body for _ in range(2)] == [b"\r\n\r\n", b"next"]
-
-
 async def test_another_endpoint_at_the_same_path_gets_the_requests() -> None:
     before, after = Echo(), Echo()
     endpoints = {"/": before}

@@ -12,10 +12,10 @@ from adapters.http.server import HttpLimits
 from adapters.limits import Quota
 from gateway.core.rpc.model import NO_METADATA, Answer, Peer, RequestMetadata
 from tests.kit.cases import each_case, present
-from tests.kit.clients import Wire, connect, post
-from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting, running
+from tests.kit.clients import connect, post
+from tests.kit.listeners import CONTENT_TYPE, Echo, Fixed, Waiting
 from tests.kit.programs import TIMEOUT
-from tests.unit.http.listening import ask, begin
+from tests.unit.http.listening import ask, begin, running
 
 ONE, OTHER = Peer("tcp:192.0.2.1:1"), Peer("tcp:192.0.2.2:1")
 USER = Peer("unix:/run/rpc", uid=1000)
@@ -114,65 +114,18 @@ def test_what_is_gone_is_forgotten_even_when_its_call_outlives_it() -> None:
     assert entered(quotas, ONE)[1] is not share
 
 
-# Over the wire
+def test_one_peer_has_half_of_the_calls_that_wait() -> None:
+    quotas = Quotas(Quota(), HttpLimits(max_connections=10, max_calls=10, max_waiting=3))
+    _, share = entered(quotas, ONE)
+    for allowed in (True, True, False):
+        assert quotas.begin_call(share, 0)
+        assert quotas.begin_wait(share) is allowed
+    _, other = entered(quotas, OTHER)
+    assert quotas.begin_call(other, 0)
+    assert quotas.begin_wait(other)
 
 
-async def add_connection(stack: AsyncExitStack, address: str, count: int) -> list[Wire]:
-    return [await stack.enter_async_context(connect(address)) for _ in range(count)]
-
-
-async def test_a_newcomer_is_served_however_many_idle_connections_there_are() -> None:
-    told: list[str] = []
-    async with (
-        running(limits=HttpLimits(max_connections=20), on_abort=told.append) as address,
-        AsyncExitStack() as stack,
-    ):
-        idle = await add_connection(stack, address, 20)
-        for _ in range(20):
-            async with connect(address) as wire:
-                assert (await ask(wire, post(b"x"))).body == b"x"
-        assert await idle[0].rest() == b""
-    assert told[0] == "tcp:127.0.0.1 gave up an idle connection of 20 for newcomers"
-    assert len(told) < 20  # a line a second
-
-
-async def test_a_connection_whose_call_runs_is_never_given_up() -> None:
-    waiting = Waiting()
-    async with running(waiting, HttpLimits(max_connections=2)) as address, AsyncExitStack() as stack:
-        busy, idle = await add_connection(stack, address, 2)
-        await begin(busy, waiting)
-        for _ in range(3):
-            (newcomer,) = await add_connection(stack, address, 1)
-            assert await idle.rest() == b""
-            idle = newcomer
-        waiting.release.set()
-        assert (await busy.reply()).body == b"x"
-
-
-class Large(Echo):
-    """30 MB for those who ask for it."""
-
-    async def answer(self, body: bytes, peer: Peer, carried: object = None) -> Answer:
-        return Answer(bytes(30_000_000) if body == b"large" else b"small", CONTENT_TYPE)
-
-
-async def test_twelve_clients_that_do_not_read_their_large_answers_block_nobody_for_long() -> None:
-    told: list[str] = []
-    quota = Quota(max_buffered=256 * 1024**2)
-    async with running(Large(), quota=quota, on_abort=told.append) as address, AsyncExitStack() as stack:
-        for wire in await add_connection(stack, address, 12):
-            await wire.send(post(b"large"))
-        (other,) = await add_connection(stack, address, 1)
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                await other.send(post(b"x"))
-                if (await other.reply()).status == 200:
-                    break
-                await asyncio.sleep(0.05)
-    assert "and others need the room" in told[0]
-
-
-async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_alone() -> None:
+def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_alone() -> None:
     quota = Quota(max_buffered=1000)
     mine, others = quota.open_account("a"), quota.open_account("b")
     quota.reserve(5000, mine)
@@ -185,11 +138,58 @@ async def test_what_a_slow_reader_holds_beyond_its_share_counts_against_itself_a
     assert quota.buffered == 0
 
 
+def test_the_share_of_a_peer_is_there_while_a_call_of_it_waits() -> None:
+    quotas = Quotas(Quota(), FIVE)
+    client, share = entered(quotas, ONE)
+    assert quotas.begin_call(share, 0)
+    assert quotas.begin_wait(share)
+    quotas.leave(client, share)
+    assert entered(quotas, ONE)[1] is share
+
+
+# Over the wire
+
+
+async def test_a_newcomer_is_served_however_many_idle_connections_there_are_but_for_no_call_that_runs() -> None:
+    told: list[str] = []
+    waiting, echo = Waiting(), Echo()
+    limits = HttpLimits(max_connections=20)
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(
+            running(lambda path: waiting if path == "/wait" else echo, limits, on_abort=told.append)
+        )
+        busy, first, *_ = [await stack.enter_async_context(connect(address)) for _ in range(20)]
+        await begin(busy, waiting, post(b"x", "/wait"))
+        for _ in range(20):
+            async with connect(address) as wire:
+                assert (await ask(wire, post(b"x"))).body == b"x"
+        assert await first.rest() == b""
+        waiting.release.set()
+        assert (await busy.reply()).body == b"x"
+    assert told[0] == "tcp:127.0.0.1 gave up an idle connection of 20 for newcomers"
+    assert len(told) < 20  # a line a second
+
+
+async def test_clients_that_do_not_read_their_large_answers_block_nobody_for_long() -> None:
+    told: list[str] = []
+    large, echo = Fixed(Answer(bytes(30_000_000), CONTENT_TYPE)), Echo()
+    async with AsyncExitStack() as stack, asyncio.timeout(TIMEOUT):
+        address = await stack.enter_async_context(
+            running(lambda path: large if path == "/large" else echo, on_abort=told.append)
+        )
+        for _ in range(12):
+            await (await stack.enter_async_context(connect(address))).send(post(b"x", "/large"))
+        other = await stack.enter_async_context(connect(address))
+        while (await ask(other, post(b"x"))).status != 200:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+    assert "and others need the room" in told[0]
+
+
 async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room() -> None:
     size = 80_000_000  # what is left unread at the end is more than the kernel takes
-    quota = Quota(max_buffered=10_000)
+    large, quota = Fixed(Answer(bytes(size), CONTENT_TYPE)), Quota(max_buffered=10_000)
     async with (
-        running(Fixed(Answer(bytes(size), CONTENT_TYPE)), HttpLimits(poll_interval=60), quota=quota) as address,
+        running(large, HttpLimits(poll_interval=60), quota=quota) as address,
         connect(address) as reads,
         connect(address) as other,
     ):
@@ -200,52 +200,6 @@ async def test_a_client_that_reads_keeps_its_answer_while_others_need_the_room()
             assert (await ask(other, post(b"x"))).status == 503
             await asyncio.sleep(0.02)
         assert len(await reads.raw(size - got)) == size - got
-
-
-# Calls that wait for events
-
-
-def test_a_call_that_waits_is_no_call_until_it_goes_on() -> None:
-    quota = Quota(max_calls=2)
-    quotas = Quotas(quota, HttpLimits(max_connections=10, max_calls=2, max_waiting=3))
-    _, share = entered(quotas, Peer("tcp:127.0.0.1:1"))
-    for _ in range(3):
-        assert quotas.begin_call(share, 0)
-        assert quotas.begin_wait(share)
-    assert (quotas.calls, quotas.waiting, quota.calls, share.calls) == (0, 3, 0, 0)
-    assert quotas.begin_call(share, 0)
-    assert not quotas.begin_wait(share)  # too many wait: it stays a call
-    assert (quotas.calls, quotas.waiting) == (1, 3)
-    for _ in range(3):  # they go on whatever else runs, so that what they waited for is answered
-        quotas.end_wait(share)
-    assert (quotas.calls, quota.calls) == (4, 4)
-    assert not quotas.begin_call(share, 0)
-    for _ in range(4):
-        quotas.end_call(share)
-    assert (quotas.calls, quotas.waiting, quota.calls, share.calls, share.waiting) == (0, 0, 0, 0, 0)
-
-
-def test_one_peer_has_half_of_the_calls_that_wait() -> None:
-    quotas = Quotas(Quota(), HttpLimits(max_connections=10, max_calls=10, max_waiting=3))
-    _, share = entered(quotas, ONE)
-    for allowed in (True, True, False):
-        assert quotas.begin_call(share, 0)
-        assert quotas.begin_wait(share) is allowed
-    _, other = entered(quotas, OTHER)
-    assert quotas.begin_call(other, 0)
-    assert quotas.begin_wait(other)
-
-
-def test_the_share_of_a_peer_is_there_while_a_call_of_it_waits() -> None:
-    quotas = Quotas(Quota(), HttpLimits(max_connections=10, max_calls=10))
-    client, share = entered(quotas, ONE)
-    assert quotas.begin_call(share, 0)
-    assert quotas.begin_wait(share)
-    quotas.leave(client, share)
-    assert entered(quotas, ONE)[1] is share
-    quotas.end_wait(share)
-    quotas.end_call(share)
-    assert share.calls == share.waiting == 0
 
 
 class Parked(Echo):
@@ -259,9 +213,7 @@ class Parked(Echo):
     async def answer(self, body: bytes, peer: Peer, carried: RequestMetadata = NO_METADATA) -> Answer:
         if body != b"wait":
             return await super().answer(body, peer)
-        assert peer.connection is not None
-        assert peer.connection.on_wait is not None
-        resume = peer.connection.on_wait()
+        resume = present(present(peer.connection).on_wait)()
         if resume is None:
             return Answer(b"too many wait", CONTENT_TYPE)
         self.parked.release()
@@ -272,23 +224,20 @@ class Parked(Echo):
         return Answer(b"went on", CONTENT_TYPE)
 
 
-async def test_calls_that_wait_leave_their_slots_to_others_and_are_bounded_themselves() -> None:
+async def test_calls_that_wait_for_events_leave_their_slots_to_others_and_are_bounded_themselves() -> None:
     endpoint, quota = Parked(), Quota(max_calls=1)
     limits = HttpLimits(max_calls=1, max_waiting=5)
     async with AsyncExitStack() as stack, asyncio.timeout(TIMEOUT):
         address = await stack.enter_async_context(running(endpoint, limits, quota=quota))
-        waiting = [await stack.enter_async_context(connect(address)) for _ in range(5)]
+        other, *waiting = [await stack.enter_async_context(connect(address)) for _ in range(6)]
         for wire in waiting:
             await wire.send(post(b"wait"))
             await endpoint.parked.acquire()
-        other = await stack.enter_async_context(connect(address))
-        for _ in range(3):
-            assert (await ask(other, post(b"work"))).body == b"work"
-        assert (await ask(other, post(b"wait"))).body == b"too many wait"
-        gone = waiting.pop()
-        gone.reset()
         assert (await ask(other, post(b"work"))).body == b"work"
-        endpoint.go_on.set()
+        assert (await ask(other, post(b"wait"))).body == b"too many wait"
+        waiting.pop().reset()
+        assert (await ask(other, post(b"work"))).body == b"work"
+        endpoint.go_on.set()  # all go on, however few calls may run
         for wire in waiting:
             assert (await wire.reply()).body == b"went on"
         assert (await ask(other, post(b"work"))).body == b"work"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adapters.http import addresses
-from adapters.http.socket_activation import InheritedSockets
+from adapters.http.addresses import InheritedSockets
 from gateway import config, wiring
 from gateway.admin.api import WorkerStatus
 from gateway.admin.health import ServiceRow

@@ -1,25 +1,17 @@
-"""Headers that concern one connection, headers that concern the message (RFC 9110 section 7.6.1), and trailers."""
+"""What both sides of HTTP do with messages: headers of a connection and of the message, trailers, pieces of bodies."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from gateway.core.rpc.model import Headers
 
 # RFC 9110 section 7.6.1, and what RFC 2616 had in its place.
 HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
+    b"upgrade".split()
 )
 
 # Fields that are no trailers, because a server acts on them before the body (RFC 9110 section 6.5.1): framing, routing,
@@ -63,12 +55,12 @@ _OPTIONS = frozenset({b"close", b"keep-alive", b""})  # options of Connection th
 _NEVER_NAMED = frozenset({b"host", b"content-length", b"content-type"})  # needed by every message
 
 
-def has(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bool:
+def has_header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bool:
     """Whether a header is there; its name in lower case."""
     return wanted in [name.lower() for name, _ in headers]
 
 
-def first(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+def first_header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """The first value of a header, its name in lower case."""
     return next((value for name, value in headers if name.lower() == wanted), None)
 
@@ -78,6 +70,28 @@ def without(headers: Headers, *unwanted: bytes) -> Headers:
     return tuple((name, value) for name, value in headers if name.lower() not in unwanted)
 
 
-def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The headers as bytes."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+# Bodies that are read whole, gathered so that many small pieces cost no more than their bytes
+
+MOST_PIECES = 256  # each an object of its own; a body in chunks of a byte or two would cost many times its bytes
+
+Pieces: TypeAlias = "list[bytes | bytearray]"
+
+
+def add_piece(pieces: Pieces, data: bytes) -> None:
+    """Add a piece."""
+    if len(pieces) < MOST_PIECES:
+        pieces.append(data)
+        return
+    if len(pieces) == MOST_PIECES:
+        pieces.append(bytearray())
+    pieces[MOST_PIECES] += data
+
+
+def joined(pieces: Pieces) -> bytes:
+    """The pieces as one."""
+    return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)

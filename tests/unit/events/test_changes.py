@@ -22,19 +22,6 @@ def told(changes: ChangeLog, token: Token, wanted: Wanted = EVERYTHING) -> list[
     return [(state.id, state.record) for state in changes.since(token.generation, wanted)]
 
 
-def test_of_each_object_a_client_gets_the_newest_state_since_its_token_once_and_the_oldest_change_first() -> None:
-    changes = log()
-    for value in range(100):
-        put(changes, VM1, value)
-        put(changes, VM2, value)
-    put(changes, VM1, "last")
-    assert told(changes, BEGINNING) == [(VM2, 99), (VM1, "last")]
-    token = changes.token
-    assert told(changes, token) == []
-    put(changes, VM2, 2)
-    assert told(changes, token) == [(VM2, 2)]
-
-
 def test_an_object_that_came_and_went_again_is_told_as_gone_to_who_has_it() -> None:
     changes = log()
     put(changes, VM1, 1)
@@ -52,37 +39,6 @@ def test_an_object_that_came_and_went_again_is_told_as_gone_to_who_has_it() -> N
     assert len(changes.since(had.generation, EVERYTHING)) <= 1
     assert not changes.can_continue(had)
     assert changes.can_continue(changes.token)
-
-
-def test_a_subscription_to_a_class_or_an_object_leaves_out_the_rest() -> None:
-    changes = log()
-    for each in (VM1, VM2, HOST):
-        put(changes, each, each[1])
-    assert told(changes, BEGINNING, Wanted(classes=frozenset({"host"}))) == [(HOST, HOST[1])]
-    assert told(changes, BEGINNING, Wanted(objects=frozenset({VM2}))) == [(VM2, VM2[1])]
-    assert [changes.count(each) for each in ("vm", "host", "sr")] == [2, 1, 0]
-
-
-def test_a_touched_object_counts_as_changed_with_the_record_that_it_has() -> None:
-    changes = log()
-    put(changes, VM1, 1)
-    before = changes.touch(VM1)
-    assert before is not None
-    assert told(changes, before) == [(VM1, 1)]
-    assert changes.touch(VM2) is None
-
-
-def test_a_record_is_made_once_and_only_when_it_is_read() -> None:
-    changes, made = log(), []
-
-    def make() -> Value:
-        made.append(1)
-        return "record"
-
-    changes.put(VM1, make)
-    assert made == []
-    assert told(changes, BEGINNING) == told(changes, BEGINNING) == [(VM1, "record")]
-    assert made == [1]
 
 
 def test_past_the_bound_the_oldest_deletion_is_forgotten_and_tokens_of_before_cannot_be_continued() -> None:
@@ -112,15 +68,6 @@ def test_tokens_are_two_numbers_of_twenty_digits() -> None:
     assert parse_token("") == BEGINNING
     for wrong in ("7", "7,", "a,b", "1,2,3", "-1,2", f"{10**20},1", "1, 2", "1,2\n", "\u0661,2"):
         assert parse_token(wrong) is None, wrong
-
-
-def test_subscriptions_are_added_and_taken_away() -> None:
-    one, two = Wanted(classes=frozenset({"vm"})), Wanted(objects=frozenset({HOST}))
-    both = one | two
-    assert (both.has(VM1), both.has(HOST)) == (True, True)
-    assert (both.concerned(["sr", "host", "vm"]), one.concerned(["host", "vm"])) == (["host", "vm"], ["vm"])
-    assert both.without(one) == two
-    assert not both.without(EVERYTHING).has(HOST)
 
 
 @given(

@@ -139,21 +139,6 @@ async def play(steps: list[tuple[str, int, int]], most_deleted: int) -> None:
         assert client.objects == truth
 
 
-async def test_after_an_orderly_stop_a_client_gets_only_what_has_changed(state: StateStore) -> None:
-    before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
-    token = before.log.token
-    before.put(VM2, "B")
-    before.log.remove(HOST)
-    await before.saver.save()
-    assert await Gateway(state, {VM1: "a", VM2: "B"}).told(token) == [("del", "1", None), ("mod", "2", "B")]
-    new = before.log.token
-    assert await Gateway(state, {VM2: "B", VM1: "a"}).told(new) == []
-    after = Gateway(state, {VM2: "b", ("vm", "3"): "d"})
-    assert await after.told(new) == [("del", "1", None), ("mod", "2", "b"), ("add", "3", "d")]
-    assert await after.told(new, Wanted(objects=frozenset({VM2}))) == [("mod", "2", "b")]
-    assert await after.told(new, Wanted(classes=frozenset({"host"}))) == []
-
-
 async def test_a_change_that_was_told_but_not_saved_may_have_been_undone_so_nothing_is_certain(
     state: StateStore,
 ) -> None:

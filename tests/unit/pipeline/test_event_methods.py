@@ -203,17 +203,6 @@ async def test_in_a_batch_messages_come_first_then_new_objects_then_changes_then
         assert told(events) == [("add", "message", "m"), ("add", "vm", "c"), ("mod", "vm", "b"), ("del", "vm", "a")]
 
 
-async def test_many_changes_of_an_object_are_one_event_with_its_newest_record(running: Running) -> None:
-    _, token = await running.events()
-    for number in range(1000):
-        running.service.change("/vm/a", VM, **named(str(number)))
-    running.service.add("/vm/short", vm=named("short"))
-    running.service.remove("/vm/short")
-    await running.service.settle()
-    events, _ = await running.events(token)
-    assert [event["snapshot"] for event in events] == [{"name_label": "999"}]
-
-
 async def test_a_timeout_that_makes_no_sense_is_a_day(running: Running) -> None:
     exact, senseless = (0, 60.1, 9e6), (-1, float("nan"), 1e300, 2**53 / 1e9 + 1)
     assert [*map(seconds_of, exact + senseless)] == [*exact, *[DAY] * len(senseless)]
@@ -357,13 +346,6 @@ async def test_while_a_call_waits_it_has_no_slot_of_its_transport(running: Runni
     await running.begin(
         "from", ["sr"], token, 60.0, peer=Peer(connection=connection), batched=True
     )  # it keeps its slot
-
-
-async def test_when_the_gateway_stops_every_waiting_call_is_answered_with_its_token(running: Running) -> None:
-    _, token = await running.events()
-    waiting = await running.waits("vm")
-    running.hub.release()
-    assert await waiting == Reply({"events": [], "valid_ref_counts": {"vm": 1}, "token": token})
 
 
 async def test_before_the_state_is_known_a_client_waits_and_is_told_nothing(
@@ -540,17 +522,6 @@ async def test_after_an_orderly_stop_a_call_gets_what_has_changed_and_waits_if_n
             waiting = await after.begin("from", ["vm/a"], token, 60.0)
             await after.change("a", "A")
             assert told(await answered(waiting)) == [("mod", "vm", "a")]
-
-
-async def test_a_token_that_is_newer_than_what_was_written_is_not_continued(tmp_path: Path) -> None:
-    async with StateStore(tmp_path / "state.db") as state:
-        async with Running(tmp_path, "a", state=state) as before:
-            token = expect(Token, parse_token((await before.events())[1]))
-        told_but_not_written = str(token._replace(generation=token.generation + 1))
-        async with Running(tmp_path, "a", state=state) as after:
-            assert (await after.refused("from", ["*"], told_but_not_written, 0.0)).name == "EVENTS_LOST"
-            async with Stream(after, token=told_but_not_written) as stream:
-                assert (await stream.next()).is_snapshot
 
 
 async def test_a_stream_keeps_its_token_until_it_has_all_that_it_has_missed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from gateway.core.routing.route import LocalTarget, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.table import EndpointKey, EndpointTable
-from gateway.pipeline.introspection import CAPABILITIES, introspection_routes
+from gateway.pipeline.introspection import introspection_routes
 from gateway.pipeline.openrpc import json_schema
 from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
@@ -96,15 +96,6 @@ async def test_a_method_is_described(about: str, method: str, says: Value) -> No
     assert await answer(builtins(), Call(f"system.method{about}", (), {"name": method})) == Reply(says)
 
 
-@each_case("codec", ["xmlrpc", "jsonrpc"])
-async def test_capabilities_say_where_each_is_specified(codec: str) -> None:
-    capabilities = expect(dict, await value("system.getCapabilities", codec=codec))
-    assert set(capabilities) == set(CAPABILITIES[codec])
-    for entry in capabilities.values():
-        assert isinstance(entry, dict)
-        assert str(entry["specUrl"]).startswith("http")
-
-
 @each_case("name", ["VM.nope", 5, None])
 async def test_asking_about_a_method_that_does_not_exist_is_a_fault(name: Value) -> None:
     outcome = expect(Fault, await answer(builtins(), Call("system.methodHelp", (name,))))
@@ -125,26 +116,6 @@ async def test_a_multicall_inside_a_multicall_is_refused() -> None:
     outcome = await answer(builtins(), Call("system.multicall"))
     text = "system.multicall cannot be called inside another system.multicall"
     assert outcome == Fault(FaultCode.INVALID_REQUEST, text)
-
-
-async def test_discover_answers_an_openrpc_document() -> None:
-    document = expect(dict, await value("rpc.discover", codec="jsonrpc"))
-    assert document["openrpc"] == "1.3.2"
-    methods = expect(list, document["methods"])
-    start = expect(
-        dict, next(method for method in methods if isinstance(method, dict) and method["name"] == "VM.start")
-    )
-    params = expect(list, start["params"])
-    assert params[2] == {
-        "name": "memory",
-        "summary": "",
-        "required": False,
-        "schema": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
-    }
-    assert start["result"] == {
-        "name": "result",
-        "schema": {"type": "array", "items": [{"type": "string"}, {"type": "boolean"}], "minItems": 2, "maxItems": 2},
-    }
 
 
 @each_case(

@@ -12,7 +12,7 @@ import pytest
 from gateway.check import compiled
 from gateway.mapping.changes.surface import surface
 from gateway.mapping.table import EndpointKey
-from gateway.pipeline.openrpc import MOST_ERRORS, Describer, describe, openrpc
+from gateway.pipeline.openrpc import MOST_ERRORS, describe, openrpc
 from tests.kit.cases import expect
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
 
@@ -84,16 +84,6 @@ def test_servers_are_the_urls_of_the_endpoint() -> None:
         {"name": "rpc", "url": "http://localhost:80/json"}
     ]
     assert "servers" not in document()
-
-
-async def test_a_table_is_described_once() -> None:
-    path = Path("/nowhere/shop.yaml")
-    table, _ = compiled(path, MAPPING.encode(), {path.with_name("shop.xml"): IDL.encode()})
-    describer, endpoint = Describer(table), table.endpoints[EndpointKey("rpc", "/json")]
-    assert await describer.document(endpoint, tuple) == document()
-    described = describer._described
-    await describer.document(endpoint, tuple)
-    assert describer._described is described is not None
 
 
 @pytest.mark.bus

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core.interfaces import Backend
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Peer, Reply
@@ -30,33 +29,29 @@ from gateway.wiring import task_ending
 from tests.kit.cases import expect
 from tests.kit.mappings import route
 from tests.kit.programs import TIMEOUT
+from tests.kit.traffic import ScriptedBus
 from tests.kit.upstreams import Scripted
 
 DBUS = Setting()
 PEER = Peer("tcp:127.0.0.1:4711")
 
 
-class Service(Backend):
+class Service(ScriptedBus):
     """VM.start ends when `go` is set; `check` is the session check."""
 
     def __init__(self) -> None:
+        super().__init__(self._serve)
         self.started: list[Call] = []
         self.go = asyncio.Event()
         self.outcome: Outcome = Reply("OpaqueRef:vm<9>")
 
-    async def start(self) -> None:
-        """Nothing to connect."""
-
-    async def call(self, route: Route, call: Call) -> Outcome:
+    async def _serve(self, route: Route, call: Call) -> Outcome:
         if route.method == "session check":
             valid = bool(call.params) and call.params[0] == "session"
             return Reply() if valid else Fault(FaultCode.APPLICATION, "", "SESSION_INVALID", [str(call.params[0])])
         self.started.append(call)
         await self.go.wait()
         return self.outcome
-
-    async def stop(self) -> None:
-        """Nothing to close."""
 
 
 class Front:

@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 from dbus_fast import Variant
 
-from gateway.core.dbus.names import escape_path_element
 from tests.kit.clients import UnixConnection
 from tests.kit.event_mirrors import (
     CUT,
@@ -132,13 +131,25 @@ class World:
         await self.toolstack.restart_bus()
 
     async def kill_gateway(self) -> None:
-        await asyncio.to_thread(self.gateway.end)
+        await asyncio.to_thread(self._end_when_written)
         self.gateway = await asyncio.to_thread(self._start)
 
     async def stop_gateway(self) -> None:
         self.gateway.signal(signal.SIGTERM)
         assert await asyncio.to_thread(self.gateway.wait) == 0
-        await self.kill_gateway()
+        self.gateway.end()
+        self.gateway = await asyncio.to_thread(self._start)
+
+    def _end_when_written(self) -> None:
+        """Kill the gateway when it has written down what its clients have."""
+        caller, limit = Caller(self.folder / "rpc"), time.monotonic() + SETTLED
+        known = caller.ask("event.get_current_id")
+        caller.close()
+        with closing(sqlite3.connect(self.folder / "state.db", timeout=SETTLED)) as db:
+            while not db.execute("SELECT 1 FROM event_log WHERE saved >= ?", (int(known),)).fetchone():
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+        self.gateway.end()
 
     async def reload(self) -> None:
         self.gateway.signal(signal.SIGHUP)
@@ -158,29 +169,12 @@ class World:
         self.done.append(name)
         await kinds[name][0]()
 
-    def state(self) -> dict[tuple[str, str], Any]:
-        """What the service itself has, as clients read it."""
-        caller, end = Caller(self.folder / "rpc"), time.monotonic() + SETTLED
+    def has(self, endpoint: str, read: Callable[[Caller], dict[tuple[str, str], Any]]) -> dict[tuple[str, str], Any]:
+        """What a service itself has, as clients read it at this endpoint."""
+        caller, end = Caller(self.folder / "rpc", endpoint), time.monotonic() + SETTLED
         while True:
             try:
-                found = {name: caller.ask(f"{name}.get_all_records") for name in ("VM", "network")}
-                caller.ask("session.logout")
-            except (Failure, *CUT):
-                assert time.monotonic() < end
-                time.sleep(0.05)
-            else:
-                return {
-                    (name.lower(), ref): record for name, records in found.items() for ref, record in records.items()
-                }
-            finally:
-                caller.close()
-
-    def of_xenopsd(self) -> dict[tuple[str, str], Any]:
-        """What xenopsd itself has."""
-        caller, end = Caller(self.folder / "rpc", XENOPSD), time.monotonic() + SETTLED
-        while True:
-            try:
-                return listed(caller)
+                return read(caller)
             except (Failure, *CUT):
                 assert time.monotonic() < end
                 time.sleep(0.05)
@@ -191,10 +185,18 @@ class World:
         """Whether a client comes to have the state of the service, while nothing changes."""
         end = time.monotonic() + SETTLED
         while mirror.is_alive() and time.monotonic() < end:
-            if dict(mirror.objects) == (self.of_xenopsd() if isinstance(mirror, Updates) else self.state()):
+            truth = self.has(XENOPSD, listed) if isinstance(mirror, Updates) else self.has("/jsonrpc", records)
+            if dict(mirror.objects) == truth:
                 return True
             time.sleep(0.05)
         return False
+
+
+def records(caller: Caller) -> dict[tuple[str, str], Any]:
+    """The records of xapi that are mirrored."""
+    found = {name: caller.ask(f"{name}.get_all_records") for name in ("VM", "network")}
+    caller.ask("session.logout")
+    return {(name.lower(), ref): record for name, records in found.items() for ref, record in records.items()}
 
 
 MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent, Updates)
@@ -214,7 +216,7 @@ async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Pat
                     await world.change()
                 for mirror in mirrors:
                     assert await asyncio.to_thread(world.same, mirror), (number, mirror, world.done[-5:])
-                if world.done[-1] == "stop gateway":  # their tokens continue
+                if world.done[-1] in ("stop gateway", "kill gateway"):  # their tokens continue
                     assert [mirror.begun_anew for mirror in mirrors] == begun_anew, (number, world.done[-5:])
         finally:
             for mirror in mirrors:
@@ -255,101 +257,3 @@ def stop_with_clients(world: World) -> None:
         each.close()
     assert world.gateway.wait() == 0
     assert world.gateway.lines[-1]["event"] == "stopped, nothing in flight"
-
-
-@pytest.mark.parametrize("ending", ["stopped", "killed", "forgotten"])
-async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everything(
-    tmp_path: Path, ending: str
-) -> None:
-    """Each kind of client has a token; the gateway ends; objects come, change and go; the clients go on."""
-    async with Toolstack() as toolstack:
-        world = World(tmp_path, toolstack)
-        try:
-            async with toolstack.client() as client:
-                gone = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
-                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "before", 1)
-                before = await asyncio.to_thread(tokens, world)
-                await asyncio.to_thread(end, world, ending, before[1])
-                await client.call("xapi", f"network/{escape_path_element(gone)}", "Network1.Destroy")
-                made = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
-                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "after", 2)
-            world.gateway = await asyncio.to_thread(world._start)
-            await asyncio.to_thread(go_on, world, before, gone, made, is_continued=ending != "forgotten")
-        finally:
-            await asyncio.to_thread(world.gateway.end)
-
-
-def tokens(world: World) -> tuple[str, str, int]:
-    """A session with a token of `event.from` that is registered for `event.next`; and the last number of xenopsd."""
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
-    token = caller.ask("event.from", ["network"], "", 0.0)["token"]
-    caller.ask("event.register", ["network"])
-    last = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": 0, "timeout": 1})[2]
-    for each in (caller, xenopsd):
-        each.close()
-    return caller.session, token, last
-
-
-def end(world: World, ending: str, token: str) -> None:
-    """End the gateway, when what its clients have is written down; "forgotten": that is not there any more."""
-    if ending == "stopped":
-        world.gateway.signal(signal.SIGTERM)
-        assert world.gateway.wait() == 0
-        world.gateway.end()
-        return
-    with closing(sqlite3.connect(world.folder / "state.db", timeout=SETTLED)) as db, db:
-        limit = time.monotonic() + SETTLED
-        while not db.execute("SELECT 1 FROM event_log WHERE saved >= ?", (int(token.partition(",")[0]),)).fetchone():
-            assert time.monotonic() < limit
-            time.sleep(0.05)
-        world.gateway.end()
-        if ending == "forgotten":
-            db.execute("DELETE FROM event_log")
-
-
-def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:
-    """The session is valid. Each answer either has the changes, or says that it has everything."""
-    session, token, last = before
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
-    caller.session = session
-    expected = set(caller.ask("network.get_all"))
-    assert made in expected
-    assert gone not in expected
-    if is_continued:
-        changes = caller.ask("event.from", ["network"], token, 0.0)
-        assert [(each["operation"], each["ref"]) for each in changes["events"]] == [("add", made), ("del", gone)]
-        assert caller.ask("event.from", ["network"], changes["token"], 0.0)["events"] == []
-    else:
-        with pytest.raises(Failure, match="EVENTS_LOST"):
-            caller.ask("event.from", ["network"], token, 0.0)
-    whole = caller.ask("event.from", ["network"], "", 0.0)
-    assert {(each["operation"], each["ref"]) for each in whole["events"]} == {("add", ref) for ref in expected}
-    with pytest.raises(Failure, match="SESSION_NOT_REGISTERED"):
-        caller.ask("event.next")
-    expected = {made, gone} if is_continued else expected
-    with WebSocketClient(world.folder / "rpc") as websocket:
-        websocket.call("events.subscribe", session, ["network"], token)
-        over_websocket = [websocket.receive()["params"]]
-        while len(told(over_websocket)) < len(expected):
-            over_websocket.append(websocket.receive()["params"])
-    streamed = UnixConnection(world.folder / "rpc")
-    headers = {"Cookie": f"session_id={session}", "Last-Event-ID": token}
-    streamed.request("GET", "/jsonrpc/events?class=network", headers=headers)
-    response = streamed.getresponse()
-    sent: list[Any] = []
-    while len(told(sent)) < len(expected):
-        line = response.readline().decode()
-        sent += [json.loads(line[6:])["params"]] if line.startswith("data: ") else []
-    for notifications in (over_websocket, sent):
-        assert [each.get("snapshot", False) for each in notifications] == [
-            not is_continued, *[False] * (len(notifications) - 1)
-        ]  # fmt: skip
-        assert told(notifications) == expected
-    _, changes, newest = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": last, "timeout": 30})
-    assert (changes, newest) == ([["Vm", "after"]], last + 1)
-    for each in (caller, xenopsd, streamed):
-        each.close()
-
-
-def told(notifications: list[Any]) -> set[str]:
-    return {event["ref"] for each in notifications for event in each["events"]}

@@ -1,6 +1,6 @@
 """The sample toolstack on its own bus, called by another D-Bus implementation: it is what the IDL says, and honest.
 
-What its services do with VMs, disks, networks and alerts is in test_mappings.py and test_xenapi_operations.py.
+What its services do with VMs, disks, networks and alerts is in test_mappings.py and test_xenapi_messages.py.
 """
 
 from __future__ import annotations

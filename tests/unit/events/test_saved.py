@@ -137,6 +137,7 @@ async def play(steps: list[tuple[str, int, int]], most_deleted: int) -> None:
                     gateways[number] = Gateway(state, truth, most_deleted)
         await client.read(gateways[0])
         assert client.objects == truth
+        assert gateways[0].log.count("vm") == len(truth)
 
 
 async def test_a_change_that_was_told_but_not_saved_may_have_been_undone_so_nothing_is_certain(

@@ -370,15 +370,6 @@ async def test_results_of_finished_tasks_are_bounded_together(make: Made) -> Non
     assert len(front.tasks) == 2
 
 
-async def test_a_task_of_another_gateway_is_read_from_the_state_file(make: Made) -> None:
-    first, second = await make(), await make()
-    task = await first.start()
-    assert (await second.record(task))["status"] == "pending"
-    first.service.go.set()
-    assert (await second.until(task, "success"))["result"] == "<value>OpaqueRef:vm&lt;9&gt;</value>"
-    assert list(await second.task("get_all_records")) == [task]
-
-
 async def test_while_the_state_file_does_not_answer_no_task_of_another_gateway_is_said_to_be_gone(
     make: Made,
 ) -> None:

@@ -50,11 +50,11 @@ class OwnObjects(Protocol):
     def name(self) -> str:
         """Their class, in lower case."""
 
-    def records(self) -> Mapping[str, Callable[[], Value]]:
-        """Each object by its reference, with a function that makes its record."""
+    def follow(self, tell: Callable[[str, Callable[[], Value] | None], object]) -> None:
+        """Call `tell` with the reference of each object, now and when it changes, and what makes its record.
 
-    def subscribe(self, tell: Callable[[str, Callable[[], Value] | None], object]) -> None:
-        """Call `tell` with the reference of each object that changes, and with None when it is gone."""
+        None: it is gone.
+        """
 
 
 class Waiter:
@@ -227,9 +227,7 @@ class ServiceEvents:
             else:
                 self.log.put((own.name, ref), make)
 
-        for ref, make in own.records().items():
-            tell(ref, make)
-        own.subscribe(tell)
+        own.follow(tell)
 
     @property
     def is_read(self) -> bool:

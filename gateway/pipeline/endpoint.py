@@ -49,10 +49,9 @@ from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher, Entry, PlannedCall, View
 from gateway.pipeline.introspection import answer_unknown, introspection_routes
-from gateway.pipeline.origins import Origins
+from gateway.pipeline.origins import Origins, SideOverride
 from gateway.pipeline.passthrough import PASSED_THROUGH, WholeMessage, passes_to, unmapped_route
 from gateway.pipeline.sessions import Sessions, session_over
-from gateway.pipeline.side_override import SideOverride
 from gateway.pipeline.task_methods import TaskMethods, with_own
 from gateway.pipeline.tasks import Cancel, Tasks
 from gateway.pipeline.waiting import AfterAnswers

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from types import TracebackType
 from typing import Self
 
 from msgspec import Struct, field
@@ -129,9 +128,7 @@ class RecordingSession(Struct, eq=False):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close("the reader has disconnected")
         self._waiting.clear()
 

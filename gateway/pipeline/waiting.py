@@ -193,17 +193,11 @@ class AfterAnswers:
     def _do_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for work, what in waiting:
-            try:
-                work(*what)
-            except Exception:  # noqa: BLE001 - see above
-                self._log_bug()
+            self.guard(work, *what)
 
     def guard(self, work: Callable[..., object], *what: object) -> None:
         """Do this now; a bug is logged and goes no further."""
         try:
             work(*what)
         except Exception:  # noqa: BLE001 - see above
-            self._log_bug()
-
-    def _log_bug(self) -> None:
-        _log.exception("a bug lost the outcome of this message", endpoint=self._endpoint)
+            _log.exception("a bug lost the outcome of this message", endpoint=self._endpoint)

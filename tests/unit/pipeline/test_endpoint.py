@@ -49,9 +49,9 @@ from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import ComparedCall, ObservedCall, Shadow
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
 from gateway.pipeline.endpoint import READ_AT_ONCE, Endpoints, RpcEndpoint
+from gateway.pipeline.origins import side_override
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import side_override
 from tests.kit import upstreams as kit
 from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route

@@ -10,8 +10,7 @@ from gateway.core.routing.route import LocalTarget, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
 from gateway.mapping.table import EndpointKey, EndpointTable
-from gateway.pipeline.introspection import introspection_routes
-from gateway.pipeline.openrpc import json_schema
+from gateway.pipeline.introspection import introspection_routes, json_schema
 from tests.kit.cases import each_case, expect
 from tests.kit.mappings import route
 

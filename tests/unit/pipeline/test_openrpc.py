@@ -12,7 +12,7 @@ import pytest
 from gateway.check import compiled
 from gateway.mapping.changes.surface import surface
 from gateway.mapping.table import EndpointKey
-from gateway.pipeline.openrpc import MOST_ERRORS, describe, openrpc
+from gateway.pipeline.introspection import MOST_ERRORS, describe, openrpc
 from tests.kit.cases import expect
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
 

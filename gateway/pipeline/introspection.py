@@ -254,7 +254,9 @@ class Describer:
     ) -> Value:
         """The OpenRPC document of an endpoint of the table; while it is described first, the event loop goes on."""
         async with self._describing:
-            described = self._described or await asyncio.to_thread(self._describe)
+            described = self._described
+            if described is None:
+                described = await asyncio.to_thread(self._describe)
         return openrpc(endpoint, described, servers(), notifications)
 
     def _describe(self) -> Described:

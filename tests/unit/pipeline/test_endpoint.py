@@ -47,8 +47,9 @@ from gateway.core.xenstore.exposure import Domains, Exposure
 from gateway.core.xenstore.paths import template
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import ComparedCall, ObservedCall, Shadow
+from gateway.pipeline import passthrough
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher
-from gateway.pipeline.endpoint import READ_AT_ONCE, Endpoints, RpcEndpoint
+from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 from gateway.pipeline.origins import side_override
 from gateway.pipeline.recorder import Recorder, RecordingLimits, RecordingSession
 from gateway.pipeline.sessions import Sessions
@@ -152,7 +153,7 @@ async def _beside_another(codec: Held, message: bytes, answer: Callable[[Route, 
 async def test_a_long_request_is_read_and_a_large_answer_written_while_others_are_answered(
     held: str, *, is_batch: bool
 ) -> None:
-    text = "x" * (READ_AT_ONCE + 1)
+    text = "x" * (passthrough.READ_AT_ONCE + 1)
     names: dict[str, Value] = {f"name{number}": "value" for number in range(LARGE + 1)}
 
     async def records(_route: Route, asked: Call) -> Outcome:
@@ -295,7 +296,6 @@ class Front:
         fields: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),  # of routes
         new: Outcome = Reply(1),  # of the D-Bus side  # noqa: B008 - immutable
         upstreams: kit.Scripted | None = None,
-        limits: Mapping[str, int] = MappingProxyType({}),  # of what is read
         **methods: Setting,
     ) -> None:
         methods = {**methods, **dotted}
@@ -317,9 +317,7 @@ class Front:
         self.shadow = Shadow(self.dispatcher.observe, self.told)
         override = side_override("X-Gateway-Side", "side")
         plain = CODECS[codec](MessageLimits()), DIALECTS[dialect](codec)
-        self.exchange = RpcEndpoint(
-            table, *plain, self.dispatcher, shadow=self.shadow, override=override, **dict[str, Any](limits)
-        )
+        self.exchange = RpcEndpoint(table, *plain, self.dispatcher, shadow=self.shadow, override=override)
         recorder = Recorder(self.dispatcher)
         self._recording = expect(RecordingSession, recorder.begin(ALL, RecordingLimits(writes=True)))
 
@@ -752,8 +750,11 @@ async def test_what_is_not_mapped_and_what_nobody_answers_is_never_recorded() ->
     assert front.recorded == []
 
 
-async def test_an_answer_of_many_megabytes_goes_back_unread_and_only_the_call_is_recorded() -> None:
-    front = Front(OLD_ANSWER, stat=SHADOW, limits={"read_most": len(body(OLD_ANSWER)) - 1})
+async def test_an_answer_of_many_megabytes_goes_back_unread_and_only_the_call_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passthrough, "READ_MOST", len(body(OLD_ANSWER)) - 1)
+    front = Front(OLD_ANSWER, stat=SHADOW)
     assert await front.answer(ONE) is OLD_ANSWER
     assert front.told.noted == [("stat", UNKEPT, Side.LEGACY)]
     assert (front.told.seen, front.told.lost) == ([], ["stat"])
@@ -768,22 +769,25 @@ def packed(body: bytes, encoding: str = "gzip") -> Answer:
 @each_case(
     ("answer", "limits", "seen"),
     [
-        (OLD_ANSWER, {"read_at_once": len(body(OLD_ANSWER)) - 1}, Reply(1)),  # long: it is read in a thread
+        (OLD_ANSWER, {"READ_AT_ONCE": len(body(OLD_ANSWER)) - 1}, Reply(1)),  # long: it is read in a thread
         (packed(gzip.compress(OLD_ANSWER.body or b"")), {}, Reply(1)),
         (packed(zlib.compress(OLD_ANSWER.body or b""), "deflate"), {}, Reply(1)),
         (packed(b"junk"), {}, Fault(FaultCode.PARSE_ERROR, "the body is not valid gzip")),
-        (packed(gzip.compress(bytes(2**20))), {"read_most": 100_000}, UNKEPT),  # too long to be read
+        (packed(gzip.compress(bytes(2**20))), {"READ_MOST": 100_000}, UNKEPT),  # too long to be read
         (structs.replace(OLD_ANSWER, status=302, reason="Found"), {}, Fault(FaultCode.REMOTE, "HTTP 302", name="302")),
     ],
 )
 async def test_an_answer_goes_back_as_it_came_and_is_read_for_what_came_of_it(
-    answer: Answer, limits: dict[str, int], seen: Outcome
+    answer: Answer, limits: dict[str, int], seen: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front = Front(answer, stat=LEGACY_ONLY, limits=limits)
-    assert await front.answer(ONE) is answer
-    async with asyncio.timeout(TIMEOUT):
-        while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
-            await asyncio.sleep(0)
+    front = Front(answer, stat=LEGACY_ONLY)
+    with monkeypatch.context() as patch:
+        for name, limit in limits.items():
+            patch.setattr(passthrough, name, limit)
+        assert await front.answer(ONE) is answer
+        async with asyncio.timeout(TIMEOUT):
+            while not front.told.noted:  # noqa: ASYNC110 - the thread sets no event
+                await asyncio.sleep(0)
     assert front.told.noted == [("stat", seen, Side.LEGACY)]
 
 

@@ -20,6 +20,7 @@ from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Peer, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.pipeline import tasks
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Cancel, Tasks
@@ -131,11 +132,13 @@ Made = Callable[..., Awaitable[Front]]
 
 
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Made]:
-    """Makes fronts that share a state file; each is stopped at the end."""
+async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
+    """Makes fronts that share a state file, with other BOUNDS of tasks; each is stopped at the end."""
     open_ones: list[tuple[Front, StateStore]] = []
 
     async def made(setting: Setting = DBUS, patience: float = PATIENCE, **limits: Any) -> Front:
+        for name in [name for name in limits if name.isupper()]:
+            monkeypatch.setattr(tasks, name, limits.pop(name))
         state = StateStore(tmp_path / "state.db", patience=patience)
         await state.start()
         front = Front(state, setting, **limits)
@@ -267,12 +270,12 @@ async def test_the_progress_of_a_destroyed_task_is_no_event(make: Made) -> None:
 
 
 async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:
-    front = await make(per_owner=2)
-    tasks = [await front.start() for _ in range(2)]
+    front = await make(PER_OWNER=2)
+    first, _ = [await front.start() for _ in range(2)]
     assert (await front.start())[0] == "TOO_MANY_PENDING_TASKS"
-    await front.task("destroy", tasks[0])
+    await front.task("destroy", first)
     assert (await front.task("create", "a", "b")).startswith("OpaqueRef:")
-    small = await make(total=2)
+    small = await make(TOTAL=2)
     small.service.go.set()
     ended = await small.start()
     await small.until(ended, "success")
@@ -282,7 +285,7 @@ async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:
 
 
 async def test_finished_tasks_of_a_session_make_room_those_that_were_seen_first(make: Made) -> None:
-    front = await make(per_owner=3)
+    front = await make(PER_OWNER=3)
     front.service.go.set()
     first, second, third = [await front.start() for _ in range(3)]
     async with asyncio.timeout(TIMEOUT):
@@ -315,7 +318,7 @@ async def test_the_texts_that_clients_give_a_task_are_bounded(make: Made) -> Non
 
 
 async def test_the_texts_of_tasks_that_have_not_ended_are_bounded_together(make: Made) -> None:
-    front = await make(stored_bytes=1000)
+    front = await make(STORED_BYTES=1000)
     task = await front.task("create", "x" * 900, "")
     grown = await front.task("set_result", task, "x" * 200)
     assert "destroy those that have ended" in str(grown)
@@ -327,7 +330,7 @@ async def test_the_texts_of_tasks_that_have_not_ended_are_bounded_together(make:
 
 async def test_a_task_that_its_client_never_ends_is_forgotten_as_a_finished_one_is(make: Made) -> None:
     moments = [1000.0]
-    front = await make(total=2, now=lambda: moments[0])
+    front = await make(TOTAL=2, now=lambda: moments[0])
     running = await front.start()
     assert (await front.task("create", "a", "")).startswith("OpaqueRef:")
     assert (await front.task("create", "b", ""))[0] == "TOO_MANY_PENDING_TASKS"
@@ -337,7 +340,7 @@ async def test_a_task_that_its_client_never_ends_is_forgotten_as_a_finished_one_
 
 
 async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(make: Made) -> None:
-    front = await make(per_owner=1)
+    front = await make(PER_OWNER=1)
     held, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -360,11 +363,10 @@ async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(mak
 
 
 async def test_results_of_finished_tasks_are_bounded_together(make: Made) -> None:
-    front = await make(stored_bytes=1000)
+    front = await make(STORED_BYTES=1000)
     front.service.outcome = Reply("x" * 600)
     front.service.go.set()
-    tasks = [await front.start() for _ in range(3)]
-    for task in tasks:
+    for task in [await front.start() for _ in range(3)]:
         await front.until(task, "success")
     await front.task("create", "one more", "")
     assert len(front.tasks) == 2

@@ -73,7 +73,7 @@ class RpcEndpoint(Endpoint):
     password.
 
     `on_logout` gets the session of each logout. `further`: methods that the gateway itself answers here. `discover`
-    makes the OpenRPC document; None: it has what the routes tell.
+    makes the OpenRPC document; None: there is none.
 
     `concurrency`: entries of a batch that run at one time; with 1 they run in their order. `client` reads the answers
     of legacy services, which may be longer than a request may be; None: `codec` reads them. `on_refused` gets the fault

@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from gateway import __version__
 from gateway.core.dbus.names import quoted
@@ -79,7 +79,7 @@ def introspection_routes(
     gateway still takes `system.multicall` apart, because a mode may govern a call inside, and answers `rpc.discover`.
 
     `others`: further methods that the gateway answers. `answers`: whether a mapped method is answered now.
-    `discover`: makes the OpenRPC document; None: it has what the routes tell.
+    `discover`: makes the OpenRPC document; None: there is none.
     """
     routes: dict[str, Route] = {}
 
@@ -91,8 +91,14 @@ def introspection_routes(
         mapped = (name for name, route in table.routes.items() if answers(route))
         return [*sorted({*others, *mapped}), *routes]
 
-    async def document(_values: Sequence[Value]) -> Value:
-        return openrpc(table, NOTHING, ()) if discover is None else await discover()
+    async def describe(tell: Callable[[Route], Value], values: Sequence[Value]) -> Value | Fault:
+        """Describe the method of this name, in any spelling, but not the form of one that returns a task."""
+        name = values[0]
+        if not isinstance(name, str):
+            return _NOT_LISTED
+        route, task_prefix = table.find(name)
+        found = route if route is not None and not task_prefix else routes.get(name, others.get(name))
+        return _NOT_LISTED if found is None else tell(found)
 
     async def nested(call: Call) -> Outcome:
         return Fault(FaultCode.INVALID_REQUEST, f"{call.method} cannot be called inside another {call.method}")
@@ -101,11 +107,12 @@ def introspection_routes(
         text = "The specifications that this endpoint follows."
         routes["system.getCapabilities"] = _built_in("system.getCapabilities", "a{sv}", text, capabilities)
         routes["system.listMethods"] = _built_in("system.listMethods", "as", "The names of all methods.", names)
-        for method, result, text, describe in _ABOUT_METHODS:
-            answer = partial(_describe, describe, table, others, routes)
-            routes[method] = _built_in(method, result, text, answer, (Parameter("method", parse_one("s")),))
-    if codec == "jsonrpc":
-        routes[DISCOVER] = _built_in(DISCOVER, "a{sv}", "The OpenRPC document of this endpoint.", document)
+        for method, result, text, tell in _ABOUT_METHODS:
+            name = Parameter("method", parse_one("s"))
+            routes[method] = _built_in(method, result, text, partial(describe, tell), (name,))
+    if codec == "jsonrpc" and discover is not None:
+        text = "The OpenRPC document of this endpoint."
+        routes[DISCOVER] = _built_in(DISCOVER, "a{sv}", text, lambda _values: discover())
     if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
         routes[MULTICALL] = local_route(
             MULTICALL,
@@ -139,22 +146,6 @@ def _built_in(
     return local_route(
         method, answer_call, parameters=parameters, result=parse_one(result), documentation=documentation
     )
-
-
-async def _describe(
-    describe: Callable[[Route], Value],
-    table: EndpointTable,
-    others: Mapping[str, Route],
-    own: Mapping[str, Route],
-    values: Sequence[Value],
-) -> Value | Fault:
-    """Describe the method of this name, in any spelling, but not the form of one that returns a task."""
-    name = values[0]
-    if not isinstance(name, str):
-        return _NOT_LISTED
-    route, task_prefix = table.find(name)
-    found = route if route is not None and not task_prefix else own.get(name, others.get(name))
-    return _NOT_LISTED if found is None else describe(found)
 
 
 def _xmlrpc_type(kind: Type | None) -> str:
@@ -233,11 +224,10 @@ class MethodDescription(Struct, frozen=True):
 class Described(Struct, frozen=True):
     """What routes do not have. `methods`: by service and name."""
 
-    methods: Mapping[tuple[str, str], MethodDescription] = field(default_factory=dict)
-    errors: Mapping[str, Value] = field(default_factory=dict)
+    methods: Mapping[tuple[str, str], MethodDescription]
+    errors: Mapping[str, Value]
 
 
-NOTHING = Described()
 Schema: TypeAlias = "dict[str, Value]"
 
 
@@ -273,7 +263,7 @@ def describe(found: Surface) -> Described:
     for key, method in found.methods.items():
         listed = tuple(dict.fromkeys(_errors_of(method, errors)))
         methods[key] = MethodDescription(method.result.members, shared.setdefault(listed, listed))
-    return Described(MappingProxyType(methods), MappingProxyType(errors))
+    return Described(methods, errors)
 
 
 def _errors_of(method: MethodSurface, errors: dict[str, Value]) -> list[str]:

@@ -99,10 +99,6 @@ class Alarms:
     def __init__(self) -> None:
         self._shared: dict[int, tuple[asyncio.TimerHandle, set[Waiter]]] = {}  # by the number of their ALARM
 
-    def __len__(self) -> int:
-        """How many timers are shared."""
-        return len(self._shared)
-
     def set(self, seconds: float, waiter: Waiter) -> asyncio.TimerHandle | int:
         """Wake a waiter in so many seconds, or a little later; returns what `cancel` takes."""
         loop = asyncio.get_running_loop()
@@ -158,9 +154,6 @@ class ServiceEvents:
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._next = 0.0  # loop time before which clients are not woken again
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
     # Following
 

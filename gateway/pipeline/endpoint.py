@@ -125,7 +125,7 @@ class RpcEndpoint(Endpoint):
         self.touch: Callable[[], object] = tuple if shadow is None else shadow.touch
         self.override = override
         self._is_simple = tracer is None and override is None
-        self.sessions = Sessions() if sessions is None else sessions  # an empty one is false
+        self.sessions = sessions or Sessions()
         # What a call carries of its way here. `listener` marks the call of a client, which may be recorded.
         self.origin: Mapping[str, object] = {
             "protocol": codec.name,

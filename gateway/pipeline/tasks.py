@@ -96,9 +96,6 @@ class Tasks:
         self._renewing: asyncio.Task[None] | None = None
         self._forgetting: set[asyncio.Task[object]] = set()  # what clients will never know
 
-    def __len__(self) -> int:
-        return len(self._own)
-
     def own(self) -> list[Task]:
         """The tasks that this process knows, the oldest first."""
         return [each.task for each in self._own.values()]

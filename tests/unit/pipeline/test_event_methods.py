@@ -137,12 +137,12 @@ class Running:
 
     async def begin(self, method: str, *params: Any, **more: Any) -> asyncio.Task[Any]:
         """A call that waits."""
-        events = present(self.hub.find("xapi"))
-        before = len(events)
+        waiters = present(self.hub.find("xapi"))._waiters
+        before = len(waiters)
         task = asyncio.get_running_loop().create_task(self.ask(method, *params, **more))
         self._tasks.append(task)
         async with asyncio.timeout(TIMEOUT):
-            while len(events) == before:
+            while len(waiters) == before:
                 assert not task.done(), task.result()
                 await asyncio.sleep(0)
         return task

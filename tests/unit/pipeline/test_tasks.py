@@ -281,7 +281,7 @@ async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:
     await small.until(ended, "success")
     for _ in range(2):
         assert (await small.task("create", "a", "b")).startswith("OpaqueRef:")
-    assert len(small.tasks) == 2
+    assert len(small.tasks.own()) == 2
 
 
 async def test_finished_tasks_of_a_session_make_room_those_that_were_seen_first(make: Made) -> None:
@@ -351,7 +351,7 @@ async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(mak
     assert await asyncio.to_thread(held.wait, TIMEOUT)
     leaving = asyncio.get_running_loop().create_task(front.start())
     async with asyncio.timeout(TIMEOUT):
-        while not len(front.tasks):  # noqa: ASYNC110 - nothing tells it
+        while not len(front.tasks.own()):  # noqa: ASYNC110 - nothing tells it
             await asyncio.sleep(0.01)
     leaving.cancel()
     await asyncio.wait([leaving])
@@ -369,7 +369,7 @@ async def test_results_of_finished_tasks_are_bounded_together(make: Made) -> Non
     for task in [await front.start() for _ in range(3)]:
         await front.until(task, "success")
     await front.task("create", "one more", "")
-    assert len(front.tasks) == 2
+    assert len(front.tasks.own()) == 2
 
 
 async def test_while_the_state_file_does_not_answer_no_task_of_another_gateway_is_said_to_be_gone(
@@ -390,7 +390,7 @@ async def test_a_call_whose_task_cannot_be_written_down_is_refused_and_not_made(
         for method, *params in (("Async.VM.start", "vm"), ("task.create", "a", "b")):
             refused = await front.json(method, "session", *params)
             assert "not executed: its task cannot be written down now: state file" in str(refused)
-        assert len(front.tasks) == 0
+        assert len(front.tasks.own()) == 0
     front.service.go.set()
     task = await front.start()
     await front.until(task, "success")

@@ -76,16 +76,15 @@ class Waiter:
     def __exit__(self, *_: object) -> None:
         self._service.remove(self)
 
-    async def wait(self, seconds: float | None) -> None:
+    async def wait(self, seconds: float) -> None:
         """Wait until something wanted may have changed, the session has ended, or the time is over."""
         self._future = asyncio.get_running_loop().create_future()
-        alarm = None if seconds is None else self._service.alarms.set(seconds, self)
+        alarm = self._service.alarms.set(seconds, self)
         try:
             await self._future
         finally:
             self._future = None
-            if alarm is not None:
-                self._service.alarms.cancel(alarm, self)
+            self._service.alarms.cancel(alarm, self)
 
     def wake(self) -> None:
         """Have `wait` return."""
@@ -133,7 +132,7 @@ class ServiceEvents:
         self.service = service
         self.classes: Mapping[str, ObjectClass] = {}  # by name in lower case
         self.source = source
-        self.log = ChangeLog(int(time() * 1e6), self._changed, epoch=1 + randbelow(LARGEST))
+        self.log = ChangeLog(int(time() * 1e6), 1 + randbelow(LARGEST), self._changed)
         self._saver: LogSaver | None = None
         self.recalled: RecalledLogs | None = None  # logs of other processes
         if state is not None and state.path is not None:

@@ -7,7 +7,7 @@ VM1, VM2, HOST = ("vm", "OpaqueRef:1"), ("vm", "OpaqueRef:2"), ("host", "OpaqueR
 
 
 def log(epoch: int = 1000, most_deleted: int = 10_000) -> ChangeLog:
-    return ChangeLog(epoch, lambda _: None, most_deleted)
+    return ChangeLog(epoch, epoch, lambda _: None, most_deleted)
 
 
 def put(changes: ChangeLog, object_id: ObjectId, value: Value) -> None:

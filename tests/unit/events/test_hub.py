@@ -34,7 +34,7 @@ class Clients:
 
     async def _wait(self, events: ServiceEvents, number: int, wanted: Wanted) -> None:
         with Waiter(events, wanted, "session") as waiter:
-            await waiter.wait(None)
+            await waiter.wait(TIMEOUT)
         self.woken.append(number)
         self.first.set()
         self.turns.append(self._turn)

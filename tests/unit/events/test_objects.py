@@ -22,7 +22,7 @@ class Running:
 
     def __init__(self) -> None:
         self.service = Service()
-        self.log = ChangeLog(1000, lambda _: None)
+        self.log = ChangeLog(1000, 1000, lambda _: None)
         self.objects = ServiceObjects(NAME, [VMS, OF_METRICS], self.log, lambda: None)
         self._task = asyncio.get_running_loop().create_task(self.objects.run(self.service))
 

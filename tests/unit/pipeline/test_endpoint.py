@@ -103,67 +103,51 @@ def body(answer: Answer) -> bytes:
     return answer.body
 
 
-class Held(jsonrpc.Codec):
-    """Stops in one of its methods until it is let go: on the loop, it would stop for ever."""
+class Watched(jsonrpc.Codec):
+    """Notes in which threads it works."""
 
-    def __init__(self, held: str) -> None:
+    def __init__(self) -> None:
         super().__init__(MessageLimits())
-        self._held = held
-        self.holds, self.goes_on = threading.Event(), threading.Event()
-
-    def hold(self, method: str) -> None:
-        if method == self._held:
-            self.holds.set()
-            assert self.goes_on.wait(TIMEOUT)
+        self.threads: dict[str, threading.Thread] = {}
 
     def decode(self, body: bytes, charset: str = "") -> Envelope:
-        self.hold("decode")
+        self.threads["decode"] = threading.current_thread()
         return super().decode(body, charset)
 
     def encode(self, envelope: Envelope, outcomes: Sequence[Outcome]) -> bytes | None:
-        self.hold("encode")
+        self.threads["encode"] = threading.current_thread()
         return super().encode(envelope, outcomes)
 
 
-class HeldDialect(plain.Dialect):
+class WatchedDialect(plain.Dialect):
     """The same for the outcome of a call."""
 
-    def __init__(self, held: Held) -> None:
-        super().__init__(held.name)
-        self._held = held
+    def __init__(self, codec: Watched) -> None:
+        super().__init__(codec.name)
+        self._threads = codec.threads
 
     def wrap_outcome(self, outcome: Outcome, call: Call) -> Outcome:
-        self._held.hold("wrap_outcome")
+        self._threads["wrap_outcome"] = threading.current_thread()
         return super().wrap_outcome(outcome, call)
 
 
-async def _beside_another(codec: Held, message: bytes, answer: Callable[[Route, Call], Awaitable[Outcome]]) -> Answer:
-    """Answer a message; its codec or dialect goes on only when a second call was answered meanwhile."""
-    endpoint = exchange(answer=answer, codec=codec, dialect=HeldDialect(codec))
-    async with asyncio.TaskGroup() as group:
-        large = group.create_task(endpoint.answer(message, PEER))
-        assert await asyncio.to_thread(codec.holds.wait, 60)
-        assert json.loads(body(await exchange().answer(request(7), PEER)))["result"] == 7
-        codec.goes_on.set()
-    return large.result()
-
-
-@pytest.mark.parametrize("held", ["wrap_outcome", "encode", "decode"])
-@pytest.mark.parametrize("is_batch", [False, True])
-async def test_a_long_request_is_read_and_a_large_answer_written_while_others_are_answered(
-    held: str, *, is_batch: bool
-) -> None:
-    text = "x" * (passthrough.READ_AT_ONCE + 1)
+@each_case("is_batch", [False, True])
+async def test_a_long_request_is_read_and_a_large_answer_written_beside_the_event_loop(*, is_batch: bool) -> None:
     names: dict[str, Value] = {f"name{number}": "value" for number in range(LARGE + 1)}
 
     async def records(_route: Route, asked: Call) -> Outcome:
-        assert asked.params == (text,)
-        return Reply(names)
+        return Reply(names if asked.params[0] != "short" else "short")
 
-    call = {"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 1}
-    message = json.dumps([call] if is_batch else call).encode()
-    answer = json.loads(body(await _beside_another(Held(held), message, records)))
-    assert (answer[0] if is_batch else answer)["result"] == names
+    codec = Watched()
+    endpoint = exchange(codec, WatchedDialect(codec), records)
+    for text, is_beside in (("short", False), ("x" * (passthrough.READ_AT_ONCE + 1), True)):
+        call = {"jsonrpc": "2.0", "method": "echo", "params": [text], "id": 1}
+        answer = json.loads(body(await endpoint.answer(json.dumps([call] if is_batch else call).encode(), PEER)))
+        assert (answer[0] if is_batch else answer)["result"] == (names if is_beside else "short")
+        here = threading.main_thread()
+        assert {step: thread is not here for step, thread in codec.threads.items()} == dict.fromkeys(
+            ("decode", "wrap_outcome", "encode"), is_beside
+        )
 
 
 async def test_a_notification_is_called_and_not_answered() -> None:

@@ -23,16 +23,13 @@ from dbus_fast import Variant
 from tests.kit.clients import UnixConnection
 from tests.kit.event_mirrors import (
     CUT,
-    XENOPSD,
     Caller,
     EventFrom,
     Failure,
     Mirror,
     OverWebSocket,
     ServerSent,
-    Updates,
     WebSocketClient,
-    listed,
 )
 from tests.kit.gateway import REST, TOOLSTACK, Process, ship
 from tests.kit.toolstack import Client, Toolstack
@@ -52,9 +49,6 @@ server_sent_events = true
 [upstream.xapi]
 url = "http+unix://{folder}/old"
 dialect = "xenapi"
-[upstream.xenopsd]
-url = "http+unix://{folder}/old"
-dialect = "xapi_idl"
 [state]
 file = "state.db"
 """
@@ -70,7 +64,7 @@ class World:
         self.folder = folder
         self.toolstack = toolstack
         self.chance = random.Random(1)
-        ship(folder, "xapi", "xenopsd")
+        ship(folder, "xapi")
         self.config = folder / "gateway.toml"
         self.config.write_text(CONFIG.format(bus=toolstack.address, folder=folder))
         self.gateway = self._start()
@@ -84,7 +78,7 @@ class World:
     async def change(self) -> None:
         """A few changes, straight at the service."""
         async with self.toolstack.client() as client:
-            kinds = (self._rename, self._rename, self._create, self._destroy, self._xenopsd)
+            kinds = (self._rename, self._rename, self._create, self._destroy)
             for _ in range(self.chance.randint(1, 20)):
                 await self.chance.choice(kinds)(client)
 
@@ -111,21 +105,11 @@ class World:
         if networks:
             await client.call("xapi", self.chance.choice(networks), "Network1.Destroy")
 
-    async def _xenopsd(self, client: Client) -> None:
-        """Add, change or remove a VM of xenopsd."""
-        key = f"vm-{self.chance.randint(1, 5)}"
-        if await client.call("xenopsd", "", "VMs1.Exists", "s", key) and self.chance.random() < 0.5:
-            await client.call("xenopsd", "", "VMs1.Remove", "s", key)
-        else:
-            row = [key, str(self.chance.random()), 1024, 1024, 1024, 1, 1, {}]
-            await client.call("xenopsd", "", "VMs1.Add", "(ssxxxuua{ss})", row)
-
     async def kill_service(self) -> None:
-        name = self.chance.choice(("xapi", "xenopsd"))
         async with self.toolstack.client() as client:
-            running = await client.ask_bus("NameHasOwner", "s", f"org.xen.xcp.{name}")
+            running = await client.ask_bus("NameHasOwner", "s", "org.xen.xcp.xapi")
         if running:
-            await self.toolstack.kill(name)
+            await self.toolstack.kill("xapi")
 
     async def kill_bus(self) -> None:
         await self.toolstack.restart_bus()
@@ -169,15 +153,18 @@ class World:
         self.done.append(name)
         await kinds[name][0]()
 
-    def has(self, endpoint: str, read: Callable[[Caller], dict[tuple[str, str], Any]]) -> dict[tuple[str, str], Any]:
-        """What a service itself has, as clients read it at this endpoint."""
-        caller, end = Caller(self.folder / "rpc", endpoint), time.monotonic() + SETTLED
+    def state(self) -> dict[tuple[str, str], Any]:
+        """What the service itself has, as clients read it."""
+        caller, end = Caller(self.folder / "rpc"), time.monotonic() + SETTLED
         while True:
             try:
-                return read(caller)
+                found = {name: caller.ask(f"{name}.get_all_records") for name in ("VM", "network")}
+                caller.ask("session.logout")
             except (Failure, *CUT):
                 assert time.monotonic() < end
                 time.sleep(0.05)
+            else:
+                return {(name.lower(), ref): each for name, records in found.items() for ref, each in records.items()}
             finally:
                 caller.close()
 
@@ -185,21 +172,13 @@ class World:
         """Whether a client comes to have the state of the service, while nothing changes."""
         end = time.monotonic() + SETTLED
         while mirror.is_alive() and time.monotonic() < end:
-            truth = self.has(XENOPSD, listed) if isinstance(mirror, Updates) else self.has("/jsonrpc", records)
-            if dict(mirror.objects) == truth:
+            if dict(mirror.objects) == self.state():
                 return True
             time.sleep(0.05)
         return False
 
 
-def records(caller: Caller) -> dict[tuple[str, str], Any]:
-    """The records of xapi that are mirrored."""
-    found = {name: caller.ask(f"{name}.get_all_records") for name in ("VM", "network")}
-    caller.ask("session.logout")
-    return {(name.lower(), ref): record for name, records in found.items() for ref, record in records.items()}
-
-
-MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent, Updates)
+MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent)
 
 
 async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Path) -> None:

@@ -163,6 +163,17 @@ async def test_each_task_has_its_own_time_in_whatever_order_they_began() -> None
     assert len(deadlines) == 0
 
 
+async def test_one_timer_serves_those_that_begin_later_too() -> None:
+    deadlines = Deadlines()
+    loop = asyncio.get_running_loop()
+    first = asyncio.ensure_future(wait(deadlines, 0.03))
+    await asyncio.sleep(0.02)
+    began = loop.time()
+    second = asyncio.ensure_future(wait(deadlines, 0.03))
+    assert await first == await second == "late after 0.03"
+    assert loop.time() - began >= 0.03
+
+
 async def test_a_lifted_deadline_cancels_nobody_and_leaves_nothing() -> None:
     deadlines = Deadlines()
     for _ in range(10_000):

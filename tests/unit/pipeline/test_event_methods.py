@@ -13,7 +13,6 @@ from gateway.core.dbus.marshal import Variant
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Peer, PeerConnection, Reply, Value
 from gateway.events import hub
-from gateway.events.changes import Token, parse_token
 from gateway.events.hub import EventHub
 from gateway.mapping.table import Table
 from gateway.pipeline import event_methods
@@ -557,12 +556,3 @@ async def test_a_stream_that_has_missed_very_much_is_told_everything(
         async with Running(tmp_path, "c", state=state) as after, Stream(after, token=token) as stream:
             batch = await stream.next()
             assert (told(batch.events), batch.is_snapshot) == ([("add", "vm", "c")], True)
-
-
-async def test_what_changes_is_written_down_while_the_gateway_runs(tmp_path: Path) -> None:
-    async with StateStore(tmp_path / "state.db") as state, Running(tmp_path, "a", state=state) as running:
-        _, text = await running.events()
-        token = expect(Token, parse_token(text))
-        async with asyncio.timeout(TIMEOUT):
-            while not await state.event_log("xapi", token.epoch, token.generation):  # noqa: ASYNC110 - no one tells it
-                await asyncio.sleep(0.01)

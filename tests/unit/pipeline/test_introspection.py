@@ -212,13 +212,6 @@ def test_of_many_errors_a_method_lists_its_own() -> None:
     assert errors == {"find": 1, "list": 0, "all": 0, "record": 0, "records": 0}
 
 
-def test_servers_are_the_urls_of_the_endpoint() -> None:
-    assert document(servers=("http://localhost:80/json",))["servers"] == [
-        {"name": "rpc", "url": "http://localhost:80/json"}
-    ]
-    assert "servers" not in document()
-
-
 @pytest.mark.bus
 def test_a_running_gateway_tells_real_ports_and_its_socket(tmp_path: Path, empty_bus: str) -> None:
     folder = Folder(tmp_path)

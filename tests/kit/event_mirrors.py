@@ -28,8 +28,9 @@ class Failure(Exception):  # noqa: N818 - it is an answer
 class Caller:
     """A JSON-RPC client of XenAPI on a Unix socket. A session that has ended is replaced by the next call."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, endpoint: str = "/jsonrpc") -> None:
         self._socket = path
+        self._endpoint = endpoint
         self._connection: http.client.HTTPConnection | None = None
         self.session = ""
 
@@ -38,7 +39,7 @@ class Caller:
         connection = self._connection = self._connection or UnixConnection(self._socket)
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         try:
-            connection.request("POST", "/jsonrpc", body.encode(), {"Content-Type": "application/json"})
+            connection.request("POST", self._endpoint, body.encode(), {"Content-Type": "application/json"})
             answer = json.loads(connection.getresponse().read())
         except BaseException:
             self.close()

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from dbus_fast import Variant
 
+from gateway.core.dbus.names import escape_path_element
 from tests.kit.clients import UnixConnection
 from tests.kit.event_mirrors import (
     CUT,
@@ -49,6 +50,9 @@ server_sent_events = true
 [upstream.xapi]
 url = "http+unix://{folder}/old"
 dialect = "xenapi"
+[upstream.xenopsd]
+url = "http+unix://{folder}/old"
+dialect = "xapi_idl"
 [state]
 file = "state.db"
 """
@@ -64,7 +68,7 @@ class World:
         self.folder = folder
         self.toolstack = toolstack
         self.chance = random.Random(1)
-        ship(folder, "xapi")
+        ship(folder, "xapi", "xenopsd")
         self.config = folder / "gateway.toml"
         self.config.write_text(CONFIG.format(bus=toolstack.address, folder=folder))
         self.gateway = self._start()
@@ -115,7 +119,7 @@ class World:
         await self.toolstack.restart_bus()
 
     async def kill_gateway(self) -> None:
-        await asyncio.to_thread(self._end_when_written)
+        await asyncio.to_thread(self.end_when_written)
         self.gateway = await asyncio.to_thread(self._start)
 
     async def stop_gateway(self) -> None:
@@ -124,16 +128,18 @@ class World:
         self.gateway.end()
         self.gateway = await asyncio.to_thread(self._start)
 
-    def _end_when_written(self) -> None:
-        """Kill the gateway when it has written down what its clients have."""
+    def end_when_written(self, *, forget: bool = False) -> None:
+        """Kill the gateway when it has written down what its clients have; `forget`: and that is gone."""
         caller, limit = Caller(self.folder / "rpc"), time.monotonic() + SETTLED
         known = caller.ask("event.get_current_id")
         caller.close()
-        with closing(sqlite3.connect(self.folder / "state.db", timeout=SETTLED)) as db:
+        with closing(sqlite3.connect(self.folder / "state.db", timeout=SETTLED)) as db, db:
             while not db.execute("SELECT 1 FROM event_log WHERE saved >= ?", (int(known),)).fetchone():
                 assert time.monotonic() < limit
                 time.sleep(0.05)
-        self.gateway.end()
+            self.gateway.end()
+            if forget:
+                db.execute("DELETE FROM event_log")
 
     async def reload(self) -> None:
         self.gateway.signal(signal.SIGHUP)
@@ -236,3 +242,84 @@ def stop_with_clients(world: World) -> None:
         each.close()
     assert world.gateway.wait() == 0
     assert world.gateway.lines[-1]["event"] == "stopped, nothing in flight"
+
+
+@pytest.mark.parametrize("is_continued", [True, False])
+async def test_a_token_of_before_a_kill_is_continued_or_answered_with_everything(
+    tmp_path: Path, *, is_continued: bool
+) -> None:
+    """Each kind of client has a token; the gateway is killed; objects come, change and go; the clients go on."""
+    async with Toolstack() as toolstack:
+        world = World(tmp_path, toolstack)
+        try:
+            async with toolstack.client() as client:
+                gone = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
+                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "before", 1)
+                before = await asyncio.to_thread(tokens, world)
+                await asyncio.to_thread(world.end_when_written, forget=not is_continued)
+                await client.call("xapi", f"network/{escape_path_element(gone)}", "Network1.Destroy")
+                made = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
+                await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "after", 2)
+            world.gateway = await asyncio.to_thread(world._start)
+            await asyncio.to_thread(go_on, world, before, gone, made, is_continued=is_continued)
+        finally:
+            await asyncio.to_thread(world.gateway.end)
+
+
+def tokens(world: World) -> tuple[str, str, int]:
+    """A session with a token of `event.from` that is registered for `event.next`; and the last number of xenopsd."""
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", "/xenopsd/jsonrpc")
+    token = caller.ask("event.from", ["network"], "", 0.0)["token"]
+    caller.ask("event.register", ["network"])
+    last = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": 0, "timeout": 1})[2]
+    for each in (caller, xenopsd):
+        each.close()
+    return caller.session, token, last
+
+
+def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:
+    """The session is valid. Each answer either has the changes, or says that it has everything."""
+    session, token, last = before
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", "/xenopsd/jsonrpc")
+    caller.session = session
+    expected = set(caller.ask("network.get_all"))
+    assert made in expected
+    assert gone not in expected
+    if is_continued:
+        changes = caller.ask("event.from", ["network"], token, 0.0)
+        assert [(each["operation"], each["ref"]) for each in changes["events"]] == [("add", made), ("del", gone)]
+        assert caller.ask("event.from", ["network"], changes["token"], 0.0)["events"] == []
+    else:
+        with pytest.raises(Failure, match="EVENTS_LOST"):
+            caller.ask("event.from", ["network"], token, 0.0)
+    whole = caller.ask("event.from", ["network"], "", 0.0)
+    assert {(each["operation"], each["ref"]) for each in whole["events"]} == {("add", ref) for ref in expected}
+    with pytest.raises(Failure, match="SESSION_NOT_REGISTERED"):
+        caller.ask("event.next")
+    expected = {made, gone} if is_continued else expected
+    with WebSocketClient(world.folder / "rpc") as websocket:
+        websocket.call("events.subscribe", session, ["network"], token)
+        over_websocket = [websocket.receive()["params"]]
+        while len(told(over_websocket)) < len(expected):
+            over_websocket.append(websocket.receive()["params"])
+    streamed = UnixConnection(world.folder / "rpc")
+    headers = {"Cookie": f"session_id={session}", "Last-Event-ID": token}
+    streamed.request("GET", "/jsonrpc/events?class=network", headers=headers)
+    response = streamed.getresponse()
+    sent: list[Any] = []
+    while len(told(sent)) < len(expected):
+        line = response.readline().decode()
+        sent += [json.loads(line[6:])["params"]] if line.startswith("data: ") else []
+    for notifications in (over_websocket, sent):
+        assert [each.get("snapshot", False) for each in notifications] == [
+            not is_continued, *[False] * (len(notifications) - 1)
+        ]  # fmt: skip
+        assert told(notifications) == expected
+    _, changes, newest = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": last, "timeout": 30})
+    assert (changes, newest) == ([["Vm", "after"]], last + 1)
+    for each in (caller, xenopsd, streamed):
+        each.close()
+
+
+def told(notifications: list[Any]) -> set[str]:
+    return {event["ref"] for each in notifications for event in each["events"]}

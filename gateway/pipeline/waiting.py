@@ -193,11 +193,17 @@ class AfterAnswers:
     def _do_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for work, what in waiting:
-            self.guard(work, *what)
+            try:
+                work(*what)
+            except Exception:  # noqa: BLE001 - see above
+                self._log_bug()
 
     def guard(self, work: Callable[..., object], *what: object) -> None:
         """Do this now; a bug is logged and goes no further."""
         try:
             work(*what)
         except Exception:  # noqa: BLE001 - see above
-            _log.exception("a bug lost the outcome of this message", endpoint=self._endpoint)
+            self._log_bug()
+
+    def _log_bug(self) -> None:
+        _log.exception("a bug lost the outcome of this message", endpoint=self._endpoint)

@@ -26,11 +26,11 @@ from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 from gateway.pipeline.event_methods import EventMethods
 from gateway.pipeline.event_streams import EVENTS, NOTIFICATIONS, EventStreams, has_events, subscription_routes
-from gateway.pipeline.openrpc import Describer
+from gateway.pipeline.introspection import Describer
+from gateway.pipeline.origins import side_override
 from gateway.pipeline.passthrough import Passthrough
 from gateway.pipeline.recorder import Recorder
 from gateway.pipeline.sessions import Sessions
-from gateway.pipeline.side_override import side_override
 from gateway.pipeline.task_methods import TaskObjects
 from gateway.pipeline.tasks import Tasks
 

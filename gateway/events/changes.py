@@ -81,11 +81,6 @@ class ObjectState:
             self._digest = digest_of(self._make() if self._make is not None else self._record)
         return self._digest
 
-    @property
-    def has_digest(self) -> bool:
-        """Whether the digest is known already."""
-        return self._digest is not None
-
     def change(self, generation: int, make: Callable[[], Value] | None) -> None:
         """The object has changed; `make` gives its record, None leaves it as it is."""
         self.modified = generation
@@ -181,14 +176,9 @@ class ChangeLog:
     """
 
     def __init__(
-        self,
-        first: int,
-        on_change: Callable[[ObjectId], object],
-        most_deleted: int = MOST_DELETED,
-        *,
-        epoch: int | None = None,
+        self, first: int, epoch: int, on_change: Callable[[ObjectId], object], most_deleted: int = MOST_DELETED
     ) -> None:
-        self.epoch = first if epoch is None else epoch
+        self.epoch = epoch
         self.first = self.generation = first
         self.forgotten = first  # deletions up to this generation are not remembered
         self._most_deleted = most_deleted

@@ -50,11 +50,11 @@ class OwnObjects(Protocol):
     def name(self) -> str:
         """Their class, in lower case."""
 
-    def records(self) -> Mapping[str, Callable[[], Value]]:
-        """Each object by its reference, with a function that makes its record."""
+    def follow(self, tell: Callable[[str, Callable[[], Value] | None], object]) -> None:
+        """Call `tell` with the reference of each object, now and when it changes, and what makes its record.
 
-    def subscribe(self, tell: Callable[[str, Callable[[], Value] | None], object]) -> None:
-        """Call `tell` with the reference of each object that changes, and with None when it is gone."""
+        None: it is gone.
+        """
 
 
 class Waiter:
@@ -76,16 +76,15 @@ class Waiter:
     def __exit__(self, *_: object) -> None:
         self._service.remove(self)
 
-    async def wait(self, seconds: float | None) -> None:
+    async def wait(self, seconds: float) -> None:
         """Wait until something wanted may have changed, the session has ended, or the time is over."""
         self._future = asyncio.get_running_loop().create_future()
-        alarm = None if seconds is None else self._service.alarms.set(seconds, self)
+        alarm = self._service.alarms.set(seconds, self)
         try:
             await self._future
         finally:
             self._future = None
-            if alarm is not None:
-                self._service.alarms.cancel(alarm, self)
+            self._service.alarms.cancel(alarm, self)
 
     def wake(self) -> None:
         """Have `wait` return."""
@@ -98,10 +97,6 @@ class Alarms:
 
     def __init__(self) -> None:
         self._shared: dict[int, tuple[asyncio.TimerHandle, set[Waiter]]] = {}  # by the number of their ALARM
-
-    def __len__(self) -> int:
-        """How many timers are shared."""
-        return len(self._shared)
 
     def set(self, seconds: float, waiter: Waiter) -> asyncio.TimerHandle | int:
         """Wake a waiter in so many seconds, or a little later; returns what `cancel` takes."""
@@ -137,7 +132,7 @@ class ServiceEvents:
         self.service = service
         self.classes: Mapping[str, ObjectClass] = {}  # by name in lower case
         self.source = source
-        self.log = ChangeLog(int(time() * 1e6), self._changed, epoch=1 + randbelow(LARGEST))
+        self.log = ChangeLog(int(time() * 1e6), 1 + randbelow(LARGEST), self._changed)
         self._saver: LogSaver | None = None
         self.recalled: RecalledLogs | None = None  # logs of other processes
         if state is not None and state.path is not None:
@@ -158,9 +153,6 @@ class ServiceEvents:
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._next = 0.0  # loop time before which clients are not woken again
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
     # Following
 
@@ -227,9 +219,7 @@ class ServiceEvents:
             else:
                 self.log.put((own.name, ref), make)
 
-        for ref, make in own.records().items():
-            tell(ref, make)
-        own.subscribe(tell)
+        own.follow(tell)
 
     @property
     def is_read(self) -> bool:

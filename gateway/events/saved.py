@@ -36,7 +36,7 @@ async def make_digests(states: Iterable[ObjectState], pause: float = 0.0) -> Non
     """Have each object know its digest; others are served meanwhile, `pause` seconds after each slice of the work."""
     loop = asyncio.get_running_loop()
     end = loop.time() + SLICE
-    for state in [each for each in states if not (each.has_digest or each.is_deleted)]:
+    for state in [*states]:
         state.digest  # noqa: B018 - it is made when it is read first
         if loop.time() >= end:
             await asyncio.sleep(pause)

@@ -49,10 +49,9 @@ from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.shadow import Job, Observation, Shadow, code_of
 from gateway.pipeline.dispatcher import UNMAPPED, Dispatcher, Entry, PlannedCall, View
 from gateway.pipeline.introspection import answer_unknown, introspection_routes
-from gateway.pipeline.origins import Origins
-from gateway.pipeline.passthrough import PASSED_THROUGH, WholeMessage, passes_to, unmapped_route
+from gateway.pipeline.origins import Origins, SideOverride
+from gateway.pipeline.passthrough import PASSED_THROUGH, READ_AT_ONCE, WholeMessage, passes_to, unmapped_route
 from gateway.pipeline.sessions import Sessions, session_over
-from gateway.pipeline.side_override import SideOverride
 from gateway.pipeline.task_methods import TaskMethods, with_own
 from gateway.pipeline.tasks import Cancel, Tasks
 from gateway.pipeline.waiting import AfterAnswers
@@ -63,8 +62,6 @@ if TYPE_CHECKING:  # imported where the config has a collector
 _log = Logger()
 
 _DBUS = Side.DBUS
-READ_AT_ONCE = 128 * 1024  # bytes of a request, or of a legacy service's answer; a longer one is read in a thread
-READ_MOST = 32 * 1024**2  # bytes; a longer answer is not read
 
 _Readable: TypeAlias = PlannedCall | RefusedCall
 
@@ -76,7 +73,7 @@ class RpcEndpoint(Endpoint):
     password.
 
     `on_logout` gets the session of each logout. `further`: methods that the gateway itself answers here. `discover`
-    makes the OpenRPC document; None: it has what the routes tell.
+    makes the OpenRPC document; None: there is none.
 
     `concurrency`: entries of a batch that run at one time; with 1 they run in their order. `client` reads the answers
     of legacy services, which may be longer than a request may be; None: `codec` reads them. `on_refused` gets the fault
@@ -103,8 +100,6 @@ class RpcEndpoint(Endpoint):
         discover: Callable[[], Awaitable[Value]] | None = None,
         further: Mapping[str, Route] = MappingProxyType({}),
         tracer: Tracer | None = None,
-        read_at_once: int = READ_AT_ONCE,
-        read_most: int = READ_MOST,
     ) -> None:
         self.table = table
         self.codec = codec
@@ -130,8 +125,7 @@ class RpcEndpoint(Endpoint):
         self.touch: Callable[[], object] = tuple if shadow is None else shadow.touch
         self.override = override
         self._is_simple = tracer is None and override is None
-        self.sessions = Sessions() if sessions is None else sessions  # an empty one is false
-        self.read_at_once, self.read_most = read_at_once, read_most
+        self.sessions = sessions or Sessions()
         # What a call carries of its way here. `listener` marks the call of a client, which may be recorded.
         self.origin: Mapping[str, object] = {
             "protocol": codec.name,
@@ -151,7 +145,7 @@ class RpcEndpoint(Endpoint):
         self.touch()
         arrived = perf_counter() if self._tracer is not None else 0.0
         try:
-            if len(body) > self.read_at_once:
+            if len(body) > READ_AT_ONCE:
                 envelope = await asyncio.to_thread(self._decode, body, peer, carried)
             else:
                 envelope = self._decode(body, peer, carried)
@@ -165,7 +159,7 @@ class RpcEndpoint(Endpoint):
 
     def receive(self, body: bytes, peer: Peer, carried: RequestMetadata, client: AnswerTaker) -> AnswerLater | None:
         """See Endpoint: a message that a legacy service answers is passed through at once where that is possible."""
-        if len(body) > self.read_at_once or self._task_methods.is_shared:
+        if len(body) > READ_AT_ONCE or self._task_methods.is_shared:
             return partial(self.answer, body, peer, carried)
         self.touch()
         arrived = perf_counter() if self._tracer is not None else 0.0

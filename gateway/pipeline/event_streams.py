@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -370,31 +371,22 @@ class Subscriber:
 
 def subscription_routes() -> Mapping[str, Route]:
     """The methods by which a client of a WebSocket subscribes."""
-
-    async def subscribe(call: Call) -> Outcome:
-        return await _subscribed(call, Subscriber.subscribe, ("session", "classes", "token"), {"token": ""})
-
-    async def unsubscribe(call: Call) -> Outcome:
-        return await _subscribed(call, Subscriber.unsubscribe, ("subscription",), {})
-
     text, texts = parse_one("s"), parse_one("as")
+    asked = Parameter("session", text), Parameter("classes", texts), Parameter("token", text, required=False)
+    named = (Parameter("subscription", text),)
     return {
         SUBSCRIBE: local_route(
             SUBSCRIBE,
-            subscribe,
-            parameters=(
-                Parameter("session", text),
-                Parameter("classes", texts),
-                Parameter("token", text, required=False),
-            ),
+            partial(_subscribed, Subscriber.subscribe, asked),
+            parameters=asked,
             result=parse_one("a{sv}"),
             documentation=f"Have changes sent over this WebSocket from now on, as notifications {CHANGED}.",
             effect=Effect.WRITE,
         ),
         UNSUBSCRIBE: local_route(
             UNSUBSCRIBE,
-            unsubscribe,
-            parameters=(Parameter("subscription", text),),
+            partial(_subscribed, Subscriber.unsubscribe, named),
+            parameters=named,
             documentation="End a subscription of this WebSocket.",
             effect=Effect.IDEMPOTENT,
         ),
@@ -402,15 +394,14 @@ def subscription_routes() -> Mapping[str, Route]:
 
 
 async def _subscribed(
-    call: Call,
-    answer: Callable[..., Awaitable[Outcome]],
-    names: tuple[str, ...],
-    defaults: Mapping[str, Value],
+    answer: Callable[..., Awaitable[Outcome]], parameters: Sequence[Parameter], call: Call
 ) -> Outcome:
-    """Have the subscriber of a WebSocket answer a call with these parameters, by position or by name."""
+    """Have the subscriber of a WebSocket answer a call, whose parameters come by position or by name."""
     subscriber = call.peer.connection.subscriber if call.peer.connection is not None else None
     if not isinstance(subscriber, Subscriber):
         return Fault(FaultCode.INVALID_REQUEST, f"{call.method} is for a WebSocket; over HTTP use event.from")
+    names = [each.name for each in parameters]
+    defaults: dict[str, Value] = {each.name: "" for each in parameters if not each.required}
     given: dict[str, Value] = {**defaults, **dict(zip(names, call.params, strict=False)), **call.named}
     if given.keys() != set(names) or len(call.params) > len(names):
         data: Value = {"expected": len(names) - len(defaults), "received": len(call.params) + len(call.named)}

@@ -1,24 +1,32 @@
 """The methods that every endpoint has: `system.*` introspection and `rpc.discover`; and those that it does not have.
 
-They are local routes, answered from the mapping and the IDL without any call.
+They are local routes, answered from the mapping and the IDL without any call. `rpc.discover` answers with the OpenRPC
+document of the endpoint (spec.open-rpc.org, 1.3), with JSON Schema of D-Bus types. Types of parameters and results are
+in the routes. Members of results and errors are read from the mapping files when a client first asks, in a thread: it
+takes a second for some thousand methods.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
+from typing import Any, TypeAlias
 
+from msgspec import Struct
+
+from gateway import __version__
 from gateway.core.dbus.names import quoted
-from gateway.core.dbus.signature import Type, parse_one
+from gateway.core.dbus.signature import INTEGER_RANGES, Type, parse_one
 from gateway.core.dbus.target import Parameter
 from gateway.core.interfaces import Dialect
 from gateway.core.migration.modes import Mode
 from gateway.core.routing.route import LocalTarget, Route, local_route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
-from gateway.mapping.table import EndpointTable
+from gateway.mapping.changes.surface import MethodSurface, Surface, surface
+from gateway.mapping.table import EndpointTable, Table
 from gateway.migration.active_overrides import ActiveOverrides
-from gateway.pipeline.openrpc import NOTHING, openrpc
 
 # The names of XML-RPC's introspection convention (system.methodSignature) for D-Bus types.
 XMLRPC_TYPES: Mapping[str, str] = {
@@ -71,7 +79,7 @@ def introspection_routes(
     gateway still takes `system.multicall` apart, because a mode may govern a call inside, and answers `rpc.discover`.
 
     `others`: further methods that the gateway answers. `answers`: whether a mapped method is answered now.
-    `discover`: makes the OpenRPC document; None: it has what the routes tell.
+    `discover`: makes the OpenRPC document; None: there is none.
     """
     routes: dict[str, Route] = {}
 
@@ -83,8 +91,14 @@ def introspection_routes(
         mapped = (name for name, route in table.routes.items() if answers(route))
         return [*sorted({*others, *mapped}), *routes]
 
-    async def document(_values: Sequence[Value]) -> Value:
-        return openrpc(table, NOTHING, ()) if discover is None else await discover()
+    async def describe(tell: Callable[[Route], Value], values: Sequence[Value]) -> Value | Fault:
+        """Describe the method of this name, in any spelling, but not the form of one that returns a task."""
+        name = values[0]
+        if not isinstance(name, str):
+            return _NOT_LISTED
+        route, task_prefix = table.find(name)
+        found = route if route is not None and not task_prefix else routes.get(name, others.get(name))
+        return _NOT_LISTED if found is None else tell(found)
 
     async def nested(call: Call) -> Outcome:
         return Fault(FaultCode.INVALID_REQUEST, f"{call.method} cannot be called inside another {call.method}")
@@ -93,11 +107,12 @@ def introspection_routes(
         text = "The specifications that this endpoint follows."
         routes["system.getCapabilities"] = _built_in("system.getCapabilities", "a{sv}", text, capabilities)
         routes["system.listMethods"] = _built_in("system.listMethods", "as", "The names of all methods.", names)
-        for method, result, text, describe in _ABOUT_METHODS:
-            answer = partial(_describe, describe, table, others, routes)
-            routes[method] = _built_in(method, result, text, answer, (Parameter("method", parse_one("s")),))
-    if codec == "jsonrpc":
-        routes[DISCOVER] = _built_in(DISCOVER, "a{sv}", "The OpenRPC document of this endpoint.", document)
+        for method, result, text, tell in _ABOUT_METHODS:
+            name = Parameter("method", parse_one("s"))
+            routes[method] = _built_in(method, result, text, partial(describe, tell), (name,))
+    if codec == "jsonrpc" and discover is not None:
+        text = "The OpenRPC document of this endpoint."
+        routes[DISCOVER] = _built_in(DISCOVER, "a{sv}", text, lambda _values: discover())
     if codec == "xmlrpc":  # the codec takes it apart: it arrives as a call only inside another one
         routes[MULTICALL] = local_route(
             MULTICALL,
@@ -131,22 +146,6 @@ def _built_in(
     return local_route(
         method, answer_call, parameters=parameters, result=parse_one(result), documentation=documentation
     )
-
-
-async def _describe(
-    describe: Callable[[Route], Value],
-    table: EndpointTable,
-    others: Mapping[str, Route],
-    own: Mapping[str, Route],
-    values: Sequence[Value],
-) -> Value | Fault:
-    """Describe the method of this name, in any spelling, but not the form of one that returns a task."""
-    name = values[0]
-    if not isinstance(name, str):
-        return _NOT_LISTED
-    route, task_prefix = table.find(name)
-    found = route if route is not None and not task_prefix else own.get(name, others.get(name))
-    return _NOT_LISTED if found is None else describe(found)
 
 
 def _xmlrpc_type(kind: Type | None) -> str:
@@ -206,3 +205,179 @@ async def answer_unknown(
     if table.is_removed(call.method):
         return Fault(FaultCode.APPLICATION, f"removed method {quoted(call.method)}", name="MESSAGE_REMOVED", data=[])
     return Fault(FaultCode.UNKNOWN_METHOD, f"unknown method {quoted(call.method)}")
+
+
+# OpenRPC
+
+
+APPLICATION = 1  # the number of errors whose code is a name; their message begins with it (adapters/codecs/jsonrpc.py)
+MOST_ERRORS = 24  # of a method; of more, only those that are its own, since the document would be too large
+
+
+class MethodDescription(Struct, frozen=True):
+    """The members of a result, with their types, and the names of errors in `Described.errors`."""
+
+    members: Mapping[str, str]
+    errors: tuple[str, ...]
+
+
+class Described(Struct, frozen=True):
+    """What routes do not have. `methods`: by service and name."""
+
+    methods: Mapping[tuple[str, str], MethodDescription]
+    errors: Mapping[str, Value]
+
+
+Schema: TypeAlias = "dict[str, Value]"
+
+
+class Describer:
+    """Describes the methods of a table, once, in a thread."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._describing = asyncio.Lock()
+        self._described: Described | None = None
+
+    async def document(
+        self, endpoint: EndpointTable, servers: Callable[[], Sequence[str]], notifications: Sequence[Value] = ()
+    ) -> Value:
+        """The OpenRPC document of an endpoint of the table; while it is described first, the event loop goes on."""
+        async with self._describing:
+            described = self._described
+            if described is None:
+                described = await asyncio.to_thread(self._describe)
+        return openrpc(endpoint, described, servers(), notifications)
+
+    def _describe(self) -> Described:
+        """Keep it here: who asked may have left meanwhile."""
+        self._described = describe(surface(self._table))
+        return self._described
+
+
+def describe(found: Surface) -> Described:
+    """Describe all methods."""
+    errors: dict[str, Value] = {}
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}  # so that equal lists are one
+    methods = {}
+    for key, method in found.methods.items():
+        listed = tuple(dict.fromkeys(_errors_of(method, errors)))
+        methods[key] = MethodDescription(method.result.members, shared.setdefault(listed, listed))
+    return Described(methods, errors)
+
+
+def _errors_of(method: MethodSurface, errors: dict[str, Value]) -> list[str]:
+    """The names of the errors of a method, which are added to `errors`."""
+    table = method.errors if len(method.errors) <= MOST_ERRORS else method.own_errors
+    names = []
+    for dbus_name, entries in table.items():
+        for entry in entries if isinstance(entries, list) else [entries]:
+            code, message = str(entry["code"]), str(entry.get("message", ""))
+            name = f"{code} ({dbus_name})"
+            errors.setdefault(name, _error(code, message, entry.get("args")))
+            names.append(name)
+    return names
+
+
+def _error(code: str, message: str, args: Any) -> Value:
+    is_number = code.removeprefix("-").isdecimal()
+    text = message if is_number else f"{code}: {message}" if message else code
+    error: dict[str, Value] = {"code": int(code) if is_number else APPLICATION, "message": text or code}
+    return {**error, "data": args} if args else error
+
+
+# The document
+
+
+def openrpc(
+    table: EndpointTable, described: Described, servers: Sequence[str], notifications: Sequence[Value] = ()
+) -> Value:
+    """The document. `servers`: the URLs of the endpoint.
+
+    `notifications`: what the endpoint sends unasked. OpenRPC has no word for them: they are in an extension.
+    """
+    title = f"xcp-gateway, {table.key.listener} {table.key.path}"
+    document: dict[str, Value] = {"openrpc": "1.3.2", "info": {"title": title, "version": __version__}}
+    if servers:
+        document["servers"] = [{"name": table.key.listener, "url": url} for url in servers]
+    methods = {name: described.methods.get((each.service, each.method)) for name, each in table.routes.items()}
+    document["methods"] = [_method(name, table.routes[name], about) for name, about in sorted(methods.items())]
+    if notifications:
+        document["x-notification"] = [*notifications]
+    used = {name for about in methods.values() if about is not None for name in about.errors}
+    if used:
+        document["components"] = {"errors": {_key(name): described.errors[name] for name in sorted(used)}}
+    return document
+
+
+def _method(name: str, route: Route, about: MethodDescription | None) -> Value:
+    members = {} if about is None else about.members
+    method: dict[str, Value] = {
+        "name": name,
+        "summary": route.documentation,
+        "paramStructure": "either",
+        "params": [
+            {
+                "name": parameter.name,
+                "summary": parameter.documentation,
+                "required": parameter.required,
+                "schema": {} if parameter.type is None else json_schema(parameter.type),
+            }
+            for parameter in route.parameters
+        ],
+        "result": {
+            "name": "result",
+            "schema": {"type": "null"} if route.result is None else with_members(route.result, members),
+        },
+    }
+    if about is not None and about.errors:
+        method["errors"] = [{"$ref": f"#/components/errors/{_key(error)}"} for error in about.errors]
+    return method
+
+
+@lru_cache(maxsize=4096)
+def _key(name: str) -> str:
+    """The name of a component: letters, digits, `.`, `-` and `_`."""
+    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in name).rstrip("_")
+
+
+def with_members(kind: Type, members: Mapping[str, str]) -> Schema:
+    """The schema of a result whose innermost dictionaries have these members, each with its type."""
+    if not members or kind.code != "a":
+        return json_schema(kind)
+    inner = kind.children[0]
+    if not kind.is_dict:
+        return {"type": "array", "items": with_members(inner, members)}
+    if inner.children[1].code == "a":
+        return {"type": "object", "additionalProperties": with_members(inner.children[1], members)}
+    return {"type": "object", "properties": {name: _member(text) for name, text in members.items()}}
+
+
+@lru_cache(maxsize=1024)
+def _member(text: str) -> Schema:
+    """The schema of a member: a D-Bus type, or a type and a form, which makes text. It must not be changed."""
+    if "format" in text:
+        return {"type": "string"}
+    try:
+        return json_schema(parse_one(text.partition(" ")[0]))
+    except ValueError:
+        return {}
+
+
+def json_schema(kind: Type) -> dict[str, Value]:
+    """The JSON Schema of the JSON form of a D-Bus type."""
+    if kind.code in INTEGER_RANGES:
+        low, high = INTEGER_RANGES[kind.code]
+        return {"type": "integer", "minimum": low, "maximum": high}
+    if kind.is_dict:
+        return {"type": "object", "additionalProperties": json_schema(kind.children[0].children[1])}
+    if kind.code == "a" and kind.children[0].code == "y":
+        return {"type": "string", "contentEncoding": "base64"}
+    if kind.code == "a":
+        return {"type": "array", "items": json_schema(kind.children[0])}
+    if kind.code == "(":
+        count = len(kind.children)
+        fields: list[Value] = [json_schema(child) for child in kind.children]
+        return {"type": "array", "items": fields, "minItems": count, "maxItems": count}
+    scalar: dict[str, dict[str, Value]] = {"b": {"type": "boolean"}, "d": {"type": "number"}, "v": {}}
+    return scalar.get(kind.code, {"type": "string"})

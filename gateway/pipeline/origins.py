@@ -1,4 +1,4 @@
-"""What a call carries of its way to an endpoint, made once for all calls that came the same way.
+"""What a call carries of its way to an endpoint, and the side that its client asks for, where that is allowed.
 
 Clients send the same head with every message, and a listener gives messages of one head one `RequestMetadata`. So the
 extensions of their calls are one object, by which log and statistics find again what they have made of it.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import structs
+from msgspec import Struct, structs
 
+from gateway.core.migration.modes import Side
 from gateway.core.rpc.model import Call, Origin, RequestMetadata, is_shared
 from gateway.pipeline.waiting import BATCHED
 
 MOST = 64  # that are kept of each kind
+_SIDES = {side.value: side for side in Side}
+_EXTRACTED = "side override"  # the key in a call's extensions
 
 
 class Origins:
@@ -58,3 +61,33 @@ class Origins:
                 self._of_users.clear()
             self._of_users[id(origin), user, is_login] = origin, named
         return structs.replace(call, extensions=named)
+
+
+class SideOverride(Struct, frozen=True):
+    """`header` (lower case) or the named parameter `parameter` names the side: legacy or dbus. Empty: not allowed.
+
+    Any other value is ignored.
+    """
+
+    header: bytes = b""
+    parameter: str = ""
+
+    def extract(self, call: Call, metadata: RequestMetadata) -> tuple[Side | None, Call]:
+        """The side that the client asks for, and the call without the parameter that asks for it."""
+        if self.parameter and self.parameter in call.named:
+            side = _SIDES.get(str(call.named[self.parameter]))
+            named = {name: value for name, value in call.named.items() if name != self.parameter}
+            return side, structs.replace(call, named=named, extensions={**call.extensions, _EXTRACTED: self.parameter})
+        if self.header:
+            found = (value for name, value in metadata.headers if name.lower() == self.header)
+            return _SIDES.get(next(found, b"").decode("latin-1").strip().lower()), call
+        return None, call
+
+    def was_extracted(self, call: Call) -> bool:
+        """Whether `extract` removed a parameter, so that the message cannot be passed through unchanged."""
+        return _EXTRACTED in call.extensions
+
+
+def side_override(header: str, parameter: str) -> SideOverride | None:
+    """The override of a listener; None where its config allows none."""
+    return SideOverride(header.lower().encode(), parameter) if header or parameter else None

@@ -66,6 +66,8 @@ STATUSES: dict[FaultCode, tuple[int, str]] = {
 }
 BAD_GATEWAY = (502, "Bad Gateway")
 PASSED_THROUGH = CallPlan(Side.LEGACY, None, "the method is not mapped: the legacy service answers")
+READ_AT_ONCE = 128 * 1024  # bytes of a request, or of a legacy service's answer; a longer one is read in a thread
+READ_MOST = 32 * 1024**2  # bytes; a longer answer is not read
 FIRST_REDIRECT = 300  # an HTTP status from here on is not an answer to a call
 FIRST_ERROR = 400  # an HTTP status from here on is a failure
 TEXT = "text/plain"
@@ -268,20 +270,20 @@ class WholeMessage(Struct, eq=False):
     def _account(self, answer: Answer, seconds: float) -> None:
         """Read the outcome of each call from the legacy service's answer: here, or in a thread where it is long."""
         endpoint, size = self.endpoint, len(answer.body or b"")
-        if answer.known_head and answer.body is not None and size <= endpoint.read_at_once:  # the usual case
+        if answer.known_head and answer.body is not None and size <= READ_AT_ONCE:  # the usual case
             read = endpoint.client.decode_answers(answer.body, self._envelope, charset_of(answer.content_type))
             self._account_each(read, seconds)
             return
-        if size > endpoint.read_most:
+        if size > READ_MOST:
             self._account_each(None, seconds)
             return
         outcomes = None
-        if size <= endpoint.read_at_once:
-            outcomes = read_answers(endpoint.client, self._envelope, answer, endpoint.read_at_once)
+        if size <= READ_AT_ONCE:
+            outcomes = read_answers(endpoint.client, self._envelope, answer, READ_AT_ONCE)
         if outcomes is not None:
             self._account_each(outcomes, seconds)
             return
-        what = endpoint.client, self._envelope, answer, endpoint.read_most
+        what = endpoint.client, self._envelope, answer, READ_MOST
         reading = asyncio.get_running_loop().run_in_executor(None, read_answers, *what)
         reading.add_done_callback(lambda done: endpoint.after.guard(self._account_each, done.result(), seconds))
 

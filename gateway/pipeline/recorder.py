@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from types import TracebackType
 from typing import Self
 
 from msgspec import Struct, field
@@ -72,7 +71,7 @@ class Recorder:
             return StateRefused(
                 f"{MAX_RECORDINGS} recordings are running, which is the maximum; end one first", conflict=True
             )
-        recording = RecordingSession(methods, limits, self._now, self._end, KEEPALIVE)
+        recording = RecordingSession(methods, limits, self._now, self._end)
         if not self._recordings:
             self.dispatcher.add_listener(self._call_finished)
         self._recordings.add(recording)
@@ -120,7 +119,6 @@ class RecordingSession(Struct, eq=False):
     limits: RecordingLimits
     now: Callable[[], float]
     on_end: Callable[[RecordingSession], object]
-    keepalive: float = KEEPALIVE
     counts: _Counts = field(default_factory=_Counts)
     why: str = ""  # the reason for its end, once it has ended
     _waiting: deque[tuple[float, RecordedCall | bytes, int]] = field(default_factory=deque)
@@ -129,9 +127,7 @@ class RecordingSession(Struct, eq=False):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close("the reader has disconnected")
         self._waiting.clear()
 
@@ -198,7 +194,7 @@ class RecordingSession(Struct, eq=False):
         """Wait for a call or the end; false when a keep-alive line is due first."""
         self._more.clear()
         try:
-            async with asyncio.timeout(min(self.keepalive, max(seconds, 0))):
+            async with asyncio.timeout(min(KEEPALIVE, max(seconds, 0))):
                 return await self._more.wait()
         except TimeoutError:
             return False

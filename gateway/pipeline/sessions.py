@@ -54,10 +54,7 @@ class SessionNews(msgspec.Struct, frozen=True):
 class Sessions:
     """The sessions that were opened through this process, or before its start."""
 
-    def __init__(
-        self, capacity: int = CAPACITY, *, state: StateStore | None = None, now: Callable[[], float] = time
-    ) -> None:
-        self._capacity = capacity
+    def __init__(self, *, state: StateStore | None = None, now: Callable[[], float] = time) -> None:
         self._state = state
         self._now = now
         self._open: OrderedDict[str, OpenSession] = OrderedDict()  # by digest, the least recently used first
@@ -98,9 +95,6 @@ class Sessions:
                 if key not in self._open:
                     self._add(key, found)
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     async def start(self, call: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
         """Read what the state file has; `call` closes sessions at their service."""
         await self.read()
@@ -138,7 +132,7 @@ class Sessions:
         same = self._of[user, originator]
         while limits.most and len(same) > limits.most:
             self._end(next(iter(same)))
-        if len(self._open) > self._capacity:
+        if len(self._open) > CAPACITY:
             self._forget(next(iter(self._open)))
 
     def user(self, route: Route, call: Call) -> str:
@@ -191,7 +185,7 @@ class Sessions:
         if not is_news:
             self._share(SessionNews(over=key))
         self._over[key] = None
-        if len(self._over) > self._capacity:
+        if len(self._over) > CAPACITY:
             self._over.popitem(last=False)
 
     def _add(self, key: str, session: OpenSession) -> None:

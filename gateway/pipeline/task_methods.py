@@ -232,12 +232,10 @@ class TaskObjects(OwnObjects):
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
 
-    def records(self) -> Mapping[str, Callable[[], Value]]:
+    def follow(self, tell: Callable[[str, Callable[[], Value] | None], object]) -> None:
         """See OwnObjects."""
-        return {task.ref: partial(record, task) for task in _all(self._tasks)}
-
-    def subscribe(self, tell: Callable[[str, Callable[[], Value] | None], object]) -> None:
-        """See OwnObjects."""
+        for task in _all(self._tasks):
+            tell(task.ref, partial(record, task))
         for source in (self._tasks, self._tasks.others):
             source.subscribe(lambda task, is_gone: tell(task.ref, None if is_gone else partial(record, task)))
 

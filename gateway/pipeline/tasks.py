@@ -79,15 +79,12 @@ class Tasks:
         state: StateStore,
         describe: Describe,
         *,
-        per_owner: int = PER_OWNER,
-        total: int = TOTAL,
-        stored_bytes: int = STORED_BYTES,
         lease: float = LEASE,
         now: Callable[[], float] = time,
     ) -> None:
         self._state = state
         self._describe = describe
-        self._per_owner, self._total, self._stored_bytes, self._lease = per_owner, total, stored_bytes, lease
+        self._lease = lease
         self._now = now
         self._instance = uuid4().hex
         self._own: dict[str, _Own] = {}  # of this process, the oldest first
@@ -98,9 +95,6 @@ class Tasks:
         self._cancels: dict[str, Cancel | None] = {}  # of running ones
         self._renewing: asyncio.Task[None] | None = None
         self._forgetting: set[asyncio.Task[object]] = set()  # what clients will never know
-
-    def __len__(self) -> int:
-        return len(self._own)
 
     def own(self) -> list[Task]:
         """The tasks that this process knows, the oldest first."""
@@ -150,9 +144,9 @@ class Tasks:
     async def create(self, name: str, owner: str, description: str = "", holder: str = "") -> Task | Fault:
         """Make a task. Without the instance that holds it, a client brings it to its end."""
         await self._make_room(owner)
-        full = len(self._own) >= self._total or self._size() > self._stored_bytes
-        if full or self._count(owner) >= self._per_owner:
-            most = f"there are {len(self._own)}" if full else f"this session has {self._per_owner}"
+        full = len(self._own) >= TOTAL or self._size() > STORED_BYTES
+        if full or self._count(owner) >= PER_OWNER:
+            most = f"there are {len(self._own)}" if full else f"this session has {PER_OWNER}"
             text = f"too many tasks: {most}; destroy those that have ended"
             return Fault(FaultCode.APPLICATION, text, name="TOO_MANY_PENDING_TASKS", data=[text])
         task = Task(f"OpaqueRef:{uuid4()}", name, owner, description, created=self._now())
@@ -268,10 +262,8 @@ class Tasks:
         if size > max(old, CLIENT_BYTES):
             return _too_long(size)
         grown = size - old
-        if grown > 0 and self._size() + grown > self._stored_bytes:
-            return Fault(
-                FaultCode.BUSY, f"the tasks have {self._stored_bytes} bytes already; destroy those that have ended"
-            )
+        if grown > 0 and self._size() + grown > STORED_BYTES:
+            return Fault(FaultCode.BUSY, f"the tasks have {STORED_BYTES} bytes already; destroy those that have ended")
         setattr(task, field, value)
         return await self.changed(task)
 
@@ -317,12 +309,12 @@ class Tasks:
         ]
         ended.sort(key=lambda each: (each.task.finished > oldest, not each.is_seen, each.task.finished))
         size = self._size()
-        excess = len(self._own) - self._total + 1
-        of_owner = self._count(owner) - self._per_owner + 1
+        excess = len(self._own) - TOTAL + 1
+        of_owner = self._count(owner) - PER_OWNER + 1
         gone = []
         for each in ended:
             task = each.task
-            is_needed = excess > 0 or size > self._stored_bytes or (of_owner > 0 and task.owner == owner)
+            is_needed = excess > 0 or size > STORED_BYTES or (of_owner > 0 and task.owner == owner)
             if task.finished > oldest and not is_needed:
                 continue
             size -= each.size

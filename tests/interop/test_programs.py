@@ -179,6 +179,15 @@ def test_pypis_xenapi(gateway: Environment) -> None:
         api.task.destroy(task)
         assert api.VM.get_power_state(vm) == "Running"
         assert refusal(api.VM.start, vm, False, False) == ["VM_BAD_POWER_STATE", vm, "halted", "running"]
+        domid = api.VM.get_domid(vm)
+        api.VM.clean_reboot(vm)
+        assert api.VM.get_domid(vm) != domid
+        api.VM.suspend(vm)
+        assert api.VDI.get_type(api.VM.get_suspend_VDI(vm)) == "suspend"
+        api.VM.resume(vm, False, False)
+        other = next(host for host in api.host.get_all() if host != api.VM.get_resident_on(vm))
+        api.VM.pool_migrate(vm, other, {"live": "true"})
+        assert (api.VM.get_resident_on(vm), vm in api.host.get_resident_VMs(other)) == (other, True)
         api.VM.hard_shutdown(vm)
         api.VM.destroy(vm)
         assert refusal(api.VM.get_record, vm) == ["HANDLE_INVALID", "VM", vm]

@@ -9,7 +9,7 @@ import http.client
 import json
 import re
 import xmlrpc.client
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
@@ -20,6 +20,7 @@ from demo.environment import Environment, start_environment
 from gateway.scaffold import xenapi
 from gateway.scaffold.xenapi import DatamodelClass, DatamodelField, DatamodelMessage, DatamodelType
 from tests.kit.programs import ROOT, TIMEOUT
+from tests.kit.toolstack import load
 
 pytestmark = pytest.mark.bus
 
@@ -27,6 +28,7 @@ NULL = "OpaqueRef:NULL"
 CONTENT = (ROOT / "docker/toolstack/xenapi_classes.json").read_bytes()
 CLASSES = {each.name: each for each in xenapi.read(CONTENT)}
 NAMES = [f"{cls['name']}.{message['name']}" for cls in json.loads(CONTENT) for message in cls["messages"]]
+RELATIONS: Sequence[tuple[str, str]] = load(ROOT / "docker/toolstack/xenapi/relations.py").RELATIONS
 WAITS = ("event.",)  # they wait, and have tests of their own
 # Answers that say that a message is not served, or that something went wrong.
 NO_ANSWER = (
@@ -279,6 +281,26 @@ def test_every_other_message_answers_by_its_type(walk: Walk) -> None:
                     success = answers(walk, cls, message)
                     done, refused = done + success, refused + (not success)
     assert done > 440, (done, refused)
+    assert inconsistencies(walk) == []
+
+
+def inconsistencies(walk: Walk) -> list[str]:
+    """The relations whose two sides differ, and the references to objects that do not exist."""
+    relations = [pair for pair in RELATIONS if not any(side.startswith("VMPP.") for side in pair)]
+    names = {side.split(".")[0] for pair in relations for side in pair}
+    pool = {name: walk.ask(f"{name}.get_all_records") for name in names}
+    found = []
+    for side, other in relations:
+        (cls, field), (far, back) = side.split("."), other.split(".")
+        there = {(ref, each) for ref, record in pool[cls].items() for each in refs(record[field])}
+        here = {(each, ref) for ref, record in pool[far].items() for each in refs(record[back])}
+        found += [f"{side} <-> {other}: {pair}" for pair in there ^ here]
+        found += [f"{side}: {each} does not exist" for _, each in there if each not in pool[far]]
+    return found
+
+
+def refs(value: str | list[str]) -> list[str]:
+    return [each for each in (value if isinstance(value, list) else [value]) if each not in (NULL, "")]
 
 
 def answers(walk: Walk, cls: DatamodelClass, message: DatamodelMessage) -> bool:

@@ -17,7 +17,6 @@ from tests.kit.clients import UnixConnection
 from tests.kit.programs import TIMEOUT
 
 USER, PASSWORD = "root", "xenroot"  # of the sample toolstack
-XENOPSD = "/xenopsd/jsonrpc"
 PAUSE = 0.05  # seconds before a client tries again
 CUT = (OSError, http.client.HTTPException, ValueError)  # how a call ends whose gateway dies
 
@@ -134,52 +133,6 @@ class EventFrom(Mirror):
         with suppress(Failure, *CUT):
             caller.ask("session.logout")
         caller.close()
-
-
-class Updates(Mirror):
-    """Over `UPDATES.get` of xenopsd, as xapi follows it: the numbers are the service's, and hold while it lives."""
-
-    def run(self) -> None:
-        caller, known, instance = Caller(self._socket, XENOPSD), 0, ""
-        while not self._stopped.is_set():
-            try:
-                if not instance:
-                    instance = self._asked(caller, "query")["instance_id"]
-                    known = self._asked(caller, "UPDATES.last_id")
-                    rows = listed(caller)
-                    self.begin_anew()
-                    self.objects.update(rows)
-                _, changes, last = self._asked(caller, "UPDATES.get", last_id=known, timeout=1)
-                told = {key: self._stat(caller, key) for kind, key in changes if kind == "Vm"}
-                if self._asked(caller, "query")["instance_id"] != instance:
-                    instance = ""
-                    continue
-            except (Failure, *CUT):
-                self._stopped.wait(PAUSE)
-                continue
-            for key, row in told.items():
-                if row is not None:
-                    self.apply("vm", key, "mod", row)
-                elif ("vm", key) in self.objects:
-                    self.apply("vm", key, "del", None)
-            known = last
-        caller.close()
-
-    def _stat(self, caller: Caller, key: str) -> Any:
-        try:
-            return self._asked(caller, "VM.stat", id=key)
-        except Failure as failure:
-            if failure.args[0] != "Does_not_exist":
-                raise
-            return None
-
-    def _asked(self, caller: Caller, method: str, **named: Any) -> Any:
-        return caller.call(method, {"debug_info": "mirror", **named})
-
-
-def listed(caller: Caller) -> dict[tuple[str, str], Any]:
-    """The VMs of xenopsd, as it lists them."""
-    return {("vm", row[0]["id"]): row for row in caller.call("VM.list", {"debug_info": "mirror"})}
 
 
 class Streamed(Mirror):

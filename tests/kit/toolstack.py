@@ -275,20 +275,21 @@ def twin(
     service: str, bus: str, directory: Path, *, tcp: bool = False, port: int = 0, json: bool = False
 ) -> Iterator[Twin]:
     """Run one beside the D-Bus services on this bus until the block ends; `port` 0 is any free one."""
-    socket = directory / f"old-{service}"
-    file = directory / f"old-{service}.json"
-    calls = directory / f"old-{service}.calls"
-    command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file), "--calls", str(calls)]
-    command += ["--listen", f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}", *(["--json"] if json else [])]
-    with speaking(*command) as (process, listening):
-        yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file, calls)
+    listen = f"tcp:127.0.0.1:{port}" if tcp else f"unix:{directory / f'old-{service}'}"
+    with _twin(service, bus, directory / f"old-{service}", "--listen", listen, *(["--json"] if json else [])) as made:
+        yield made
 
 
 @contextmanager
 def squeezed_over_xenstore(bus: str, store: Path, directory: Path, root: str = "/squeezed") -> Iterator[Twin]:
     """Run squeezed as of 2009, which has no socket and serves a xenstore."""
-    file, calls = directory / "old-store.json", directory / "old-store.calls"
-    command = [sys.executable, str(PROGRAM), "squeezed", "--address", bus, "--switches", str(file)]
-    command += ["--calls", str(calls), "--store", str(store), "--root", root]
-    with speaking(*command) as (process, url):
-        yield Twin(process, url, file, calls)
+    with _twin("squeezed", bus, directory / "old-store", "--store", str(store), "--root", root) as made:
+        yield made
+
+
+@contextmanager
+def _twin(service: str, bus: str, files: Path, *options: str) -> Iterator[Twin]:
+    file, calls = files.with_suffix(".json"), files.with_suffix(".calls")
+    command = [sys.executable, str(PROGRAM), service, "--address", bus, "--switches", str(file), "--calls", str(calls)]
+    with speaking(*command, *options) as (process, listening):
+        yield Twin(process, listening.replace("tcp:", "http://").replace("unix:", "http+unix://"), file, calls)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -48,15 +49,21 @@ def last(call: Call) -> Outcome:
     return Reply(call.params[-1] if call.params else None)
 
 
-class _Bus(Backend):
-    def __init__(self, sides: Sides) -> None:
-        self._sides = sides
+class ScriptedBus(Backend):
+    """A D-Bus side that answers by calling a function, and remembers what it was asked."""
+
+    def __init__(self, answer: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
+        self._answer = answer
+        self.asked: list[str] = []
+        self.calls: list[Call] = []
 
     async def start(self) -> None:
         """Nothing to connect."""
 
     async def call(self, route: Route, call: Call) -> Outcome:
-        return self._sides.answer(Side.DBUS, call)
+        self.asked.append(route.method)
+        self.calls.append(call)
+        return await self._answer(route, call)
 
     async def stop(self) -> None:
         """Nothing to close."""
@@ -71,8 +78,8 @@ class Sides:
         self.asked: list[tuple[Side, Call]] = []
         routes = [_set(each, setting) for each in ROUTES]
         self.routes: Mapping[str, Route] = {name: each for each in routes for name in (each.method, *each.aliases)}
-        upstreams = Scripted({"old": ("other", "plain")}, answer=self._old)
-        self.dispatcher = Dispatcher(_Bus(self), upstreams=upstreams)
+        upstreams = Scripted({"old": ("other", "plain")}, answer=partial(self._answer, Side.LEGACY))
+        self.dispatcher = Dispatcher(ScriptedBus(partial(self._answer, Side.DBUS)), upstreams=upstreams)
         self.recorder = Recorder(self.dispatcher, lambda: 1000.0)
         table = EndpointTable(HERE, codec, "plain", self.routes)
         codecs = CODECS[codec](MessageLimits()), DIALECTS["plain"](codec)
@@ -81,7 +88,7 @@ class Sides:
         compare = StatisticsCollector().compare
         self.replaying = Replayer(self.endpoints, self.dispatcher.observe, compare, Worker())
 
-    def answer(self, side: Side, call: Call) -> Outcome:
+    async def _answer(self, side: Side, _route: Route, call: Call) -> Outcome:
         self.asked.append((side, call))
         return (self.old if side is Side.LEGACY else self.new)(call)
 
@@ -96,9 +103,6 @@ class Sides:
         call = Call(method, params)
         answer = await self.exchange.answer(codec.encode_call(call), CLIENT)
         return codec.decode_answers(answer.body or b"", Envelope((call,)))[0]
-
-    async def _old(self, _route: Route, call: Call) -> Outcome:
-        return self.answer(Side.LEGACY, call)
 
 
 def _set(each: Route, mode: Mode) -> Route:

@@ -24,16 +24,13 @@ from gateway.core.dbus.names import escape_path_element
 from tests.kit.clients import UnixConnection
 from tests.kit.event_mirrors import (
     CUT,
-    XENOPSD,
     Caller,
     EventFrom,
     Failure,
     Mirror,
     OverWebSocket,
     ServerSent,
-    Updates,
     WebSocketClient,
-    listed,
 )
 from tests.kit.gateway import REST, TOOLSTACK, Process, ship
 from tests.kit.toolstack import Client, Toolstack
@@ -85,7 +82,7 @@ class World:
     async def change(self) -> None:
         """A few changes, straight at the service."""
         async with self.toolstack.client() as client:
-            kinds = (self._rename, self._rename, self._create, self._destroy, self._xenopsd)
+            kinds = (self._rename, self._rename, self._create, self._destroy)
             for _ in range(self.chance.randint(1, 20)):
                 await self.chance.choice(kinds)(client)
 
@@ -112,33 +109,37 @@ class World:
         if networks:
             await client.call("xapi", self.chance.choice(networks), "Network1.Destroy")
 
-    async def _xenopsd(self, client: Client) -> None:
-        """Add, change or remove a VM of xenopsd."""
-        key = f"vm-{self.chance.randint(1, 5)}"
-        if await client.call("xenopsd", "", "VMs1.Exists", "s", key) and self.chance.random() < 0.5:
-            await client.call("xenopsd", "", "VMs1.Remove", "s", key)
-        else:
-            row = [key, str(self.chance.random()), 1024, 1024, 1024, 1, 1, {}]
-            await client.call("xenopsd", "", "VMs1.Add", "(ssxxxuua{ss})", row)
-
     async def kill_service(self) -> None:
-        name = self.chance.choice(("xapi", "xenopsd"))
         async with self.toolstack.client() as client:
-            running = await client.ask_bus("NameHasOwner", "s", f"org.xen.xcp.{name}")
+            running = await client.ask_bus("NameHasOwner", "s", "org.xen.xcp.xapi")
         if running:
-            await self.toolstack.kill(name)
+            await self.toolstack.kill("xapi")
 
     async def kill_bus(self) -> None:
         await self.toolstack.restart_bus()
 
     async def kill_gateway(self) -> None:
-        await asyncio.to_thread(self.gateway.end)
+        await asyncio.to_thread(self.end_when_written)
         self.gateway = await asyncio.to_thread(self._start)
 
     async def stop_gateway(self) -> None:
         self.gateway.signal(signal.SIGTERM)
         assert await asyncio.to_thread(self.gateway.wait) == 0
-        await self.kill_gateway()
+        self.gateway.end()
+        self.gateway = await asyncio.to_thread(self._start)
+
+    def end_when_written(self, *, forget: bool = False) -> None:
+        """Kill the gateway when it has written down what its clients have; `forget`: and that is gone."""
+        caller, limit = Caller(self.folder / "rpc"), time.monotonic() + SETTLED
+        known = caller.ask("event.get_current_id")
+        caller.close()
+        with closing(sqlite3.connect(self.folder / "state.db", timeout=SETTLED)) as db, db:
+            while not db.execute("SELECT 1 FROM event_log WHERE saved >= ?", (int(known),)).fetchone():
+                assert time.monotonic() < limit
+                time.sleep(0.05)
+            self.gateway.end()
+            if forget:
+                db.execute("DELETE FROM event_log")
 
     async def reload(self) -> None:
         self.gateway.signal(signal.SIGHUP)
@@ -169,21 +170,7 @@ class World:
                 assert time.monotonic() < end
                 time.sleep(0.05)
             else:
-                return {
-                    (name.lower(), ref): record for name, records in found.items() for ref, record in records.items()
-                }
-            finally:
-                caller.close()
-
-    def of_xenopsd(self) -> dict[tuple[str, str], Any]:
-        """What xenopsd itself has."""
-        caller, end = Caller(self.folder / "rpc", XENOPSD), time.monotonic() + SETTLED
-        while True:
-            try:
-                return listed(caller)
-            except (Failure, *CUT):
-                assert time.monotonic() < end
-                time.sleep(0.05)
+                return {(name.lower(), ref): each for name, records in found.items() for ref, each in records.items()}
             finally:
                 caller.close()
 
@@ -191,13 +178,13 @@ class World:
         """Whether a client comes to have the state of the service, while nothing changes."""
         end = time.monotonic() + SETTLED
         while mirror.is_alive() and time.monotonic() < end:
-            if dict(mirror.objects) == (self.of_xenopsd() if isinstance(mirror, Updates) else self.state()):
+            if dict(mirror.objects) == self.state():
                 return True
             time.sleep(0.05)
         return False
 
 
-MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent, Updates)
+MIRRORS: tuple[type[Mirror], ...] = (EventFrom, OverWebSocket, ServerSent)
 
 
 async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Path) -> None:
@@ -214,7 +201,7 @@ async def test_clients_have_the_state_of_the_service_whatever_dies(tmp_path: Pat
                     await world.change()
                 for mirror in mirrors:
                     assert await asyncio.to_thread(world.same, mirror), (number, mirror, world.done[-5:])
-                if world.done[-1] == "stop gateway":  # their tokens continue
+                if world.done[-1] in ("stop gateway", "kill gateway"):  # their tokens continue
                     assert [mirror.begun_anew for mirror in mirrors] == begun_anew, (number, world.done[-5:])
         finally:
             for mirror in mirrors:
@@ -257,11 +244,11 @@ def stop_with_clients(world: World) -> None:
     assert world.gateway.lines[-1]["event"] == "stopped, nothing in flight"
 
 
-@pytest.mark.parametrize("ending", ["stopped", "killed", "forgotten"])
-async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everything(
-    tmp_path: Path, ending: str
+@pytest.mark.parametrize("is_continued", [True, False])
+async def test_a_token_of_before_a_kill_is_continued_or_answered_with_everything(
+    tmp_path: Path, *, is_continued: bool
 ) -> None:
-    """Each kind of client has a token; the gateway ends; objects come, change and go; the clients go on."""
+    """Each kind of client has a token; the gateway is killed; objects come, change and go; the clients go on."""
     async with Toolstack() as toolstack:
         world = World(tmp_path, toolstack)
         try:
@@ -269,19 +256,19 @@ async def test_a_token_of_before_a_restart_is_continued_or_answered_with_everyth
                 gone = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
                 await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "before", 1)
                 before = await asyncio.to_thread(tokens, world)
-                await asyncio.to_thread(end, world, ending, before[1])
+                await asyncio.to_thread(world.end_when_written, forget=not is_continued)
                 await client.call("xapi", f"network/{escape_path_element(gone)}", "Network1.Destroy")
                 made = await client.call("xapi", "network", "NetworkManager1.Create", "a{sv}", {})
                 await client.call("xenopsd", "", "Updates1.InjectBarrier", "sx", "after", 2)
             world.gateway = await asyncio.to_thread(world._start)
-            await asyncio.to_thread(go_on, world, before, gone, made, is_continued=ending != "forgotten")
+            await asyncio.to_thread(go_on, world, before, gone, made, is_continued=is_continued)
         finally:
             await asyncio.to_thread(world.gateway.end)
 
 
 def tokens(world: World) -> tuple[str, str, int]:
     """A session with a token of `event.from` that is registered for `event.next`; and the last number of xenopsd."""
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", "/xenopsd/jsonrpc")
     token = caller.ask("event.from", ["network"], "", 0.0)["token"]
     caller.ask("event.register", ["network"])
     last = xenopsd.call("UPDATES.get", {"debug_info": "restart", "last_id": 0, "timeout": 1})[2]
@@ -290,27 +277,10 @@ def tokens(world: World) -> tuple[str, str, int]:
     return caller.session, token, last
 
 
-def end(world: World, ending: str, token: str) -> None:
-    """End the gateway, when what its clients have is written down; "forgotten": that is not there any more."""
-    if ending == "stopped":
-        world.gateway.signal(signal.SIGTERM)
-        assert world.gateway.wait() == 0
-        world.gateway.end()
-        return
-    with closing(sqlite3.connect(world.folder / "state.db", timeout=SETTLED)) as db, db:
-        limit = time.monotonic() + SETTLED
-        while not db.execute("SELECT 1 FROM event_log WHERE saved >= ?", (int(token.partition(",")[0]),)).fetchone():
-            assert time.monotonic() < limit
-            time.sleep(0.05)
-        world.gateway.end()
-        if ending == "forgotten":
-            db.execute("DELETE FROM event_log")
-
-
 def go_on(world: World, before: tuple[str, str, int], gone: str, made: str, *, is_continued: bool) -> None:
     """The session is valid. Each answer either has the changes, or says that it has everything."""
     session, token, last = before
-    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", XENOPSD)
+    caller, xenopsd = Caller(world.folder / "rpc"), Caller(world.folder / "rpc", "/xenopsd/jsonrpc")
     caller.session = session
     expected = set(caller.ask("network.get_all"))
     assert made in expected

@@ -34,7 +34,7 @@ class Clients:
 
     async def _wait(self, events: ServiceEvents, number: int, wanted: Wanted) -> None:
         with Waiter(events, wanted, "session") as waiter:
-            await waiter.wait(None)
+            await waiter.wait(TIMEOUT)
         self.woken.append(number)
         self.first.set()
         self.turns.append(self._turn)
@@ -73,14 +73,14 @@ async def test_long_waits_share_a_timer_end_in_time_and_leave_none_behind(monkey
     tasks = [loop.create_task(wait(0.1 + number / 1000)) for number in range(10)]
     late = loop.create_task(wait(1000.0))
     await asyncio.sleep(0)
-    assert len(events.alarms) <= 3
+    assert len(events.alarms._shared) <= 3
     async with asyncio.timeout(TIMEOUT):
         await asyncio.gather(*tasks)
     assert all(end - begun >= seconds for seconds, end in ends.items())
     events.log.put(("vm", "a"), dict)
     async with asyncio.timeout(TIMEOUT):
         await late
-    assert len(events.alarms) == 0
+    assert len(events.alarms._shared) == 0
 
 
 async def test_clients_that_want_the_same_or_another_object_are_woken_for_theirs() -> None:

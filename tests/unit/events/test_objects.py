@@ -22,7 +22,7 @@ class Running:
 
     def __init__(self) -> None:
         self.service = Service()
-        self.log = ChangeLog(1000, lambda _: None)
+        self.log = ChangeLog(1000, 1000, lambda _: None)
         self.objects = ServiceObjects(NAME, [VMS, OF_METRICS], self.log, lambda: None)
         self._task = asyncio.get_running_loop().create_task(self.objects.run(self.service))
 
@@ -123,25 +123,6 @@ async def test_a_new_owner_is_read_and_only_the_difference_is_told() -> None:
         await service.settle()
         told = {each.id[1]: each.is_deleted for each in running.log.since(token.generation, EVERYTHING)}
         assert told == {"b": False, "c": True, "d": False}
-
-
-async def test_a_signal_older_than_the_state_that_was_read_does_not_bring_the_old_value_back() -> None:
-    async with Running() as running:
-        service = running.service
-        service.state = {"/vm/a": {VM: {"Name": "0"}}}
-        service.own()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        service.change("/vm/a", VM, Name="1")
-        service.answer()  # the state of now
-        service.change("/vm/a", VM, Name="2")
-        seen = []
-        while service.wire:
-            service.deliver()
-            seen += [record["Name"] for record in running.records().values() if isinstance(record, dict)]
-        assert seen == sorted(seen, key=str)
-        await service.settle()
-        assert running.records() == {("vm", "a"): {"Name": "2"}}
 
 
 async def test_a_manager_that_does_not_exist_has_no_objects() -> None:

@@ -32,7 +32,7 @@ class Gateway:
 
     def __init__(self, state: StateStore, objects: dict[ObjectId, Value], most_deleted: int = 10_000) -> None:
         Gateway.last_epoch += 1
-        self.log = ChangeLog(1000, lambda _: None, most_deleted, epoch=Gateway.last_epoch)
+        self.log = ChangeLog(1000, Gateway.last_epoch, lambda _: None, most_deleted)
         self.saver = LogSaver("xapi", self.log, state, lambda: True)
         self.recalled = RecalledLogs("xapi", self.log, state)
         for object_id, value in objects.items():
@@ -137,21 +137,7 @@ async def play(steps: list[tuple[str, int, int]], most_deleted: int) -> None:
                     gateways[number] = Gateway(state, truth, most_deleted)
         await client.read(gateways[0])
         assert client.objects == truth
-
-
-async def test_after_an_orderly_stop_a_client_gets_only_what_has_changed(state: StateStore) -> None:
-    before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
-    token = before.log.token
-    before.put(VM2, "B")
-    before.log.remove(HOST)
-    await before.saver.save()
-    assert await Gateway(state, {VM1: "a", VM2: "B"}).told(token) == [("del", "1", None), ("mod", "2", "B")]
-    new = before.log.token
-    assert await Gateway(state, {VM2: "B", VM1: "a"}).told(new) == []
-    after = Gateway(state, {VM2: "b", ("vm", "3"): "d"})
-    assert await after.told(new) == [("del", "1", None), ("mod", "2", "b"), ("add", "3", "d")]
-    assert await after.told(new, Wanted(objects=frozenset({VM2}))) == [("mod", "2", "b")]
-    assert await after.told(new, Wanted(classes=frozenset({"host"}))) == []
+        assert gateways[0].log.count("vm") == len(truth)
 
 
 async def test_a_change_that_was_told_but_not_saved_may_have_been_undone_so_nothing_is_certain(
@@ -172,7 +158,7 @@ async def test_an_object_that_changes_while_the_log_is_saved_counts_as_changed(
     before = Gateway(state, {VM1: "a", VM2: "b", HOST: "c"})
     token = before.log.token
     saving = asyncio.get_running_loop().create_task(before.saver.save())
-    while not before.log.changed_since(0, EVERYTHING)[0].has_digest:  # noqa: ASYNC110 - no one tells it
+    while before.log.changed_since(0, EVERYTHING)[0]._digest is None:  # noqa: ASYNC110 - no one tells it
         await asyncio.sleep(0)
     before.put(VM1, "A")
     before.put(VM2, "B")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.interfaces import NOT_SENT, Backend, Wanted, always
+from gateway.core.interfaces import NOT_SENT, Wanted, always
 from gateway.core.migration.modes import Migration, Mode, Setting, Side
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import CallFinished, Effect, Route, local_route
@@ -34,24 +34,7 @@ from tests.kit import upstreams as kit
 from tests.kit.cases import each_case, expect, present
 from tests.kit.mappings import TARGET, route
 from tests.kit.programs import TIMEOUT
-
-
-class Scripted(Backend):
-    """Answers by calling a function, and remembers which routes it was asked for."""
-
-    def __init__(self, answer: Callable[[Route, Call], Awaitable[Outcome]]) -> None:
-        self._answer = answer
-        self.asked: list[str] = []
-
-    async def start(self) -> None:
-        """Nothing to connect."""
-
-    async def call(self, route: Route, call: Call) -> Outcome:
-        self.asked.append(route.method)
-        return await self._answer(route, call)
-
-    async def stop(self) -> None:
-        """Nothing to close."""
+from tests.kit.traffic import ScriptedBus
 
 
 async def echo(_route: Route, call: Call) -> Outcome:
@@ -73,7 +56,7 @@ class Scene:
     def __init__(
         self, answer: Callable[[Route, Call], Awaitable[Outcome]] = echo, old: kit.Scripted | None = None, **more: Any
     ) -> None:
-        self.backend, self.old = Scripted(answer), old or kit.Scripted({})
+        self.backend, self.old = ScriptedBus(answer), old or kit.Scripted({})
         self.ended: list[tuple[str, Outcome, Side | None]] = []
         self.toggles = ActiveOverrides()
         self.dispatcher = Dispatcher(self.backend, self._note, upstreams=self.old, toggles=self.toggles, **more)
@@ -120,6 +103,14 @@ async def stand_in_line(_route: Route, _call: Call) -> Outcome:
     raise AssertionError("unreachable")
 
 
+async def check_slowly(asked: Route, call: Call) -> Outcome:
+    return await (hang if asked.method == "session check" else echo)(asked, call)
+
+
+KEEPER = dataclasses.replace(TARGET, bus_name="org.xen.xcp.keeper")
+SLOWLY_CHECKED = route("session check", timeout=3600.0, target=KEEPER)
+
+
 @each_case(
     ("answer", "asked", "outcome"),
     [
@@ -134,6 +125,11 @@ async def stand_in_line(_route: Route, _call: Call) -> Outcome:
             stand_in_line,
             route(timeout=0.01, effect=Effect.WRITE),
             timeout("no answer from org.xen.xcp.toy within 0.01 s; the call was not sent"),
+        ),
+        (
+            check_slowly,  # it has the deadline of the call
+            replace(route(timeout=0.01), session_check=SLOWLY_CHECKED),
+            timeout("no answer from org.xen.xcp.keeper within 0.01 s; echo was not called"),
         ),
         (bug, route(), INTERNAL),
         (times_out, route(), INTERNAL),  # a bug of the backend, and no deadline
@@ -155,13 +151,6 @@ async def test_each_call_has_an_outcome_which_is_noted_once(
         await asyncio.sleep(0)
 
 
-async def test_a_method_that_is_off_is_refused_without_asking_anybody() -> None:
-    scene = Scene()
-    outcome = await scene.answer(route("VM.start", migration=Migration(Setting(Mode.OFF))))
-    assert outcome == Fault(FaultCode.UNAVAILABLE, "VM.start is switched off")
-    assert (scene.backend.asked, scene.old.called) == ([], [])
-
-
 GUARDED = route("VM.start", session_check=route("session check"), effect=Effect.WRITE)
 
 
@@ -179,26 +168,6 @@ async def test_a_session_check_comes_first_and_its_fault_is_the_answer() -> None
     await scene.dispatcher.answer(GUARDED, Call("VM.start", ("good",), oneway=True))  # it is waited for all the same
     assert [method for method, _ in seen] == ["session check", *["session check", "VM.start"] * 2]
     assert [oneway for _, oneway in seen[-2:]] == [False, True]
-
-
-async def test_session_check_and_call_share_one_deadline() -> None:
-    async def slow_check(asked: Route, call: Call) -> Outcome:
-        return await (hang if asked.method == "session check" else echo)(asked, call)
-
-    keeper = dataclasses.replace(TARGET, bus_name="org.xen.xcp.keeper")
-    check = route("session check", timeout=3600.0, target=keeper)
-    outcome = await Scene(slow_check).answer(replace(GUARDED, session_check=check, timeout=0.01))
-    assert outcome == timeout("no answer from org.xen.xcp.keeper within 0.01 s; VM.start was not called")
-
-
-def test_a_refused_call_is_reported_to_each_listener_once() -> None:
-    scene, told = Scene(), list[CallFinished]()
-    fault = Fault(FaultCode.ACCESS_DENIED, "no")
-    scene.dispatcher.add_listener(told.append)
-    assert scene.dispatcher.refuse(Call("x"), fault, route()) is fault
-    scene.dispatcher.remove_listener(told.append)
-    scene.dispatcher.refuse(Call("x"), fault, route())
-    assert (len(scene.ended), len(told)) == (2, 1)
 
 
 async def test_a_local_route_is_answered_by_the_gateway_within_its_timeout_and_reported() -> None:
@@ -227,17 +196,6 @@ async def test_a_cancellation_from_outside_is_no_timeout_even_when_both_come_at_
         await task
 
 
-async def test_an_override_moves_a_method_while_calls_come() -> None:
-    scene, stat = Scene(), route("VM.stat", migration=OLD)
-    assert await scene.answer(stat, "new") == Reply("old")
-    assert (scene.backend.asked, scene.old.called) == ([], ["VM.stat"])
-    scene.override("VM.stat", Mode.DBUS)
-    assert await scene.answer(stat, "new") == Reply("new")
-    scene.toggles.replace([])
-    assert await scene.answer(stat, "new") == Reply("old")
-    assert [side for _, _, side in scene.ended] == [Side.LEGACY, Side.DBUS, Side.LEGACY]
-
-
 @each_case("code", FaultCode)
 async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(code: FaultCode) -> None:
     async def fail(_route: Route, _call: Call) -> Outcome:
@@ -255,7 +213,7 @@ async def test_a_call_falls_back_only_where_nothing_was_executed_for_certain(cod
 
 
 async def test_a_call_that_is_only_observed_asks_those_that_are_there_for_it_and_is_not_noted() -> None:
-    observing, apart = Scripted(echo), kit.Scripted({})
+    observing, apart = ScriptedBus(echo), kit.Scripted({})
     scene = Scene(observing=observing, observing_upstreams=apart)
     call = Call("VM.start", ("s",))
     assert await scene.dispatcher.observe(Side.DBUS, GUARDED, call) == Reply("s")

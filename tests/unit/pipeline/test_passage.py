@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.core.interfaces import DEADLINE_PASSED, HttpExchange
+from gateway.core.interfaces import HttpExchange
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished
 from gateway.core.rpc.model import (
@@ -81,17 +81,21 @@ async def test_an_answer_that_tells_of_another_end_goes_back_and_is_noted_as_tha
     assert ended(way.outcome) == word
 
 
-async def test_a_tunnel_whose_client_leaves_has_ended_as_tunnels_do() -> None:
-    class Open(kit.Scripted):
+@pytest.mark.parametrize(("opens", "ended"), [(False, ABANDONED), (True, Reply())])
+async def test_a_client_that_leaves_is_noted_once_and_a_tunnel_has_ended_as_tunnels_do(
+    ended: Outcome, *, opens: bool
+) -> None:
+    class Waits(kit.Scripted):
         async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
-            await exchange.respond(Answer(None, "", None, 200, "OK"), opens_tunnel=True)
-            await exchange.write(b"RFB")
+            if opens:
+                await exchange.respond(Answer(None, "", None, 200, "OK"), opens_tunnel=True)
+                await exchange.write(b"RFB")
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
 
-    way = Way(upstreams=Open({}))
-    await way.leave(MemoryExchange(GET, is_tunnel=True), once_written=True)
-    assert (way.outcome, way.noted[0].received, way.noted[0].sent) == (Reply(), 0, 3)
+    way = Way(upstreams=Waits({}))
+    await way.leave(MemoryExchange(GET, is_tunnel=opens), once_written=opens)
+    assert (way.outcome, way.noted[0].received, way.noted[0].sent) == (ended, 0, 3 if opens else 0)
 
 
 @each_case("code", FaultCode)
@@ -113,17 +117,6 @@ async def test_an_old_service_that_closes_without_a_word_is_a_closed_connection_
     assert got is not None
     assert (got.hang_up, got.body) == (True, None)
     assert way.outcome == fault
-
-
-async def test_a_message_whose_client_leaves_is_noted_once() -> None:
-    class Hung(kit.Scripted):
-        async def relay(self, upstream: str, exchange: HttpExchange) -> Answer | Fault:
-            await asyncio.Event().wait()
-            raise AssertionError("unreachable")
-
-    way = Way(upstreams=Hung({}))
-    await way.leave(MemoryExchange(GET))
-    assert way.outcome == ABANDONED
 
 
 async def test_a_response_that_breaks_off_resets_the_client_and_is_noted_as_a_fault() -> None:
@@ -174,7 +167,7 @@ async def test_one_timer_serves_those_that_begin_later_too() -> None:
     deadlines = Deadlines()
     loop = asyncio.get_running_loop()
     first = asyncio.ensure_future(wait(deadlines, 0.03))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
     began = loop.time()
     second = asyncio.ensure_future(wait(deadlines, 0.03))
     assert await first == await second == "late after 0.03"
@@ -189,19 +182,3 @@ async def test_a_lifted_deadline_cancels_nobody_and_leaves_nothing() -> None:
     async with asyncio.timeout(TIMEOUT):
         assert await wait(deadlines, 0.01) == "late after 0.01"
     assert present(asyncio.current_task()).cancelling() == 0
-
-
-async def test_a_cancellation_from_outside_stays_one() -> None:
-    task = asyncio.ensure_future(wait(Deadlines(), 3600.0))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def test_the_cancellation_itself_says_why() -> None:
-    """A backend learns so that the callee was late, and not that the caller has left."""
-    Deadlines().start(0.0)
-    with pytest.raises(asyncio.CancelledError, match=DEADLINE_PASSED):
-        await asyncio.Event().wait()
-    present(asyncio.current_task()).uncancel()

@@ -148,10 +148,10 @@ async def test_a_recording_ends_when_its_time_is_over(recorder: Recorder) -> Non
 
 @each_case("keepalive", [0.001, 60.0])
 async def test_an_empty_line_says_that_nothing_has_come_and_a_call_wakes_who_waits_for_one(
-    recorder: Recorder, keepalive: float
+    recorder: Recorder, keepalive: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gateway.pipeline.recorder.KEEPALIVE", keepalive)
     with begun(recorder) as found:
-        found.keepalive = keepalive
         async with aclosing(found.lines("1.0", "r1")) as lines, asyncio.timeout(TIMEOUT):
             await anext(lines)
             if keepalive < 1:

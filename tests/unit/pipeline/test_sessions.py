@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from gateway.core.migration.modes import Side
 from gateway.core.routing.route import CallFinished, Route, SessionLimits
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
+from gateway.pipeline import sessions
 from gateway.pipeline.sessions import Sessions
 from gateway.state.store import StateStore
 from tests.kit.mappings import route
@@ -34,9 +36,9 @@ def limited(idle: float = 0.0, most: int = 0) -> Route:
 class Scene:
     """Sessions, and a clock that is set by hand."""
 
-    def __init__(self, capacity: int = 100, state: StateStore | None = None, login: Route = LOGIN) -> None:
+    def __init__(self, state: StateStore | None = None, login: Route = LOGIN) -> None:
         self.now = 1000.0
-        self.sessions = Sessions(capacity, state=state, now=lambda: self.now)
+        self.sessions = Sessions(state=state, now=lambda: self.now)
         self.login = login
 
     def learn(self, route: Route, *params: Value, outcome: Outcome) -> None:
@@ -76,11 +78,12 @@ def test_what_is_no_login_or_did_not_work_teaches_nothing() -> None:
     for outcome in (Fault(FaultCode.APPLICATION, "no"), Reply(5)):
         scene.learn(LOGIN, "alice", outcome=outcome)
     scene.learn(LOGIN, outcome=Reply("ref-1"))
-    assert len(scene.sessions) == 0
+    assert len(scene.sessions._open) == 0
 
 
-def test_those_used_longest_ago_are_forgotten_first() -> None:
-    scene = Scene(capacity=2)
+def test_those_used_longest_ago_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "CAPACITY", 2)
+    scene = Scene()
     for user in ("a", "b"):
         scene.open(f"ref-{user}", user)
     assert scene.user("ref-a") == "a"
@@ -117,7 +120,7 @@ def test_a_logout_makes_room_and_a_reference_that_is_given_again_is_a_new_sessio
     scene.open("1")
     scene.learn(LOGOUT, "1", outcome=Reply(None))
     scene.open("2")
-    assert (scene.over("1", "2"), len(scene.sessions)) == ([], 1)  # of the first the service knows
+    assert (scene.over("1", "2"), len(scene.sessions._open)) == ([], 1)  # of the first the service knows
     for ref in ("1", "2", "1"):
         scene.open(ref)
     assert scene.over("1", "2") == ["2"]

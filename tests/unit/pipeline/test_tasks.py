@@ -16,11 +16,11 @@ from msgspec.structs import replace
 
 from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
-from gateway.core.interfaces import Backend
 from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Peer, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.pipeline import tasks
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.tasks import CLIENT_BYTES, KEPT, Cancel, Tasks
@@ -30,33 +30,29 @@ from gateway.wiring import task_ending
 from tests.kit.cases import expect
 from tests.kit.mappings import route
 from tests.kit.programs import TIMEOUT
+from tests.kit.traffic import ScriptedBus
 from tests.kit.upstreams import Scripted
 
 DBUS = Setting()
 PEER = Peer("tcp:127.0.0.1:4711")
 
 
-class Service(Backend):
+class Service(ScriptedBus):
     """VM.start ends when `go` is set; `check` is the session check."""
 
     def __init__(self) -> None:
+        super().__init__(self._serve)
         self.started: list[Call] = []
         self.go = asyncio.Event()
         self.outcome: Outcome = Reply("OpaqueRef:vm<9>")
 
-    async def start(self) -> None:
-        """Nothing to connect."""
-
-    async def call(self, route: Route, call: Call) -> Outcome:
+    async def _serve(self, route: Route, call: Call) -> Outcome:
         if route.method == "session check":
             valid = bool(call.params) and call.params[0] == "session"
             return Reply() if valid else Fault(FaultCode.APPLICATION, "", "SESSION_INVALID", [str(call.params[0])])
         self.started.append(call)
         await self.go.wait()
         return self.outcome
-
-    async def stop(self) -> None:
-        """Nothing to close."""
 
 
 class Front:
@@ -136,11 +132,13 @@ Made = Callable[..., Awaitable[Front]]
 
 
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Made]:
-    """Makes fronts that share a state file; each is stopped at the end."""
+async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
+    """Makes fronts that share a state file, with other BOUNDS of tasks; each is stopped at the end."""
     open_ones: list[tuple[Front, StateStore]] = []
 
     async def made(setting: Setting = DBUS, patience: float = PATIENCE, **limits: Any) -> Front:
+        for name in [name for name in limits if name.isupper()]:
+            monkeypatch.setattr(tasks, name, limits.pop(name))
         state = StateStore(tmp_path / "state.db", patience=patience)
         await state.start()
         front = Front(state, setting, **limits)
@@ -272,22 +270,22 @@ async def test_the_progress_of_a_destroyed_task_is_no_event(make: Made) -> None:
 
 
 async def test_a_session_and_a_gateway_have_so_many_tasks(make: Made) -> None:
-    front = await make(per_owner=2)
-    tasks = [await front.start() for _ in range(2)]
+    front = await make(PER_OWNER=2)
+    first, _ = [await front.start() for _ in range(2)]
     assert (await front.start())[0] == "TOO_MANY_PENDING_TASKS"
-    await front.task("destroy", tasks[0])
+    await front.task("destroy", first)
     assert (await front.task("create", "a", "b")).startswith("OpaqueRef:")
-    small = await make(total=2)
+    small = await make(TOTAL=2)
     small.service.go.set()
     ended = await small.start()
     await small.until(ended, "success")
     for _ in range(2):
         assert (await small.task("create", "a", "b")).startswith("OpaqueRef:")
-    assert len(small.tasks) == 2
+    assert len(small.tasks.own()) == 2
 
 
 async def test_finished_tasks_of_a_session_make_room_those_that_were_seen_first(make: Made) -> None:
-    front = await make(per_owner=3)
+    front = await make(PER_OWNER=3)
     front.service.go.set()
     first, second, third = [await front.start() for _ in range(3)]
     async with asyncio.timeout(TIMEOUT):
@@ -320,7 +318,7 @@ async def test_the_texts_that_clients_give_a_task_are_bounded(make: Made) -> Non
 
 
 async def test_the_texts_of_tasks_that_have_not_ended_are_bounded_together(make: Made) -> None:
-    front = await make(stored_bytes=1000)
+    front = await make(STORED_BYTES=1000)
     task = await front.task("create", "x" * 900, "")
     grown = await front.task("set_result", task, "x" * 200)
     assert "destroy those that have ended" in str(grown)
@@ -332,7 +330,7 @@ async def test_the_texts_of_tasks_that_have_not_ended_are_bounded_together(make:
 
 async def test_a_task_that_its_client_never_ends_is_forgotten_as_a_finished_one_is(make: Made) -> None:
     moments = [1000.0]
-    front = await make(total=2, now=lambda: moments[0])
+    front = await make(TOTAL=2, now=lambda: moments[0])
     running = await front.start()
     assert (await front.task("create", "a", "")).startswith("OpaqueRef:")
     assert (await front.task("create", "b", ""))[0] == "TOO_MANY_PENDING_TASKS"
@@ -342,7 +340,7 @@ async def test_a_task_that_its_client_never_ends_is_forgotten_as_a_finished_one_
 
 
 async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(make: Made) -> None:
-    front = await make(per_owner=1)
+    front = await make(PER_OWNER=1)
     held, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -353,7 +351,7 @@ async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(mak
     assert await asyncio.to_thread(held.wait, TIMEOUT)
     leaving = asyncio.get_running_loop().create_task(front.start())
     async with asyncio.timeout(TIMEOUT):
-        while not len(front.tasks):  # noqa: ASYNC110 - nothing tells it
+        while not len(front.tasks.own()):  # noqa: ASYNC110 - nothing tells it
             await asyncio.sleep(0.01)
     leaving.cancel()
     await asyncio.wait([leaving])
@@ -365,23 +363,13 @@ async def test_a_client_that_leaves_before_it_has_a_reference_leaves_no_task(mak
 
 
 async def test_results_of_finished_tasks_are_bounded_together(make: Made) -> None:
-    front = await make(stored_bytes=1000)
+    front = await make(STORED_BYTES=1000)
     front.service.outcome = Reply("x" * 600)
     front.service.go.set()
-    tasks = [await front.start() for _ in range(3)]
-    for task in tasks:
+    for task in [await front.start() for _ in range(3)]:
         await front.until(task, "success")
     await front.task("create", "one more", "")
-    assert len(front.tasks) == 2
-
-
-async def test_a_task_of_another_gateway_is_read_from_the_state_file(make: Made) -> None:
-    first, second = await make(), await make()
-    task = await first.start()
-    assert (await second.record(task))["status"] == "pending"
-    first.service.go.set()
-    assert (await second.until(task, "success"))["result"] == "<value>OpaqueRef:vm&lt;9&gt;</value>"
-    assert list(await second.task("get_all_records")) == [task]
+    assert len(front.tasks.own()) == 2
 
 
 async def test_while_the_state_file_does_not_answer_no_task_of_another_gateway_is_said_to_be_gone(
@@ -402,7 +390,7 @@ async def test_a_call_whose_task_cannot_be_written_down_is_refused_and_not_made(
         for method, *params in (("Async.VM.start", "vm"), ("task.create", "a", "b")):
             refused = await front.json(method, "session", *params)
             assert "not executed: its task cannot be written down now: state file" in str(refused)
-        assert len(front.tasks) == 0
+        assert len(front.tasks.own()) == 0
     front.service.go.set()
     task = await front.start()
     await front.until(task, "success")

@@ -9,7 +9,6 @@ from adapters.codecs import CODECS
 from adapters.dialects import DIALECTS
 from gateway.core.dbus.marshal import Variant
 from gateway.core.dbus.target import MethodCall
-from gateway.core.interfaces import Backend
 from gateway.core.migration.modes import Migration
 from gateway.core.routing.route import CallFinished, CallListener, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, MessageLimits, Outcome, Peer, Reply, Value
@@ -18,23 +17,16 @@ from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import RpcEndpoint
 from gateway.pipeline.trace import explain, show_method_call
 from tests.kit.mappings import route
+from tests.kit.traffic import ScriptedBus
 from tests.kit.upstreams import Scripted
 
 
-class Bus(Backend):
-    """Binds and shapes as the real one does, with an echo in place of the bus."""
-
-    async def start(self) -> None:
-        """Nothing to connect."""
-
-    async def call(self, route: Route, call: Call) -> Outcome:
-        body = route.encode_arguments(call).body
-        if body[0] == "fail":
-            return route.map_error(Fault(FaultCode.REMOTE, "gone", "org.xen.xcp.Error.Gone", ["vm7"]), call)
-        return Reply(route.decode_result(body))
-
-    async def stop(self) -> None:
-        """Nothing to close."""
+async def bus(route: Route, call: Call) -> Outcome:
+    """Bind and shape as the real one does, with an echo in place of the bus."""
+    body = route.encode_arguments(call).body
+    if body[0] == "fail":
+        return route.map_error(Fault(FaultCode.REMOTE, "gone", "org.xen.xcp.Error.Gone", ["vm7"]), call)
+    return Reply(route.decode_result(body))
 
 
 def exchange(*listeners: CallListener) -> RpcEndpoint:
@@ -44,7 +36,7 @@ def exchange(*listeners: CallListener) -> RpcEndpoint:
     }
     dialect = DIALECTS["xenapi"]("xmlrpc")
     table = EndpointTable(EndpointKey("rpc", "/RPC2"), "xmlrpc", "xenapi", routes, spelling=dialect.spelling)
-    dispatcher = Dispatcher(Bus(), *listeners, upstreams=Scripted({}))
+    dispatcher = Dispatcher(ScriptedBus(bus), *listeners, upstreams=Scripted({}))
     return RpcEndpoint(table, CODECS["xmlrpc"](MessageLimits()), dialect, dispatcher)
 
 

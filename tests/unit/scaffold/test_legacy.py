@@ -19,8 +19,8 @@ from gateway.core.comparison.serialization import LEFT_OUT, write
 from gateway.core.dbus import introspection_xml
 from gateway.mapping.changes.surface import surface
 from gateway.mapping.table import EndpointKey
-from gateway.pipeline.openrpc import describe
-from gateway.pipeline.openrpc import openrpc as document
+from gateway.pipeline.introspection import describe
+from gateway.pipeline.introspection import openrpc as document
 from gateway.scaffold import SourceError, legacy_service, openrpc, recording
 from tests.kit.cases import each_case
 from tests.kit.command import outcome, succeed

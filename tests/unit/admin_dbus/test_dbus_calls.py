@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import pwd
 from collections.abc import AsyncIterator
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from dbus_fast import Message, MessageFlag, Variant
+from msgspec.structs import fields
 
 from adapters.admin_dbus.calls import DENIED, FAILED, INVALID, LIMITS, READ_ONLY, REFUSED, UNKNOWN, Callers
 from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, METHOD_PROPERTIES, ROOT, SERVICE
 from gateway.core.admin.access import AccessRules, Caller, Principals, Right
 from gateway.core.admin.records import Counts, CountsBatch, MethodId
+from gateway.core.admin.views import Explanation
 from tests.kit.admin import (
     GET_STATE,
     START,
@@ -33,6 +36,7 @@ pytestmark = pytest.mark.bus
 PROPERTIES = "org.freedesktop.DBus.Properties"
 SET = f"{CONTROL}.SetMode"
 NONE: dict[str, Variant] = {}
+NAME = pwd.getpwuid(os.geteuid()).pw_name
 
 
 @pytest.fixture
@@ -51,60 +55,67 @@ async def get(caller: DBusAdminClient, name: str) -> Any:
 async def test_a_mode_is_set_told_and_taken_back(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     made, caller = both
     await caller.listen()
-    given = mode_options(percent=("d", 12.5))
+    given = mode_options(
+        percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60)
+    )
+    told = "canary 12.5% observed"
     moved = await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", given, "try")
-    assert moved == [[("xenopsd", "VM.get_state", "legacy", "canary 12.5%", "")]]
-    assert str(made.overrides.setting(STATE)) == "canary 12.5%"
-    assert made.state.overrides[0].who == caller_name()
-    assert await caller.signal() == (
-        ROOT, "ModeChanged", ["xenopsd", "VM.get_state", "legacy", "canary 12.5%", caller_name()]
-    )  # fmt: skip
+    assert moved == [[("xenopsd", "VM.get_state", "legacy", told, "")]]
+    (override,) = made.state.overrides
+    assert (override.who, override.why, override.until is None) == (NAME, "try", False)
+    assert await caller.signal() == (ROOT, "ModeChanged", ["xenopsd", "VM.get_state", "legacy", told, NAME])
     path, member, (interface, changed, _) = await caller.signal()
     assert (path, member, interface) == (GET_STATE, "PropertiesChanged", METHOD)
-    assert (changed["Mode"].value, changed["Percent"].value, changed["SetBy"].value) == ("canary", 12.5, caller_name())
+    assert (changed["Mode"].value, changed["Percent"].value, changed["SetBy"].value) == ("canary", 12.5, NAME)
     assert changed.keys() == {name for name, known in METHOD_PROPERTIES.items() if known.emits == "true"}
     moved = await caller.call(ROOT, f"{CONTROL}.ClearMode", "ss", "VM.get_state", "enough")
-    assert moved == [[("xenopsd", "VM.get_state", "canary 12.5%", "legacy", "")]]
+    assert moved == [[("xenopsd", "VM.get_state", told, "legacy", "")]]
     assert (await caller.signal())[2][3:] == ["legacy", "mapping"]
     await caller.signal()
     moved, held = await caller.call(ROOT, f"{CONTROL}.RollbackAll", "s", "smoke")
     assert (len(moved), held) == (2, "")
-    assert await caller.signal() == (ROOT, "RolledBack", ["*", caller_name(), "smoke"])
+    assert await caller.signal() == (ROOT, "RolledBack", ["*", NAME, "smoke"])
 
 
-def caller_name() -> str:
-    import pwd
+@pytest.mark.parametrize(
+    ("member", "signature", "body", "name", "says"),
+    [
+        ("SetMode", "ssa{sv}s", ("VM.start", "shadow", NONE, ""), REFUSED, "shadow is refused:"),
+        ("SetMode", "s", ("VM.start",), INVALID, "SetMode: expected signature 'ssa{sv}s', got 's'"),
+        ("SetMode", "ssa{sv}s", ("VM.start", "dbus", mode_options(procent=("d", 1.0)), ""), INVALID,
+         "unknown option 'procent'; expected one of percent, control, observe, noise, seconds, guarded"),
+        ("SetMode", "ssa{sv}s", ("VM.start", "dbus", mode_options(observe=("s", "yes")), ""), INVALID,
+         "option 'observe': unexpected type 's'"),
+        ("SetMode", "ssa{sv}s", ("VM.start", "dbus", mode_options(seconds=("b", True)), ""), INVALID,
+         "option 'seconds': unexpected type 'b'"),
+        ("SetMode", "ssa{sv}s", ("VM.start", "dbus", mode_options(seconds=("d", math.inf)), ""), REFUSED,
+         "seconds: expected more than 0 and at most 315,360,000, got inf"),  # which JSON does not have
+        ("ClearMode", "ss", ("VM.start", ""), REFUSED, ""),
+        ("Explain", "savs", ("VM.nope", [], ""), REFUSED, ""),
+    ],
+)  # fmt: skip
+async def test_a_wish_that_makes_no_sense_is_refused_in_words(
+    both: tuple[DBusAdmin, DBusAdminClient], member: str, signature: str, body: tuple[Any, ...], name: str, says: str
+) -> None:
+    found, text = await both[1].error(ROOT, f"{CONTROL}.{member}", signature, *body)
+    assert (found, text[: len(says)]) == (name, says)
 
-    return pwd.getpwuid(os.geteuid()).pw_name
 
-
-async def test_a_wish_that_makes_no_sense_is_refused_in_words(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
+async def test_a_call_is_explained_without_nulls(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
     _, caller = both
-    name, text = await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "shadow", NONE, "")
-    assert (name, text[:18]) == (REFUSED, "shadow is refused:")
-    assert (await caller.error(ROOT, f"{CONTROL}.ClearMode", "ss", "VM.start", ""))[0] == REFUSED
-    assert (await caller.error(ROOT, SET, "ssa{sv}s", "VM.start", "dbus", mode_options(x=("b", True)), ""))[
-        0
-    ] == INVALID
-    assert await caller.error(ROOT, SET, "s", "VM.start") == (
-        INVALID,
-        "SetMode: expected signature 'ssa{sv}s', got 's'",
-    )
-    for seconds in (math.inf, math.nan):  # which JSON does not have
-        name, text = await caller.error(
-            ROOT, SET, "ssa{sv}s", "VM.start", "dbus", mode_options(seconds=("d", seconds)), ""
-        )
-        assert (name, text) == (REFUSED, f"seconds: expected more than 0 and at most 315,360,000, got {seconds}")
-    assert (await caller.error(ROOT, f"{CONTROL}.Explain", "savs", "VM.nope", [], ""))[0] == REFUSED
 
+    async def explained(params: list[Variant], key: str = "") -> dict[str, Any]:
+        ((told,),) = await caller.call(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", params, key)
+        assert told.keys() == {field.name for field in fields(Explanation)}
+        return {name: variant.value for name, variant in told.items()}
 
-async def test_a_call_is_explained(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
-    _, caller = both
+    told = await explained([])
+    assert (told["value"], told["bucket"], told["service"]) == ("", -1, "xenopsd")
     await caller.call(ROOT, SET, "ssa{sv}s", "VM.get_state", "canary", mode_options(percent=("s", "50%")), "")
-    ((told,),) = await caller.call(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [Variant("s", "vm-1")], "")
-    assert (told["value"].value, told["buckets"].value, told["service"].value) == ("vm-1", 50_000, "xenopsd")
-    ((told,),) = await caller.call(ROOT, f"{CONTROL}.Explain", "savs", "VM.get_state", [], "vm-2")
-    assert told["value"].value == "vm-2"
+    nested = Variant("a{sv}", {"a": Variant("av", [Variant("a{ii}", {1: 2})]), "b": Variant("(ib)", [1, True])})
+    told = await explained([Variant("s", "vm-1"), nested])
+    assert (told["value"], told["buckets"]) == ("vm-1", 50_000)
+    assert (await explained([], "vm-2"))["value"] == "vm-2"
 
 
 async def test_a_methods_object_has_what_is_set_and_what_was_counted(both: tuple[DBusAdmin, DBusAdminClient]) -> None:
@@ -116,8 +127,10 @@ async def test_a_methods_object_has_what_is_set_and_what_was_counted(both: tuple
     (managed,) = await caller.call(ROOT, "org.freedesktop.DBus.ObjectManager.GetManagedObjects")
     assert len(managed) == 2
     assert managed[GET_STATE][METHOD]["DbusCalls"].value == 4
-    (every,) = await caller.call(GET_STATE, f"{PROPERTIES}.GetAll", "s", METHOD)
-    assert every.keys() == METHOD_PROPERTIES.keys()
+    for path in managed:  # nothing was counted of the other, and each property has its type
+        (every,) = await caller.call(path, f"{PROPERTIES}.GetAll", "s", METHOD)
+        types = {name: known.type for name, known in METHOD_PROPERTIES.items()}
+        assert {name: variant.signature for name, variant in every.items()} == types
 
 
 async def test_the_service_says_who_it_is_as_every_service_does(both: tuple[DBusAdmin, DBusAdminClient]) -> None:

@@ -9,23 +9,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from dbus_fast import Variant
-from msgspec.structs import fields
 
 from adapters.admin_dbus import objects
-from adapters.admin_dbus.calls import INVALID, Callers, DBusError, explained, mode_request, plain
+from adapters.admin_dbus.calls import Callers
 from adapters.admin_dbus.objects import ROOT
 from gateway.admin.peer_credentials import user_name
-from gateway.core.admin import views
-from gateway.core.admin.records import Counts, MethodId
-from gateway.core.admin.views import Explanation, ModeRequest, explanation
+from gateway.core.admin.records import MethodId
 from gateway.core.dbus import introspection_xml
-from gateway.core.migration.modes import Mode, Setting
-from gateway.core.routing.policy import plan_call
-from gateway.core.rpc.model import Call
-from tests.kit.admin import STATE, dbus_admin, dbus_admin_client, mode_options
+from tests.kit.admin import dbus_admin, dbus_admin_client
 from tests.kit.buses import ANONYMOUS, PrivateBus, private_bus
-from tests.kit.cases import each_case, present
+from tests.kit.cases import present
 
 pytestmark = pytest.mark.bus
 
@@ -130,56 +123,3 @@ def test_the_idl_documents_everything_and_says_which_changes_are_told() -> None:
             if element.tag == "property" and interface == objects.METHOD:
                 told[str(element.get("name"))] = notes.get(emits, "true")
     assert told == {name: known.emits for name, known in objects.METHOD_PROPERTIES.items()}
-
-
-def test_every_property_has_a_value_of_its_type_though_nothing_was_counted() -> None:
-    row = views.row(STATE, STATE.migration.setting, None, "the mapping", Counts())
-    values = {name: variant.value for name, variant in objects.of_row(row).items()}
-    assert (values["Mode"], values["Until"], values["LegacyP99"], values["EqualShare"]) == ("legacy", 0, 0.0, 0.0)
-    types = {"s": str, "d": float, "t": int, "b": bool}
-    for name, known in objects.METHOD_PROPERTIES.items():
-        assert type(values[name]) is types[known.type], name
-
-
-# Values
-
-
-def test_options_become_a_wish() -> None:
-    given = mode_options(
-        percent=("d", 12.5), control=("s", ""), observe=("b", True), noise=("b", False), seconds=("u", 60)
-    )
-    assert mode_request("VM.*", "canary", given, "try") == ModeRequest(
-        "VM.*", "canary", 12.5, "", True, False, 60, "try"
-    )
-
-
-@each_case(
-    ("given", "says"),
-    [
-        (
-            mode_options(procent=("d", 1.0)),
-            "unknown option 'procent'; expected one of percent, control, observe, noise, seconds, guarded",
-        ),
-        (mode_options(observe=("s", "yes")), "option 'observe': unexpected type 's'"),
-        (mode_options(seconds=("b", True)), "option 'seconds': unexpected type 'b'"),
-    ],
-)
-def test_an_option_that_makes_no_sense_is_told(given: dict[str, Variant], says: str) -> None:
-    assert mode_request("VM.*", "canary", given, "") == DBusError(INVALID, says)
-
-
-@each_case("setting", [Setting(Mode.OFF), Setting(Mode.LEGACY), Setting(Mode.CANARY, 50_000)])
-@each_case("value", [None, "vm-1"])
-def test_an_explanation_has_no_null(setting: Setting, value: str | None) -> None:
-    told = explained(explanation(STATE, setting, "the mapping", plan_call(STATE, setting, Call("x")), value))
-    assert told.keys() == {field.name for field in fields(Explanation)}
-    assert all(variant.value is not None for variant in told.values())
-    assert told["value"].value == (value or "")
-
-
-def test_variants_are_taken_apart() -> None:
-    nested = Variant(
-        "a{sv}", {"a": Variant("av", [Variant("i", 1), Variant("s", "x")]), "b": Variant("(ib)", [1, True])}
-    )
-    assert plain(nested) == {"a": [1, "x"], "b": [1, True]}
-    assert plain(Variant("a{ii}", {1: 2})) == {"1": 2}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,6 +15,7 @@ from gateway.core.dbus.target import MethodCall, all_objects
 from gateway.core.rpc.model import Event, EventsLost, Fault, FaultCode, Reply
 from tests.kit.backends import PROPERTIES, TOY, change, dbus_backend, emit, shout, toy_call, toy_route
 from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.cases import expect
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
@@ -38,12 +39,12 @@ class Told:
         self.add(event)
         return True
 
-    def miss(self, missed: EventsLost) -> None:
-        self.add(missed)
-
     def add(self, what: object) -> None:
         self.all.append(what)
         self._more.set()
+
+    def miss(self, missed: EventsLost) -> None:
+        self.add(missed)
 
     async def has(self, count: int) -> list[object]:
         while len(self.all) < count:
@@ -73,16 +74,11 @@ async def test_changes_of_every_path_and_interface_come_with_their_variants(bus:
         body = Variant("(oa{sa{sv}})", ("/b", {INTERFACE: {"Word": Variant("s", "b")}}))
         await emit(backend, "InterfacesAdded", body, interface=MANAGER)
         await emit(backend, "InterfacesRemoved", Variant("(oas)", ("/b", [INTERFACE])), interface=MANAGER)
-        changed, added, removed = await told.has(3)
-        assert isinstance(changed, Event)
+        changed, added, removed = (expect(Event, each) for each in await told.has(3))
         assert (changed.object_path, changed.interface, changed.member) == ("/a", PROPERTIES, "PropertiesChanged")
-        assert changed.body[0] == INTERFACE
-        assert changed.body[1]["Volume"].signature == "u"  # type: ignore[index,call-overload,union-attr]
-        assert changed.body[2] == ["Word"]
-        assert isinstance(added, Event)
-        assert added.body[0] == "/b"
-        assert isinstance(removed, Event)
-        assert removed.body == ("/b", [INTERFACE])
+        interface, values, invalidated = changed.body
+        assert (interface, expect(dict, values)["Volume"].signature, invalidated) == (INTERFACE, "u", ["Word"])
+        assert (added.body[0], removed.body) == ("/b", ("/b", [INTERFACE]))
 
 
 async def test_a_reply_is_taken_between_the_signals_before_and_after_it(bus: PrivateBus) -> None:
@@ -90,13 +86,10 @@ async def test_a_reply_is_taken_between_the_signals_before_and_after_it(bus: Pri
     async with following(bus) as (backend, told):
         echo = MethodCall(TOY, OBJECT_PATH, INTERFACE, "Echo", "s", ["reply"])
 
-        def take(answer: Sequence[object] | Fault) -> None:
-            told.add(answer)
-
         async with asyncio.TaskGroup() as tasks:
             for number in range(50):
                 tasks.create_task(change(backend, Volume=Variant("u", number)))
-                tasks.create_task(backend.query(echo, "s", take))
+                tasks.create_task(backend.query(echo, "s", told.add))
         everything = await told.has(100)
         assert sum(isinstance(each, Event) for each in everything) == 50
         assert everything.count(["reply"]) == 50
@@ -110,16 +103,12 @@ async def test_an_error_a_wrong_signature_and_no_reply_are_taken_as_faults(bus: 
     async with following(bus) as (backend, told):
         for call, expected in ((failing, "s"), (echo, "a{sv}"), (gone, "s")):
             assert await backend.query(call, expected, told.add) is None
-        missing, wrong, unavailable = told.all
-    text = f"{TOY} {OBJECT_PATH} {INTERFACE}.Echo: expected reply signature 'a{{sv}}', got 's'"
-    assert wrong == Fault(FaultCode.UNREPRESENTABLE, text)
-    assert isinstance(missing, Fault)
-    assert isinstance(unavailable, Fault)
-    assert (missing.code, unavailable.code) == (FaultCode.NOT_FOUND, FaultCode.UNAVAILABLE)
+        missing, wrong, unavailable = (expect(Fault, each) for each in told.all)
+    assert wrong.message == f"{TOY} {OBJECT_PATH} {INTERFACE}.Echo: expected reply signature 'a{{sv}}', got 's'"
+    codes = [FaultCode.NOT_FOUND, FaultCode.UNREPRESENTABLE, FaultCode.UNAVAILABLE]
+    assert [missing.code, wrong.code, unavailable.code] == codes
     async with dbus_backend(BusSettings("one", bus.address, ("org.other.*",), connections=1)) as backend:
-        answer = await backend.query(gone, "s", told.add)
-        assert isinstance(answer, Fault)
-        assert answer.code is FaultCode.UNAVAILABLE
+        assert expect(Fault, await backend.query(gone, "s", told.add)).code is FaultCode.UNAVAILABLE
 
 
 async def test_once_a_call_is_answered_every_signal_before_it_has_arrived(bus: PrivateBus) -> None:
@@ -142,9 +131,7 @@ async def test_calls_that_wait_take_no_place_of_others_and_are_bounded_themselve
         waiting = [asyncio.ensure_future(backend.call(hold, toy_call())) for _ in range(3)]
         while await backend.call(toy_route("Held", "", "u"), toy_call()) != Reply(3):
             await backend.call(toy_route("Label", "", "s"), toy_call())
-        more = await backend.call(hold, toy_call())
-        assert isinstance(more, Fault)
-        assert more.code is FaultCode.BUSY
+        assert expect(Fault, await backend.call(hold, toy_call())).code is FaultCode.BUSY
         for number in range(5):
             assert await backend.call(toy_route("Echo", "u", "u"), toy_call(number)) == Reply(number)
         assert await backend.call(toy_route("Release", "", "u"), toy_call()) == Reply(3)

@@ -28,7 +28,7 @@ from tests.kit.backends import (
     toy_route,
 )
 from tests.kit.buses import PrivateBus, private_bus
-from tests.kit.cases import expect
+from tests.kit.cases import each_case, expect
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
@@ -159,13 +159,11 @@ async def test_a_match_rule_that_the_bus_refuses_is_tried_again(monkeypatch: pyt
                 await asyncio.wait({more})
 
 
-async def test_a_service_on_no_bus_is_told_of_at_once() -> None:
-    service = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("com.example",))})
-    async with asyncio.timeout(TIMEOUT), service.subscribe(SHOUTED) as feed:
-        assert (await missed(feed, owned=False)).why == "no bus of the config has this service"
-
-
 # The queue of one subscriber
+
+
+ONE_MISSED, AGAIN = EventsLost("org.example", ":1.1", "one"), EventsLost("org.example", ":1.2", "two")
+OTHER_MISSED = EventsLost("org.example.Other", "", "another")
 
 
 def changed(invalidated: str = "", path: str = "/a", **properties: Value) -> Event:
@@ -176,72 +174,40 @@ def told(number: int) -> Event:
     return Event("org.example", "/a", "org.example.VM1", "Told", (number,))
 
 
-async def heard(feed: SignalQueue, count: int) -> list[SignalEvent]:
-    async with asyncio.timeout(TIMEOUT):
-        return [await anext(feed) for _ in range(count)]
+@each_case(
+    ("bound", "put", "heard"),
+    [
+        (9, [told(0), told(1), told(2)], [told(0), told(1), told(2)]),
+        # of a property only the last value
+        (9, [changed(A=1), changed(A=2, B=1), changed(B=2)], [changed(A=2, B=2)]),
+        # each object for itself; a change takes its place behind what came before it
+        (9, [changed(A=1), told(1), changed(path="/b", A=2), changed(A=3)],
+         [told(1), changed(path="/b", A=2), changed(A=3)]),
+        (9, [changed(A=1, B=1), changed(invalidated="A")], [changed(invalidated="A", B=1)]),
+        (9, [changed(invalidated="AB"), changed(A=2)], [changed(invalidated="B", A=2)]),
+        # no more than the bound, but for what has a place already
+        (2, [changed(A=1), told(1), changed(A=2)], [told(1), changed(A=2)]),
+        # what is read after a gap is newer than the changes before it; there is always room for it
+        (2, [changed(A=1), told(1), ONE_MISSED, AGAIN, OTHER_MISSED], [told(1), AGAIN, OTHER_MISSED]),
+    ],
+)  # fmt: skip
+async def test_a_subscriber_hears_in_order_what_it_still_has_to_know(
+    bound: int, put: list[SignalEvent], heard: list[SignalEvent]
+) -> None:
+    feed, late = SignalQueue(bound), [told(8), told(9)]
+    for each in put:
+        if isinstance(each, Event):
+            assert feed.put(each)
+        else:
+            feed.miss(each)
+    assert feed.put(told(7)) is (len(heard) < bound)
+    expected = [*heard, *([told(7)] if len(heard) < bound else []), *late]
 
+    async def hear() -> list[SignalEvent]:
+        return [await anext(feed) for _ in expected]
 
-async def nothing_more(feed: SignalQueue) -> bool:
-    more = asyncio.ensure_future(anext(feed))
-    await asyncio.sleep(0)
-    waiting = not more.done()
-    more.cancel()
-    await asyncio.wait({more})
-    return waiting
-
-
-async def test_signals_are_heard_one_by_one_in_their_order_and_who_waits_is_told() -> None:
-    feed = SignalQueue()
-    waiting = asyncio.ensure_future(heard(feed, 3))
-    for number in range(3):
-        await asyncio.sleep(0)
-        assert feed.put(told(number))
-    assert await waiting == [told(0), told(1), told(2)]
-    assert await nothing_more(feed)
-
-
-async def test_of_a_property_only_the_last_value_is_heard() -> None:
-    feed = SignalQueue()
-    for number in range(10_000):
-        assert feed.put(changed(A=number))
-    feed.put(changed(B="b"))
-    assert await heard(feed, 1) == [changed(A=9999, B="b")]
-    assert await nothing_more(feed)
-
-
-async def test_objects_are_kept_apart_and_a_change_takes_its_place_behind_what_came_before_it() -> None:
-    feed = SignalQueue()
-    for event in (changed(A=1), told(1), changed(path="/b", A=2), changed(A=3)):
-        feed.put(event)
-    assert await heard(feed, 3) == [told(1), changed(path="/b", A=2), changed(A=3)]
-
-
-async def test_an_invalidated_property_has_no_value_and_a_new_value_makes_it_good() -> None:
-    feed = SignalQueue()
-    feed.put(changed(A=1, B=1))
-    feed.put(changed(invalidated="A"))
-    assert await heard(feed, 1) == [changed(invalidated="A", B=1)]
-    feed.put(changed(invalidated="AB"))
-    feed.put(changed(A=2))
-    assert await heard(feed, 1) == [changed(invalidated="B", A=2)]
-
-
-async def test_there_is_no_room_for_more_than_the_bound_but_for_what_was_there() -> None:
-    feed = SignalQueue(bound=2)
-    assert feed.put(changed(A=1))
-    assert feed.put(told(1))
-    assert not feed.put(told(2))
-    assert feed.put(changed(A=2))
-    assert await heard(feed, 2) == [told(1), changed(A=2)]
-
-
-async def test_what_is_read_after_a_gap_is_newer_than_the_changes_before_it() -> None:
-    feed = SignalQueue(bound=2)
-    missed, again = EventsLost("org.example", ":1.1", "one"), EventsLost("org.example", ":1.2", "two")
-    feed.put(changed(A=1))
-    feed.put(told(1))
-    feed.miss(missed)
-    feed.miss(again)
-    feed.miss(EventsLost("org.example.Other", "", "another"))
-    assert await heard(feed, 3) == [told(1), again, EventsLost("org.example.Other", "", "another")]
-    assert await nothing_more(feed)
+    hearing = asyncio.ensure_future(hear())
+    for event in late:
+        await asyncio.sleep(0)  # the subscriber waits
+        assert feed.put(event)
+    assert await asyncio.wait_for(hearing, TIMEOUT) == expected

@@ -14,8 +14,8 @@ import pytest
 from dbus_fast import Message, MessageFlag, Variant
 from msgspec.structs import fields
 
-from adapters.admin_dbus.calls import DENIED, FAILED, INVALID, LIMITS, READ_ONLY, REFUSED, UNKNOWN, Callers
 from adapters.admin_dbus.objects import BUS_NAME, CONTROL, METHOD, METHOD_PROPERTIES, ROOT, SERVICE
+from adapters.admin_dbus.service import DENIED, FAILED, INVALID, LIMITS, READ_ONLY, REFUSED, UNKNOWN, Callers
 from gateway.core.admin.access import AccessRules, Caller, Principals, Right
 from gateway.core.admin.records import Counts, CountsBatch, MethodId
 from gateway.core.admin.views import Explanation

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from adapters.admin_dbus import objects
-from adapters.admin_dbus.calls import Callers
 from adapters.admin_dbus.objects import ROOT
+from adapters.admin_dbus.service import Callers
 from gateway.admin.peer_credentials import user_name
 from gateway.core.admin.records import MethodId
 from gateway.core.dbus import introspection_xml

@@ -11,11 +11,11 @@ from dbus_fast import ErrorType, Message, MessageType, Variant
 from msgspec.structs import replace
 
 from adapters.dbus import backend as dbus
-from adapters.dbus.backend import LARGE_ARGUMENTS, Backend, BusSettings, Presence
+from adapters.dbus.backend import LARGE_ARGUMENTS, Backend, BusSettings
 from adapters.dbus.connection import BUS_NAME
 from adapters.dbus.errors import ERROR_NAMES, fault, is_transport_failure
 from adapters.dbus.messages import to_library
-from gateway.core.admin.status import BreakerState
+from gateway.core.admin.status import BreakerState, BusStatus, Presence, ServiceStatus
 from gateway.core.dbus import marshal
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall
@@ -199,9 +199,7 @@ async def test_status_tells_since_when_a_bus_is_connected_and_what_it_still_owes
     around = dbus.Dependencies(clock=lambda: 1234.5)
     settings = BusSettings("one", address, ("*",), connections=1)
     async with dbus_backend(settings, around=around) as backend, asyncio.timeout(TIMEOUT):
-        connected = dbus.BusStatus(
-            "one", address, connected=True, since=1234.5, connections=1, in_flight=0, late_replies=0
-        )
+        connected = BusStatus("one", address, connected=True, since=1234.5, connections=1, in_flight=0, late_replies=0)
         assert backend.status() == (connected,)
         given_up = asyncio.ensure_future(backend.call(toy_route("Hold", "", "s"), toy_call()))
         await backend.call(toy_route("Held", "", "u"), toy_call())
@@ -218,10 +216,10 @@ async def test_services_are_told_of_by_their_bus_names(address: str) -> None:
     async with dbus_backend(bus, around=dbus.Dependencies(monotonic=lambda: 0.0)) as backend:
         await backend.call(toy_route("Label", bus_name=absent), toy_call())
         there, gone, nowhere = await backend.services([TOY, absent, homeless], TIMEOUT)
-    assert there == dbus.ServiceStatus(TOY, "one", Presence.OWNED, there.owner)
+    assert there == ServiceStatus(TOY, "one", Presence.OWNED, there.owner)
     assert there.owner.startswith(":1.")
-    assert gone == dbus.ServiceStatus(absent, "one", Presence.ABSENT, "", BreakerState.OPEN, 3.0)
-    assert nowhere == dbus.ServiceStatus(homeless, "", Presence.UNKNOWN)
+    assert gone == ServiceStatus(absent, "one", Presence.ABSENT, "", BreakerState.OPEN, 3.0)
+    assert nowhere == ServiceStatus(homeless, "", Presence.UNKNOWN)
 
 
 async def test_an_object_is_introspected_once_or_says_why_not(address: str) -> None:

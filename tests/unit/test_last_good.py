@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import config, descriptors, wiring
-from gateway.last_good import LastGood
+from gateway import config, wiring
 from gateway.mapping.table import Table
+from gateway.start import LEAST, LastGood
 from tests.kit.cases import present
 from tests.kit.gateway import Folder
 
@@ -70,12 +70,12 @@ def test_what_cannot_be_used_is_as_if_it_were_not_there(folder: Folder) -> None:
 FIT = """
 import json, resource, sys
 from pathlib import Path
-from gateway import config, descriptors
+from gateway import config, start
 for soft, hard in ((256, 5000), (4000, 5000), (512, 1024), (64, 64)):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    fitted = descriptors.fitted(config.parse(json.loads(sys.argv[1]), Path("x.toml")))
+    fitted = start.fitted(config.parse(json.loads(sys.argv[1]), Path("x.toml")))
     limits = [each.max_connections for each in fitted.listener.values()]
-    print(json.dumps([resource.getrlimit(resource.RLIMIT_NOFILE), limits, descriptors.needed(fitted)]))
+    print(json.dumps([resource.getrlimit(resource.RLIMIT_NOFILE), limits, start.needed(fitted)]))
 """
 
 
@@ -98,5 +98,5 @@ def test_listeners_take_as_many_connections_as_the_limit_of_the_process_lets_the
     assert enough[:2] == [[4_000, 5_000], [1024, 256, 9000]]
     limits, (one, other, _), needed = low
     assert (limits, needed <= 1024, one < 1024, one // other) == ([1024, 1024], True, True, 4)
-    assert tiny[1] == [descriptors.LEAST, descriptors.LEAST, 9000]
+    assert tiny[1] == [LEAST, LEAST, 9000]
     assert (done.stdout + done.stderr).count("too few file descriptors") == 2

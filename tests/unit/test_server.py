@@ -16,7 +16,8 @@ from gateway import check, config
 from gateway.admin.api import CallBody
 from gateway.cli import client
 from gateway.core.admin.access import Caller
-from gateway.server import Gateway, MappingError, reload_when_signalled
+from gateway.server import Gateway, reload_when_signalled
+from gateway.start import MappingError
 from tests.kit.buses import private_bus
 from tests.kit.cases import each_case, expect
 from tests.kit.gateway import TOY_MAPPING, Folder

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -120,23 +120,11 @@ def test_errors_of_all_methods_are_listed_once_and_the_index_leads_to_each_page(
     assert "| [http://h/idl](rpc-idl.md) | jsonrpc, xapi_idl | 4 | shop |" in index
 
 
-class Elements(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-
 def test_text_of_the_idl_becomes_no_markup() -> None:
     html = to_html(page())
-    elements = Elements()
-    elements.feed(html)
-    assert "script" not in {tag for tag, _ in elements.found}
-    links = {about["href"] for tag, about in elements.found if tag == "a"}
-    anchors = {about.get("id") for tag, about in elements.found if tag == "h3"}
-    assert links == {f"#{anchor}" for anchor in anchors}
+    assert "<script" not in html.lower()
+    assert {*re.findall('<a href="#([^"]*)"', html)} == {*re.findall('<h3 id="([^"]*)"', html)}
+    assert html.count("<a ") == html.count('<a href="#')
     assert "a | b &lt;script&gt;alert(1)&lt;/script&gt; `x` ](http://evil)" in html
 
 
@@ -156,29 +144,23 @@ def test_every_example_of_the_shipped_mappings_has_the_form_that_the_method_take
 # The command
 
 
-def docs(*words: str | Path) -> tuple[int, str, str]:
-    done = command("docs", *words)
-    return done.exit_code, done.stdout, done.stderr
-
-
 def test_pages_are_written_and_replaced_but_no_other_file(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    where = (folder.mappings, "--output", tmp_path / "ref", "--url", "http://gw.example.org/")
+    folder, out = Folder(tmp_path), tmp_path / "ref"
+    where = ("docs", folder.mappings, "--output", out, "--url", "http://gw.example.org/")
     names = ["index.md", "rpc-RPC2.md", "rpc-jsonrpc.md"]
-    assert docs(*where)[:2] == (0, "".join(f"{tmp_path}/ref/{name}\n" for name in names))
-    assert (tmp_path / "ref/rpc-RPC2.md").read_text().startswith("# http://gw.example.org/RPC2\n")
-    assert docs(*where)[0] == 0
-    assert docs(*where, "--format", "html")[0] == 0
-    assert docs(*where, "--format", "html")[0] == 0
-    (tmp_path / "ref/index.md").write_text("mine")
-    code, out, message = docs(*where)
-    assert (code, out) == (1, "")
-    assert "index.md exists and was not generated" in message
-    code, _, message = docs(folder.mappings / "none.yaml")
-    assert code == 2, message
-    assert json.loads(docs(*where, "--json")[1])["status"] == 1  # index.md is not ours
-    (tmp_path / "ref/index.md").unlink()
-    assert json.loads(docs(*where, "--json")[1]) == {"files": [f"{tmp_path}/ref/{name}" for name in names]}
+    for _ in range(2):
+        done = command(*where)
+        assert (done.exit_code, done.stdout) == (0, "".join(f"{out}/{name}\n" for name in names))
+        assert command(*where, "--format", "html").exit_code == 0
+    assert (out / "rpc-RPC2.md").read_text().startswith("# http://gw.example.org/RPC2\n")
+    (out / "index.md").write_text("mine")
+    done = command(*where)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "index.md exists and was not generated" in done.stderr
+    assert json.loads(command(*where, "--json").stdout)["status"] == 1
+    (out / "index.md").unlink()
+    assert json.loads(command(*where, "--json").stdout) == {"files": [f"{out}/{name}" for name in names]}
+    assert command("docs", folder.mappings / "none.yaml").exit_code == 2
 
 
 @pytest.mark.bus
@@ -190,7 +172,7 @@ def test_the_examples_run_as_they_are(tmp_path: Path) -> None:
         with gateway_process(folder.config) as process:
             address = process.wait_for("ready")["listening"][0].removeprefix("tcp:")
             folder.config.write_text(folder.config.read_text().replace("tcp:127.0.0.1:0", f"tcp:{address}"))
-            assert docs("--config", folder.config, "-o", tmp_path / "ref")[0] == 0
+            assert command("docs", "--config", folder.config, "-o", tmp_path / "ref").exit_code == 0
             for name in ("rpc-RPC2", "rpc-jsonrpc"):
                 text = (tmp_path / f"ref/{name}.md").read_text()
                 for block in text.split("```sh\n")[1:]:

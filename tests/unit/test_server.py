@@ -304,7 +304,6 @@ async def test_a_call_goes_to_the_one_endpoint_that_it_names_or_that_knows_the_m
     (folder.mappings / "other.yaml").write_text(other)
     gateway = Gateway(folder.config)
     for call, endpoint in (
-        (CallBody("echo", [5], path="/jsonrpc"), "rpc /jsonrpc"),
         (CallBody("echo", [5], listener="rpc", codec="jsonrpc"), "rpc /jsonrpc"),
         (CallBody("echo", [5], path="/RPC2", listener="second"), "second /RPC2"),
         (CallBody("copy", [5]), "rpc /other"),

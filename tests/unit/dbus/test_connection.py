@@ -15,7 +15,7 @@ import pytest
 import uvloop
 from dbus_fast import Message, MessageType
 
-from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection
+from adapters.dbus.connection import BusConnectionLimits, ConnectError, DBusConnection, Received
 from gateway.core.dbus.target import MethodCall
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.rpc.model import Fault, FaultCode
@@ -60,11 +60,9 @@ def ask(member: str, signature: str = "", *body: object) -> MethodCall:
 
 
 async def answer(connection: DBusConnection, call: MethodCall) -> list[object]:
-    got = await asyncio.wait_for(connection.call(call), TIMEOUT)
-    assert got is not None
-    assert not isinstance(got, Fault), got
+    got = expect(Received, await asyncio.wait_for(connection.call(call), TIMEOUT))
     assert not got.error_name, got
-    return list(got.body)
+    return got.body
 
 
 async def test_a_value_that_would_crash_the_library_costs_only_its_own_call(bus: PrivateBus) -> None:

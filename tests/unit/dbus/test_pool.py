@@ -199,17 +199,6 @@ async def test_a_pool_is_alive_while_its_bus_answers_and_while_it_looks_for_one(
     assert not await looking.is_alive(TIMEOUT)  # nobody looks any more
 
 
-async def test_a_mute_connection_is_closed_and_the_pool_is_alive_again_without_it() -> None:
-    with private_bus() as mute:
-        async with running(replace(ONE, address=mute.address)) as pool:
-            os.kill(mute.pid, signal.SIGSTOP)
-            assert not await pool.is_alive(0.05)
-            assert not pool.status().connected
-            assert await pool.is_alive(0.05)
-            os.kill(mute.pid, signal.SIGCONT)
-            await asyncio.wait_for(pool.connected(), TIMEOUT)
-
-
 # Destinations that fail
 
 

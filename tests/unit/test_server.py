@@ -360,15 +360,18 @@ async def test_a_legacy_service_that_is_away_is_told_at_start_in_status_and_in_m
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as there:
         url = f"http://127.0.0.1:{there.getsockname()[1]}"
-        folder.config.write_text(f"{folder.config.read_text()}[upstream.here]\nurl = '{url}'\n{OTHER}")
+        folder.config.write_text(
+            f"{folder.config.read_text()}[upstream.here]\nurl = '{url}'\n{OTHER}[limits]\nmax_calls = 300\n"
+        )
         async with Gateway(folder.config) as gateway:
             status = await gateway.status()
             rows = expect(tuple, status["upstreams"])
             assert {row.name: row.unreachable for row in rows} == {"here": "", "b": "No such file or directory"}
             for name, is_there in (("here", 1.0), ("b", 0.0)):
                 assert await sample(gateway, f'xcp_gateway_upstream_reachable{{upstream="{name}"}}') == is_there
-    (told,) = [fields for event, fields in logged(caplog) if event == "a legacy service cannot be reached"]
-    assert told["at"].startswith("http+unix:///nowhere")
+    told = dict(logged(caplog))
+    assert any("more than half of the 300 of limits.max_calls" in doubt for doubt in told)
+    assert told["a legacy service cannot be reached"]["at"].startswith("http+unix:///nowhere")
 
 
 # Memory

@@ -144,6 +144,12 @@ async def test_a_subscriber_who_does_not_listen_costs_bounded_room(
         assert [await anext(attentive) for _ in range(11)] == [shouted("x")] * 11
         assert [await anext(feed) for _ in range(10)] == [shouted("x")] * 10
         await missed(feed)
+        monkeypatch.setattr(signals, "OVERFLOW_LIMIT", 20)  # in a second; who listens well is paused too
+        await shout(service, "x", times=200)
+        heard = 0
+        while not isinstance(await anext(attentive), EventsLost):
+            heard += 1
+        assert heard <= 20
 
 
 async def test_a_match_rule_that_the_bus_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from gateway import __version__, wiring
 from gateway.admin import health
 from gateway.assembly import Assembly
 from gateway.core.admin.records import EVERYTHING
+from gateway.core.admin.status import ServiceStatus
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing.route import Route
@@ -35,7 +36,7 @@ class Readings:
         services = await health.services(parts.table, parts.backend, self._asks_bus)
         return health.reasons(parts.backend.status(), services, [store.status() for store in parts.served_stores])
 
-    async def _services(self) -> tuple[tuple[wiring.ServiceStatus, ...], Any]:
+    async def _services(self) -> tuple[tuple[ServiceStatus, ...], Any]:
         """The services on the buses, and the legacy services, which are asked at the same time."""
         parts = self._parts
         services = health.services(parts.table, parts.backend, self._asks_bus)

@@ -11,15 +11,13 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from msgspec import Struct
-
-from gateway import config, descriptors, wiring
+from gateway import config, wiring
 from gateway.admin import health, peer_credentials
 from gateway.admin.api import CallBody
 from gateway.admin.service import AdminService
@@ -30,8 +28,6 @@ from gateway.config import Config
 from gateway.core.admin.access import Caller
 from gateway.core.logger import Logger
 from gateway.core.rpc.model import Fault, Peer, Value
-from gateway.last_good import LastGood
-from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table, changes, describe_routes
 from gateway.migration.rollout_commands import RolloutCommands
 from gateway.migration.worker import SWITCH_INTERVAL
@@ -39,6 +35,7 @@ from gateway.ops import process
 from gateway.pipeline import trace
 from gateway.pipeline.replay import Replayer
 from gateway.readings import Readings, rendered
+from gateway.start import LastGood, Start, fitted, start_from_files
 from gateway.state import clock
 
 if TYPE_CHECKING:  # imported where the config has use for it, or with the first connection of an operator
@@ -60,42 +57,6 @@ AT_START = ("listener", "admin", "log", "limits", "state", "traces", "user", "wo
 _log = Logger()
 
 
-class MappingError(Exception):
-    """The mapping files cannot be used; `problems` lists the problems of all files."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
-
-
-class Start(Struct, frozen=True):
-    """What a gateway is made of. `refused`: the problems of newer files, in place of which these are used."""
-
-    settings: Config
-    table: Table
-    refused: list[str]
-
-
-def start_from_files(path: Path, text: str | None = None) -> Start:
-    """The files, or those that were live last where mapping files are refused; `text` replaces the config's content.
-
-    Raises ConfigError or MappingError.
-    """
-    settings = wiring.load_config(path, text)
-    table, problems = wiring.compile_mappings(settings)
-    if not problems:
-        return Start(settings, table, [])
-    stored = LastGood(settings.state_path(), path).load()
-    table, unusable = wiring.compile_mappings(settings, *stored) if stored is not None else (table, problems)
-    if unusable:
-        raise MappingError(problems)
-    refused = [str(problem) for problem in problems]
-    _log.error(
-        "mapping files refused; the revision that was live last is used", revision=table.revision, problems=refused
-    )
-    return Start(settings, table, refused)
-
-
 class Gateway(Assembly):
     """A gateway, made from its config file; `async with gateway:` runs it.
 
@@ -107,7 +68,7 @@ class Gateway(Assembly):
         start = start or start_from_files(path)
         settings, self._refused = start.settings, start.refused
         self._last_good = LastGood(settings.state_path(), path)
-        super().__init__(descriptors.fitted(settings), start.table, sockets)
+        super().__init__(fitted(settings), start.table, sockets)
         self._started = settings  # for sections that a reload does not apply
         self.manager = process.from_environment()
         rollouts = RolloutCommands(self.migration.state, self.live_routes, steady=clock.steady)

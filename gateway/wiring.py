@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from adapters import upstream as legacy
 from adapters.codecs import CODECS, UPSTREAM_CODECS, xmlrpc_writer
-from adapters.dbus.backend import Backend, BusSettings, BusStatus
+from adapters.dbus.backend import Backend, BusSettings
 from adapters.dialects import DIALECTS
 from adapters.dialects.xenapi import value as xenapi_value
 from adapters.http.addresses import Bound, InheritedSockets, bind_shared, inherited
@@ -33,7 +33,6 @@ from gateway.admin import peer_credentials
 from gateway.config import Config, Finding, ListenerConfig
 from gateway.core import interfaces
 from gateway.core.admin.access import AccessRules
-from gateway.core.admin.status import ServiceStatus, StoreStatus
 from gateway.core.interfaces import (
     AdminOperations,
     Codec,
@@ -66,12 +65,9 @@ __all__ = [
     "Backend",
     "Bound",
     "BusSettings",
-    "BusStatus",
     "HttpServer",
     "InheritedSockets",
     "Quota",
-    "ServiceStatus",
-    "StoreStatus",
     "StoreTransport",
     "Upstream",
     "Upstreams",
@@ -216,11 +212,11 @@ OBSERVING = 16  # most connections to one legacy service for calls that are only
 
 def observed_upstreams(settings: Config, room: Quota) -> dict[str, legacy.Upstream]:
     """The same legacy services for calls that are only observed: with few connections of their own, and no queue."""
-    made = {}
-    for name, upstream in settings.upstream.items():
-        few = replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
-        made[name] = _upstream(name, few, room)
-    return made
+    few = {
+        name: replace(upstream, connections=min(OBSERVING, upstream.connections), waiting=1)
+        for name, upstream in settings.upstream.items()
+    }
+    return upstreams(replace(settings, upstream=few), room)
 
 
 def _upstream(name: str, upstream: config.UpstreamConfig, room: Quota) -> legacy.Upstream:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 import xmlrpc.client
 from collections.abc import Iterator, Mapping
@@ -23,9 +22,9 @@ from typing import Any, NamedTuple
 import pytest
 from ruamel.yaml import YAML
 
-from tests.kit.programs import ROOT, free_port
+from tests.kit.cases import expect
+from tests.kit.programs import ROOT, TIMEOUT, free_port, until
 
-DEADLINE = 60.0  # seconds for a service to become healthy
 NEEDS_A_MACHINE = ("apt-get", "useradd", "install -d")  # RUN steps that would change this one
 
 pytestmark = [pytest.mark.install, pytest.mark.bus, pytest.mark.timeout(1000)]  # seconds; each step has its own limit
@@ -38,11 +37,10 @@ class Step(NamedTuple):
     argument: str
 
 
-class Folder:
+class Folder(NamedTuple):
     """One folder and the present user, for the file systems and users of all stages: `/opt/x` is `folder/opt/x`."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    place: Path
 
     def inside(self, text: str) -> str:
         """Return the text with the paths of a stage inside the folder, and its users replaced by the present one."""
@@ -57,7 +55,8 @@ class Folder:
             if origin == goal:  # from one stage to another
                 assert origin.exists(), argument
             elif origin.is_dir():
-                shutil.copytree(origin, goal, ignore=_ignored, dirs_exist_ok=True)
+                patterns = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()]
+                shutil.copytree(origin, goal, ignore=shutil.ignore_patterns(*patterns), dirs_exist_ok=True)
             else:
                 goal.parent.mkdir(parents=True, exist_ok=True)
                 goal.write_text(self.inside(origin.read_text()))
@@ -85,10 +84,9 @@ def compose() -> Mapping[str, Any]:
 def folder(stages: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """Execute every COPY and RUN of every stage in order."""
     made = Folder(tmp_path_factory.mktemp("docker"))
-    (made.place / "run/xcp").mkdir(parents=True)
-    (made.place / "run/xcp-gateway").mkdir()
-    (made.place / "etc").mkdir()
-    (made.place / "var/lib").mkdir(parents=True)
+    for path in ("run/xcp", "run/xcp-gateway", "etc", "var/lib"):
+        (made.place / path).mkdir(parents=True)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # of pip and python
     for steps in stages.values():
         workdir = made.place
         for step in steps:
@@ -98,7 +96,11 @@ def folder(stages: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFacto
             elif step.word == "COPY":
                 made.copy(step.argument if step.argument != ". ." else f". {workdir}")
             elif step.word == "RUN" and not step.argument.startswith(NEEDS_A_MACHINE):
-                _run(made.inside(step.argument), workdir)
+                command = ["bash", "-c", made.inside(step.argument)]
+                done = subprocess.run(
+                    command, cwd=workdir, env=environment, capture_output=True, text=True, timeout=250, check=False
+                )
+                assert done.returncode == 0, f"{step.argument}\n{done.stdout}{done.stderr}"
     return made
 
 
@@ -174,7 +176,11 @@ def test_the_three_services_start_in_order_and_answer_a_call(
             running.enter_context(_container(stages[name], folder))
         server = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/")
         running.callback(server("close"))
-        assert _logged_in(server)
+
+        def log_in() -> object:
+            return expect(dict, server.session.login_with_password("root", "xenroot"))["Status"]
+
+        until(log_in, lambda status: status == "Success")  # an engine does not wait for xapi to be on the bus either
     assert (folder.place / "var/lib/xcp-gateway/state.db").is_file()
 
 
@@ -190,31 +196,16 @@ def _container(steps: list[Step], folder: Folder) -> Iterator[None]:
     check = _words(_last(steps, "HEALTHCHECK").partition("CMD ")[2], folder)
     process = subprocess.Popen(command, env=environment, start_new_session=True, text=True)
     try:
-        _wait_until_healthy(check, environment, process)
+        healthy = until(
+            lambda: not check or subprocess.call(check, env=environment, stdout=subprocess.DEVNULL) == 0,
+            lambda is_healthy: is_healthy or process.poll() is not None,
+        )
+        assert healthy, f"ended with {process.returncode}: {process.args!r}"
         yield
     finally:
         with suppress(ProcessLookupError):  # it ended by itself: the assertion above says so
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(DEADLINE)
-
-
-def _logged_in(server: xmlrpc.client.ServerProxy) -> bool:
-    """Call xapi through the gateway until it is on the bus; an engine does not wait for it either."""
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        answer = server.session.login_with_password("root", "xenroot")
-        assert isinstance(answer, dict)
-        if answer["Status"] == "Success":
-            return True
-    return False
-
-
-def _wait_until_healthy(check: list[str], environment: dict[str, str], process: subprocess.Popen[str]) -> None:
-    """Run the health check as an engine does, but more often."""
-    end = time.monotonic() + DEADLINE
-    while check and subprocess.run(check, env=environment, capture_output=True, check=False).returncode != 0:
-        assert process.poll() is None, f"ended with {process.returncode}: {process.args!r}"
-        assert time.monotonic() < end, f"not healthy: {process.args!r}"
+        process.wait(TIMEOUT)
 
 
 def _words(argument: str, folder: Folder) -> list[str]:
@@ -226,18 +217,3 @@ def _words(argument: str, folder: Folder) -> list[str]:
 
 def _last(steps: list[Step], word: str) -> str:
     return next((step.argument for step in reversed(steps) if step.word == word), "")
-
-
-def _ignored(folder: str, names: list[str]) -> set[str]:
-    """Return the names that .dockerignore excludes."""
-    patterns = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().split()]
-    return set(shutil.ignore_patterns(*patterns)(folder, names))
-
-
-def _run(command: str, workdir: Path) -> None:
-    """A RUN step; `pip` and `python` are those of this environment."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=workdir, env=environment, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

@@ -45,7 +45,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "bin"
 
 
-def test_the_wheel_holds_the_two_packages_and_the_examples(wheel: Path) -> None:
+def test_the_wheel_holds_the_two_packages_and_the_examples_with_license_and_pages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {Path(name) for name in archive.namelist()}
     version = f"xcp_gateway-{__version__}"
@@ -53,15 +53,8 @@ def test_the_wheel_holds_the_two_packages_and_the_examples(wheel: Path) -> None:
     assert {Path("gateway/py.typed"), Path("adapters/py.typed"), Path("gateway/mapping/mapping.schema.json")} <= names
     shared = {name.relative_to(f"{version}.data/data/share/xcp-gateway") for name in names if "share" in name.parts}
     assert shared == {Path(example, name) for example in EXAMPLES for name in _shipped(example)}
-
-
-def test_the_wheel_has_its_license_and_the_pages_of_the_web(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    assert f"xcp_gateway-{__version__}.dist-info/licenses/LICENSE" in names
-    for folder in ("templates", "static"):
-        for path in (ROOT / "gateway/admin/web" / folder).iterdir():
-            assert str(path.relative_to(ROOT)) in names
+    pages = {path for folder in ("templates", "static") for path in (ROOT / "gateway/admin/web" / folder).iterdir()}
+    assert {path.relative_to(ROOT) for path in pages} | {Path(f"{version}.dist-info/licenses/LICENSE")} <= names
 
 
 def test_the_sbom_lists_each_library_that_the_wheel_needs(wheel: Path) -> None:
@@ -76,20 +69,13 @@ def test_the_sbom_lists_each_library_that_the_wheel_needs(wheel: Path) -> None:
     assert hashed == hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
-def test_the_command_starts_and_says_its_version(installed: Path) -> None:
-    assert __version__ in _run(str(installed / "xcp-gateway"), "--version")
-
-
-def test_both_packages_import_where_no_checkout_is(installed: Path, tmp_path: Path) -> None:
-    found = _run(
-        str(installed / "python"), "-c", "import gateway.server, adapters; print(gateway.__file__)", cwd=tmp_path
-    )
+def test_the_command_and_both_packages_work_where_no_checkout_is(installed: Path, tmp_path: Path) -> None:
+    program, python = str(installed / "xcp-gateway"), str(installed / "python")
+    assert __version__ in _run(program, "--version")
+    found = _run(python, "-c", "import gateway.server, adapters; print(gateway.__file__)", cwd=tmp_path)
     assert found.startswith(str(installed.parent))
-
-
-def test_the_examples_pass_the_installed_check(installed: Path, tmp_path: Path) -> None:
     examples = installed.parent / "share/xcp-gateway/mappings"
-    assert "no problems" in _run(str(installed / "xcp-gateway"), "check", str(examples), cwd=tmp_path)
+    assert "no problems" in _run(program, "check", str(examples), cwd=tmp_path)
 
 
 def test_the_demo_says_what_it_needs_and_then_runs_where_no_checkout_is(

@@ -14,11 +14,8 @@ from tests.kit.other_servers import OTHER_SERVERS
 from tests.kit.programs import ROOT, promised
 
 
-def test_every_program_of_set_up_is_here() -> None:
+def test_every_program_of_set_up_is_here_and_the_demo_needs_no_other() -> None:
     assert [name for name in promised() if shutil.which(name) is None] == []
-
-
-def test_the_demo_needs_nothing_that_set_up_does_not_bring() -> None:
     assert {**PROGRAMS, **STORE_PROGRAMS}.items() <= promised().items()
 
 

@@ -24,21 +24,20 @@ from adapters.dbus.errors import (
     of_properties,
     without_object,
 )
-from adapters.dbus.large_message import in_thread
+from adapters.dbus.large_message import in_thread, release_slowly
 from adapters.dbus.messages import with_marshalled_body
 from adapters.dbus.own_connections import OwnConnections
 from adapters.dbus.pool import OWNER_UNKNOWN, BusSettings, Dependencies, Pool
 from adapters.dbus.signals import Interest, SignalQueue, Signals
-from adapters.dbus.slow_release import release_slowly
 from gateway.core import interfaces
-from gateway.core.admin.status import BusStatus, Presence, ServiceStatus
+from gateway.core.admin.status import BusStatus, ServiceStatus
 from gateway.core.dbus.marshal import MarshalError
 from gateway.core.dbus.target import MethodCall, Subscription, Target
 from gateway.core.interfaces import NOT_SENT
 from gateway.core.routing.route import Route, encode_arguments
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value, is_large
 
-__all__ = ["Backend", "BusSettings", "BusStatus", "Dependencies", "Presence", "ServiceStatus"]
+__all__ = ["Backend", "BusSettings", "Dependencies"]
 
 
 def decode_result(route: Route, body: Sequence[object]) -> Outcome:

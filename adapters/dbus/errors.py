@@ -32,11 +32,6 @@ ERROR_NAMES: dict[str, FaultCode] = {
         FaultCode.UNKNOWN_METHOD: "UnknownMethod",
         FaultCode.NOT_FOUND: "UnknownObject UnknownInterface UnknownProperty FileNotFound",
         FaultCode.INVALID_PARAMS: "InvalidArgs InvalidSignature",
-        FaultCode.REMOTE: (
-            "Failed NoMemory IOError BadAddress NotSupported NoServer NoNetwork AddressInUse FileExists"
-            " UnixProcessIdUnknown InvalidFileContent SELinuxSecurityContextUnknown AdtAuditDataUnknown ObjectPathInUse"
-            " InconsistentMessage MatchRuleNotFound MatchRuleInvalid NotContainer"
-        ),
     }.items()
     for name in names.split()
 }

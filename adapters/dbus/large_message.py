@@ -1,4 +1,4 @@
-"""A large message, read in pieces in a thread beside the event loop.
+"""A large message, read in pieces in a thread beside the event loop, and freed in slices.
 
 The library reads a message in one step that holds the interpreter. So each large array is cut between its elements,
 and the library reads one piece after the other, each as the body of a small message of its own: in between, the event
@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dbus_fast import Message, MessageFlag, MessageType, Variant
@@ -253,3 +254,58 @@ def _head(endian: int, signature: str) -> tuple[Callable[..., bytes], bytes]:
 def _unmarshalled(data: bytes | bytearray) -> Message | None:
     stream = cast("BufferedRWPair[Any, Any]", BytesIO(data))  # only its `read` is called
     return Unmarshaller(stream, None, negotiate_unix_fd=False).unmarshall()
+
+
+# A large value is freed a few parts at a time
+
+_INTERVAL = 0.05  # seconds between two looks
+_PATIENCE = 60.0  # seconds after which a value that others still hold is left to them
+_SLICE = 100  # parts that are freed in one turn of the loop: about 0.1 ms of records of 20 fields
+_MANY = 1000  # parts that are enough: a value is taken apart no further
+_HELD_HERE = 2  # references of the count itself: the list, and the argument
+
+
+def release_slowly(*values: object) -> None:
+    """Hold the parts of large values until nothing else refers to them, and let go of them in slices.
+
+    The interpreter frees a value with all that it holds in one step: 10,000 records of 20 fields take 7 ms, in which no
+    call goes on. A value that lies in another comes after it. One that is no container is freed in no time.
+    """
+    containers = [value for value in values if isinstance(value, dict | list)]
+    if containers:
+        _Release([*reversed(containers)])
+
+
+class _Release:
+    def __init__(self, values: list[object]) -> None:
+        self._values = values
+        self._parts: list[object] = []
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + _PATIENCE
+        self._loop.call_later(_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        """Take apart what nothing else refers to; look again while there is more."""
+        if self._loop.time() > self._until:
+            return
+        while self._values and getrefcount(self._values[-1]) <= _HELD_HERE:
+            self._parts += _parts(self._values.pop())
+        if self._parts:
+            del self._parts[-_SLICE:]
+            self._loop.call_soon(self._look)
+        elif self._values:
+            self._loop.call_later(_INTERVAL, self._look)
+
+
+def _parts(value: object) -> list[object]:
+    """Containers inside a value, from the first level that has many."""
+    parts: list[object] = [value]
+    while 0 < len(parts) < _MANY:
+        inside: list[object] = []
+        for part in parts:
+            items: Any = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+            inside += [item for item in items if isinstance(item, dict | list | tuple)]
+        if not inside:
+            break
+        parts = inside
+    return parts

@@ -26,6 +26,7 @@ from adapters.dbus.connection import (
     ReplyFuture,
     driver,
 )
+from adapters.dbus.errors import PROPERTIES
 from adapters.dbus.pool import BusSettings, Dependencies, delays
 from gateway.core.dbus import marshal
 from gateway.core.dbus.signature import parse
@@ -84,7 +85,6 @@ class SignalQueue(EventFeed):
         return self._queue.popitem(last=False)[1]
 
 
-PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 # The signals of a subscription to all objects, with their signatures.
 CHANGES = {

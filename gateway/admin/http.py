@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway.admin import peer_credentials
 from gateway.admin.connection_limits import ConnectionLimiter
-from gateway.config.doubts import is_loopback
+from gateway.config.checks import is_loopback
 from gateway.core.admin.access import AccessRules, Caller, Right, denial
 from gateway.core.admin.records import Rejected, StateRefused
 from gateway.core.dbus.names import printable

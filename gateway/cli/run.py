@@ -33,6 +33,7 @@ def run(
     from gateway import wiring
     from gateway.config import ConfigError, read_text
     from gateway.ops import log
+    from gateway.start import MappingError
 
     try:
         if worker is not None:
@@ -51,7 +52,7 @@ def run(
             gc.enable()
             raise typer.Exit(asyncio.run(supervisor.Supervisor(config, text, settings).run()))
         uvloop.run(application.run(config))
-    except (ConfigError, application.MappingError) as error:
+    except (ConfigError, MappingError) as error:
         from gateway.cli.output import report_problems
 
         report_problems(error.problems)

@@ -6,7 +6,7 @@ schema can say (a name that another section must have). `doubts` lists settings 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,14 +14,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.config.addresses import ports, same_addresses
-from gateway.config.doubts import doubts, reached_by_others
+from gateway.config.checks import Finding, doubts, problems, reached_by_others
 from gateway.config.schema import MAX_WORKERS, schema, validator
 from gateway.config.settings import (
-    AdminConfig,
-    BusConfig,
     Config,
-    LimitsConfig,
     ListenerConfig,
     Seconds,
     Size,
@@ -32,20 +28,15 @@ from gateway.config.toml import TomlDocument
 from gateway.config.toml import parse as parse_toml
 from gateway.core.rpc import units
 from gateway.mapping.problem import Path as Steps
-from gateway.mapping.problem import Positioned, Problem, unknown
+from gateway.mapping.problem import Positioned, Problem
 from gateway.mapping.schema import errors, explain
 from gateway.ops.process import cores
 
 __all__ = [
-    "AdminConfig",
-    "BusConfig",
     "Config",
     "ConfigError",
     "Finding",
-    "LimitsConfig",
     "ListenerConfig",
-    "Seconds",
-    "Size",
     "UpstreamConfig",
     "document",
     "doubts",
@@ -57,7 +48,6 @@ __all__ = [
     "schema",
 ]
 
-Finding: TypeAlias = tuple[Steps, str]  # the place in the config, and what is wrong there
 Check: TypeAlias = Callable[[Config], Iterable[Finding]]
 
 
@@ -130,7 +120,7 @@ def _checked(document: TomlDocument, checks: Iterable[Check]) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(sorted(found or [document.problem((), str(error))])) from error
     broken = {() if path[0] in ("bus", "upstream") and len(path) == 1 else path[:2] for path in wrong if path}
-    for check in (*_CHECKS, *checks):
+    for check in (problems, *checks):
         found |= {document.problem(*each): None for each in check(settings) if each[0][:2] not in broken}
     if found:
         raise ConfigError(sorted(found))
@@ -178,55 +168,6 @@ def _with_unit(wanted: type, written: object) -> object:
     if not isinstance(written, str):
         raise TypeError(f"expected a string with a unit, such as '30s' or '32MiB', got {written!r}")
     return Seconds(units.seconds(written)) if wanted is Seconds else Size(units.size(written))
-
-
-# What no schema can say
-
-
-def _services(settings: Config) -> Iterator[Finding]:
-    if not settings.bus and not settings.upstream:
-        yield (), "expected a [bus.NAME] or an [upstream.NAME]: no service could answer a call"
-    taken: dict[str, str] = {}
-    for name, bus in settings.bus.items():
-        for index, pattern in enumerate(bus.services):
-            if pattern in taken:
-                yield ("bus", name, "services", index), f"'{pattern}' is already on bus '{taken[pattern]}'"
-            taken.setdefault(pattern, name)
-
-
-def _listeners(settings: Config) -> Iterator[Finding]:
-    for name, listener in settings.listener.items():
-        place = ("listener", name)
-        if listener.unmapped == "passthrough" and listener.upstream is None:
-            yield (*place, "unmapped"), "'passthrough' needs an 'upstream'"
-        if listener.tunnels and listener.unmapped != "passthrough":
-            yield (*place, "tunnels"), "a tunnel needs unmapped = 'passthrough' and an 'upstream'"
-        if listener.upstream is not None and listener.upstream not in settings.upstream:
-            yield (*place, "upstream"), unknown("upstream", listener.upstream, settings.upstream)
-        if len(listener.bind) > 1 and any(bind.startswith("xenstore:") for bind in listener.bind):
-            yield (*place, "bind"), "a xenstore needs a listener of its own"
-
-
-def _operators(settings: Config) -> Iterator[Finding]:
-    name, web = settings.admin.bus, settings.admin.web
-    if name is not None and name not in settings.bus:
-        yield ("admin", "bus"), unknown("bus", name, settings.bus)
-    elif name is not None and settings.bus[name].address.startswith("unixexec:"):
-        through = f"the bus '{name}' is reached through a program (unixexec)"
-        yield ("admin", "bus"), f"{through}, over which no operator can call"
-    if web is not None and reached_by_others(web, "") is not None:
-        yield ("admin", "web"), f"expected a loopback address such as tcp:127.0.0.1:8081, got {web}"
-
-
-def _workers(settings: Config) -> Iterator[Finding]:
-    if settings.workers > MAX_WORKERS:
-        yield ("workers",), f'expected a whole number from 1 to {MAX_WORKERS}, or "auto", got {settings.workers}'
-    if settings.workers > 1 and settings.state.file is None:
-        text = f"{settings.workers} workers need a state file, through which they share modes, sessions and tasks: set"
-        yield ("workers",), f"{text} `file` in [state], or workers = 1"
-
-
-_CHECKS: tuple[Check, ...] = (_services, _listeners, _operators, _workers, ports, same_addresses)
 
 
 def base_url(address: str) -> str:

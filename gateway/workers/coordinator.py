@@ -29,7 +29,7 @@ from gateway.config import Config
 from gateway.core.logger import Logger
 from gateway.mapping.table import Table
 from gateway.ops.metrics import Snapshot, merged
-from gateway.server import MappingError, Start
+from gateway.start import MappingError, Start
 from gateway.workers.link import Answers, Link, LinkClosedError, Question, UnansweredError
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from gateway.mapping.table import Table
 from gateway.ops import log, metrics
 from gateway.pipeline.task_methods import answer_worker
 from gateway.readings import rendered
-from gateway.server import Gateway, run_until, start_from_files
+from gateway.server import Gateway, run_until
+from gateway.start import start_from_files
 from gateway.workers.coordinator import ADMIN, METRICS, WEB, Assignment, Scrape, ServedFiles
 from gateway.workers.link import BOUND, Answers, LinkClosedError, OtherWorkers, RelayedNotifications
 from gateway.workers.recordings import SharedRecordings

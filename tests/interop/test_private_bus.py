@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dbus_fast import Message, MessageType
+from dbus_fast import Message
 from dbus_fast.errors import AuthError
 
 from tests.kit.programs import ROOT, TIMEOUT
@@ -28,7 +28,6 @@ AM_ROOT = os.geteuid() == 0
 ME = render.current_user()
 OTHER = "nobody"
 CALLS = 300  # more than the 128 that a bus allows unless it is told otherwise
-WAVE = 50  # messages that fit into a socket's buffer; dbus-fast gives up a connection whose buffer is full
 
 
 async def request_name(client: Client, name: str) -> str | None:
@@ -65,11 +64,12 @@ async def test_only_the_user_of_the_toolstack_owns_its_names_and_no_others() -> 
 # Who may call and send
 
 
-async def test_a_call_to_whom_no_rule_names_is_refused() -> None:
+async def test_who_has_no_rule_is_not_called_and_nobody_changes_what_services_are_started_with() -> None:
     async with Toolstack() as toolstack, toolstack.client() as caller, toolstack.client() as somebody:
         unique_name = str(somebody.bus.unique_name)
-        refusal = await caller.refusal(unique_name, "/", "org.freedesktop.DBus.Peer.Ping")
-        assert refusal.name == DENIED
+        change = (f"{BUS}.UpdateActivationEnvironment", "a{ss}", {"PYTHONPATH": "/tmp"})
+        assert (await caller.refusal(BUS, BUS_PATH, *change)).name == DENIED
+        assert (await caller.refusal(unique_name, "/", "org.freedesktop.DBus.Peer.Ping")).name == DENIED
         assert await request_name(somebody, "org.xen.xcp.perfmon") is None
         await caller.call(unique_name, "/", "org.freedesktop.DBus.Peer.Ping")
 
@@ -91,21 +91,14 @@ async def _signal_arrives(toolstack: Toolstack) -> bool:
         return not heard.empty()
 
 
-async def test_nobody_changes_what_services_are_started_with() -> None:
-    async with Toolstack() as toolstack, toolstack.client() as client:
-        change = (f"{BUS}.UpdateActivationEnvironment", "a{ss}", {"PYTHONPATH": "/tmp"})
-        assert (await client.refusal(BUS, BUS_PATH, *change)).name == DENIED
-
-
 # Users
 
 
 async def test_a_user_who_is_not_listed_cannot_connect() -> None:
     if AM_ROOT:
+        get_id = f"--dest={BUS}", BUS_PATH, f"{BUS}.GetId"
         async with Toolstack() as toolstack:
-            status, said = await send_as(OTHER, toolstack, f"--dest={BUS}", BUS_PATH, f"{BUS}.GetId")
-            assert status != 0, said
-            assert (await send_as(None, toolstack, f"--dest={BUS}", BUS_PATH, f"{BUS}.GetId"))[0] == 0
+            assert [(await send_as(user, toolstack, *get_id))[0] for user in (OTHER, None)] == [1, 0]
     else:
         async with Toolstack(toolstack_user=OTHER, gateway_user=OTHER) as toolstack:
             with pytest.raises((AuthError, EOFError, ConnectionError)):
@@ -130,7 +123,6 @@ async def test_root_starts_a_bus_that_becomes_the_user_of_the_toolstack() -> Non
     async with Toolstack(toolstack_user=OTHER if AM_ROOT else ME, switch_user=AM_ROOT) as toolstack:
         async with toolstack.client() as client:
             uid = await client.ask_bus("GetConnectionUnixUser", "s", BUS)
-        assert (uid == 0) is False
         assert uid == (65534 if AM_ROOT else os.geteuid())
 
 
@@ -144,24 +136,23 @@ async def test_more_calls_wait_on_one_connection_than_a_bus_allows_by_default() 
         all_there = asyncio.Event()
 
         def hold(message: Message) -> bool:
-            if message.member != "Hold":
-                return False
-            waiting.append(message)
-            if len(waiting) == CALLS:
-                all_there.set()
-            return True
+            if message.member == "Hold":
+                waiting.append(message)
+                if len(waiting) == CALLS:
+                    all_there.set()
+            return message.member == "Hold"
 
         service.bus.add_message_handler(hold)
         calls = []
-        for _ in range(CALLS // WAVE):
-            calls += [asyncio.ensure_future(caller.answer("perfmon", "", "Alerts1.Hold")) for _ in range(WAVE)]
-            await caller.ask_bus("GetId")
+        for number in range(CALLS):
+            calls.append(asyncio.ensure_future(caller.answer("perfmon", "", "Alerts1.Hold")))
+            if number % 50 == 0:  # dbus-fast gives up a connection whose buffer is full
+                await caller.ask_bus("GetId")
         await asyncio.wait_for(all_there.wait(), TIMEOUT)
-        for number, message in enumerate(waiting):
-            await service.bus.send(Message.new_method_return(message))
-            if number % WAVE == 0:
-                await service.ask_bus("GetId")
-        assert {answer.message_type for answer in await asyncio.gather(*calls)} == {MessageType.METHOD_RETURN}
+        assert not any(call.done() for call in calls), "an error of the bus"
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
 
 
 # The program that writes it
@@ -174,13 +165,19 @@ async def test_odd_paths_are_written_so_that_the_bus_reads_them(tmp_path: Path) 
         await client.call("perfmon", "", "org.freedesktop.DBus.Peer.Ping")
 
 
-def test_the_program_prints_the_address_and_the_command(tmp_path: Path) -> None:
+def test_the_program_prints_the_address_and_the_command_unless_a_user_does_not_exist(tmp_path: Path) -> None:
+    # dbus-daemon would start, and leave out the rules that name him.
+    with pytest.raises(render.RenderError, match="there is no user 'xcp-nobody-knows'"):
+        render.render(render.Bus(tmp_path, gateway_user="xcp-nobody-knows"))
+    assert not list(tmp_path.iterdir())
     program = [sys.executable, str(ROOT / "docker/bus/render.py"), "--dir", str(tmp_path)]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     address, command = done.stdout.splitlines()
     assert address == f"unix:path={tmp_path}/bus"
     assert command == f"dbus-daemon --config-file={tmp_path}/bus.conf --nofork --nopidfile --print-address"
-    assert sorted(path.stem for path in (tmp_path / "services").iterdir()) == sorted(render.BUS_NAMES)
+    written = {path.stem for path in (tmp_path / "services").iterdir()}
+    files = {path.stem.removesuffix(".classes") for path in (ROOT / "mappings/idl").glob("*.xml")}
+    assert written == {*render.BUS_NAMES} == files - {render.GATEWAY}
 
 
 def test_one_service_with_large_answers_is_stopped_before_the_answers_of_others_are_dropped() -> None:
@@ -189,16 +186,3 @@ def test_one_service_with_large_answers_is_stopped_before_the_answers_of_others_
         int(limits[f"max_{each}"]) for each in ("message_size", "incoming_bytes", "outgoing_bytes")
     )
     assert longest <= incoming <= outgoing // 8
-
-
-def test_a_user_who_does_not_exist_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    # dbus-daemon would start, and leave out the rules that name him.
-    with pytest.raises(render.RenderError, match="there is no user 'xcp-nobody-knows'"):
-        render.render(render.Bus(tmp_path, gateway_user="xcp-nobody-knows"))
-    assert not list(tmp_path.iterdir())
-
-
-def test_every_service_of_the_idl_is_on_the_bus() -> None:
-    files = {path.stem.removesuffix(".classes") for path in (ROOT / "mappings/idl").glob("*.xml")}
-    assert files == {*render.BUS_NAMES, render.GATEWAY}
-    assert set(SERVICES) == set(render.SERVICES)

@@ -10,7 +10,6 @@ import xmlrpc.client
 from pathlib import Path
 
 import msgspec
-import pytest
 import typer
 
 from gateway.cli import app
@@ -47,29 +46,17 @@ def test_the_service_may_do_little(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("key", ["ExecStart", "ExecReload"])
-def test_the_commands_are_those_of_the_command_line(key: str) -> None:
-    (line,) = values(SERVICE, key)
-    program, name, *options = shlex.split(line)
-    assert Path(program).name == "xcp-gateway"
+def test_the_units_fit_the_command_line_and_the_defaults_of_the_config() -> None:
     group = typer.main.get_command(app)
-    context = group.commands[name].make_context(name, options)  # type: ignore[attr-defined] # it is a group
-    assert not context.args
-
-
-def test_the_admin_socket_is_in_the_runtime_directory() -> None:
-    (reload,) = values(SERVICE, "ExecReload")
-    assert reload.endswith(f"--socket /run/{values(SERVICE, 'RuntimeDirectory')[0]}/admin")
-
-
-def test_systemd_waits_longer_than_the_grace_time() -> None:
+    for key in ("ExecStart", "ExecReload"):
+        (line,) = values(SERVICE, key)
+        program, name, *options = shlex.split(line)
+        assert Path(program).name == "xcp-gateway"
+        assert not group.commands[name].make_context(name, options).args  # type: ignore[attr-defined] # it is a group
+    assert line.endswith(f"--socket /run/{values(SERVICE, 'RuntimeDirectory')[0]}/admin")
     grace = next(field.default for field in msgspec.structs.fields(Config) if field.name == "grace")
     assert units.seconds(values(SERVICE, "TimeoutStopSec")[0]) > grace
-
-
-def test_the_socket_has_a_name_that_a_config_may_bind() -> None:
-    assert values(SOCKET, "FileDescriptorName") == ["rpc"]
-    assert SERVICE.stem == SOCKET.stem
+    assert (values(SOCKET, "FileDescriptorName"), SERVICE.stem) == (["rpc"], SOCKET.stem)
 
 
 # prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN), from Linux 6.3 on: what MemoryDenyWriteExecute= does.

@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, cast
 
-from adapters.dbus import backend
-from adapters.dbus import backend as dbus
-from adapters.dbus.backend import Backend
+from adapters.dbus.backend import Backend, BusSettings, Dependencies, decode_result
 from adapters.dbus.signals import SignalQueue
 from gateway.core import interfaces
 from gateway.core.dbus.marshal import Variant
@@ -22,11 +20,9 @@ from tests.kit.toy_service import INTERFACE, OBJECT_PATH
 
 
 @asynccontextmanager
-async def dbus_backend(
-    *buses: dbus.BusSettings, around: dbus.Dependencies | None = None
-) -> AsyncIterator[dbus.Backend]:
+async def dbus_backend(*buses: BusSettings, around: Dependencies | None = None) -> AsyncIterator[Backend]:
     """Run a D-Bus backend that is connected to all its buses."""
-    backend = dbus.Backend({bus.name: bus for bus in buses}, around)
+    backend = Backend({bus.name: bus for bus in buses}, around)
     await backend.start()
     try:
         async with asyncio.timeout(TIMEOUT):
@@ -67,7 +63,7 @@ class MemoryBackend(interfaces.Backend):
             return Reply(None)
         if isinstance(answer, Fault):
             return route.map_error(answer, call) if answer.name else answer
-        return answer if isinstance(answer, Reply) else backend.decode_result(route, answer)
+        return answer if isinstance(answer, Reply) else decode_result(route, answer)
 
     def _answer(self, call: MethodCall) -> Outcome | Sequence[object]:
         answer = self._table.get((call.interface, call.member))

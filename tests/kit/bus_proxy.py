@@ -1,6 +1,6 @@
 """A proxy between two buses: it owns services' names on one bus and passes each call on to the other.
 
-What it does to calls on the way stands in a file that is read again whenever it changes: a pattern of object paths ->
+What it does to calls on the way stands in a file that is read with each call: a pattern of object paths ->
 `slow` (seconds before the answer), `fail` (the share of calls that are answered with an error and not handed on). Each
 call of an object is a line in another file: when it came, its path, member and body, what was done to it.
 Run: python -m tests.kit.bus_proxy HERE THERE RULES CALLS NAME...
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -57,76 +57,63 @@ def bus_proxy(here: str, there: str, folder: Path, *names: str) -> Iterator[BusP
         yield BusProxy(process, rules, calls)
 
 
-class _Porter:
-    def __init__(self, here: MessageBus, there: MessageBus, rules: Path, calls: IO[str], names: Sequence[str]) -> None:
-        self._here = here
-        self._there = there
-        self._file = rules
-        self._calls = calls
-        self._names = names
-        self._seen = 0
-        self._rules: Mapping[str, Mapping[str, float]] = {}
-        self._count: Counter[str] = Counter()
-        self._running: set[asyncio.Task[None]] = set()
+def _rules(file: Path, path: str) -> Mapping[str, float]:
+    """The faults of an object's calls."""
+    rules = json.loads(file.read_text()) if file.exists() else {}
+    return next((rule for pattern, rule in rules.items() if fnmatchcase(path, pattern)), {})
 
-    def handle(self, call: Message) -> bool:
-        """Handle every call to a name that the proxy owns."""
-        if call.message_type is not MessageType.METHOD_CALL or call.destination not in self._names:
-            return False
-        task = asyncio.get_running_loop().create_task(self._carry(call))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return True
 
-    async def _carry(self, call: Message) -> None:
-        path = call.path or ""
-        rules = self._of(path)
-        self._count[path] += 1
-        count, share = self._count[path], rules.get("fail", 0)
-        failed = int(count * share) > int((count - 1) * share)
-        line = {"when": time.time(), "path": call.path, "member": call.member, "body": call.body, "failed": failed}
-        line["slow"] = slow = rules.get("slow", 0)
-        self._calls.write(f"{json.dumps(line, default=str)}\n")
-        self._calls.flush()
-        await asyncio.sleep(slow)
-        await self._here.send(Message.new_error(call, ERROR, "made to fail") if failed else await self._asked(call))
-
-    async def _asked(self, call: Message) -> Message:
-        reply = await self._there.call(
-            Message(
-                destination=call.destination,
-                path=call.path,
-                interface=call.interface,
-                member=call.member,
-                signature=call.signature,
-                body=call.body,
-            )
+async def _asked(there: MessageBus, call: Message) -> Message:
+    reply = await there.call(
+        Message(
+            destination=call.destination,
+            path=call.path,
+            interface=call.interface,
+            member=call.member,
+            signature=call.signature,
+            body=call.body,
         )
-        assert reply is not None
-        return Message(
-            message_type=reply.message_type,
-            destination=call.sender,
-            reply_serial=call.serial,
-            error_name=reply.error_name,
-            signature=reply.signature,
-            body=reply.body,
-        )
-
-    def _of(self, path: str) -> Mapping[str, float]:
-        try:
-            seen = self._file.stat().st_mtime_ns
-        except FileNotFoundError:
-            return {}
-        if seen != self._seen:
-            self._rules, self._seen = json.loads(self._file.read_text()), seen
-        return next((rule for pattern, rule in self._rules.items() if fnmatchcase(path, pattern)), {})
+    )
+    assert reply is not None
+    return Message(
+        message_type=reply.message_type,
+        destination=call.sender,
+        reply_serial=call.serial,
+        error_name=reply.error_name,
+        signature=reply.signature,
+        body=reply.body,
+    )
 
 
 async def serve(here: str, there: str, rules: str, calls: IO[str], *names: str) -> None:
     """Own the names, print that, and pass calls on until killed."""
     ours = await MessageBus(bus_address=here).connect()
     theirs = await MessageBus(bus_address=there).connect()
-    ours.add_message_handler(_Porter(ours, theirs, Path(rules), calls, names).handle)
+    counts: Counter[str] = Counter()
+    running: set[asyncio.Task[None]] = set()
+
+    async def carry(call: Message) -> None:
+        path = call.path or ""
+        rule = _rules(Path(rules), path)
+        counts[path] += 1
+        count, share, slow = counts[path], rule.get("fail", 0), rule.get("slow", 0)
+        failed = int(count * share) > int((count - 1) * share)
+        line = {"when": time.time(), "path": call.path, "member": call.member, "body": call.body}
+        calls.write(f"{json.dumps({**line, 'failed': failed, 'slow': slow}, default=str)}\n")
+        calls.flush()
+        await asyncio.sleep(slow)
+        await ours.send(Message.new_error(call, ERROR, "made to fail") if failed else await _asked(theirs, call))
+
+    def handle(call: Message) -> bool:
+        """Handle every call to a name that the proxy owns."""
+        if call.message_type is not MessageType.METHOD_CALL or call.destination not in names:
+            return False
+        task = asyncio.get_running_loop().create_task(carry(call))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        return True
+
+    ours.add_message_handler(handle)
     for name in names:
         await ours.request_name(name)
     sys.stdout.write("ready\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -41,7 +42,6 @@ CONFIG = Template("""\
   $limits
 </busconfig>
 """)
-OPTIONS = ["--nofork", "--nopidfile", "--nosyslog", "--print-address=1"]
 EXTERNAL = "<auth>EXTERNAL</auth>"
 ANONYMOUS = "<auth>ANONYMOUS</auth><allow_anonymous/>"  # what a TCP listener needs: it carries no credentials
 
@@ -65,15 +65,9 @@ class PrivateBus:
 
     def start(self) -> None:
         """Start the broker and wait until it listens."""
+        options = ("--nofork", "--nopidfile", "--nosyslog", "--print-address=1")
         self._process = subprocess.Popen(
-            [
-                "dbus-daemon",
-                f"--config-file={self._config}",
-                "--nofork",
-                "--nopidfile",
-                "--nosyslog",
-                "--print-address=1",
-            ],
+            ["dbus-daemon", f"--config-file={self._config}", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # in a container it complains about the limit on open files
             text=True,
@@ -123,7 +117,6 @@ def private_bus(
 
 UNPACKED = Path(__file__).parents[2] / ".venv" / "dbus-broker"  # by scripts/setup
 BROKER = shutil.which("dbus-broker", path=f"{os.environ['PATH']}:{UNPACKED}")
-MISSING = "there is no dbus-broker here, and scripts/setup could not get one"
 MACHINE_ID = "0123456789abcdef0123456789abcdef"  # for Peer.GetMachineId
 # What the launcher gives it on a system bus; per user, and all of a test is one user.
 QUOTAS = {"bytes": 512 * 1024**2, "fds": 1024, "matches": 10_000, "objects": 10_000}
@@ -136,50 +129,43 @@ _EVERYBODY = 2**32 - 1
 
 
 @contextmanager
-def dbus_broker() -> Iterator[str]:
+def dbus_broker(program: str) -> Iterator[str]:
     """Run a broker; yields the address of its bus."""
-    with tempfile.TemporaryDirectory(prefix="broker-") as directory:
-        path = Path(directory, "socket")
-        with _listener(path) as listener, _broker() as controller:
-            _add_listener(controller, listener)
-            yield f"unix:path={path}"
-
-
-@contextmanager
-def _listener(path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
+    ours, its = socket.socketpair()
+    with (
+        tempfile.TemporaryDirectory(prefix="broker-") as directory,
+        ours,
+        its,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        ours.settimeout(TIMEOUT)
+        listener.bind(f"{directory}/socket")
         listener.listen()
         listener.setblocking(False)
-        yield listener
-
-
-@contextmanager
-def _broker() -> Iterator[socket.socket]:
-    """Run the process until the block ends; yields our end of its controller socket."""
-    assert BROKER is not None, MISSING
-    ours, its = socket.socketpair()
-    with ours, its:
-        ours.settimeout(TIMEOUT)
         quotas = [word for name, amount in QUOTAS.items() for word in (f"--max-{name}", str(amount))]
-        process = subprocess.Popen(
-            [BROKER, "--controller", str(its.fileno()), "--machine-id", MACHINE_ID, *quotas],
+        with subprocess.Popen(
+            [program, "--controller", str(its.fileno()), "--machine-id", MACHINE_ID, *quotas],
             pass_fds=[its.fileno()],
             stderr=subprocess.DEVNULL,  # it prints each user over quota
-        )
-        its.close()
-        try:
-            yield ours
-        finally:
-            process.kill()
-            process.wait()
+        ) as process:
+            its.close()
+            try:
+                _add_listener(ours, listener)
+                yield f"unix:path={directory}/socket"
+            finally:
+                process.kill()
 
 
 def _add_listener(controller: socket.socket, listener: socket.socket) -> None:
     """Authenticate as any client does, then pass the socket to listen on, with a policy that allows everything."""
     uid = str(os.getuid()).encode().hex().encode()
     controller.sendall(b"\0AUTH EXTERNAL " + uid + b"\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n")
-    _expect(controller, b"OK ", b"AGREE_UNIX_FD")
+    said = b""
+    while said.count(b"\r\n") < 2:
+        part = controller.recv(4096)
+        assert part, f"dbus-broker hung up after {said!r}"
+        said += part
+    assert re.fullmatch(rb"OK .*\r\nAGREE_UNIX_FD\r\n", said), f"dbus-broker answered {said!r}"
     policy: tuple[object, ...] = ([(_EVERYBODY, _ALLOW)], [], [], False, "session")
     message = Message(
         path="/org/bus1/DBus/Broker",
@@ -198,18 +184,6 @@ def _add_listener(controller: socket.socket, listener: socket.socket) -> None:
     assert not answer.error_name, f"dbus-broker does not listen: {answer.error_name}"
 
 
-def _expect(controller: socket.socket, *beginnings: bytes) -> None:
-    """Read a line for each beginning."""
-    received = b""
-    while received.count(b"\r\n") < len(beginnings):
-        part = controller.recv(4096)
-        assert part, f"dbus-broker hung up after {received!r}"
-        received += part
-    lines = received.split(b"\r\n")
-    for line, beginning in zip(lines, beginnings, strict=False):
-        assert line.startswith(beginning), f"dbus-broker answered {line!r} where {beginning!r} was expected"
-
-
 # Either broker
 
 
@@ -224,6 +198,6 @@ def broker(name: str) -> Iterator[str]:
             yield bus.address
         return
     if BROKER is None:
-        pytest.skip(MISSING)
-    with dbus_broker() as address:
+        pytest.skip("there is no dbus-broker here, and scripts/setup could not get one")
+    with dbus_broker(BROKER) as address:
         yield address

@@ -51,15 +51,6 @@ def echo(toy: Toy, call: Message) -> Answer:
     return Message.new_method_return(call, call.signature, call.body)
 
 
-def echoes(toy: Toy, call: Message) -> Answer:
-    """Answer how many calls of Echo came so far."""
-    return Message.new_method_return(call, "u", [toy.echoes])
-
-
-def label(toy: Toy, call: Message) -> Answer:
-    return Message.new_method_return(call, "s", [toy.label])
-
-
 def hold(toy: Toy, call: Message) -> Answer:
     """Answer when Release comes: a slow method without a clock."""
     toy.held.append(call)
@@ -98,10 +89,6 @@ def refuse(toy: Toy, call: Message) -> Answer:
     return echo(toy, call)
 
 
-def fail_without_body(toy: Toy, call: Message) -> Answer:
-    return _error(call, call.body[0], "", [])
-
-
 def damaged(toy: Toy, call: Message) -> Answer:
     """Answer with the value in the variant, some of its bytes changed so that it is not valid D-Bus."""
     answer, good, bad = call.body
@@ -131,10 +118,6 @@ def note(toy: Toy, call: Message) -> Answer:
     """Remember the flags and the text of this call; a sender that wants no answer gets none."""
     toy.notes.append((call.flags.value, call.body[0]))
     return True if call.flags.value & 1 else Message.new_method_return(call)
-
-
-def notes(toy: Toy, call: Message) -> Answer:
-    return Message.new_method_return(call, "a(ys)", [[list(one) for one in toy.notes]])
 
 
 def emit(toy: Toy, call: Message) -> Answer:
@@ -167,20 +150,20 @@ def _error(call: Message, name: str, signature: str, body: list[object]) -> Mess
 
 TOYS: dict[str, Callable[[Toy, Message], Answer]] = {
     "Echo": echo,
-    "Echoes": echoes,
-    "Label": label,
+    "Echoes": lambda toy, call: Message.new_method_return(call, "u", [toy.echoes]),  # calls of Echo so far
+    "Label": lambda toy, call: Message.new_method_return(call, "s", [toy.label]),
     "Hold": hold,
     "Held": held,
     "Release": release,
     "Hang": lambda toy, call: True,
     "Fail": fail,
     "Refuse": refuse,
-    "FailWithoutBody": fail_without_body,
+    "FailWithoutBody": lambda toy, call: _error(call, call.body[0], "", []),
     "Damaged": damaged,
     "Leave": leave,
     "Write": write,
     "Note": note,
-    "Notes": notes,
+    "Notes": lambda toy, call: Message.new_method_return(call, "a(ys)", [[list(one) for one in toy.notes]]),
     "Descriptor": descriptor,
     "Emit": emit,
 }

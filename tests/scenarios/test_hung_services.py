@@ -38,14 +38,11 @@ class World:
     old: Twin
     clients: AsyncExitStack = field(default_factory=AsyncExitStack)
 
-    async def client(self, wire: str) -> Wire:
-        """A connection to the gateway, which stays until `leave`."""
+    async def send(self, service: str, wire: str = "tcp") -> Wire:
+        """Ask over a connection that stays until `clients` is closed."""
         listening = self.process.wait_for("ready")["listening"]
         address = next(each for each in listening if each.startswith(f"{wire}:"))
-        return await self.clients.enter_async_context(connect(address))
-
-    async def send(self, service: str, wire: str = "tcp") -> Wire:
-        client = await self.client(wire)
+        client = await self.clients.enter_async_context(connect(address))
         params = {"debug_info" if service == "xenopsd" else "dbg": "test"}
         call = {"jsonrpc": "2.0", "id": 1, "method": QUERIES[service], "params": params}
         await client.send(post(json.dumps(call).encode(), path=PATHS[service]))
@@ -53,10 +50,6 @@ class World:
 
     async def answer(self, service: str) -> dict[str, Any]:
         return read(await (await self.send(service)).reply())
-
-    async def leave(self) -> None:
-        """Every client closes its connection."""
-        await self.clients.aclose()
 
     async def control(self, verb: str, path: str, body: object = None) -> Any:
         status, answer = await ask(
@@ -74,8 +67,7 @@ class World:
 
 def left(lines: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
     """What the log says of calls whose client has left: method, side, outcome."""
-    gone = (line for line in lines if line.get("error") == "ClientLeft")
-    return {(line["method"], line["side"], line["outcome"]) for line in gone}
+    return {(each["method"], each["side"], each["outcome"]) for each in lines if each.get("error") == "ClientLeft"}
 
 
 def read(reply: Any) -> dict[str, Any]:
@@ -95,7 +87,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
                 try:
                     yield made
                 finally:
-                    await made.leave()
+                    await made.clients.aclose()
 
 
 @pytest.mark.bus
@@ -128,7 +120,7 @@ async def test_two_hung_services_take_no_place_from_others_and_give_theirs_back(
                 each.cancel()
             await asyncio.wait(answered)
 
-            await here.leave()
+            await here.clients.aclose()
             await here.in_flight(lambda calls: calls == 0)
             unknown = {("query", "legacy", "unknown"), ("Query.query", "dbus", "unknown")}
             await asyncio.to_thread(here.process.wait_until, lambda lines: unknown <= left(lines))

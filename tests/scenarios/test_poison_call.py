@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from tests.kit.buses import private_bus
 from tests.kit.cases import expect
 from tests.kit.clients import HttpReply, Wire, connect, post
-from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, Process, gateway_process
+from tests.kit.gateway import TOY_IDL, TOY_MAPPING, Folder, gateway_process
 from tests.kit.mappings import echo_of, write_type_methods
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
@@ -86,9 +86,8 @@ class Client:
 class Siege:
     """A gateway with calls in flight. `good` counts the calls that had to be answered right in between, and were."""
 
-    def __init__(self, stack: AsyncExitStack, process: Process, addresses: dict[str, str]) -> None:
+    def __init__(self, stack: AsyncExitStack, addresses: dict[str, str]) -> None:
         self._stack = stack
-        self.process = process
         self._addresses = addresses
         self._held: list[asyncio.Task[Outcome]] = []
         self.good = 0
@@ -124,30 +123,19 @@ class Siege:
 
 
 @pytest.fixture
-def address() -> Iterator[str]:
+async def siege(tmp_path: Path) -> AsyncIterator[Siege]:
     with private_bus() as bus, toy_service(bus.address, "org.example.toy"):
-        yield bus.address
-
-
-@pytest.fixture
-async def siege(address: str, tmp_path: Path) -> AsyncIterator[Siege]:
-    folder = _folder(tmp_path, address)
-    with gateway_process(folder.config) as process:
-        async with _besieged(process) as siege:
-            yield siege
-        process.signal(signal.SIGTERM)
-        assert process.wait() == 0
-        assert not [line for line in process.lines if line.get("level") not in ("info", "debug")]
-
-
-@asynccontextmanager
-async def _besieged(process: Process) -> AsyncIterator[Siege]:
-    addresses = dict(zip(("rpc", "wide"), process.wait_for("ready")["listening"][0::2], strict=True))
-    async with AsyncExitStack() as stack:
-        siege = Siege(stack, process, addresses)
-        await siege.begin()
-        yield siege
-        await siege.end()
+        folder = _folder(tmp_path, bus.address)
+        with gateway_process(folder.config) as process:
+            addresses = dict(zip(("rpc", "wide"), process.wait_for("ready")["listening"][0::2], strict=True))
+            async with AsyncExitStack() as stack:
+                siege = Siege(stack, addresses)
+                await siege.begin()
+                yield siege
+                await siege.end()
+            process.signal(signal.SIGTERM)
+            assert process.wait() == 0
+            assert not [line for line in process.lines if line.get("level") not in ("info", "debug")]
 
 
 def _folder(path: Path, address: str) -> Folder:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.kit.cases import each_case
@@ -30,9 +28,3 @@ async def test_every_row_is_run_and_those_that_fail_are_named() -> None:
         await tables[1]()
     assert [type(each).__name__ for each in failed.value.exceptions] == ["AssertionError", "Failed"]
     assert seen == [(1, 4), (4, 4), (1, 2), (3, 3), (7, 8)]
-
-
-@each_case("number", range(3))
-def test_a_table_may_have_fixtures(number: int, tmp_path: Path) -> None:
-    (tmp_path / str(number)).touch()
-    assert len(list(tmp_path.iterdir())) == number + 1

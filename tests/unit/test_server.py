@@ -16,8 +16,10 @@ from gateway import check, config
 from gateway.admin.api import CallBody
 from gateway.cli import client
 from gateway.core.admin.access import Caller
-from gateway.server import Gateway, MappingError, reload_when_signalled
+from gateway.server import Gateway, reload_when_signalled
+from gateway.start import MappingError
 from tests.kit.buses import private_bus
+from tests.kit.cases import each_case, expect
 from tests.kit.gateway import TOY_MAPPING, Folder
 from tests.kit.logs import logged
 from tests.kit.toy_service import toy_service
@@ -58,18 +60,14 @@ def change(folder: Folder, old: str, new: str) -> None:
 
 def test_a_gateway_that_is_not_started_knows_its_methods_and_has_no_address(folder: Folder) -> None:
     gateway = Gateway(folder.config)
-    assert {route["method"] for route in gateway.routes()} == METHODS
     assert (gateway.addresses(), folder.control.exists()) == ([], False)
-    echoes = [route for route in gateway.routes() if route["method"] == "echo"]
-    assert [(route["listener"], route["path"], route["codec"], route["dialect"]) for route in echoes] == [
-        ("rpc", "/RPC2", "xmlrpc", "plain"),
-        ("rpc", "/jsonrpc", "jsonrpc", "plain"),
-    ]
+    assert {route["method"] for route in gateway.routes()} == METHODS
+    echo = next(route for route in gateway.routes() if route["method"] == "echo")
+    assert {name: echo[name] for name in ("listener", "path", "codec", "dialect", "line")} == {
+        "listener": "rpc", "path": "/RPC2", "codec": "xmlrpc", "dialect": "plain", "line": 9
+    }  # fmt: skip
     target = ("org.example.toy", "/org/example/toy", "org.example.Toy1", "Echo")
-    assert {(route["bus_name"], route["object_path"], route["interface"], route["member"]) for route in echoes} == {
-        target
-    }
-    assert {(Path(str(route["file"])).name, route["line"]) for route in echoes} == {("toy.yaml", 9)}
+    assert tuple(echo[name] for name in ("bus_name", "object_path", "interface", "member")) == target
 
 
 def test_all_problems_of_all_files_are_told_at_once(folder: Folder) -> None:
@@ -90,11 +88,10 @@ def test_all_problems_of_all_files_are_told_at_once(folder: Folder) -> None:
 @pytest.mark.usefixtures("impatient")
 async def test_a_gateway_that_starts_with_a_damaged_state_file_warns(folder: Folder) -> None:
     change(folder, "[log]", '[state]\nfile = "state.db"\n[log]')
-    (folder.config.parent / "state.db").write_bytes(b"no database" * 1000)
+    (folder.path / "state.db").write_bytes(b"no database" * 1000)
     async with Gateway(folder.config) as gateway:
         (warning,) = gateway.warnings()
         assert "state.db is damaged" in warning
-        assert (await gateway.status())["warnings"] == [warning]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -102,22 +99,20 @@ async def test_a_gateway_whose_files_are_refused_starts_with_what_was_live_last_
     change(folder, "[log]", '[state]\nfile = "state.db"\n[log]')
     async with Gateway(folder.config) as first:
         live = first.table.revision
-        assert (first.warnings(), await mapping_refused(first)) == ([], 0.0)
+        assert (first.warnings(), await sample(first, REFUSED)) == ([], 0.0)
         folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecko"))
         assert (await first.reload())["problems"]
-        assert (len(first.warnings()), await mapping_refused(first)) == (1, 1.0)
+        assert (len(first.warnings()), await sample(first, REFUSED)) == (1, 1.0)
     async with Gateway(folder.config) as second:
-        assert second.table.revision == live
-        assert {route["method"] for route in second.routes()} == METHODS
+        assert (second.table.revision, await sample(second, REFUSED)) == (live, 1.0)
         (warning,) = second.warnings()
         assert warning.startswith(
             f"config or mapping files are refused, revision {live}, which was live before, stays (1"
         )
         assert (await second.status())["warnings"] == [warning]
-        assert await mapping_refused(second) == 1.0
         folder.mapping(TOY_MAPPING.replace("  leave: {member: Leave, effect: write}\n", ""))
         assert "problems" not in await second.reload()
-        assert (second.warnings(), await mapping_refused(second)) == ([], 0.0)
+        assert (second.warnings(), await sample(second, REFUSED)) == ([], 0.0)
         newer = second.table.revision
     folder.mapping("nonsense")
     assert Gateway(folder.config).table.revision == newer != live
@@ -126,12 +121,12 @@ async def test_a_gateway_whose_files_are_refused_starts_with_what_was_live_last_
         Gateway(folder.config)
 
 
-async def mapping_refused(gateway: Gateway) -> float:
-    (line,) = [each for each in (await gateway.metrics()).decode().splitlines() if each.startswith(REFUSED)]
-    return float(line.removeprefix(REFUSED))
+async def sample(gateway: Gateway, name: str) -> float:
+    (line,) = [each for each in (await gateway.metrics()).decode().splitlines() if each.startswith(f"{name} ")]
+    return float(line.removeprefix(name))
 
 
-REFUSED = "xcp_gateway_mapping_refused "
+REFUSED = "xcp_gateway_mapping_refused"
 
 
 # Start and stop
@@ -139,44 +134,36 @@ REFUSED = "xcp_gateway_mapping_refused "
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_bus_that_is_down_keeps_nobody_from_starting_and_stop_removes_every_socket(folder: Folder) -> None:
+    sockets = folder.control, folder.path / "rpc"
     async with Gateway(folder.config) as gateway:
-        assert (folder.control.is_socket(), (folder.path / "rpc").is_socket()) == (True, True)
-        assert len(gateway.addresses()) == 2
+        assert [each.is_socket() for each in sockets] == [True, True]
         (reason,) = await gateway.unready()
         assert reason.startswith("bus 'toolstack' is not connected: cannot connect to unix:path=")
-        answer = await gateway.call(CallBody("echo", ["a"]))
+        assert expect(dict, (await gateway.call(CallBody("echo", ["a"])))["fault"])["code"] == "unavailable"
         with pytest.raises(LookupError, match=r"there is no web page: set web = "):
             gateway.invite(Caller(0))
-        before = (await gateway.metrics()).decode()
-        await gateway.admin_service.rollback_all("root", "slow")
-        after = (await gateway.metrics()).decode()
-    assert isinstance(fault := answer["fault"], dict)
-    assert fault["code"] == "unavailable"
-    assert "\nxcp_gateway_rollback_in_force 0.0\n" in before
-    assert "\nxcp_gateway_rollback_in_force 1.0\n" in after
-    assert '\nxcp_gateway_rollouts{state="rolled back"} 0.0\n' in after
-    assert (folder.control.exists(), (folder.path / "rpc").exists()) == (False, False)
+        for is_back in (0.0, 1.0):
+            assert await sample(gateway, "xcp_gateway_rollback_in_force") == is_back
+            await gateway.admin_service.rollback_all("root", "slow")
+        assert await sample(gateway, 'xcp_gateway_rollouts{state="rolled back"}') == 0.0
+    assert [each.exists() for each in sockets] == [False, False]
 
 
 async def test_it_is_ready_once_its_bus_and_its_service_are_there(folder: Folder) -> None:
+    """It tells so at an address of its own too, with its metrics and nothing else."""
     with private_bus() as bus:
         folder.buses({"toolstack": (bus.address, "org.example.*")})
         change(folder, "[admin]", '[admin]\nmetrics = "tcp:127.0.0.1:0"')
-        async with Gateway(folder.config) as gateway:
+        async with Gateway(folder.config) as gateway, aiohttp.ClientSession() as session:
             assert await gateway.unready() == ["org.example.toy is absent on bus 'toolstack'"]
             with toy_service(bus.address, "org.example.toy"):
                 assert await gateway.unready() == []
                 status = await asyncio.to_thread(client.ask, folder.control, "GET", "/v1/status")
-                url = str(status["metrics"]).replace(
-                    "tcp:", "http://"
-                )  # an address of its own, for metrics and readiness
-                async with aiohttp.ClientSession() as session:
-                    for path, expected in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/v1/status", 404)):
-                        async with session.get(url + path) as response:
-                            assert response.status == expected, path
-            addresses = gateway.addresses()
-    assert (status["ready"], status["in_flight"], status["listening"]) == (True, 0, addresses)
-    assert [bus["name"] for bus in status["buses"]] == ["toolstack"]
+                url = str(status["metrics"]).replace("tcp:", "http://")
+                for path, expected in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/v1/status", 404)):
+                    async with session.get(url + path) as response:
+                        assert response.status == expected, path
+            assert (status["ready"], status["in_flight"], status["listening"]) == (True, 0, gateway.addresses())
     (service,) = status["services"]
     assert (service["name"], service["bus"], service["state"]) == ("org.example.toy", "toolstack", "owned")
 
@@ -186,7 +173,7 @@ async def test_a_call_is_answered_as_a_client_is_and_metrics_never_tell_a_client
     assert (answer["value"], answer["endpoint"], answer["codec"]) == ("a", "rpc /RPC2", "xmlrpc")
     assert answer["steps"]
     answer = await running.call(CallBody("echo", [5]))
-    assert isinstance(fault := answer["fault"], dict)
+    fault = expect(dict, answer["fault"])
     assert (fault["code"], fault["message"]) == ("invalid_params", "$.params[0]: expected s, got 5")
     assert "value" not in answer
     await running.call(CallBody("made-up-by-a-client", ["a"]))
@@ -212,8 +199,6 @@ async def test_a_start_that_fails_half_way_leaves_nothing(folder: Folder) -> Non
 
 
 UNCHANGED: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
-
-
 OTHER = "[upstream.b]\nurl = 'http+unix:///nowhere'\n"
 
 
@@ -247,7 +232,7 @@ async def test_a_reload_says_what_changed(folder: Folder) -> None:
         }
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("section", "old", "new"),
     [
         ("listener", "[mappings]", "max_calls = 5\n[mappings]"),
@@ -268,7 +253,7 @@ async def test_what_a_reload_cannot_apply_is_named_until_it_is_taken_back(
     assert (await gateway.reload())["needs_restart"] == []
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("file", "text", "problem"),
     [
         ("mappings/toy.yaml", "mapping: 1\n", "toy.yaml:1:1: "),
@@ -282,11 +267,28 @@ async def test_a_refused_reload_says_why_and_changes_nothing(
 ) -> None:
     gateway = Gateway(folder.config)
     table, settings, endpoints = gateway.table, gateway.settings, gateway.endpoints
+    before = (folder.path / file).read_text()
     (folder.path / file).write_text(text)
     answer = await gateway.reload()
-    assert answer["revision"] == table.revision
-    assert problem in str(answer["problems"])
+    (folder.path / file).write_text(before)
+    assert (answer["revision"], problem in str(answer["problems"])) == (table.revision, True)
     assert (gateway.table, gateway.settings, gateway.endpoints) == (table, settings, endpoints)
+
+
+async def test_a_call_in_flight_keeps_its_route_and_two_reloads_at_once_do_not_mix(
+    running: Gateway, folder: Folder
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        held = tasks.create_task(running.call(CallBody("hold")))
+        assert (await running.call(CallBody("held")))["value"] == 1
+        folder.mapping(TOY_MAPPING.replace("  hold: {member: Hold}\n", "  wait: {member: Hold}\n"))
+        first, second = await asyncio.gather(running.reload(), running.reload())
+        assert first["revision"] == second["revision"] == second["before"]
+        assert (first["added"], first["removed"], second["added"]) == (["wait"], ["hold"], [])
+        fault = expect(dict, (await running.call(CallBody("hold", listener="rpc", path="/RPC2")))["fault"])
+        assert fault["message"] == "unknown method 'hold'"
+        await running.call(CallBody("release"))
+    assert held.result()["value"] == "released"
 
 
 # The operator's call
@@ -302,7 +304,6 @@ async def test_a_call_goes_to_the_one_endpoint_that_it_names_or_that_knows_the_m
     (folder.mappings / "other.yaml").write_text(other)
     gateway = Gateway(folder.config)
     for call, endpoint in (
-        (CallBody("echo", [5], path="/jsonrpc"), "rpc /jsonrpc"),
         (CallBody("echo", [5], listener="rpc", codec="jsonrpc"), "rpc /jsonrpc"),
         (CallBody("echo", [5], path="/RPC2", listener="second"), "second /RPC2"),
         (CallBody("copy", [5]), "rpc /other"),
@@ -359,16 +360,18 @@ async def test_a_legacy_service_that_is_away_is_told_at_start_in_status_and_in_m
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as there:
         url = f"http://127.0.0.1:{there.getsockname()[1]}"
-        folder.config.write_text(f"{folder.config.read_text()}[upstream.here]\nurl = '{url}'\n{OTHER}")
+        folder.config.write_text(
+            f"{folder.config.read_text()}[upstream.here]\nurl = '{url}'\n{OTHER}[limits]\nmax_calls = 300\n"
+        )
         async with Gateway(folder.config) as gateway:
             status = await gateway.status()
-            assert isinstance(rows := status["upstreams"], tuple)
+            rows = expect(tuple, status["upstreams"])
             assert {row.name: row.unreachable for row in rows} == {"here": "", "b": "No such file or directory"}
-            text = (await gateway.metrics()).decode()
-    assert 'xcp_gateway_upstream_reachable{upstream="here"} 1.0' in text
-    assert 'xcp_gateway_upstream_reachable{upstream="b"} 0.0' in text
-    (told,) = [fields for event, fields in logged(caplog) if event == "a legacy service cannot be reached"]
-    assert told["at"].startswith("http+unix:///nowhere")
+            for name, is_there in (("here", 1.0), ("b", 0.0)):
+                assert await sample(gateway, f'xcp_gateway_upstream_reachable{{upstream="{name}"}}') == is_there
+    told = dict(logged(caplog))
+    assert any("more than half of the 300 of limits.max_calls" in doubt for doubt in told)
+    assert told["a legacy service cannot be reached"]["at"].startswith("http+unix:///nowhere")
 
 
 # Memory

@@ -10,17 +10,15 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from adapters.dbus.backend import Presence
 from gateway.admin import health
 from gateway.admin.http import add_paths
 from gateway.admin.sockets import TcpServer, listening_at
-from gateway.core.admin.status import BreakerState
+from gateway.core.admin.status import BreakerState, BusStatus, Presence, ServiceStatus, StoreStatus
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable, Table
 from gateway.ops.exposition import CONTENT_TYPE
 from gateway.ops.metrics import Calls
-from gateway.wiring import BusStatus, ServiceStatus, StoreStatus
 from tests.kit.admin import Toy
 from tests.kit.mappings import TARGET, noting, route
 

@@ -1,8 +1,6 @@
-"""When a destination is asked, when it is not, and when it is tried again."""
+"""When a destination is asked, when it is not, and when it is tried again; on a bus: test_pool.py."""
 
 from __future__ import annotations
-
-import pytest
 
 from adapters.dbus.circuit_breaker import LONGEST_PAUSE, CircuitBreakers
 from gateway.core.admin.status import BreakerState
@@ -11,96 +9,41 @@ from tests.kit.cases import each_case
 ONE = "org.example.One"
 
 
-class Clock:
-    """Time in a test's hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def opened(clock: Clock, limit: int = 3, pause: float = 1.0) -> CircuitBreakers:
-    breakers = CircuitBreakers(limit, pause, clock)
-    assert [breakers.failed(ONE) for _ in range(limit)] == [False] * (limit - 1) + [True]
-    return breakers
-
-
-def test_it_opens_after_so_many_failures_in_a_row_and_says_nothing_of_another(clock: Clock) -> None:
-    breakers = opened(clock)
-    assert (breakers.state(ONE), breakers.open()) == (BreakerState.OPEN, [ONE])
-    assert breakers.seconds_to_probe(ONE) == 1.0
-    assert breakers.state("org.example.Two") is BreakerState.CLOSED
-    breakers.forget()  # a new bus has no past
-    assert breakers.state(ONE) is BreakerState.CLOSED
-    never = CircuitBreakers(0, 1.0, clock)
-    assert not any(never.failed(ONE) for _ in range(100))
-    assert not never.failing
-
-
-def test_an_answer_between_failures_begins_the_count_anew(clock: Clock) -> None:
-    breakers = CircuitBreakers(3, 1.0, clock)
+def test_only_failures_in_a_row_open_it_unless_it_never_opens() -> None:
+    breakers, never = CircuitBreakers(3, 1.0, lambda: 100.0), CircuitBreakers(0, 1.0, lambda: 100.0)
     for _ in range(5):
         assert not breakers.failed(ONE)
         assert not breakers.failed(ONE)
-        assert breakers.state(ONE) is BreakerState.CLOSED
         breakers.answered(ONE)
         assert not breakers.failing
-
-
-def test_after_the_pause_one_probe_is_made_and_no_second(clock: Clock) -> None:
-    breakers = opened(clock)
-    assert breakers.describe(ONE).endswith("3 failures in a row; next probe in 1.0 s")
-    assert not breakers.may_probe(ONE)
-    clock.now += 1.0
-    assert breakers.describe(ONE).endswith("the next call probes it")
-    assert breakers.may_probe(ONE)
-    assert breakers.state(ONE) is BreakerState.HALF_OPEN
-    assert breakers.describe(ONE).endswith("a probe is under way")
-    assert not breakers.may_probe(ONE)
-    breakers.answered(ONE)
-    breakers.given_up(ONE)
-    assert not breakers.failing
-    assert breakers.describe(ONE) == "circuit breaker closed"
+    assert [breakers.failed(ONE) for _ in range(3)] == [False, False, True]
+    assert (breakers.open(), breakers.state("org.example.Two")) == ([ONE], BreakerState.CLOSED)
+    assert not any(never.failed(ONE) for _ in range(100))
+    assert not never.failing
 
 
 @each_case(
     ("pause", "pauses"),
     [(1.0, [1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_PAUSE, LONGEST_PAUSE]), (60.0, [60.0, 60.0])],
 )
-def test_each_failed_probe_doubles_the_pause_up_to_a_cap_or_what_is_configured(
+def test_after_each_pause_one_probe_is_made_and_its_failure_doubles_the_pause_up_to_a_cap(
     pause: float, pauses: list[float]
 ) -> None:
-    clock = Clock()
-    breakers = opened(clock, pause=pause)
+    now = 100.0
+    breakers = CircuitBreakers(1, pause, lambda: now)
+    assert breakers.failed(ONE)
     for seconds in pauses:
-        assert breakers.seconds_to_probe(ONE) == seconds
-        clock.now += seconds
+        assert not breakers.failed(ONE), "a call from before makes the pause no longer"
+        assert breakers.describe(ONE).endswith(f"failures in a row; next probe in {seconds:.1f} s")
+        assert not breakers.may_probe(ONE)
+        now += seconds
+        assert breakers.describe(ONE).endswith("the next call probes it")
         assert breakers.may_probe(ONE)
+        breakers.given_up(ONE)  # its caller has left: another may probe at once
+        assert breakers.may_probe(ONE)
+        assert not breakers.may_probe(ONE), "a second one beside it"
+        assert breakers.describe(ONE).endswith("a probe is under way")
         assert breakers.failed(ONE)
-
-
-def test_a_probe_that_is_given_up_may_be_made_again_at_once(clock: Clock) -> None:
-    breakers = opened(clock)
+    breakers.answered(ONE)  # a call from before
     breakers.given_up(ONE)
-    assert breakers.state(ONE) is BreakerState.OPEN
-    clock.now += 1.0
-    assert breakers.may_probe(ONE)
-    breakers.given_up(ONE)
-    assert breakers.state(ONE) is BreakerState.OPEN
-    assert breakers.may_probe(ONE)
-
-
-def test_calls_from_before_do_not_make_the_pause_longer_and_their_answer_closes_it(clock: Clock) -> None:
-    breakers = opened(clock)
-    assert not breakers.failed(ONE)
-    assert breakers.seconds_to_probe(ONE) == 1.0
-    assert breakers.describe(ONE) == "circuit breaker open after 4 failures in a row; next probe in 1.0 s"
-    breakers.answered(ONE)
-    assert breakers.state(ONE) is BreakerState.CLOSED
+    assert (breakers.describe(ONE), [*breakers.failing]) == ("circuit breaker closed", [])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,7 +15,7 @@ from dbus_fast.errors import InvalidMessageError
 
 from adapters.dbus import connect, large_message
 from adapters.dbus.connection import BusConnectionLimits, DBusConnection, Outbox, Received, ReplyFuture
-from adapters.dbus.large_message import PIECE, LargeMessage
+from adapters.dbus.large_message import PIECE, LargeMessage, release_slowly
 from gateway.core.dbus.target import MethodCall
 from gateway.core.rpc.model import Fault, FaultCode
 from gateway.server import GC_THRESHOLDS
@@ -201,3 +202,61 @@ def test_no_collection_of_garbage_goes_over_much_of_a_large_reply() -> None:
         gc.set_threshold(*before)
     assert max(gone_over) < 20_000
     assert len(gone_over) > 10
+
+
+# A large value is freed
+
+
+COUNT = 1000
+
+
+class Record(dict[str, object]):
+    """A part of a value, whose end is seen."""
+
+
+def records(freed: Callable[[], None]) -> dict[str, Record]:
+    made = {f"{at}": Record(label="x") for at in range(COUNT)}
+    for record in made.values():
+        weakref.finalize(record, freed)
+    return made
+
+
+@pytest.mark.parametrize("is_body", [False, True], ids=["the result is a part of the body", "there is no result"])
+async def test_a_value_is_freed_in_slices_once_nothing_else_refers_to_it(
+    monkeypatch: pytest.MonkeyPatch, *, is_body: bool
+) -> None:
+    monkeypatch.setattr(large_message, "_INTERVAL", 0.001)
+    turn, turns = 0, dict[int, int]()
+
+    def freed() -> None:
+        turns[turn] = turns.get(turn, 0) + 1
+
+    value: list[object] | dict[str, object] = {"Value": records(freed)}
+    if is_body:
+        value = [value]
+        release_slowly(value, None)
+    else:
+        release_slowly([value], value)
+    async with asyncio.timeout(TIMEOUT):
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            turn += 1
+        assert not turns, "it is still in use"
+        del value
+        while sum(turns.values()) < COUNT:
+            await asyncio.sleep(0)
+            turn += 1
+    assert max(turns.values()) <= large_message._SLICE
+
+
+async def test_a_value_that_stays_in_use_is_left_to_its_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_message, "_PATIENCE", 0.0)
+    ends: list[None] = []
+    value = records(lambda: ends.append(None))
+    left = asyncio.Event()
+    weakref.finalize(large_message._Release([value]), left.set)
+    async with asyncio.timeout(TIMEOUT):
+        await left.wait()
+    assert not ends
+    del value
+    assert len(ends) == COUNT

@@ -5,8 +5,7 @@ the connection that requested it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,36 @@ from adapters.dbus.backend import Backend, BusSettings
 from gateway.core.dbus.target import MethodCall, OwnConnection, Target
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Peer, PeerConnection, Reply
-from tests.kit.buses import private_bus
+from tests.kit.backends import dbus_backend
+from tests.kit.buses import PrivateBus, private_bus
+from tests.kit.cases import each_case, expect, present
 from tests.kit.mappings import HEAD, build_methods, route
+from tests.kit.programs import TIMEOUT
 
 pytestmark = pytest.mark.bus
 
 BUS, PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 NAME = "org.example.Mine"
 OWNED, TAKEN, ALREADY = Reply(1), Reply(3), Reply(4)  # the results of RequestName
-WAIT = 60.0  # seconds until a test gives up
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[PrivateBus]:
+    with private_bus(listen=f"unix:path={tmp_path}/bus") as bus:
+        yield bus
+
+
+@pytest.fixture
+async def backend(bus: PrivateBus) -> AsyncIterator[Backend]:
+    async with dbus_backend(BusSettings("b", bus.address, ("org.freedesktop.*",))) as backend:
+        yield backend
 
 
 def _route(member: str, signature: str, reply: str, own: OwnConnection | None) -> Route:
-    target = Target(BUS, PATH, BUS, member, signature, reply)
     body = [NAME, 4] if signature == "su" else [NAME]
     return route(
         member,
-        target=target,
+        target=Target(BUS, PATH, BUS, member, signature, reply),
         encode_arguments=lambda _call: MethodCall(BUS, PATH, BUS, member, signature, body),
         connection=own,
     )
@@ -41,102 +53,70 @@ def _session(call: Call) -> str | None:
     return str(call.params[0]) if call.params else None
 
 
-@asynccontextmanager
-async def _backend(address: str) -> AsyncIterator[Backend]:
-    backend = Backend({"b": BusSettings("b", address, ("org.freedesktop.*",))})
-    await backend.start()
-    await asyncio.wait_for(backend.connected(), WAIT)
-    yield backend
-    await backend.stop()
-
-
 async def _request(backend: Backend, own: OwnConnection, client: PeerConnection | None, *session: str) -> Outcome:
     call = Call("m", session, peer=Peer("x", connection=client))
     return await backend.call(_route("RequestName", "su", "u", own), call)
 
 
 async def _until_free(backend: Backend) -> None:
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(TIMEOUT):
         while await backend.call(_route("NameHasOwner", "s", "b", None), Call("m")) != Reply(False):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
-async def test_what_a_client_made_belongs_to_it_and_ends_with_its_connection() -> None:
+async def test_what_a_client_made_belongs_to_it_and_ends_with_its_connection(backend: Backend) -> None:
     own, one, other = OwnConnection("client"), PeerConnection(), PeerConnection()
-    with private_bus() as bus:
-        async with _backend(bus.address) as backend:
-            answers = await asyncio.gather(*(_request(backend, own, one) for _ in range(3)))  # they share it
-            assert sorted(answers, key=repr) == [OWNED, ALREADY, ALREADY]
-            assert await _request(backend, own, other) == TAKEN
-            one.close()
-            await _until_free(backend)
-            assert await _request(backend, own, other) == OWNED
-            gone = await _request(backend, own, one)
-            assert gone == Fault(FaultCode.UNAVAILABLE, "the client has left; the call was not sent")
-            for without, code in (
-                (own, FaultCode.INVALID_REQUEST),
-                (OwnConnection("session", session=_session), FaultCode.INVALID_PARAMS),
-            ):
-                refused = await _request(backend, without, None)  # nobody would own it
-                assert isinstance(refused, Fault)
-                assert refused.code is code
+    answers = await asyncio.gather(*(_request(backend, own, one) for _ in range(3)))  # they share it
+    assert sorted(answers, key=repr) == [OWNED, ALREADY, ALREADY]
+    assert await _request(backend, own, other) == TAKEN
+    one.close()
+    await _until_free(backend)
+    assert await _request(backend, own, other) == OWNED
+    gone = await _request(backend, own, one)
+    assert gone == Fault(FaultCode.UNAVAILABLE, "the client has left; the call was not sent")
+    of_session = OwnConnection("session", session=_session)
+    for without, code in ((own, FaultCode.INVALID_REQUEST), (of_session, FaultCode.INVALID_PARAMS)):
+        assert expect(Fault, await _request(backend, without, None)).code is code  # nobody would own it
 
 
-async def test_their_number_is_bounded() -> None:
+async def test_their_number_is_bounded(backend: Backend) -> None:
     own = OwnConnection("client", at_most=2)
     clients = [PeerConnection() for _ in range(3)]
-    with private_bus() as bus:
-        async with _backend(bus.address) as backend:
-            assert await _request(backend, own, clients[0]) == OWNED
-            assert await _request(backend, own, clients[1]) == TAKEN
-            refused = await _request(backend, own, clients[2])
-            assert isinstance(refused, Fault)
-            assert refused.code is FaultCode.BUSY
-            assert "limit at_most" in refused.message
-            clients[0].close()
-            assert await _request(backend, own, clients[2]) in (OWNED, TAKEN)
+    assert await _request(backend, own, clients[0]) == OWNED
+    assert await _request(backend, own, clients[1]) == TAKEN
+    refused = expect(Fault, await _request(backend, own, clients[2]))
+    assert (refused.code, "limit at_most" in refused.message) == (FaultCode.BUSY, True)
+    clients[0].close()
+    assert await _request(backend, own, clients[2]) in (OWNED, TAKEN)
 
 
-async def test_that_of_a_session_ends_when_it_is_idle() -> None:
-    own = OwnConnection("session", idle=0.01, session=_session)
-    with private_bus() as bus:
-        async with _backend(bus.address) as backend:
-            assert await _request(backend, own, None, "s1") == OWNED
-            await _until_free(backend)
-            assert await _request(backend, own, None, "s2") == OWNED
+async def test_that_of_a_session_ends_when_it_is_idle_or_after_a_method_that_ends_it(backend: Backend) -> None:
+    idle = OwnConnection("session", idle=0.01, session=_session)
+    own, logout = (OwnConnection("session", session=_session, ends=ends) for ends in (False, True))
+    assert await _request(backend, idle, None, "s0") == OWNED
+    await _until_free(backend)
+    assert await _request(backend, own, None, "s1") == OWNED
+    assert await _request(backend, own, None, "s2") == TAKEN
+    assert await _request(backend, logout, None, "s1") == ALREADY
+    await _until_free(backend)
 
 
-async def test_it_ends_after_a_method_that_ends_it() -> None:
-    own = OwnConnection("session", session=_session)
-    logout = OwnConnection("session", session=_session, ends=True)
-    with private_bus() as bus:
-        async with _backend(bus.address) as backend:
-            assert await _request(backend, own, None, "s1") == OWNED
-            assert await _request(backend, own, None, "s2") == TAKEN
-            assert await _request(backend, logout, None, "s1") == ALREADY
-            await _until_free(backend)
-
-
-async def test_a_client_keeps_nothing_of_the_connections_that_have_ended() -> None:
+async def test_a_client_keeps_nothing_of_the_connections_that_have_ended(backend: Backend) -> None:
     own, client = OwnConnection("client", ends=True), PeerConnection()
-    with private_bus() as bus:
-        async with _backend(bus.address) as backend:
-            for _ in range(5):
-                assert await _request(backend, own, client) == OWNED
-                await _until_free(backend)
-            assert client._on_close == {}
+    for _ in range(5):
+        assert await _request(backend, own, client) == OWNED
+        await _until_free(backend)
+    assert client._on_close == {}
 
 
-async def test_after_the_loss_of_the_bus_the_next_call_opens_another(tmp_path: Path) -> None:
+async def test_after_the_loss_of_the_bus_the_next_call_opens_another(bus: PrivateBus, backend: Backend) -> None:
     own, client = OwnConnection("client"), PeerConnection()
-    with private_bus(listen=f"unix:path={tmp_path}/bus") as bus:
-        async with _backend(bus.address) as backend:
-            assert await _request(backend, own, client) == OWNED
-            bus.restart()
-            async with asyncio.timeout(WAIT):
-                while (answer := await _request(backend, own, client)) != OWNED:
-                    assert isinstance(answer, Fault), "the name was taken by a connection that nobody has"
-                    await asyncio.sleep(0.01)
+    assert await _request(backend, own, client) == OWNED
+    bus.restart()
+    async with asyncio.timeout(TIMEOUT):
+        while (answer := await _request(backend, own, client)) != OWNED:
+            assert isinstance(answer, Fault), "the name was taken by a connection that nobody has"
+            await asyncio.sleep(0.01)
 
 
 # In mapping files
@@ -152,13 +132,11 @@ def test_the_mapping_says_whose_the_connections_are(tmp_path: Path) -> None:
     head = HEAD.replace("methods:\n", f"{SESSION}connection: {{of: session, idle: 5s}}\nmethods:\n")
     built = build_methods(tmp_path, "m: {member: Stat}\nn: {member: Stat, params: [s]}", head)
     assert built.route("m").connection is None
-    own = built.route("n").connection
-    assert own is not None
-    assert own.session is not None
-    assert (own.idle, own.session(Call("n", ("abc",)))) == (5.0, "abc")
+    own = present(built.route("n").connection)
+    assert (own.idle, present(own.session)(Call("n", ("abc",)))) == (5.0, "abc")
 
 
-@pytest.mark.parametrize(
+@each_case(
     ("connection", "problem"),
     [
         ("{of: session}", "12:18: connection.of: 'session' requires the session check of the file: add `session`"),

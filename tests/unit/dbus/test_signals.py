@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.dbus import signals
 from adapters.dbus.backend import Backend, BusSettings
 from adapters.dbus.signals import SignalEvent, SignalQueue
 from gateway.core.dbus.marshal import Variant
-from gateway.core.dbus.target import MethodCall, Subscription
-from gateway.core.rpc.model import Event, EventsLost, Reply, Value
+from gateway.core.dbus.target import MethodCall, Subscription, all_objects
+from gateway.core.rpc.model import Event, EventsLost, Fault, FaultCode, Reply, Value
 from tests.kit.backends import (
     CHANGED,
+    PROPERTIES,
     SHOUTED,
     TOY,
     change,
@@ -28,7 +30,7 @@ from tests.kit.backends import (
     toy_route,
 )
 from tests.kit.buses import PrivateBus, private_bus
-from tests.kit.cases import expect
+from tests.kit.cases import each_case, expect
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import INTERFACE, OBJECT_PATH, toy_service
 
@@ -142,6 +144,12 @@ async def test_a_subscriber_who_does_not_listen_costs_bounded_room(
         assert [await anext(attentive) for _ in range(11)] == [shouted("x")] * 11
         assert [await anext(feed) for _ in range(10)] == [shouted("x")] * 10
         await missed(feed)
+        monkeypatch.setattr(signals, "OVERFLOW_LIMIT", 20)  # in a second; who listens well is paused too
+        await shout(service, "x", times=200)
+        heard = 0
+        while not isinstance(await anext(attentive), EventsLost):
+            heard += 1
+        assert heard <= 20
 
 
 async def test_a_match_rule_that_the_bus_refuses_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,13 +167,11 @@ async def test_a_match_rule_that_the_bus_refuses_is_tried_again(monkeypatch: pyt
                 await asyncio.wait({more})
 
 
-async def test_a_service_on_no_bus_is_told_of_at_once() -> None:
-    service = Backend({"one": BusSettings("one", "unix:path=/nowhere", ("com.example",))})
-    async with asyncio.timeout(TIMEOUT), service.subscribe(SHOUTED) as feed:
-        assert (await missed(feed, owned=False)).why == "no bus of the config has this service"
-
-
 # The queue of one subscriber
+
+
+ONE_MISSED, AGAIN = EventsLost("org.example", ":1.1", "one"), EventsLost("org.example", ":1.2", "two")
+OTHER_MISSED = EventsLost("org.example.Other", "", "another")
 
 
 def changed(invalidated: str = "", path: str = "/a", **properties: Value) -> Event:
@@ -176,72 +182,154 @@ def told(number: int) -> Event:
     return Event("org.example", "/a", "org.example.VM1", "Told", (number,))
 
 
-async def heard(feed: SignalQueue, count: int) -> list[SignalEvent]:
-    async with asyncio.timeout(TIMEOUT):
-        return [await anext(feed) for _ in range(count)]
+@each_case(
+    ("bound", "put", "heard"),
+    [
+        (9, [told(0), told(1), told(2)], [told(0), told(1), told(2)]),
+        # of a property only the last value
+        (9, [changed(A=1), changed(A=2, B=1), changed(B=2)], [changed(A=2, B=2)]),
+        # each object for itself; a change takes its place behind what came before it
+        (9, [changed(A=1), told(1), changed(path="/b", A=2), changed(A=3)],
+         [told(1), changed(path="/b", A=2), changed(A=3)]),
+        (9, [changed(A=1, B=1), changed(invalidated="A")], [changed(invalidated="A", B=1)]),
+        (9, [changed(invalidated="AB"), changed(A=2)], [changed(invalidated="B", A=2)]),
+        # no more than the bound, but for what has a place already
+        (2, [changed(A=1), told(1), changed(A=2)], [told(1), changed(A=2)]),
+        # what is read after a gap is newer than the changes before it; there is always room for it
+        (2, [changed(A=1), told(1), ONE_MISSED, AGAIN, OTHER_MISSED], [told(1), AGAIN, OTHER_MISSED]),
+    ],
+)  # fmt: skip
+async def test_a_subscriber_hears_in_order_what_it_still_has_to_know(
+    bound: int, put: list[SignalEvent], heard: list[SignalEvent]
+) -> None:
+    feed, late = SignalQueue(bound), [told(8), told(9)]
+    for each in put:
+        if isinstance(each, Event):
+            assert feed.put(each)
+        else:
+            feed.miss(each)
+    assert feed.put(told(7)) is (len(heard) < bound)
+    expected = [*heard, *([told(7)] if len(heard) < bound else []), *late]
+
+    async def hear() -> list[SignalEvent]:
+        return [await anext(feed) for _ in expected]
+
+    hearing = asyncio.ensure_future(hear())
+    for event in late:
+        await asyncio.sleep(0)  # the subscriber waits
+        assert feed.put(event)
+    assert await asyncio.wait_for(hearing, TIMEOUT) == expected
 
 
-async def nothing_more(feed: SignalQueue) -> bool:
-    more = asyncio.ensure_future(anext(feed))
-    await asyncio.sleep(0)
-    waiting = not more.done()
-    more.cancel()
-    await asyncio.wait({more})
-    return waiting
+# All objects of a service, and calls whose replies keep their place among its signals
 
 
-async def test_signals_are_heard_one_by_one_in_their_order_and_who_waits_is_told() -> None:
-    feed = SignalQueue()
-    waiting = asyncio.ensure_future(heard(feed, 3))
-    for number in range(3):
-        await asyncio.sleep(0)
-        assert feed.put(told(number))
-    assert await waiting == [told(0), told(1), told(2)]
-    assert await nothing_more(feed)
+MANAGER = "org.freedesktop.DBus.ObjectManager"
 
 
-async def test_of_a_property_only_the_last_value_is_heard() -> None:
-    feed = SignalQueue()
-    for number in range(10_000):
-        assert feed.put(changed(A=number))
-    feed.put(changed(B="b"))
-    assert await heard(feed, 1) == [changed(A=9999, B="b")]
-    assert await nothing_more(feed)
+class Told:
+    """A feed that remembers everything, in its order; replies are put between the signals."""
+
+    def __init__(self) -> None:
+        self.all: list[object] = []
+        self._more = asyncio.Event()
+
+    def put(self, event: Event) -> bool:
+        self.add(event)
+        return True
+
+    def add(self, what: object) -> None:
+        self.all.append(what)
+        self._more.set()
+
+    def miss(self, missed: EventsLost) -> None:
+        self.add(missed)
+
+    async def has(self, count: int) -> list[object]:
+        while len(self.all) < count:
+            self._more.clear()
+            await self._more.wait()
+        return self.all
 
 
-async def test_objects_are_kept_apart_and_a_change_takes_its_place_behind_what_came_before_it() -> None:
-    feed = SignalQueue()
-    for event in (changed(A=1), told(1), changed(path="/b", A=2), changed(A=3)):
-        feed.put(event)
-    assert await heard(feed, 3) == [told(1), changed(path="/b", A=2), changed(A=3)]
+@asynccontextmanager
+async def following(bus: PrivateBus) -> AsyncIterator[tuple[Backend, Told]]:
+    told = Told()
+    async with backend(bus) as service:
+        with service.follow(told, all_objects(TOY)):
+            assert expect(EventsLost, *await told.has(1)).owner
+            told.all.clear()
+            yield service, told
 
 
-async def test_an_invalidated_property_has_no_value_and_a_new_value_makes_it_good() -> None:
-    feed = SignalQueue()
-    feed.put(changed(A=1, B=1))
-    feed.put(changed(invalidated="A"))
-    assert await heard(feed, 1) == [changed(invalidated="A", B=1)]
-    feed.put(changed(invalidated="AB"))
-    feed.put(changed(A=2))
-    assert await heard(feed, 1) == [changed(invalidated="B", A=2)]
+async def test_changes_of_every_path_and_interface_come_with_their_variants(bus: PrivateBus) -> None:
+    async with following(bus) as (backend, told):
+        await emit(backend, "PropertiesChanged", Variant("(s)", ("another signature",)), interface=PROPERTIES)
+        await change(backend, "Word", path="/a", Volume=Variant("u", 5))
+        await shout(backend, "a signal of the service's own is not a change of an object")
+        body = Variant("(oa{sa{sv}})", ("/b", {INTERFACE: {"Word": Variant("s", "b")}}))
+        await emit(backend, "InterfacesAdded", body, interface=MANAGER)
+        await emit(backend, "InterfacesRemoved", Variant("(oas)", ("/b", [INTERFACE])), interface=MANAGER)
+        changed, added, removed = (expect(Event, each) for each in await told.has(3))
+        assert (changed.object_path, changed.interface, changed.member) == ("/a", PROPERTIES, "PropertiesChanged")
+        interface, values, invalidated = changed.body
+        assert (interface, expect(dict, values)["Volume"].signature, invalidated) == (INTERFACE, "u", ["Word"])
+        assert (added.body[0], removed.body) == ("/b", ("/b", [INTERFACE]))
 
 
-async def test_there_is_no_room_for_more_than_the_bound_but_for_what_was_there() -> None:
-    feed = SignalQueue(bound=2)
-    assert feed.put(changed(A=1))
-    assert feed.put(told(1))
-    assert not feed.put(told(2))
-    assert feed.put(changed(A=2))
-    assert await heard(feed, 2) == [told(1), changed(A=2)]
+async def test_a_reply_is_taken_between_the_signals_before_and_after_it(bus: PrivateBus) -> None:
+    """The signals are emitted over other connections, so that they are under way in any order of sending."""
+    async with following(bus) as (backend, told):
+        echo = MethodCall(TOY, OBJECT_PATH, INTERFACE, "Echo", "s", ["reply"])
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(50):
+                tasks.create_task(change(backend, Volume=Variant("u", number)))
+                tasks.create_task(backend.query(echo, "s", told.add))
+        everything = await told.has(100)
+        assert sum(isinstance(each, Event) for each in everything) == 50
+        assert everything.count(["reply"]) == 50
 
 
-async def test_what_is_read_after_a_gap_is_newer_than_the_changes_before_it() -> None:
-    feed = SignalQueue(bound=2)
-    missed, again = EventsLost("org.example", ":1.1", "one"), EventsLost("org.example", ":1.2", "two")
-    feed.put(changed(A=1))
-    feed.put(told(1))
-    feed.miss(missed)
-    feed.miss(again)
-    feed.miss(EventsLost("org.example.Other", "", "another"))
-    assert await heard(feed, 3) == [told(1), again, EventsLost("org.example.Other", "", "another")]
-    assert await nothing_more(feed)
+async def test_an_error_a_wrong_signature_and_no_reply_are_taken_as_faults(bus: PrivateBus) -> None:
+    no_object = "org.freedesktop.DBus.Error.UnknownObject"
+    failing = MethodCall(TOY, OBJECT_PATH, INTERFACE, "FailWithoutBody", "s", [no_object])
+    echo = MethodCall(TOY, OBJECT_PATH, INTERFACE, "Echo", "s", ["no properties"])
+    gone = replace(echo, bus_name="org.example.Nobody")
+    async with following(bus) as (backend, told):
+        for call, expected in ((failing, "s"), (echo, "a{sv}"), (gone, "s")):
+            assert await backend.query(call, expected, told.add) is None
+        missing, wrong, unavailable = (expect(Fault, each) for each in told.all)
+    assert wrong.message == f"{TOY} {OBJECT_PATH} {INTERFACE}.Echo: expected reply signature 'a{{sv}}', got 's'"
+    codes = [FaultCode.NOT_FOUND, FaultCode.UNREPRESENTABLE, FaultCode.UNAVAILABLE]
+    assert [missing.code, wrong.code, unavailable.code] == codes
+    async with dbus_backend(BusSettings("one", bus.address, ("org.other.*",), connections=1)) as backend:
+        assert expect(Fault, await backend.query(gone, "s", told.add)).code is FaultCode.UNAVAILABLE
+
+
+async def test_once_a_call_is_answered_every_signal_before_it_has_arrived(bus: PrivateBus) -> None:
+    async with following(bus) as (backend, told):
+        for number in range(20):
+            route = toy_route("Emit", "ossvu")
+            body = Variant("(sa{sv}as)", (INTERFACE, {"Volume": Variant("u", number)}, []))
+            answer = await backend.ask(route, toy_call(OBJECT_PATH, PROPERTIES, "PropertiesChanged", body, 1))
+            assert answer == Reply(None)
+            assert len(told.all) == number + 1
+
+
+# Calls that wait at their service
+
+
+async def test_calls_that_wait_take_no_place_of_others_and_are_bounded_themselves(bus: PrivateBus) -> None:
+    settings = BusSettings("one", bus.address, ("*",), connections=1, in_flight=3, per_destination=2, waiting=0)
+    hold = replace(toy_route("Hold", "", "s"), waits=True)
+    async with dbus_backend(settings) as backend, asyncio.timeout(TIMEOUT):
+        waiting = [asyncio.ensure_future(backend.call(hold, toy_call())) for _ in range(3)]
+        while await backend.call(toy_route("Held", "", "u"), toy_call()) != Reply(3):
+            await backend.call(toy_route("Label", "", "s"), toy_call())
+        assert expect(Fault, await backend.call(hold, toy_call())).code is FaultCode.BUSY
+        for number in range(5):
+            assert await backend.call(toy_route("Echo", "u", "u"), toy_call(number)) == Reply(number)
+        assert await backend.call(toy_route("Release", "", "u"), toy_call()) == Reply(3)
+        assert await asyncio.gather(*waiting) == [Reply("released")] * 3
+        await backend.reconfigure({})  # its connections end with the bus

@@ -16,10 +16,9 @@ from typing import Any
 from adapters.codecs.xenstore import FROM_CODE
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from tests.soak.clients import LEAVES, METHODS, PAUSES, THINK, conclude
+from tests.soak.clients import ANSWER_WITHIN, LEAVES, PAUSES, THINK, conclude, some_method
 from tests.soak.speech import Heard, Wanted
 from tests.soak.story import Ending, Ledger, Story
-from tests.soak.wires import ANSWER_WITHIN
 from tests.soak.world import HOMES, TREE, World
 
 CLIENTS = 8
@@ -49,15 +48,12 @@ class StoreClient:
         numbers = count(1)
         async with XenstoreClient(self.path) as store:
             while not over.is_set():
-                call = self._choose(f"{self.name}-{next(numbers)}")
+                token, method = f"{self.name}-{next(numbers)}", some_method(self.chance)
+                call = Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance))
                 story = Story(call.token, call.service, call.method, KIND, time.monotonic())
                 await self._talk(store, call, story)
                 self.ledger.keep(story, KIND, calm=False)
                 await asyncio.sleep(self.chance.uniform(*THINK))
-
-    def _choose(self, token: str) -> Wanted:
-        method = self.chance.choices([*METHODS], [*METHODS.values()])[0]
-        return Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance))
 
     async def _talk(self, store: XenstoreClient, call: Wanted, story: Story) -> None:
         asked = _Asked(store, call)
@@ -149,7 +145,7 @@ def _heard(value: Any) -> Heard:
     return Heard(value)
 
 
-def store_crowd(world: World, ledger: Ledger, seed: str, prefix: str = "") -> list[StoreClient]:
+def store_crowd(world: World, ledger: Ledger, seed: str, prefix: str) -> list[StoreClient]:
     return [
         StoreClient(f"{prefix}s{at}", world.store.path, random.Random(f"{seed} store client {at}"), ledger)
         for at in range(CLIENTS)

@@ -44,19 +44,14 @@ async def test_a_start_sets_the_first_step_and_says_what_comes(one: World) -> No
     assert (await one.said())[0].why == "ticket 5"
 
 
-async def test_a_group_is_started_as_one(path: Path) -> None:
-    async with world(path, movable("VM.start", "life"), movable("VM.stop", "life")) as one:
-        assert _why(await one.commands.start("VM.stop", "alice")) == "VM.stop moves with its group: say group:life"
-        view = expect(RolloutView, await one.commands.start("group:life", "alice"))
-        assert view.methods == (NAME, "xenopsd/VM.stop")
-        assert [each.pattern for each in one.state.overrides] == [f"{GROUP}life"]
-
-
-async def test_what_cannot_start_says_why(path: Path) -> None:
+async def test_a_group_is_started_as_one_and_what_cannot_start_says_why(path: Path) -> None:
     alone = movable("VM.alone")
     alone = replace(alone, migration=replace(alone.migration, upstream=None))
-    async with world(path, movable(), alone) as one:
-        assert "neither a mapped method" in _why(await one.commands.start("VM.strt", "alice"))
+    async with world(path, movable(), alone, movable("VM.stop", "life"), movable("VM.run", "life")) as one:
+        assert _why(await one.commands.start("VM.stop", "alice")) == "VM.stop moves with its group: say group:life"
+        view = expect(RolloutView, await one.commands.start("group:life", "alice"))
+        assert view.methods == ("xenopsd/VM.stop", "xenopsd/VM.run")
+        assert [each.pattern for each in one.state.overrides] == [f"{GROUP}life"]
         assert "no legacy service answers VM.alone" in _why(await one.commands.start("VM.alone", "alice"))
         await one.commands.start(NAME, "alice")
         words = "the rollout of xenopsd/VM.start is under way: running, at shadow"

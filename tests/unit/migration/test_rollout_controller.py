@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gateway.core.admin.records import AuditEntry, Change, MethodId, Rejected, StateRefused
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import OnBreach
+from gateway.migration.manager import FLUSH
 from gateway.migration.rollout_commands import RolloutView
 from gateway.migration.rollout_controller import EVERY, LEASE, SETTLE
 from tests.kit.migrations import PLAN, START, Clock, World, counted, movable, world
@@ -105,7 +106,7 @@ async def test_counts_from_before_a_step_are_not_its_own(one: World) -> None:
 
 
 async def test_a_breach_rolls_back_within_a_second(canary: World) -> None:
-    assert EVERY + SETTLE < 1.0
+    assert FLUSH + EVERY + SETTLE < 1.0
     await canary.bad()
     await canary.advance(EVERY)
     assert canary.now_at() == ("rolled back", "legacy")

@@ -18,7 +18,7 @@ from gateway.core.migration.modes import Mode
 from gateway.state import evidence, file, schema, tables
 from gateway.state.file import RETRY, StateFile
 from tests.kit.cases import each_case, expect
-from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
+from tests.kit.migrations import counts_batch, entry, mode, override
 
 NOBODY = 65534
 LEGACY, DBUS = override("VM.*", Mode.LEGACY), override("VM.*", Mode.DBUS)
@@ -106,13 +106,6 @@ def test_a_new_file_is_made_with_its_folder_and_is_nobody_elses_business(opened:
     assert (made.trouble, made.kept) == ("", StoredState())
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o750
-
-
-def test_without_a_path_it_works_until_it_is_closed(opened: Opened) -> None:
-    made = opened(None)
-    put(made, mode("VM.*", Mode.LEGACY))
-    opened.later(made)
-    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
 
 
 def test_a_refused_decision_and_a_bug_in_the_middle_of_a_write_leave_nothing_behind(opened: Opened, path: Path) -> None:
@@ -390,15 +383,6 @@ def test_a_rollout_that_others_went_on_with_stays_theirs_when_what_was_held_is_w
     other.look()
     assert {name: rollout.document for name, rollout in other.kept.rollouts.items()} == {"r": "c", "s": "b"}
     assert override("VM.*", Mode.LEGACY) in other.kept.overrides
-
-
-def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    made.write(lambda db: evidence.add_pairs(db, [mismatch(1)]), durable=False)
-    before = made.kept
-    opened.later(made)
-    assert made.kept is before
-    assert made.read(lambda db: evidence.pairs(db, VM_START, 1)) == [mismatch(1)]
 
 
 def test_whatever_byte_is_wrong_the_file_is_used_or_told_to_be_in_trouble(opened: Opened, path: Path) -> None:

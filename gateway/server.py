@@ -34,7 +34,7 @@ from gateway.last_good import LastGood
 from gateway.mapping.problem import Problem
 from gateway.mapping.table import Table, changes, describe_routes
 from gateway.migration.rollout_commands import RolloutCommands
-from gateway.migration.worker import SWITCH_INTERVAL
+from gateway.migration.shadow import SWITCH_INTERVAL
 from gateway.ops import process
 from gateway.pipeline import trace
 from gateway.pipeline.replay import Replayer

@@ -21,7 +21,6 @@ from gateway.migration.collector import StatisticsCollector
 from gateway.migration.rollout_controller import LocalCounts, RolloutController
 from gateway.migration.shadow import CallSide, Shadow
 from gateway.ops.metrics import Samples
-from gateway.state import clock
 from gateway.state.store import StateStore
 
 FLUSH = 0.2  # seconds between two flushes of what was seen
@@ -37,7 +36,7 @@ class MigrationManager:
         self.evidence = StatisticsCollector()
         self.state = StateStore(file, self._changed)
         self.here = LocalCounts()  # what this process has seen since it began
-        self.rollouts = RolloutController(self.state, routes, self.here.of, uuid4().hex, steady=clock.steady)
+        self.rollouts = RolloutController(self.state, routes, self.here.of, uuid4().hex)
         self._stack = AsyncExitStack()
 
     def shadow(self, call_side: CallSide, quota: int) -> Shadow:

@@ -38,6 +38,7 @@ from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
 from gateway.migration.rollout_storage import RolloutDocument, in_words, members, set_by_persons, str_of
+from gateway.state import clock
 from gateway.state.store import StateStore as Store
 
 STARTS = 2  # windows that begin in the time of one
@@ -138,7 +139,7 @@ class RolloutController(Struct):
     holder: str
     now: Callable[[], float] = time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
-    steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
+    steady: Callable[[], float] = clock.steady  # of rollouts and of modes that end
     driving: bool = False
     _tracks: dict[str, _Tracks] = field(default_factory=dict)
     _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(default_factory=dict)  # while they stay the same
@@ -155,7 +156,7 @@ class RolloutController(Struct):
     async def look(self) -> None:
         """One look at everything that time and counts may have changed."""
         active, state = self._active(), self.state
-        expired = [override for override in state.overrides if override.expired(self.moment())]
+        expired = [override for override in state.overrides if override.expired(self.steady())]
         self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in active}
         if not active and not expired:
             return
@@ -166,14 +167,14 @@ class RolloutController(Struct):
         if driving and expired:
             now = self.now()
             ended = (AuditEntry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
-            await state.decide(Change(tuple(ended), expired_by=self.moment()))
+            await state.decide(Change(tuple(ended), expired_by=self.steady()))
         counted = await state.evidence() if driving and active else None
         everywhere = None if isinstance(counted, StateRefused) else counted
         if everywhere is None and not state.trouble:
             return
         routes = [route for route in self.routes() if route.migration.upstream is not None]
         for name, (version, each) in active.items():
-            await _Look(self, name, version, each, members(name, routes), everywhere, self.moment()).take()
+            await _Look(self, name, version, each, members(name, routes), everywhere, self.steady()).take()
 
     def breached(self) -> Mapping[str, str]:
         """The rollouts that have found a breach while what a person has set holds, and the words of it."""
@@ -195,10 +196,6 @@ class RolloutController(Struct):
             if isinstance(document, RolloutDocument) and not document.over:
                 active[name] = rollout.version, document
         return active
-
-    def moment(self) -> float:
-        """Now, by the clock of rollouts and of modes that end: setting the wall clock changes nothing."""
-        return (self.steady or self.now)()
 
     def tracks(self, name: str, each: RolloutDocument, everywhere: WindowCounts, here: WindowCounts) -> _Tracks:
         """What is remembered of this step; forgotten when another one begins."""
@@ -232,7 +229,7 @@ class _Look(Struct):
             await self._command(Command.END, "its methods are mapped no more, or have no legacy service")
             return
         overrides, progress = self.engine.state.overrides, self.document.progress
-        self.theirs = set_by_persons(self.members, overrides, self.engine.moment())
+        self.theirs = set_by_persons(self.members, overrides, self.now)
         wanted = setting(self.document.plan, progress)
         ours = [each for each in overrides if (each.pattern, each.by) == (self.name, "rollout")]
         taken = "" if any(each.setting == wanted for each in ours) else "what it had set was taken away"

@@ -12,7 +12,7 @@ import sqlite3
 import msgspec
 
 from gateway.core.admin.records import SavedLog, SavedObject
-from gateway.state.schema import to_json
+from gateway.state.tables import to_json
 
 MOST_LOGS = 16  # of one service: those that were written last
 MOST_OBJECTS = 100_000  # of all logs; the log that was written first is forgotten first

@@ -29,12 +29,10 @@ from gateway.core.admin.records import (
     MethodId,
     MismatchRecord,
     PendingDecision,
-    PutRollout,
     Rollout,
     SavedLog,
     StateRefused,
     StoredState,
-    all_to_legacy,
     applied,
 )
 from gateway.core.logger import Logger
@@ -280,12 +278,6 @@ class StateStore:
         self._unanswered.append(change)
         asked.add_done_callback(answered)
         self._note_silence(seconds)
-
-    async def rollback_all(
-        self, who: str, why: str, rollouts: tuple[PutRollout, ...] = ()
-    ) -> StateRefused | PendingDecision | None:
-        """Return every method to its legacy service, whatever was set before, even if the file fails."""
-        return await self.decide_anyway(all_to_legacy(who, self._now(), why, rollouts))
 
     async def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Take or renew a lease for `seconds`; returns whether this holder has it."""

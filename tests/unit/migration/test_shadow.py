@@ -18,16 +18,19 @@ from gateway.core.migration.modes import Migration, Side
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.migration.shadow import (
+    INLINE_COST,
     MAX_APART,
     MAX_LARGE,
     NO_ANSWER,
+    SWITCH_INTERVAL,
     ComparedCall,
     Job,
     Observation,
     ObservedCall,
     Shadow,
+    Worker,
+    WorkerStoppedError,
 )
-from gateway.migration.worker import INLINE_COST, SWITCH_INTERVAL, Worker, WorkerStoppedError
 from tests.kit.cases import each_case
 from tests.kit.mappings import route
 from tests.kit.programs import TIMEOUT

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.core.admin.records import Change, PutRollout, StateRefused, StoredState
 from gateway.core.migration.modes import Mode
-from gateway.state import evidence, file, schema, tables
+from gateway.state import evidence, file, tables
 from gateway.state.file import RETRY, StateFile
 from tests.kit.cases import each_case, expect
 from tests.kit.migrations import counts_batch, entry, mode, override
@@ -130,8 +130,8 @@ def test_a_refused_decision_and_a_bug_in_the_middle_of_a_write_leave_nothing_beh
 
 def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
     made = opened(path)
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=True) == 2  # FULL
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=False) == 1  # NORMAL
+    assert made.write(lambda db: tables.number(db, "synchronous"), durable=True) == 2  # FULL
+    assert made.write(lambda db: tables.number(db, "synchronous"), durable=False) == 1  # NORMAL
     assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
 
 
@@ -301,7 +301,7 @@ def test_a_file_that_was_replaced_by_another_is_followed(opened: Opened, path: P
     assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
 
 
-@pytest.mark.parametrize(("by", "version"), [("a newer", schema.VERSION + 1), ("an older", schema.VERSION - 1)])
+@pytest.mark.parametrize(("by", "version"), [("a newer", tables.VERSION + 1), ("an older", tables.VERSION - 1)])
 def test_a_file_of_another_format_is_refused_and_left_alone(opened: Opened, path: Path, by: str, version: int) -> None:
     opened(path).close()
     with closing(sqlite3.connect(path)) as other:
@@ -309,7 +309,7 @@ def test_a_file_of_another_format_is_refused_and_left_alone(opened: Opened, path
     made = opened(path)
     assert f"was written by {by} gateway (format {version}" in refused(made)
     with closing(sqlite3.connect(path)) as same:
-        same.execute(f"PRAGMA user_version={schema.VERSION}")
+        same.execute(f"PRAGMA user_version={tables.VERSION}")
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""

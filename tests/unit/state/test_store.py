@@ -129,7 +129,10 @@ async def test_a_rollback_of_everything_holds_in_spite_of_trouble_and_is_written
         await other.until(lambda: other.kept == state.kept)
         with closing(sqlite3.connect(path, isolation_level=None)) as locker:
             locker.execute("BEGIN IMMEDIATE")
-            held = expect(PendingDecision, await state.rollback_all("alice", "fire", (PutRollout("r", "aborted"),)))
+            held = expect(
+                PendingDecision,
+                await state.decide_anyway(all_to_legacy("alice", 1000.0, "fire", (PutRollout("r", "aborted"),))),
+            )
             assert "is locked" in held.why
             (only,) = state.overrides
             assert (only.pattern, only.setting.mode) == ("*", Mode.LEGACY)
@@ -146,7 +149,9 @@ async def test_a_rollback_of_everything_holds_in_spite_of_trouble_and_is_written
 async def test_a_decision_that_was_outrun_is_refused_even_when_it_must_not_wait(path: Path) -> None:
     async with Watched(path) as state:
         await state.decide(mode("VM.*", Mode.DBUS))
-        assert await state.rollback_all("alice", "fire") is None  # without trouble it is stored at once
+        assert (
+            await state.decide_anyway(all_to_legacy("alice", 1000.0, "fire")) is None
+        )  # without trouble it is stored at once
         assert [each.pattern for each in state.overrides] == ["*"]
         refused = expect(
             StateRefused, await state.decide_anyway(Change((entry(),), rollouts=(PutRollout("r", 1, expected=3),)))
@@ -174,7 +179,7 @@ async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[
         assert "has not answered for 0.05 s" in state.trouble
         assert await state.decide(mode("VM.*")) == StateRefused(state.trouble)
         assert isinstance(await state.flush(counts_batch(equal=1)), StateRefused)
-        assert isinstance(await state.rollback_all("alice", "fire"), PendingDecision)
+        assert isinstance(await state.decide_anyway(all_to_legacy("alice", 1000.0, "fire")), PendingDecision)
         assert [each.pattern for each in state.overrides] == ["*"]
         seen: list[tuple[str, ...]] = []
         state.seeing = lambda: seen.append(tuple(each.pattern for each in state.overrides))

@@ -28,7 +28,7 @@ from gateway.core.admin.records import (
 from gateway.core.migration.modes import BUCKETS, Mode, Setting, Side, percent
 from gateway.core.routing.overrides import Override
 from gateway.state import clock, evidence, tables
-from gateway.state.schema import Unreadable
+from gateway.state.tables import Unreadable
 from tests.kit.cases import expect
 from tests.kit.migrations import VM_START, VM_STOP, client_batch, counts_batch, entry, mismatch, mode, override
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from msgspec.structs import replace
 
-from gateway.state import clock, file, schema
+from gateway.state import clock, file, tables
 from gateway.state.clock import ClockReading
 from gateway.state.store import StateThread
 from tests.kit.cases import each_case
@@ -122,6 +122,6 @@ def test_errors_without_a_code_and_with_an_extended_one_are_told_and_cut_since_t
 
 def test_damage_and_what_cannot_be_read_say_that_the_file_must_be_moved_away() -> None:
     damage = file.damaged("*** in database main ***\nTree 4 page 9: btreeInitPage() returns error code 11")
-    for told in (damage, file.describe_error(schema.Unreadable("no mode")), file.other_format(7), file.FOREIGN):
+    for told in (damage, file.describe_error(tables.Unreadable("no mode")), file.other_format(7), file.FOREIGN):
         assert "move it away together with its -wal and -shm files" in told
     assert "(Tree 4 page 9" in damage

@@ -115,14 +115,8 @@ def measured(pid: int, before: float, port: int, path: str, body: bytes) -> Take
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is that from now on
         begun, cpu = time.perf_counter(), cpu_seconds(pid)
         size = len(ask(port, path, body))
-        turns.append(
-            Taken(
-                time.perf_counter() - begun,
-                cpu_seconds(pid) - cpu,
-                resident_bytes(pid, "VmHWM") / 1024**2 - before,
-                size,
-            )
-        )
+        peak = resident_bytes(pid, "VmHWM") / 1024**2 - before
+        turns.append(Taken(time.perf_counter() - begun, cpu_seconds(pid) - cpu, peak, size))
     best = min(turns, key=lambda turn: turn.cpu)
     return best._replace(memory=max(turn.memory for turn in turns))
 

@@ -68,6 +68,14 @@ async def test_a_group_is_started_as_one_and_what_cannot_start_says_why(path: Pa
         assert isinstance(await one.commands.start(NAME, "alice"), RolloutView)
 
 
+async def test_a_guarded_mode_needs_a_rollout_under_way_of_one_method_or_group(one: World) -> None:
+    wanted, start = f"guarded: expected a rollout of {NAME} under way; it is ", f"`xcp-gateway rollout start {NAME}`"
+    assert one.commands.unguarded(NAME) == (f"{wanted}not started: start it with {start}",)
+    await one.begin()
+    assert one.commands.unguarded("VM.start") == ()
+    assert one.commands.unguarded("VM.*")[0].startswith("guarded: expected one method or group that a rollout moves")
+
+
 async def test_of_two_commands_that_are_given_at_once_one_is_obeyed(one: World) -> None:
     for command in (one.commands.start, one.commands.pause):
         answers = await asyncio.gather(command(NAME, "alice"), command(NAME, "bob"))

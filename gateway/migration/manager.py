@@ -64,8 +64,7 @@ class MigrationManager:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            await self.state.start()
-            stack.push_async_callback(self.state.stop)
+            await stack.enter_async_context(self.state)
             self._changed()
             stack.push_async_callback(self.flush)
             for work in (self._flushing, self.rollouts.run):

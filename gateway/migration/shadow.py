@@ -290,10 +290,8 @@ class Worker:
 class Shadow:
     """The observations under way. `call_side` holds the deadline and raises nothing but CancelledError."""
 
-    def __init__(
-        self, call_side: CallSide, publish: Publish, quota: int = MAX_OBSERVED, worker: Worker | None = None
-    ) -> None:
-        self.worker = worker or Worker()
+    def __init__(self, call_side: CallSide, publish: Publish, quota: int = MAX_OBSERVED) -> None:
+        self.worker = Worker()
         self._call_side = call_side
         self._publish = publish
         self._quota = quota

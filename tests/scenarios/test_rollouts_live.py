@@ -207,22 +207,6 @@ async def test_a_breach_under_a_persons_mode_is_loud_and_acts_when_that_ends(tmp
         assert await told(client) == ("rolled back", "legacy", [], "0.0")
 
 
-async def test_a_breach_ends_a_guarded_mode(tmp_path: Path) -> None:
-    async with client_of(tmp_path) as client:
-        wish = {"pattern": "start", "mode": "dbus", "guarded": True}
-        refused = await client.ask("/v1/mode", wish, status=422)
-        assert "expected a rollout of toy/start under way; it is not started" in str(refused)
-        await client.start()
-        await client.ask("/v1/mode", wish)
-        [mode, _] = await client.ask("/v1/modes")
-        assert (mode["mode"], mode["guarded"]) == ("dbus", True)
-        view = await client.calls_until([*GOOD, *BROKEN], "rolled back", "breached")
-        assert view["state"] == "rolled back"
-        assert view["why"].endswith("has set toy/start to dbus (guarded), and that has ended")
-        assert [each["by"] for each in await client.ask("/v1/modes")] == ["rollout"]
-        assert (await told(client))[:2] == ("rolled back", "legacy")
-
-
 # Who drives
 
 

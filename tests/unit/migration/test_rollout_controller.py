@@ -173,7 +173,17 @@ async def test_a_breach_while_a_persons_mode_holds_is_told_as_such_and_acts_when
     assert (await canary.said())[0].what == "rollback"
 
 
-async def test_a_breach_ends_a_guarded_mode_unless_one_that_is_not_holds_above_it(canary: World) -> None:
+async def test_a_breach_ends_a_guarded_mode(canary: World) -> None:
+    await canary.set(NAME, Mode.DBUS, guarded=True)
+    await canary.serve_badly()
+    assert canary.now_at()[0] == "overridden"
+    await canary.serve_badly()
+    assert canary.now_at() == ("rolled back", "legacy")
+    assert (await canary.said())[0].why.endswith("bob has set xenopsd/VM.start to dbus (guarded), and that has ended")
+    assert [each.by for each in canary.state.overrides] == ["rollout"]
+
+
+async def test_a_breach_does_not_end_a_guarded_mode_below_one_that_holds(canary: World) -> None:
     await canary.set(NAME, Mode.DBUS, guarded=True)
     await canary.set("VM.*", Mode.DBUS)
     await canary.serve_badly()

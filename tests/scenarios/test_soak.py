@@ -13,7 +13,6 @@ from gateway.core.rpc.model import FaultCode
 from tests.kit.cases import each_case
 from tests.kit.programs import ROOT
 from tests.soak import verdict
-from tests.soak.crowding import NUISANCES, chosen
 from tests.soak.gauges import FITS
 from tests.soak.healthy import Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
@@ -175,12 +174,3 @@ PEACE = '{"event":"stopped, nothing in flight"}'
 )
 def test_bugs_and_an_end_in_haste_are_found_in_the_log(lines: list[str], status: int, what: list[str]) -> None:
     assert broken(*verdict.judge_log(lines, status)) == what
-
-
-def test_nuisances_are_chosen_by_name() -> None:
-    assert [*chosen("")] == [*chosen("all")] == [*NUISANCES]
-    assert [*chosen("none")] == []
-    assert [*chosen("slow reader, hung service")] == ["hung service", "slow reader"]
-    assert [*chosen("-hung service")] == [*NUISANCES][1:]
-    with pytest.raises(ValueError, match="NUISANCES: no noise; there are: hung service, "):
-        chosen("noise")

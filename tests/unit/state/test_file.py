@@ -136,10 +136,9 @@ def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, p
 
 
 @contextmanager
-def locked(path: Path, exclusive: str = "") -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """The file in the hands of another program."""
     with closing(sqlite3.connect(path, isolation_level=None)) as locker:
-        locker.execute(exclusive)
         locker.execute("BEGIN IMMEDIATE")
         yield
 
@@ -192,20 +191,6 @@ def test_an_open_file_in_trouble_refuses_changes_and_keeps_the_modes_until_that_
     made.close()
     again = opened(path)
     assert (again.trouble, again.kept.overrides) == ("", (DBUS,))
-
-
-def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY))
-    made.close()
-    with locked(path, "PRAGMA locking_mode=EXCLUSIVE"):
-        opened.later(made)
-        assert "is locked" in refused(made)
-        assert made.kept.overrides == (LEGACY,)
-        assert isinstance(made.read(evidence.total), StateRefused)
-    opened.later(made)
-    opened.later(made)
-    assert made.trouble == ""
 
 
 @pytest.fixture

@@ -36,10 +36,6 @@ PARAMS: Mapping[str, Callable[[str, random.Random], dict[str, Any]]] = {
 }
 
 
-def some_method(chance: random.Random) -> str:
-    return chance.choices([*METHODS], [*METHODS.values()])[0]
-
-
 @dataclass
 class Client:
     """One of them: a protocol and an address. It keeps one connection open between its calls."""
@@ -74,7 +70,8 @@ class Client:
     def _choose(self) -> Wanted:
         token = f"{self.name}-{next(self._numbers)}"
         oneway = self._speech.oneway and (not self._speech.together or self.chance.random() < 0.3)
-        method = "write" if oneway else some_method(self.chance)  # nothing else would leave a trace
+        # Of calls without an answer only writes leave a trace
+        method = "write" if oneway else self.chance.choices([*METHODS], [*METHODS.values()])[0]
         return Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance), oneway)
 
     async def _talk(self, calls: Sequence[Wanted], stories: Sequence[Story]) -> None:

@@ -38,7 +38,7 @@ from gateway.core.admin.records import (
 from gateway.core.logger import Logger
 from gateway.core.routing.overrides import Override
 from gateway.state import clock as clocks
-from gateway.state import event_logs, evidence, file, tables
+from gateway.state import evidence, file, tables
 from gateway.state.file import StateFile
 
 # The thread
@@ -330,11 +330,11 @@ class StateStore:
 
     async def save_event_log(self, log: SavedLog, after: int | None) -> bool | StateRefused:
         """Write what has changed in a log since generation `after`, or all of it. False: what was written is gone."""
-        return await self._write(lambda db: event_logs.save_log(db, log, after, self._now()))
+        return await self._write(lambda db: tables.save_log(db, log, after, self._now()))
 
     async def event_log(self, service: str, epoch: int, generation: int) -> SavedLog | StateRefused | None:
         """Return a log that has this generation of its epoch, or None."""
-        return await self._read(lambda db: event_logs.read_log(db, service, epoch, generation))
+        return await self._read(lambda db: tables.read_log(db, service, epoch, generation))
 
     async def audit(
         self, limit: int = 100, since: float = 0.0, subject: str | None = None

@@ -1,4 +1,4 @@
-"""The tables of the state file, and the rows of modes, rollouts, leases, tasks and the audit.
+"""The tables of the state file, and the rows of modes, rollouts, leases, tasks, event logs and the audit.
 
 Knows SQL; no thread, no transaction.
 """
@@ -17,6 +17,8 @@ from gateway.core.admin.records import (
     Change,
     PutRollout,
     Rollout,
+    SavedLog,
+    SavedObject,
     StateRefused,
     StoredState,
     rolled_back,
@@ -193,31 +195,6 @@ def hold_lease(db: sqlite3.Connection, name: str, holder: str, boot: str, now: f
     return True
 
 
-# Tasks. The holder of a task that runs is the gateway that runs it, which has a lease of this name.
-
-TASKS = 10_000  # rows
-
-_ORPHANS = """SELECT ref, document FROM task WHERE holder != '' AND NOT EXISTS
-    (SELECT 1 FROM lease WHERE name = task.holder AND boot = ? AND until > ?)"""
-PUT_TASK = "INSERT OR REPLACE INTO task (ref, holder, moment, document) VALUES (?, ?, ?, ?)"
-
-
-def end_orphans(
-    db: sqlite3.Connection, ended: Callable[[str], str], boot: str, clock: float, now: float, oldest: float
-) -> list[str]:
-    """Rewrite the tasks of gateways that died and delete old tasks; returns the references of the rest."""
-    for ref, document in db.execute(_ORPHANS, (boot, clock)).fetchall():
-        db.execute(PUT_TASK, (ref, "", now, ended(document)))
-    db.execute("DELETE FROM lease WHERE name = holder AND NOT (boot = ? AND until > ?)", (boot, clock))
-    db.execute("DELETE FROM task WHERE holder = '' AND moment < ?", (oldest,))
-    db.execute(
-        """DELETE FROM task WHERE ref IN (SELECT ref FROM task WHERE holder = '' ORDER BY moment DESC
-        LIMIT -1 OFFSET ?)""",
-        (TASKS,),
-    )
-    return [ref for (ref,) in db.execute("SELECT ref FROM task")]
-
-
 def written(setting: Setting, until: float | None = None, *, guarded: bool = False) -> str:
     """Encode a setting as JSON. A setting that ends also gets the reading of the clock that its end refers to."""
     words: dict[str, str | bool] = {
@@ -277,3 +254,104 @@ def _named(what: str) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError) as error:  # msgspec's errors are ValueErrors
         raise Unreadable(f"{what}: {error}") from error
+
+
+# Tasks. The holder of a task that runs is the gateway that runs it, which has a lease of this name.
+
+TASKS = 10_000  # rows
+
+_ORPHANS = """SELECT ref, document FROM task WHERE holder != '' AND NOT EXISTS
+    (SELECT 1 FROM lease WHERE name = task.holder AND boot = ? AND until > ?)"""
+PUT_TASK = "INSERT OR REPLACE INTO task (ref, holder, moment, document) VALUES (?, ?, ?, ?)"
+
+
+def end_orphans(
+    db: sqlite3.Connection, ended: Callable[[str], str], boot: str, clock: float, now: float, oldest: float
+) -> list[str]:
+    """Rewrite the tasks of gateways that died and delete old tasks; returns the references of the rest."""
+    for ref, document in db.execute(_ORPHANS, (boot, clock)).fetchall():
+        db.execute(PUT_TASK, (ref, "", now, ended(document)))
+    db.execute("DELETE FROM lease WHERE name = holder AND NOT (boot = ? AND until > ?)", (boot, clock))
+    db.execute("DELETE FROM task WHERE holder = '' AND moment < ?", (oldest,))
+    db.execute(
+        """DELETE FROM task WHERE ref IN (SELECT ref FROM task WHERE holder = '' ORDER BY moment DESC
+        LIMIT -1 OFFSET ?)""",
+        (TASKS,),
+    )
+    return [ref for (ref,) in db.execute("SELECT ref FROM task")]
+
+
+# What the change logs of events have written down. Each log of each process has an epoch and its own rows, so that
+# processes which share the file do not disturb each other. A log is written whole at first, then what has changed
+# since. A part is added only to what its writer has written before: where that is gone (another file, or it was
+# forgotten here for newer ones), the log is written whole again.
+
+MOST_LOGS = 16  # of one service: those that were written last
+MOST_OBJECTS = 100_000  # of all logs; the log that was written first is forgotten first
+LARGEST = 2**63 - 1  # of an INTEGER
+
+_PUT_OBJECT = """INSERT OR REPLACE INTO event_object (epoch, class, ref, created, modified, is_deleted, digest, before)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_LOGS = """SELECT epoch, service, (SELECT count(*) FROM event_object WHERE event_object.epoch = event_log.epoch)
+    FROM event_log ORDER BY moment DESC"""
+_READ_OBJECTS = """SELECT class, ref, created, modified, is_deleted, digest, before FROM event_object WHERE epoch = ?"""
+_lives = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
+
+
+def save_log(db: sqlite3.Connection, log: SavedLog, after: int | None, now: float) -> bool:
+    """Write what has changed since generation `after`; None: the whole log. False: what was written is gone."""
+    found = db.execute("SELECT saved FROM event_log WHERE epoch = ?", (log.epoch,)).fetchone()
+    if after is not None and (found is None or found[0] != after):
+        return False
+    if after is None:
+        _forget_log(db, log.epoch)
+    rows = []
+    for each in log.objects:
+        before = to_json(each.before) if each.before else ""
+        moments = each.created, each.modified, int(each.is_deleted)
+        rows.append((log.epoch, each.name, each.ref, *moments, each.digest, before))
+    db.executemany(_PUT_OBJECT, rows)
+    db.execute(
+        "DELETE FROM event_object WHERE epoch = ? AND is_deleted = 1 AND modified <= ?", (log.epoch, log.forgotten)
+    )
+    db.execute(
+        "INSERT OR REPLACE INTO event_log (epoch, service, saved, forgotten, moment) VALUES (?, ?, ?, ?, ?)",
+        (log.epoch, log.service, log.saved, log.forgotten, now),
+    )
+    if after is None:
+        _keep_newest_logs(db, log.epoch)
+    return True
+
+
+def read_log(db: sqlite3.Connection, service: str, epoch: int, generation: int) -> SavedLog | None:
+    """Read a log that has this generation of its epoch; None: there is none."""
+    if not 0 < epoch <= LARGEST:
+        return None
+    query = "SELECT service, epoch, saved, forgotten FROM event_log WHERE epoch = ? AND service = ?"
+    found = db.execute(query, (epoch, service)).fetchone()
+    if found is None or not SavedLog(*found).has(generation):
+        return None
+    try:
+        objects = tuple(
+            SavedObject(name, ref, created, modified, bool(is_deleted), digest, _lives(before) if before else ())
+            for name, ref, created, modified, is_deleted, digest, before in db.execute(_READ_OBJECTS, (epoch,))
+        )
+    except ValueError:  # a row that this gateway cannot read: then nothing is certain
+        return None
+    return SavedLog(*found)._replace(objects=objects)
+
+
+def _forget_log(db: sqlite3.Connection, epoch: int) -> None:
+    db.execute("DELETE FROM event_object WHERE epoch = ?", (epoch,))
+    db.execute("DELETE FROM event_log WHERE epoch = ?", (epoch,))
+
+
+def _keep_newest_logs(db: sqlite3.Connection, own: int) -> None:
+    """Forget the oldest logs beyond the bounds, and no part of one."""
+    objects, logs = 0, dict[str, int]()
+    for epoch, service, count in db.execute(_LOGS).fetchall():
+        objects += count
+        logs[service] = logs.get(service, 0) + 1
+        if epoch != own and (objects > MOST_OBJECTS or logs[service] > MOST_LOGS):
+            _forget_log(db, epoch)
+            objects -= count

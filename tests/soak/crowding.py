@@ -21,6 +21,7 @@ from itertools import cycle
 
 from adapters.codecs.jsonrpc import FROM_ERROR_CODE
 from adapters.codecs.xmlrpc import FROM_FAULT_CODE
+from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
 from gateway.core.rpc.model import FaultCode
@@ -251,7 +252,8 @@ async def hostile_guest(place: Place) -> None:
 
     async def churn(place: Place) -> None:
         root = place.chance.choice(roots)
-        with suppress(StoreError):
+        with suppress(StoreError, StoreLostError):  # the store is busy too, and that is no fault of the gateway
+            await store.until_connected()
             await ask(root, b"%d" % place.chance.randrange(10**6))
             place.counted("changes")
             for _ in range(20):

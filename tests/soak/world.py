@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -12,8 +13,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
+from tests.kit.admin import ask
 from tests.kit.buses import SYSTEM_LIMITS, PrivateBus, private_bus
 from tests.kit.gateway import REST
 from tests.kit.programs import ROOT
@@ -246,13 +246,9 @@ class World:
 
     async def control(self, verb: str, path: str, document: object = None) -> tuple[int, Any]:
         """Ask the gateway's operator socket."""
-        connector = aiohttp.UnixConnector(f"{self.folder}/control")
-        timeout = aiohttp.ClientTimeout(START_TIMEOUT)
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.request(verb, f"http://gateway{path}", json=document) as response,
-        ):
-            return response.status, await response.json()
+        return await ask(
+            self.folder / "control", verb, path, None if document is None else json.dumps(document).encode()
+        )
 
     async def answers(self, name: str) -> bool:
         """Whether a service is reached now, through the gateway."""

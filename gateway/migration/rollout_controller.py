@@ -47,22 +47,6 @@ LASTS = 2  # times its length that a window is tested, while it grows
 WindowCounts = Mapping[str, BothSides]  # by method, "service/method"; all of it only grows
 
 
-class LocalCounts:
-    """What this process has counted since it began, batch by batch."""
-
-    def __init__(self) -> None:
-        self.total: dict[MethodId, Counts] = {}
-
-    def add(self, batch: Mapping[MethodId, Counts]) -> None:
-        """What came since the last batch."""
-        for method, counts in batch.items():
-            self.total[method] = self.total.get(method, Counts()) + counts
-
-    def of(self, method: MethodId) -> Counts:
-        """All of it."""
-        return self.total.get(method, Counts())
-
-
 def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
     """The sum over methods, each since its start; a method without a start is not counted yet."""
     total = BothSides()
@@ -131,11 +115,11 @@ class _Tracks(Struct):
 
 
 class RolloutController(Struct):
-    """`routes`: the live mapping's; `here`: what this process has counted of a method, unflushed counts too."""
+    """`routes`: the live mapping's; `here`: what this process has counted since it began, in the file or not."""
 
     state: Store
     routes: Callable[[], Sequence[Route]]
-    here: Callable[[MethodId], Counts]
+    here: Mapping[MethodId, Counts]
     holder: str
     now: Callable[[], float] = time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -248,7 +232,7 @@ class _Look(Struct):
 
     async def _judge(self) -> None:
         methods = {str_of(route): MethodId.of(route) for route in self.members}
-        here = {name: counters.sides(self.engine.here(each)) for name, each in methods.items()}
+        here = {name: counters.sides(self.engine.here.get(each, Counts())) for name, each in methods.items()}
         counted = self.everywhere
         if counted is None:  # only back: to promote, all processes must have been seen
             tracks = self.engine.tracks(self.name, self.document, {}, here)

@@ -209,9 +209,8 @@ def written(setting: Setting, until: float | None = None, *, guarded: bool = Fal
     return to_json(words if until is None else {**words, "clock": str(ClockReading.here())})
 
 
-def read(text: str) -> Setting:
-    """Decode a setting; raises ValueError, KeyError or TypeError."""
-    words = msgspec.json.decode(text, type=dict[str, str | bool])
+def read(words: Mapping[str, str | bool]) -> Setting:
+    """Return the setting of a document; raises ValueError, KeyError or TypeError."""
     mode, control = Mode(words["mode"]), Side(words["control"])
     return Setting(mode, share(str(words["share"])), control, bool(words["observe"]), bool(words["noise"]))
 
@@ -237,7 +236,7 @@ def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Overr
         words = msgspec.json.decode(setting, type=dict[str, str | bool])
         if until is not None:
             until = ClockReading.read(str(words["clock"])).translated(until)
-        return Override(pattern, read(setting), who, when, why, until, _BY[by], words.get("guarded") is True)
+        return Override(pattern, read(words), who, when, why, until, _BY[by], words.get("guarded") is True)
 
 
 def _row(override: Override) -> tuple[str | float | None, ...]:

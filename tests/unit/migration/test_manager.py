@@ -53,7 +53,7 @@ async def test_what_was_seen_is_written_while_it_runs_and_at_its_end(tmp_path: P
     async with MigrationManager(tmp_path / "state.db", tuple) as moving:
         note = noting(moving.evidence.count)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
-        await until(lambda: moving.here.of(HELD).counters)
+        await until(lambda: HELD in moving.here)
         note("toy", "echo", Call("echo"), Reply(1), 0.1, Side.DBUS)
     async with MigrationManager(tmp_path / "state.db", tuple) as moving:
         counts = await moving.state.evidence()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.admin.records import AuditEntry, Change, MethodId, Rejected
+from gateway.core.admin.records import AuditEntry, Change, Rejected
 from gateway.core.migration.modes import Mode
 from gateway.core.migration.rollout_plan import OnBreach
 from gateway.migration.manager import FLUSH
@@ -19,7 +19,6 @@ from tests.kit.cases import expect
 from tests.kit.migrations import PLAN, START, Clock, World, counted, movable, world
 
 NAME = "xenopsd/VM.start"
-START_VM = MethodId("xenopsd", "VM.start")
 
 
 @pytest.fixture
@@ -372,12 +371,12 @@ async def test_a_wall_clock_that_is_set_back_while_a_step_settles_does_not_stop_
 async def test_with_the_file_in_trouble_a_process_rolls_back_what_it_sees_and_promotes_nothing(canary: World) -> None:
     await canary.advance()
     await canary.lose_the_file()
-    canary.local_counts.add({START_VM: counted(equal=1000, calls_dbus=1000, calls_legacy=1000)})
+    canary.see_here("VM.start", counted(equal=1000, calls_dbus=1000, calls_legacy=1000))
     await canary.advance(LEASE)
     assert not canary.engine.driving
     assert canary.now_at() == ("running", "canary 10% observed")
     bad = counted(error_different=1000, calls_dbus=1000, calls_legacy=1000, errors_dbus=1000)
-    canary.local_counts.add({START_VM: bad})
+    canary.see_here("VM.start", bad)
     for _ in range(2):
         await canary.advance()
         assert canary.now_at() == ("rolled back", "legacy")

@@ -182,6 +182,30 @@ async def test_d_bus_that_takes_right_calls_for_mistakes_of_clients_is_rolled_ba
         assert await client.call(REFUSED[0]) == REFUSED[0]
 
 
+# A mapping that changes
+
+
+async def test_a_reload_that_changes_a_rule_begins_the_counts_of_its_rollout_anew(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as client:
+        await client.start()
+        ruled = MAPPING.replace("key: vm,", "key: vm, compare: [{path: $, ignore: true}],")
+        (tmp_path / "mappings/toy.yaml").write_text(ruled)
+        assert "problems" not in await client.ask("/v1/reload", {})
+
+        async def begun_anew() -> bool:
+            return "has changed: the counts of this step begin anew" in str(await client.ask("/v1/audit?limit=1"))
+
+        await until(begun_anew)
+        assert (await client.calls_until(GOOD, "done"))["state"] == "done"
+
+
+async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as client:
+        assert (await client.ask("/v1/status"))["services"] == []
+        await client.ask("/v1/mode", {"pattern": "start", "mode": "dbus"})
+        assert [each["name"] for each in (await client.ask("/v1/status"))["services"]] == ["org.example.toy"]
+
+
 # What a person has set
 
 

@@ -249,6 +249,17 @@ async def test_a_rollout_whose_methods_are_gone_is_ended(canary: World) -> None:
     assert (await canary.said())[0].why == "its methods are mapped no more, or have no legacy service"
 
 
+async def test_a_gate_is_not_opened_by_counts_of_an_older_mapping(path: Path) -> None:
+    async with world(path, movable(fingerprint="old")) as one:
+        await _to_the_canary(one)
+        await one.serve_well()
+        assert one.now_at()[0] == "waiting"
+        one.routes[:] = [movable(fingerprint="new")]
+        assert await one.commands.approve(NAME, "alice") == Rejected(
+            "the mapping of VM.start has changed, its counts begin anew: wait for the gate"
+        )
+
+
 @pytest.mark.parametrize("also", [0.2, 600.0])
 async def test_a_new_mapping_needs_new_evidence(path: Path, also: float) -> None:
     async with world(path, movable(fingerprint="old")) as one:

@@ -30,7 +30,7 @@ from gateway.core.logger import Logger
 from gateway.core.rpc.model import Fault, Peer, Value
 from gateway.mapping.table import Table, changes, describe_routes
 from gateway.migration.rollout_commands import RolloutCommands
-from gateway.migration.worker import SWITCH_INTERVAL
+from gateway.migration.shadow import SWITCH_INTERVAL
 from gateway.ops import process
 from gateway.pipeline import trace
 from gateway.pipeline.replay import Replayer

@@ -23,8 +23,8 @@ from gateway.events.changes import ChangeLog, ObjectId, Wanted
 from gateway.events.objects import ObjectSource, ServiceObjects
 from gateway.events.saved import LogSaver, RecalledLogs
 from gateway.mapping.table import Table
-from gateway.state.event_logs import LARGEST
 from gateway.state.store import StateStore
+from gateway.state.tables import LARGEST
 
 PAUSE_OF_EACH = 0.0001  # seconds between two times that clients are woken, for each client that was woken
 LONGEST_PAUSE = 0.1  # seconds

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from gateway.core.admin.records import SavedLog, SavedObject, StateRefused
 from gateway.core.logger import Logger
 from gateway.events.changes import EVERYTHING, ChangeLog, ObjectChange, ObjectId, ObjectState, Token, Wanted
-from gateway.state.event_logs import MOST_LOGS, MOST_OBJECTS
 from gateway.state.store import StateStore
+from gateway.state.tables import MOST_LOGS, MOST_OBJECTS
 
 SAVE = 1.0  # seconds at least between two times that a log is written
 WHOLE = 60.0  # seconds at least between two times that it is written whole while the gateway runs

@@ -13,15 +13,14 @@ from typing import Self
 from uuid import uuid4
 
 from gateway.core.admin import counters as counting
-from gateway.core.admin.records import StateRefused
+from gateway.core.admin.records import Counts, MethodId, StateRefused
 from gateway.core.logger import Logger
 from gateway.core.routing.route import Route
 from gateway.migration.active_overrides import ActiveOverrides
 from gateway.migration.collector import StatisticsCollector
-from gateway.migration.rollout_controller import LocalCounts, RolloutController
+from gateway.migration.rollout_controller import RolloutController
 from gateway.migration.shadow import CallSide, Shadow
 from gateway.ops.metrics import Samples
-from gateway.state import clock
 from gateway.state.store import StateStore
 
 FLUSH = 0.2  # seconds between two flushes of what was seen
@@ -36,8 +35,8 @@ class MigrationManager:
         self.toggles = ActiveOverrides()
         self.evidence = StatisticsCollector()
         self.state = StateStore(file, self._changed)
-        self.here = LocalCounts()  # what this process has seen since it began
-        self.rollouts = RolloutController(self.state, routes, self.here.of, uuid4().hex, steady=clock.steady)
+        self.here: dict[MethodId, Counts] = {}  # what this process has seen since it began
+        self.rollouts = RolloutController(self.state, routes, self.here, uuid4().hex)
         self._stack = AsyncExitStack()
 
     def shadow(self, call_side: CallSide, quota: int) -> Shadow:
@@ -46,7 +45,7 @@ class MigrationManager:
 
     def readings(self) -> Mapping[str, Samples]:
         """What a scrape reads."""
-        seen = {method: counts.counters for method, counts in self.here.total.items()}
+        seen = {method: counts.counters for method, counts in self.here.items()}
         series = {"comparisons": counting.COMPARED, "not_compared": counting.NOT_COMPARED}
         counted: dict[str, Samples] = {
             f"xcp_gateway_{name}_total": [
@@ -65,8 +64,7 @@ class MigrationManager:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            await self.state.start()
-            stack.push_async_callback(self.state.stop)
+            await stack.enter_async_context(self.state)
             self._changed()
             stack.push_async_callback(self.flush)
             for work in (self._flushing, self.rollouts.run):
@@ -95,7 +93,8 @@ class MigrationManager:
         batch = self.evidence.take()
         if not batch.evidence and not batch.clients:
             return
-        self.here.add(batch.evidence)
+        for method, counts in batch.evidence.items():
+            self.here[method] = self.here.get(method, Counts()) + counts
         if isinstance(await self.state.flush(batch), StateRefused):
             _log.debug("what was seen could not be written", lost=self.state.lost)
 

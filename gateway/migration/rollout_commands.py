@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.admin import counters
-from gateway.core.admin.records import PendingDecision, PutRollout, Rejected, StateRefused
+from gateway.core.admin.records import PendingDecision, PutRollout, Rejected, StateRefused, all_to_legacy
 from gateway.core.admin.views import SettingView, setting_view
 from gateway.core.migration.limits import BothSides, LimitRow, limit_rows
 from gateway.core.migration.rollout_plan import (
@@ -69,7 +69,7 @@ class RolloutCommands(Struct, frozen=True):
     state: Store
     routes: Callable[[], Sequence[Route]]
     now: Callable[[], float] = time
-    steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
+    steady: Callable[[], float] = clock.steady  # of rollouts and of modes that end
 
     async def start(self, name: str, who: str, why: str = "") -> RolloutView | StateRefused:
         """Begin with the first step of the plan that the mapping says."""
@@ -82,7 +82,7 @@ class RolloutCommands(Struct, frozen=True):
         if wrong:
             return Rejected(wrong)
         now = self.now()
-        begun = RolloutDocument(plan, Progress(since=self._moment(), why=why or f"started by {who}"), who, now)
+        begun = RolloutDocument(plan, Progress(since=self.steady(), why=why or f"started by {who}"), who, now)
         refused = await self.state.decide(rollout_storage.moved(name, version, None, begun, who=who, when=now))
         return refused or self._view(name, begun, {})
 
@@ -113,7 +113,7 @@ class RolloutCommands(Struct, frozen=True):
                 why_ended = f"everything was rolled back by {who}"
                 progress = apply_command(before.progress, Command.ABORT, why_ended)
                 ended.append(PutRollout(name, rollout_storage.write(before.at(progress))))
-        return await self.state.rollback_all(who, why, tuple(ended))
+        return await self.state.decide_anyway(all_to_legacy(who, self.now(), why, tuple(ended)))
 
     async def list(self) -> Sequence[RolloutView] | StateRefused:
         """Every rollout, those that are over too."""
@@ -171,7 +171,7 @@ class RolloutCommands(Struct, frozen=True):
             clear = f": `xcp-gateway mode clear {shlex.quote(name)}` clears the mode that it has left" if left else ""
             return Rejected(f"{error}{clear}")
         if begins_anew(before.progress.state, command):
-            progress = replace(progress, since=self._moment())
+            progress = replace(progress, since=self.steady())
         after = before.at(progress)
         change = rollout_storage.moved(name, version, before, after, who=who, when=self.now())
         decide_it = self.state.decide_anyway if command is Command.ABORT else self.state.decide
@@ -183,9 +183,6 @@ class RolloutCommands(Struct, frozen=True):
         counted = await self.state.evidence()
         kept = {} if isinstance(counted, StateRefused) else counted
         return {f"{each.service}/{each.method}": counters.sides(one) for each, one in kept.items()}
-
-    def _moment(self) -> float:
-        return (self.steady or self.now)()
 
     def _known(self, name: str) -> tuple[int, RolloutDocument | str | None]:
         kept = self.state.rollouts.get(name)
@@ -209,7 +206,7 @@ class RolloutCommands(Struct, frozen=True):
         return any(each.by == "rollout" and each.pattern == name for each in self.state.overrides)
 
     def _set_by_a_person(self, moving: Sequence[Route]) -> str:
-        theirs = set_by_persons(moving, self.state.overrides, self._moment())
+        theirs = set_by_persons(moving, self.state.overrides, self.steady())
         if not theirs:
             return ""
         clear = f"`xcp-gateway mode clear {shlex.quote(theirs[0].pattern)}`"
@@ -218,7 +215,7 @@ class RolloutCommands(Struct, frozen=True):
     def _view(self, name: str, known: RolloutDocument, seen: WindowCounts) -> RolloutView:
         progress, plan = known.progress, known.plan
         counts = together({method: seen.get(method, BothSides()) for method in known.start or ()}, known.start or {})
-        decision = decide(plan, progress, counts, self._moment())
+        decision = decide(plan, progress, counts, self.steady())
         wanted = setting(plan, progress)
         waits = progress.state in (RolloutState.RUNNING, RolloutState.WAITING)
         return RolloutView(

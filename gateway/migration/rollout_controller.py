@@ -38,28 +38,13 @@ from gateway.core.routing.overrides import Override
 from gateway.core.routing.route import Route
 from gateway.migration import rollout_storage
 from gateway.migration.rollout_storage import RolloutDocument, in_words, members, set_by_persons, str_of
+from gateway.state import clock
 from gateway.state.store import StateStore as Store
 
 STARTS = 2  # windows that begin in the time of one
 LASTS = 2  # times its length that a window is tested, while it grows
 
 WindowCounts = Mapping[str, BothSides]  # by method, "service/method"; all of it only grows
-
-
-class LocalCounts:
-    """What this process has counted since it began, batch by batch."""
-
-    def __init__(self) -> None:
-        self.total: dict[MethodId, Counts] = {}
-
-    def add(self, batch: Mapping[MethodId, Counts]) -> None:
-        """What came since the last batch."""
-        for method, counts in batch.items():
-            self.total[method] = self.total.get(method, Counts()) + counts
-
-    def of(self, method: MethodId) -> Counts:
-        """All of it."""
-        return self.total.get(method, Counts())
 
 
 def together(seen: WindowCounts, start: WindowCounts) -> BothSides:
@@ -130,15 +115,15 @@ class _Tracks(Struct):
 
 
 class RolloutController(Struct):
-    """`routes`: the live mapping's; `here`: what this process has counted of a method, unflushed counts too."""
+    """`routes`: the live mapping's; `here`: what this process has counted since it began, in the file or not."""
 
     state: Store
     routes: Callable[[], Sequence[Route]]
-    here: Callable[[MethodId], Counts]
+    here: Mapping[MethodId, Counts]
     holder: str
     now: Callable[[], float] = time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
-    steady: Callable[[], float] | None = None  # see state/clock.py; None: `now`
+    steady: Callable[[], float] = clock.steady  # of rollouts and of modes that end
     driving: bool = False
     _tracks: dict[str, _Tracks] = field(default_factory=dict)
     _read: dict[str, tuple[Rollout, RolloutDocument | str]] = field(default_factory=dict)  # while they stay the same
@@ -155,7 +140,7 @@ class RolloutController(Struct):
     async def look(self) -> None:
         """One look at everything that time and counts may have changed."""
         active, state = self._active(), self.state
-        expired = [override for override in state.overrides if override.expired(self.moment())]
+        expired = [override for override in state.overrides if override.expired(self.steady())]
         self._tracks = {name: tracks for name, tracks in self._tracks.items() if name in active}
         if not active and not expired:
             return
@@ -166,14 +151,14 @@ class RolloutController(Struct):
         if driving and expired:
             now = self.now()
             ended = (AuditEntry(now, "gateway", "mode", each.pattern, f"{each.who}'s time is over") for each in expired)
-            await state.decide(Change(tuple(ended), expired_by=self.moment()))
+            await state.decide(Change(tuple(ended), expired_by=self.steady()))
         counted = await state.evidence() if driving and active else None
         everywhere = None if isinstance(counted, StateRefused) else counted
         if everywhere is None and not state.trouble:
             return
         routes = [route for route in self.routes() if route.migration.upstream is not None]
         for name, (version, each) in active.items():
-            await _Look(self, name, version, each, members(name, routes), everywhere, self.moment()).take()
+            await _Look(self, name, version, each, members(name, routes), everywhere, self.steady()).take()
 
     def breached(self) -> Mapping[str, str]:
         """The rollouts that have found a breach while what a person has set holds, and the words of it."""
@@ -195,10 +180,6 @@ class RolloutController(Struct):
             if isinstance(document, RolloutDocument) and not document.over:
                 active[name] = rollout.version, document
         return active
-
-    def moment(self) -> float:
-        """Now, by the clock of rollouts and of modes that end: setting the wall clock changes nothing."""
-        return (self.steady or self.now)()
 
     def tracks(self, name: str, each: RolloutDocument, everywhere: WindowCounts, here: WindowCounts) -> _Tracks:
         """What is remembered of this step; forgotten when another one begins."""
@@ -232,7 +213,7 @@ class _Look(Struct):
             await self._command(Command.END, "its methods are mapped no more, or have no legacy service")
             return
         overrides, progress = self.engine.state.overrides, self.document.progress
-        self.theirs = set_by_persons(self.members, overrides, self.engine.moment())
+        self.theirs = set_by_persons(self.members, overrides, self.now)
         wanted = setting(self.document.plan, progress)
         ours = [each for each in overrides if (each.pattern, each.by) == (self.name, "rollout")]
         taken = "" if any(each.setting == wanted for each in ours) else "what it had set was taken away"
@@ -251,7 +232,7 @@ class _Look(Struct):
 
     async def _judge(self) -> None:
         methods = {str_of(route): MethodId.of(route) for route in self.members}
-        here = {name: counters.sides(self.engine.here(each)) for name, each in methods.items()}
+        here = {name: counters.sides(self.engine.here.get(each, Counts())) for name, each in methods.items()}
         counted = self.everywhere
         if counted is None:  # only back: to promote, all processes must have been seen
             tracks = self.engine.tracks(self.name, self.document, {}, here)

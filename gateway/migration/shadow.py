@@ -11,8 +11,11 @@ compared is counted by its reason (`core/admin/counters.py`). An error in an obs
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
 from typing import Generic, Protocol, TypeAlias, TypeVar
@@ -22,14 +25,13 @@ import msgspec
 from gateway.core.admin import counters
 from gateway.core.admin.records import Json
 from gateway.core.comparison.compare import Comparison
-from gateway.core.comparison.equality import Checkpoint
+from gateway.core.comparison.equality import Checkpoint, no_checkpoint
 from gateway.core.comparison.rules import EVERY_CALL, Sampler
 from gateway.core.logger import Logger
 from gateway.core.migration.modes import Side
 from gateway.core.routing.call_record import inside, weigh
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome
-from gateway.migration.worker import INLINE_COST, Worker, WorkerStoppedError
 
 MAX_OBSERVED = 64  # observations under way
 # Large comparisons of one method under way. Each may take seconds; what comes late would count as evidence of a later
@@ -48,6 +50,11 @@ MAX_LAG = 0.05  # seconds from put to begin of the newest, when the event loop i
 RATE = 350.0  # begun in a second at most; an observation takes a quarter of a millisecond of the event loop
 BURST = 4.0  # begun at once at most, after a pause
 TURNS = 2  # of the event loop, after which it has certainly read its sockets: an unread message may be waiting there
+
+INLINE_COST = 12_000  # bytes times the cost of rules; the event loop does so much itself, in about a millisecond
+SLICE = 0.0005  # seconds of work between two sleeps
+SLEEP = 0.001  # seconds
+SWITCH_INTERVAL = 0.0005  # seconds; the default of Python is ten times as long
 
 T = TypeVar("T")
 
@@ -232,13 +239,59 @@ class IdleQueue(Generic[T]):
             self._begin(self._waiting.pop()[1])
 
 
+class WorkerStoppedError(Exception):
+    """The worker stops; the result is not needed any more."""
+
+
+class Worker:
+    """One thread for computations that would delay the event loop: reading, comparing and recording large outcomes.
+
+    The interpreter runs one thread at a time. Two measures keep every pause of the event loop short while the thread
+    works: it sleeps after each SLICE of a comparison, and SWITCH_INTERVAL bounds how long it keeps the interpreter when
+    the event loop wants it. There is one thread, since several would take turns before the event loop gets its own. It
+    starts with the first large computation; `stop` ends it.
+    """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._stopping = False
+        self._resumed = 0.0
+
+    async def run(self, cost: int, compute: Callable[[Checkpoint], T]) -> T:
+        """The result of `compute`, which calls its checkpoint often; small computations run at once.
+
+        Raises WorkerStoppedError when the worker stops first.
+        """
+        if cost <= INLINE_COST:
+            return compute(no_checkpoint)
+        if self._stopping:
+            raise WorkerStoppedError
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(
+                1, "comparison", initializer=sys.setswitchinterval, initargs=(SWITCH_INTERVAL,)
+            )
+        return await asyncio.get_running_loop().run_in_executor(self._thread, compute, self._checkpoint)
+
+    async def stop(self) -> None:
+        """End the thread; a comparison under way is given up at its next checkpoint."""
+        self._stopping = True
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+
+    def _checkpoint(self) -> None:
+        if self._stopping:
+            raise WorkerStoppedError
+        if perf_counter() - self._resumed >= SLICE:
+            time.sleep(SLEEP)
+            self._resumed = perf_counter()
+
+
 class Shadow:
     """The observations under way. `call_side` holds the deadline and raises nothing but CancelledError."""
 
-    def __init__(
-        self, call_side: CallSide, publish: Publish, quota: int = MAX_OBSERVED, worker: Worker | None = None
-    ) -> None:
-        self.worker = worker or Worker()
+    def __init__(self, call_side: CallSide, publish: Publish, quota: int = MAX_OBSERVED) -> None:
+        self.worker = Worker()
         self._call_side = call_side
         self._publish = publish
         self._quota = quota

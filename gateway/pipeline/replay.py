@@ -20,8 +20,7 @@ from gateway.core.routing.call_record import ReadRecord, is_harmless, substitute
 from gateway.core.routing.route import Route
 from gateway.core.rpc.model import Call, Envelope, Fault, FaultCode, Outcome, Peer
 from gateway.mapping.table import EndpointKey
-from gateway.migration.shadow import CallSide, ComparedCall, ObservedCall, View, run_call
-from gateway.migration.worker import Worker
+from gateway.migration.shadow import CallSide, ComparedCall, ObservedCall, View, Worker, run_call
 from gateway.pipeline.endpoint import Endpoints
 
 REPLAYED = Peer("replay")

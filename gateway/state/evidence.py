@@ -16,7 +16,7 @@ from gateway.core.admin.records import (
     MethodId,
     MismatchRecord,
 )
-from gateway.state.schema import Unreadable, to_json
+from gateway.state.tables import Unreadable, to_json
 
 PAIRS_OF_METHOD = 50  # the newest
 PAIRS = 2_000  # of all methods
@@ -38,10 +38,11 @@ FRESH = 7 * 86_400.0
 TEXT = 200  # characters kept of a client-supplied text
 
 _NOBODY = -1  # stored for a client without a domid, because NULL equals nothing
-_ADD = """INSERT INTO client (service, method, protocol, peer, agent, user, domid, count, first, last, received, sent,
-    redirects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,
-    first = min(first, excluded.first), last = max(last, excluded.last), received = received + excluded.received,
-    sent = sent + excluded.sent, redirects = redirects + excluded.redirects"""
+_ROW = "service, method, protocol, peer, agent, user, domid, count, first, last, received, sent, redirects"
+_ADDED = """ON CONFLICT DO UPDATE SET count = count + excluded.count, first = min(first, excluded.first),
+    last = max(last, excluded.last), received = received + excluded.received, sent = sent + excluded.sent,
+    redirects = redirects + excluded.redirects"""
+_ADD = f"INSERT INTO client ({_ROW}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ADDED}"  # noqa: S608 - texts of this module, here and below
 _PEERS_CROWDED = """SELECT peer, protocol, domid FROM client WHERE agent != ?1
     GROUP BY peer, protocol, domid HAVING count(DISTINCT agent || char(0) || user) > ?2"""
 _CROWD = """peer = ?1 AND protocol = ?2 AND domid = ?3 AND agent != ?4 AND (agent, user) NOT IN
@@ -49,15 +50,11 @@ _CROWD = """peer = ?1 AND protocol = ?2 AND domid = ?3 AND agent != ?4 AND (agen
     GROUP BY agent, user ORDER BY max(last) < (SELECT max(last) FROM client) - ?6, sum(count) DESC, min(first)
     LIMIT ?5)"""
 _OLDEST = """peer != ?1 AND rowid IN (SELECT rowid FROM client WHERE peer != ?1 ORDER BY last LIMIT ?2)"""
-_TOGETHER = """INSERT INTO client (service, method, protocol, peer, agent, user, domid, count, first, last, received,
-    sent, redirects) SELECT service, method, protocol, {}, '', {}, sum(count), min(first), max(last), sum(received),
-    sum(sent), sum(redirects) FROM client WHERE {} GROUP BY service, method, protocol, peer, domid
-    ON CONFLICT DO UPDATE SET count = count + excluded.count, first = min(first, excluded.first),
-    last = max(last, excluded.last), received = received + excluded.received, sent = sent + excluded.sent,
-    redirects = redirects + excluded.redirects"""
-_READ = """SELECT service, method, protocol, peer, agent, user, domid, count, first, last, received, sent, redirects
-    FROM client
-    WHERE (?1 IS NULL OR service = ?1) AND last >= ?2 ORDER BY last DESC LIMIT ?3"""
+_TOGETHER = f"""INSERT INTO client ({_ROW}) SELECT service, method, protocol, {{}}, '', {{}}, sum(count), min(first),
+    max(last), sum(received), sum(sent), sum(redirects) FROM client WHERE {{}}
+    GROUP BY service, method, protocol, peer, domid {_ADDED}"""  # noqa: S608
+_READ = f"""SELECT {_ROW} FROM client
+    WHERE (?1 IS NULL OR service = ?1) AND last >= ?2 ORDER BY last DESC LIMIT ?3"""  # noqa: S608
 
 
 def add(db: sqlite3.Connection, instance: str, deltas: Mapping[MethodId, Counts], now: float) -> None:
@@ -89,12 +86,6 @@ def retire(db: sqlite3.Connection, now: float) -> None:
     for service, method, *row in rows:
         add(db, _ENDED, {MethodId(service, method): _counts(*row)}, now)
     db.execute("DELETE FROM evidence WHERE seen < ? AND instance != ?", (now - RETIRED, _ENDED))
-
-
-def clear(db: sqlite3.Connection, method: MethodId) -> None:
-    """Delete counts and pairs of a method."""
-    db.execute("DELETE FROM evidence WHERE service = ? AND method = ?", method)
-    db.execute("DELETE FROM pair WHERE service = ? AND method = ?", method)
 
 
 def add_pairs(db: sqlite3.Connection, pairs: Iterable[MismatchRecord]) -> None:
@@ -175,4 +166,4 @@ def read_clients(
 def _fold(db: sqlite3.Connection, who: str, domid: str, which: str, values: tuple[str | float, ...]) -> None:
     """Merge these rows into "(others)" of their methods. Counts stay, names go."""
     db.execute(_TOGETHER.format(who, domid, which), values)
-    db.execute(f"DELETE FROM client WHERE {which}", values)  # noqa: S608 - texts of this module
+    db.execute(f"DELETE FROM client WHERE {which}", values)  # noqa: S608

@@ -17,8 +17,8 @@ from time import monotonic, time
 from typing import TypeAlias, TypeVar
 
 from gateway.core.admin.records import Change, StateRefused, StoredState, applied, unconditional
-from gateway.state import evidence, schema, tables
-from gateway.state.schema import VERSION, Unreadable
+from gateway.state import evidence, tables
+from gateway.state.tables import VERSION, Unreadable
 
 # Messages: what is wrong with a state file, and what to do.
 
@@ -230,7 +230,7 @@ class StateFile:
 
     def _follow(self, db: sqlite3.Connection) -> None:
         """Apply what another process has stored."""
-        version = schema.number(db, "data_version")
+        version = tables.number(db, "data_version")
         if version != self._version:
             self.kept = _transaction(db, "BEGIN", tables.load)
             self._version = version
@@ -288,8 +288,8 @@ class StateFile:
         """Create the tables, unless another process has."""
 
         def create(db: sqlite3.Connection) -> None:
-            if schema.empty(db):
-                schema.create(db)
+            if tables.empty(db):
+                tables.create(db)
                 if self.kept != StoredState():
                     tables.restore(db, self.kept, self._now())
 
@@ -302,9 +302,9 @@ class StateFile:
         if words := _transaction(db, "BEGIN", _unfit):
             self._condemn(words)
             return
-        if schema.empty(db):
+        if tables.empty(db):
             self._fill(db)
-        self._version = schema.number(db, "data_version")
+        self._version = tables.number(db, "data_version")
         kept = _transaction(db, "BEGIN", tables.load)
         if not self._held:
             self.kept = kept
@@ -365,10 +365,10 @@ def _connection(uri: str) -> sqlite3.Connection:
 
 def _unfit(db: sqlite3.Connection) -> str:
     """Return why the file must not be used; empty if it may."""
-    if schema.number(db, "application_id") != schema.APPLICATION and not schema.empty(db):
+    if tables.number(db, "application_id") != tables.APPLICATION and not tables.empty(db):
         return FOREIGN
-    version = schema.number(db, "user_version")
-    if version != schema.VERSION and not schema.empty(db):
+    version = tables.number(db, "user_version")
+    if version != VERSION and not tables.empty(db):
         return other_format(version)
     found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     return "" if found == "ok" else damaged(found)

@@ -29,18 +29,16 @@ from gateway.core.admin.records import (
     MethodId,
     MismatchRecord,
     PendingDecision,
-    PutRollout,
     Rollout,
     SavedLog,
     StateRefused,
     StoredState,
-    all_to_legacy,
     applied,
 )
 from gateway.core.logger import Logger
 from gateway.core.routing.overrides import Override
 from gateway.state import clock as clocks
-from gateway.state import event_logs, evidence, file, tables
+from gateway.state import evidence, file, tables
 from gateway.state.file import StateFile
 
 # The thread
@@ -134,7 +132,6 @@ class StateStore:
         *,
         now: Callable[[], float] = time,
         clock: Callable[[], float] = monotonic,
-        instance: str | None = None,
         patience: float = PATIENCE,
     ) -> None:
         self.path = path  # None: in memory only
@@ -144,7 +141,7 @@ class StateStore:
         self._on_change = on_change
         self._now = now
         self._clock = clock
-        self._instance = instance or uuid4().hex
+        self._instance = uuid4().hex
         self._patience = patience
         self._bring: Share | None = None  # there is no other process to share with
         self._file = StateFile(path, now, clock)
@@ -281,12 +278,6 @@ class StateStore:
         asked.add_done_callback(answered)
         self._note_silence(seconds)
 
-    async def rollback_all(
-        self, who: str, why: str, rollouts: tuple[PutRollout, ...] = ()
-    ) -> StateRefused | PendingDecision | None:
-        """Return every method to its legacy service, whatever was set before, even if the file fails."""
-        return await self.decide_anyway(all_to_legacy(who, self._now(), why, rollouts))
-
     async def hold_lease(self, name: str, holder: str, seconds: float) -> bool:
         """Take or renew a lease for `seconds`; returns whether this holder has it."""
         boot, now = clocks.boot(), self._clock()
@@ -307,13 +298,12 @@ class StateStore:
 
     async def read_task(self, ref: str) -> str | StateRefused | None:
         """Return the document of a task, or None."""
-        rows = await self._select("SELECT document FROM task WHERE ref = ?", ref)
-        return rows if isinstance(rows, StateRefused) else next((document for (document,) in rows), None)
+        query = "SELECT document FROM task WHERE ref = ?"
+        return await self._read(lambda db: next((document for (document,) in db.execute(query, (ref,))), None))
 
     async def tasks(self) -> Sequence[str] | StateRefused:
         """Return the documents of all tasks."""
-        rows = await self._select("SELECT document FROM task ORDER BY moment")
-        return rows if isinstance(rows, StateRefused) else [document for (document,) in rows]
+        return await self._read(lambda db: [row[0] for row in db.execute("SELECT document FROM task ORDER BY moment")])
 
     async def end_orphans(self, ended: Callable[[str], str], oldest: float) -> Sequence[str] | StateRefused:
         """Rewrite with `ended` the tasks whose holder has no lease; the references of all tasks.
@@ -336,16 +326,15 @@ class StateStore:
 
     async def sessions(self) -> Mapping[str, str] | StateRefused:
         """Return the documents of all sessions by digest."""
-        rows = await self._select("SELECT digest, document FROM session")
-        return rows if isinstance(rows, StateRefused) else dict(rows)
+        return await self._read(lambda db: dict(db.execute("SELECT digest, document FROM session").fetchall()))
 
     async def save_event_log(self, log: SavedLog, after: int | None) -> bool | StateRefused:
         """Write what has changed in a log since generation `after`, or all of it. False: what was written is gone."""
-        return await self._write(lambda db: event_logs.save_log(db, log, after, self._now()))
+        return await self._write(lambda db: tables.save_log(db, log, after, self._now()))
 
     async def event_log(self, service: str, epoch: int, generation: int) -> SavedLog | StateRefused | None:
         """Return a log that has this generation of its epoch, or None."""
-        return await self._read(lambda db: event_logs.read_log(db, service, epoch, generation))
+        return await self._read(lambda db: tables.read_log(db, service, epoch, generation))
 
     async def audit(
         self, limit: int = 100, since: float = 0.0, subject: str | None = None
@@ -385,9 +374,6 @@ class StateStore:
     async def _write(self, work: Callable[[sqlite3.Connection], _T | StateRefused]) -> _T | StateRefused:
         """Run a write that a power failure may undo."""
         return await self._ask(lambda: self._file.write(work, durable=False))
-
-    async def _select(self, query: str, *values: str) -> list[Any] | StateRefused:
-        return await self._read(lambda db: db.execute(query, values).fetchall())
 
     async def _run(self, statement: str, *rows: tuple[str | float, ...]) -> StateRefused | None:
         """Run a statement with each of these rows."""

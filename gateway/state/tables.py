@@ -1,4 +1,7 @@
-"""Rows of the state file: modes, rollouts, leases, tasks, sessions, the audit. Knows SQL; no thread, no transaction."""
+"""The tables of the state file, and the rows of modes, rollouts, leases, tasks, event logs and the audit.
+
+Knows SQL; no thread, no transaction.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,88 @@ from gateway.core.admin.records import (
     Change,
     PutRollout,
     Rollout,
+    SavedLog,
+    SavedObject,
     StateRefused,
     StoredState,
     rolled_back,
 )
 from gateway.core.migration.modes import Mode, Setting, Side, percent, share
 from gateway.core.routing.overrides import By, Override
-from gateway.state import evidence
 from gateway.state.clock import ClockReading
-from gateway.state.schema import Unreadable, to_json
+
+APPLICATION = 0x78637067  # "xcpg", the application id in the file's header
+VERSION = 2  # of the tables below; also in the file's header
+
+# One statement each. JSON columns are never searched; moments are seconds since 1970.
+TABLES = (
+    """CREATE TABLE override (
+        pattern TEXT NOT NULL, set_by TEXT NOT NULL, setting TEXT NOT NULL, who TEXT NOT NULL, moment REAL NOT NULL,
+        why TEXT NOT NULL, until REAL, PRIMARY KEY (pattern, set_by)) WITHOUT ROWID, STRICT""",
+    """CREATE TABLE rollout (
+        name TEXT PRIMARY KEY, document TEXT NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID, STRICT""",
+    """CREATE TABLE lease (
+        name TEXT PRIMARY KEY, holder TEXT NOT NULL, boot TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID, STRICT""",
+    """CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, moment REAL NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL,
+        subject TEXT NOT NULL, why TEXT NOT NULL, numbers TEXT NOT NULL) STRICT""",
+    """CREATE TABLE evidence (
+        service TEXT NOT NULL, method TEXT NOT NULL, instance TEXT NOT NULL, counters TEXT NOT NULL,
+        histograms TEXT NOT NULL, seen REAL NOT NULL, PRIMARY KEY (service, method, instance)) WITHOUT ROWID, STRICT""",
+    """CREATE TABLE pair (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, moment REAL NOT NULL, service TEXT NOT NULL, method TEXT NOT NULL,
+        document TEXT NOT NULL) STRICT""",
+    "CREATE INDEX pair_method ON pair (service, method, id)",
+    """CREATE TABLE client (
+        service TEXT NOT NULL, method TEXT NOT NULL, protocol TEXT NOT NULL, peer TEXT NOT NULL, agent TEXT NOT NULL,
+        user TEXT NOT NULL, domid INTEGER NOT NULL, count INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
+        received INTEGER NOT NULL, sent INTEGER NOT NULL, redirects INTEGER NOT NULL,
+        PRIMARY KEY (service, method, protocol, peer, agent, user, domid)) STRICT""",
+    "CREATE INDEX client_last ON client (last)",
+    """CREATE TABLE task (
+        ref TEXT PRIMARY KEY, holder TEXT NOT NULL, moment REAL NOT NULL, document TEXT NOT NULL)
+        WITHOUT ROWID, STRICT""",
+    "CREATE TABLE session (digest TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID, STRICT",
+    """CREATE TABLE event_log (
+        epoch INTEGER PRIMARY KEY, service TEXT NOT NULL, saved INTEGER NOT NULL, forgotten INTEGER NOT NULL,
+        moment REAL NOT NULL) STRICT""",
+    """CREATE TABLE event_object (
+        epoch INTEGER NOT NULL, class TEXT NOT NULL, ref TEXT NOT NULL, created INTEGER NOT NULL,
+        modified INTEGER NOT NULL, is_deleted INTEGER NOT NULL, digest BLOB, before TEXT NOT NULL,
+        PRIMARY KEY (epoch, class, ref)) WITHOUT ROWID, STRICT""",
+    "CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT",
+    "INSERT INTO counter VALUES ('version', 0), ('probe', 0)",
+)
+
+
+def number(db: sqlite3.Connection, pragma: str) -> int:
+    """Return the value of a PRAGMA."""
+    return int(db.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def empty(db: sqlite3.Connection) -> bool:
+    """Return whether the file has no tables yet."""
+    return number(db, "schema_version") == 0 and number(db, "user_version") == 0
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Create the tables, in the caller's transaction."""
+    for statement in TABLES:
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id={APPLICATION}")
+    db.execute(f"PRAGMA user_version={VERSION}")
+
+
+class Unreadable(sqlite3.DatabaseError):
+    """A row of an undamaged file cannot be decoded; the text names the row."""
+
+
+def to_json(document: object) -> str:
+    """Return a document as JSON text."""
+    return msgspec.json.encode(document).decode()
+
+
+# Rows
 
 _BY: Mapping[str, By] = {by: by for by in get_args(By)}
 
@@ -70,8 +146,8 @@ def decide(db: sqlite3.Connection, change: Change) -> StateRefused | StoredState
         else:
             db.execute("UPDATE counter SET value = value + 1 WHERE name = 'version'")
             db.execute(_PUT_ROLLOUT, (put.name, to_json(put.document)))
-    for method in change.clear:
-        evidence.clear(db, method)
+    db.executemany("DELETE FROM evidence WHERE service = ? AND method = ?", change.clear)
+    db.executemany("DELETE FROM pair WHERE service = ? AND method = ?", change.clear)
     note(db, change.audit)
     return load(db)
 
@@ -119,31 +195,6 @@ def hold_lease(db: sqlite3.Connection, name: str, holder: str, boot: str, now: f
     return True
 
 
-# Tasks. The holder of a task that runs is the gateway that runs it, which has a lease of this name.
-
-TASKS = 10_000  # rows
-
-_ORPHANS = """SELECT ref, document FROM task WHERE holder != '' AND NOT EXISTS
-    (SELECT 1 FROM lease WHERE name = task.holder AND boot = ? AND until > ?)"""
-PUT_TASK = "INSERT OR REPLACE INTO task (ref, holder, moment, document) VALUES (?, ?, ?, ?)"
-
-
-def end_orphans(
-    db: sqlite3.Connection, ended: Callable[[str], str], boot: str, clock: float, now: float, oldest: float
-) -> list[str]:
-    """Rewrite the tasks of gateways that died and delete old tasks; returns the references of the rest."""
-    for ref, document in db.execute(_ORPHANS, (boot, clock)).fetchall():
-        db.execute(PUT_TASK, (ref, "", now, ended(document)))
-    db.execute("DELETE FROM lease WHERE name = holder AND NOT (boot = ? AND until > ?)", (boot, clock))
-    db.execute("DELETE FROM task WHERE holder = '' AND moment < ?", (oldest,))
-    db.execute(
-        """DELETE FROM task WHERE ref IN (SELECT ref FROM task WHERE holder = '' ORDER BY moment DESC
-        LIMIT -1 OFFSET ?)""",
-        (TASKS,),
-    )
-    return [ref for (ref,) in db.execute("SELECT ref FROM task")]
-
-
 def written(setting: Setting, until: float | None = None, *, guarded: bool = False) -> str:
     """Encode a setting as JSON. A setting that ends also gets the reading of the clock that its end refers to."""
     words: dict[str, str | bool] = {
@@ -158,9 +209,8 @@ def written(setting: Setting, until: float | None = None, *, guarded: bool = Fal
     return to_json(words if until is None else {**words, "clock": str(ClockReading.here())})
 
 
-def read(text: str) -> Setting:
-    """Decode a setting; raises ValueError, KeyError or TypeError."""
-    words = msgspec.json.decode(text, type=dict[str, str | bool])
+def read(words: Mapping[str, str | bool]) -> Setting:
+    """Return the setting of a document; raises ValueError, KeyError or TypeError."""
     mode, control = Mode(words["mode"]), Side(words["control"])
     return Setting(mode, share(str(words["share"])), control, bool(words["observe"]), bool(words["noise"]))
 
@@ -186,7 +236,7 @@ def _override(row: tuple[str, str, str, float, str, float | None, str]) -> Overr
         words = msgspec.json.decode(setting, type=dict[str, str | bool])
         if until is not None:
             until = ClockReading.read(str(words["clock"])).translated(until)
-        return Override(pattern, read(setting), who, when, why, until, _BY[by], words.get("guarded") is True)
+        return Override(pattern, read(words), who, when, why, until, _BY[by], words.get("guarded") is True)
 
 
 def _row(override: Override) -> tuple[str | float | None, ...]:
@@ -203,3 +253,104 @@ def _named(what: str) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError) as error:  # msgspec's errors are ValueErrors
         raise Unreadable(f"{what}: {error}") from error
+
+
+# Tasks. The holder of a task that runs is the gateway that runs it, which has a lease of this name.
+
+TASKS = 10_000  # rows
+
+_ORPHANS = """SELECT ref, document FROM task WHERE holder != '' AND NOT EXISTS
+    (SELECT 1 FROM lease WHERE name = task.holder AND boot = ? AND until > ?)"""
+PUT_TASK = "INSERT OR REPLACE INTO task (ref, holder, moment, document) VALUES (?, ?, ?, ?)"
+
+
+def end_orphans(
+    db: sqlite3.Connection, ended: Callable[[str], str], boot: str, clock: float, now: float, oldest: float
+) -> list[str]:
+    """Rewrite the tasks of gateways that died and delete old tasks; returns the references of the rest."""
+    for ref, document in db.execute(_ORPHANS, (boot, clock)).fetchall():
+        db.execute(PUT_TASK, (ref, "", now, ended(document)))
+    db.execute("DELETE FROM lease WHERE name = holder AND NOT (boot = ? AND until > ?)", (boot, clock))
+    db.execute("DELETE FROM task WHERE holder = '' AND moment < ?", (oldest,))
+    db.execute(
+        """DELETE FROM task WHERE ref IN (SELECT ref FROM task WHERE holder = '' ORDER BY moment DESC
+        LIMIT -1 OFFSET ?)""",
+        (TASKS,),
+    )
+    return [ref for (ref,) in db.execute("SELECT ref FROM task")]
+
+
+# What the change logs of events have written down. Each log of each process has an epoch and its own rows, so that
+# processes which share the file do not disturb each other. A log is written whole at first, then what has changed
+# since. A part is added only to what its writer has written before: where that is gone (another file, or it was
+# forgotten here for newer ones), the log is written whole again.
+
+MOST_LOGS = 16  # of one service: those that were written last
+MOST_OBJECTS = 100_000  # of all logs; the log that was written first is forgotten first
+LARGEST = 2**63 - 1  # of an INTEGER
+
+_PUT_OBJECT = """INSERT OR REPLACE INTO event_object (epoch, class, ref, created, modified, is_deleted, digest, before)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_LOGS = """SELECT epoch, service, (SELECT count(*) FROM event_object WHERE event_object.epoch = event_log.epoch)
+    FROM event_log ORDER BY moment DESC"""
+_READ_OBJECTS = """SELECT class, ref, created, modified, is_deleted, digest, before FROM event_object WHERE epoch = ?"""
+_lives = msgspec.json.Decoder(tuple[tuple[int, int], ...]).decode
+
+
+def save_log(db: sqlite3.Connection, log: SavedLog, after: int | None, now: float) -> bool:
+    """Write what has changed since generation `after`; None: the whole log. False: what was written is gone."""
+    found = db.execute("SELECT saved FROM event_log WHERE epoch = ?", (log.epoch,)).fetchone()
+    if after is not None and (found is None or found[0] != after):
+        return False
+    if after is None:
+        _forget_log(db, log.epoch)
+    rows = []
+    for each in log.objects:
+        before = to_json(each.before) if each.before else ""
+        moments = each.created, each.modified, int(each.is_deleted)
+        rows.append((log.epoch, each.name, each.ref, *moments, each.digest, before))
+    db.executemany(_PUT_OBJECT, rows)
+    db.execute(
+        "DELETE FROM event_object WHERE epoch = ? AND is_deleted = 1 AND modified <= ?", (log.epoch, log.forgotten)
+    )
+    db.execute(
+        "INSERT OR REPLACE INTO event_log (epoch, service, saved, forgotten, moment) VALUES (?, ?, ?, ?, ?)",
+        (log.epoch, log.service, log.saved, log.forgotten, now),
+    )
+    if after is None:
+        _keep_newest_logs(db, log.epoch)
+    return True
+
+
+def read_log(db: sqlite3.Connection, service: str, epoch: int, generation: int) -> SavedLog | None:
+    """Read a log that has this generation of its epoch; None: there is none."""
+    if not 0 < epoch <= LARGEST:
+        return None
+    query = "SELECT service, epoch, saved, forgotten FROM event_log WHERE epoch = ? AND service = ?"
+    found = db.execute(query, (epoch, service)).fetchone()
+    if found is None or not SavedLog(*found).has(generation):
+        return None
+    try:
+        objects = tuple(
+            SavedObject(name, ref, created, modified, bool(is_deleted), digest, _lives(before) if before else ())
+            for name, ref, created, modified, is_deleted, digest, before in db.execute(_READ_OBJECTS, (epoch,))
+        )
+    except ValueError:  # a row that this gateway cannot read: then nothing is certain
+        return None
+    return SavedLog(*found)._replace(objects=objects)
+
+
+def _forget_log(db: sqlite3.Connection, epoch: int) -> None:
+    db.execute("DELETE FROM event_object WHERE epoch = ?", (epoch,))
+    db.execute("DELETE FROM event_log WHERE epoch = ?", (epoch,))
+
+
+def _keep_newest_logs(db: sqlite3.Connection, own: int) -> None:
+    """Forget the oldest logs beyond the bounds, and no part of one."""
+    objects, logs = 0, dict[str, int]()
+    for epoch, service, count in db.execute(_LOGS).fetchall():
+        objects += count
+        logs[service] = logs.get(service, 0) + 1
+        if epoch != own and (objects > MOST_OBJECTS or logs[service] > MOST_LOGS):
+            _forget_log(db, epoch)
+            objects -= count

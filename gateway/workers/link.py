@@ -154,17 +154,20 @@ ALONE = Answers({}, ("the supervisor has ended, so the other workers are not ask
 
 
 class OtherWorkers:
-    """The link of one worker. `handlers` answer questions by their name; `stop` and `reload` are set by the supervisor.
+    """The link of one worker. `handlers` answer questions by their name; the supervisor sets `stop` and `reload`.
 
-    Questions come only after this worker has joined, when every handler is there.
+    Other questions come only after this worker has joined, when every handler is there.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self.link = Link(connection, self._handle)
-        self.handlers: dict[str, Callable[[Any], Any]] = {}  # what they return may be awaitable
         self.summary: Callable[[], str] = lambda: "starting"
         self.stop = asyncio.Event()
         self.reload = asyncio.Event()
+        self.handlers: dict[str, Callable[[Any], Any]] = {  # what they return may be awaitable
+            "stop": lambda _: self.stop.set(),
+            "reload": lambda _: self.reload.set(),
+        }
 
     async def everyone(self, name: str, body: Any = None, *, must: bool = True) -> Answers:
         """Ask all others; see Question."""
@@ -193,9 +196,6 @@ class OtherWorkers:
             await asyncio.sleep(LOOK)
 
     async def _handle(self, name: str, body: Any) -> Any:
-        if name in ("stop", "reload"):
-            (self.stop if name == "stop" else self.reload).set()
-            return None
         answer = self.handlers[name](body)
         return await answer if isinstance(answer, Awaitable) else answer
 

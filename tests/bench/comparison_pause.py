@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,47 +47,32 @@ print(len(taken), taken[len(taken) // 2], taken[int(len(taken) * 0.99)], taken[-
 """
 
 
-def rules(*said: dict[str, Any]) -> Rules:
-    return Rules(tuple(compile_rule(each) for each in said))
-
-
-def zeros(last: int = 0) -> list[Value]:
-    return [*[0] * 99_999, last]
-
-
 def structs(number: int, members: int, step: int = 0) -> list[Value]:
     return [{f"m{member}": index + step for member in range(members)} for index in range(number)]
 
 
-ANY_ORDER = {"path": "$", "order": "any"}
-NEAR = {"path": "$[*].*", "tolerance": 1}
+NEAR = ({"path": "$", "order": "any"}, {"path": "$[*].*", "tolerance": 1})
+IGNORED = tuple({"path": f"$..m{number}", "ignore": True} for number in range(20))
+MANY: list[Value] = [0] * 100_000
 
-# What is compared -> control, candidate, rules, and whether the control is called twice.
-CASES: dict[str, tuple[Value, Value, Rules, bool]] = {
-    "0 items and 100,000": ([], list(range(100_000)), rules(), False),
-    "100,000 items and 0": (list(range(100_000)), [], rules(), False),
-    "100,000 items, the last differs": (zeros(), zeros(last=1), rules(), False),
-    "100,000 items, all differ, noise": (zeros(), [1] * 100_000, rules(), True),
-    "64 structs in any order, rules inside": (structs(64, 30), structs(64, 30, 1)[::-1], rules(ANY_ORDER, NEAR), False),
-    "1,000 structs in any order, rules inside": (
-        structs(1000, 30),
-        structs(1000, 30, 5)[::-1],
-        rules(ANY_ORDER, NEAR),
-        False,
-    ),
-    "10,000 structs, 30 members, 20 rules": (
-        structs(10_000, 30),
-        structs(10_000, 30, 1),
-        rules(*({"path": f"$..m{number}", "ignore": True} for number in range(20))),
-        False,
-    ),
-    "a text of 20 MB": ("x" * 20_000_000, "x" * 19_999_999 + "y", rules(), False),
+# What is compared -> control, candidate and rules.
+CASES: dict[str, tuple[Value, Value, Sequence[dict[str, Any]]]] = {
+    "0 items and 100,000": ([], MANY, ()),
+    "100,000 items and 0": (MANY, [], ()),
+    "100,000 items, the last differs": (MANY, [*MANY[1:], 1], ()),
+    "100,000 items, all differ, noise": (MANY, [1] * 100_000, ()),
+    "64 structs in any order, rules inside": (structs(64, 30), structs(64, 30, 1)[::-1], NEAR),
+    "1,000 structs in any order, rules inside": (structs(1000, 30), structs(1000, 30, 5)[::-1], NEAR),
+    "10,000 structs, 30 members, 20 rules": (structs(10_000, 30), structs(10_000, 30, 1), IGNORED),
+    "a text of 20 MB": ("x" * 20_000_000, "x" * 19_999_999 + "y", ()),
 }
 
 
-async def compare(control: Value, candidate: Value, said: Rules, *, noise: bool) -> str:
+async def compare(name: str) -> str:
     """Observe one call; the name of its count."""
-    moved: Route = route("echo", migration=Migration(upstream="old", may_shadow=True, compare=said))
+    control, candidate, said = CASES[name]
+    rules = Rules(tuple(map(compile_rule, said)))
+    moved: Route = route("echo", migration=Migration(upstream="old", may_shadow=True, compare=rules))
     collector = StatisticsCollector()
 
     async def ask(side: Side, _route: Route, _call: Call) -> Outcome:
@@ -95,13 +80,19 @@ async def compare(control: Value, candidate: Value, said: Rules, *, noise: bool)
 
     shadow = Shadow(ask, collector)
     answered = Observation(Side.LEGACY, Reply(control), 0.001, None, time.perf_counter())
+    noise = name.endswith("noise")  # then the control is called twice
     shadow.observe(Job(moved, Call("echo"), answered, lambda outcome: outcome, noise))
     await shadow.drain(120)
     counts = collector.take().evidence[MethodId.of(moved)].counters
     return next(name for name in counts if not name.startswith(("calls_", "errors_")))
 
 
-async def measured(table: Table, name: str, work: Callable[[], Any]) -> None:
+async def alone(_name: str) -> str:
+    await asyncio.sleep(ALONE)
+    return "-"
+
+
+async def measured(table: Table, name: str, work: Callable[[str], Awaitable[str]]) -> None:
     """A row: the client while this is done."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,7 +108,7 @@ async def measured(table: Table, name: str, work: Callable[[], Any]) -> None:
             await asyncio.to_thread(process.stdout.readline)
             await asyncio.sleep(0.2)
             begun = time.perf_counter()
-            result = await work()
+            result = await work(name)
             seconds = time.perf_counter() - begun
             await asyncio.sleep(0.05)
             stopping.set()
@@ -141,20 +132,9 @@ async def pauses() -> Table:
     """A row for each case."""
     columns = ("compared", "result", "took", "calls of the client", "p50", "p99", "worst pause")
     table = Table(*columns, title="a client while large outcomes are compared")
-
-    async def alone() -> str:
-        await asyncio.sleep(ALONE)
-        return "-"
-
     await measured(table, "nothing", alone)
-    for name, (control, candidate, said, noise) in CASES.items():
-
-        async def case(
-            control: Value = control, candidate: Value = candidate, said: Rules = said, noise: bool = noise
-        ) -> str:
-            return await compare(control, candidate, said, noise=noise)
-
-        await measured(table, name, case)
+    for name in CASES:
+        await measured(table, name, compare)
     return table
 
 

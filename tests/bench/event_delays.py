@@ -7,10 +7,10 @@ delay is from the moment of the change to its arrival. Memory is that of the gat
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -23,12 +23,11 @@ from dbus_fast.aio import MessageBus
 from rich.console import Console
 from rich.table import Table
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import Request, TextMessage
+from wsproto.events import AcceptConnection, Request, TextMessage
 
-from tests.bench.goals import BUS
-from tests.bench.load import BUS as BUS_PART
-from tests.bench.load import RPC, gateway, started
+from tests.bench.load import BUS, RPC, gateway, started
 from tests.kit.buses import private_bus
+from tests.kit.clients import connect, post
 from tests.kit.programs import resident_bytes
 
 NAME, PATH, VM = "org.example.Objects", "/vm", "org.example.VM1"
@@ -49,7 +48,7 @@ classes:
   VM: {{object_path: "/vm/{{vm}}", interface: {VM}, manager: {{object_path: /vm}}}}
 """
 CONFIG = f"""\
-{BUS_PART}{RPC}\
+{BUS}{RPC}\
 websocket = true
 max_connections = 8192
 max_calls = 4096
@@ -111,10 +110,10 @@ class Delays:
         if self.measuring and changed_at:
             self.seconds.append((time.monotonic_ns() - changed_at) / 1e9)
 
-    def percentile(self, share: float) -> float:
-        """In milliseconds."""
-        ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000 if ordered else float("nan")
+    def percentiles(self) -> tuple[str, str]:
+        """The 50th and the 99th, in milliseconds."""
+        found = statistics.quantiles(self.seconds, n=100)
+        return f"{found[49] * 1000:.2f}", f"{found[98] * 1000:.2f}"
 
 
 async def on_bus(address: str, delays: Delays) -> None:
@@ -134,21 +133,18 @@ async def on_bus(address: str, delays: Delays) -> None:
 
 async def by_event_from(port: int, number: int, delays: Delays) -> None:
     """Wait in `event.from` for one object, over and over."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     token = ""
-    while True:
-        params = ["session", [f"vm/v{number}"], token, 60.1]
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "event.from", "params": params}).encode()
-        writer.write(b"POST /jsonrpc HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        answer = json.loads(await reader.readexactly(length))
-        assert "result" in answer, answer
-        result = answer["result"]
-        delays.waiting += not token
-        token = result["token"]
-        for event in result["events"]:
-            delays.add(event["snapshot"]["changed_at"])
+    async with connect(f"tcp:127.0.0.1:{port}") as wire:
+        while True:
+            params = ["session", [f"vm/v{number}"], token, 60.1]
+            body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "event.from", "params": params}).encode()
+            await wire.send(post(body, "/jsonrpc"))
+            answer = json.loads((await wire.reply()).body)
+            assert "result" in answer, answer
+            delays.waiting += not token
+            token = answer["result"]["token"]
+            for event in answer["result"]["events"]:
+                delays.add(event["snapshot"]["changed_at"])
 
 
 async def by_websocket(port: int, number: int, delays: Delays) -> None:
@@ -157,17 +153,15 @@ async def by_websocket(port: int, number: int, delays: Delays) -> None:
     frames = WSConnection(ConnectionType.CLIENT)
     writer.write(frames.send(Request(host="bench", target="/jsonrpc")))
     subscribe = {"jsonrpc": "2.0", "id": 1, "method": "events.subscribe", "params": ["session", [f"vm/v{number}"]]}
-    subscribed = False
     while True:
         frames.receive_data(await reader.read(65536))
         for event in frames.events():
-            if isinstance(event, TextMessage):
-                delays.waiting += b'"snapshot":true' in event.data.encode()
+            if isinstance(event, AcceptConnection):
+                writer.write(frames.send(TextMessage(json.dumps(subscribe))))
+            elif isinstance(event, TextMessage):
+                delays.waiting += '"snapshot":true' in event.data
                 for each in json.loads(event.data).get("params", {}).get("events", ()):
                     delays.add(each["snapshot"]["changed_at"])
-        if not subscribed:
-            subscribed = True
-            writer.write(frames.send(TextMessage(json.dumps(subscribe))))
 
 
 @contextlib.asynccontextmanager
@@ -185,10 +179,9 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
     """One run; returns the table."""
     kinds = {"the bus itself": Delays(), "event.from": Delays(), "WebSocket": Delays()}
     with contextlib.ExitStack() as stack:
-        address = stack.enter_context(private_bus(limits=BUS)).address
-        command = (sys.executable, "-m", "tests.bench.event_delays", "--serve", address)
-        size = ("--clients", str(clients), "--rate", str(rate))
-        service = stack.enter_context(started(*command, *size, ready="ready", stderr=sys.stderr.fileno()))
+        address = stack.enter_context(private_bus(limits={"max_replies_per_connection": 50_000})).address
+        command = (sys.executable, "-m", "tests.bench.event_delays", address, str(clients), str(rate))
+        service = stack.enter_context(started(*command, ready="ready", stderr=sys.stderr.fileno()))
         files = {"bench.xml": IDL, "bench.yaml": MAPPING}
         port, pid = stack.enter_context(gateway(folder, CONFIG, files, "warning", address=address))
         loop, first = asyncio.get_running_loop(), Delays()
@@ -217,8 +210,7 @@ async def measure(folder: Path, clients: int, rate: float, seconds: float) -> Ta
     title = f"{clients} + {clients} waiting clients, {rate:g} changes a second, {held / 1024:.1f} KiB for each client"
     shown = Table("", "arrived/s", "p50 ms", "p99 ms", title=title)
     for name, delays in kinds.items():
-        arrived = len(delays.seconds) / seconds
-        shown.add_row(name, f"{arrived:.0f}", f"{delays.percentile(0.5):.2f}", f"{delays.percentile(0.99):.2f}")
+        shown.add_row(name, f"{len(delays.seconds) / seconds:.0f}", *delays.percentiles())
     return shown
 
 
@@ -228,19 +220,8 @@ def table(clients: int = 1000, rate: float = 1000.0, seconds: float = 10.0) -> T
         return uvloop.run(measure(Path(folder), clients, rate, seconds))
 
 
-def main() -> None:
-    """Serve, or measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--serve", metavar="ADDRESS")
-    parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=1000.0)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    options = parser.parse_args()
-    if options.serve:
-        asyncio.run(serve(options.serve, options.clients, options.rate))
-        return
-    Console().print(table(options.clients, options.rate, options.seconds))
-
-
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        asyncio.run(serve(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    else:
+        Console().print(table())

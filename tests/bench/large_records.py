@@ -6,13 +6,16 @@ process, from the kernel's accounting; the fields are those of the class VM in t
 
 from __future__ import annotations
 
+import asyncio
 import http.client
-import subprocess
+import os
 import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,48 +111,24 @@ def ask(port: int, path: str, body: bytes) -> bytes:
     return answer
 
 
-def measured(pid: int, before: float, port: int, path: str, body: bytes) -> Taken:
-    """The fastest of some turns, and the highest peak above `before`."""
+def measured(pid: int, before: int, work: Callable[[], int]) -> Taken:
+    """The fastest of some turns of a process, and its highest peak above `before`; `work` returns an answer's size."""
     turns = []
     for _ in range(TURNS):
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is that from now on
         begun, cpu = time.perf_counter(), cpu_seconds(pid)
-        size = len(ask(port, path, body))
-        turns.append(
-            Taken(
-                time.perf_counter() - begun,
-                cpu_seconds(pid) - cpu,
-                resident_bytes(pid, "VmHWM") / 1024**2 - before,
-                size,
-            )
-        )
+        size = work()
+        taken = time.perf_counter() - begun, cpu_seconds(pid) - cpu
+        turns.append(Taken(*taken, (resident_bytes(pid, "VmHWM") - before) / 1024**2, size))
     best = min(turns, key=lambda turn: turn.cpu)
     return best._replace(memory=max(turn.memory for turn in turns))
 
 
-DUMPS = """
-import sys, time, xmlrpc.client
-from pathlib import Path
-def memory(which):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(which)).split()[1]) / 1024
-records = xmlrpc.client.loads(sys.stdin.buffer.read())[0][0]["Value"]
-before, best = memory("VmRSS"), []
-Path("/proc/self/clear_refs").write_text("5")
-for _ in range(3):
-    begun, cpu = time.perf_counter(), time.process_time()
-    size = len(xmlrpc.client.dumps(({"Status": "Success", "Value": records},), methodresponse=True).encode())
-    best.append((time.process_time() - cpu, time.perf_counter() - begun, size))
-cpu, seconds, size = min(best)
-print(seconds, cpu, memory("VmHWM") - before, size)
-"""
-
-
 def dumps(answer: bytes) -> Taken:
     """What the standard library takes to write the same data, alone in a process, without a bus or a check."""
-    done = subprocess.run([sys.executable, "-c", DUMPS], input=answer, capture_output=True, check=True)
-    seconds, cpu, memory, size = map(float, done.stdout.split())
-    return Taken(seconds, cpu, memory, int(size))
+    records = xmlrpc.client.loads(answer)[0]
+    pid = os.getpid()
+    return measured(pid, resident_bytes(pid), lambda: len(xmlrpc.client.dumps(records, methodresponse=True).encode()))
 
 
 def table() -> Table:
@@ -165,13 +144,14 @@ def table() -> Table:
         ):
             xml = xmlrpc.client.dumps((), "VM.get_all_records").encode()
             json = b'{"jsonrpc":"2.0","id":1,"method":"VM.get_all_records","params":[]}'
-            before = resident_bytes(pid) / 1024**2
+            before = resident_bytes(pid)
             answer = ask(port, "/", xml)
             rows = {
-                "XML-RPC": measured(pid, before, port, "/", xml),
-                "JSON-RPC": measured(pid, before, port, "/jsonrpc", json),
+                "XML-RPC": measured(pid, before, lambda: len(ask(port, "/", xml))),
+                "JSON-RPC": measured(pid, before, lambda: len(ask(port, "/jsonrpc", json))),
             }
-    rows["xmlrpc.client.dumps"] = dumps(answer)
+    with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+        rows["xmlrpc.client.dumps"] = alone.submit(dumps, answer).result()
     for what, taken in rows.items():
         sizes = f"{taken.memory:,.0f} MiB", f"{taken.size / 1024**2:,.0f} MiB"
         shown.add_row(what, f"{taken.cpu:.2f} s", f"{taken.seconds:.2f} s", *sizes)
@@ -180,8 +160,6 @@ def table() -> Table:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        import asyncio
-
         asyncio.run(serve(sys.argv[1]))
     else:
         Console().print(table())

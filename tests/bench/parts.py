@@ -84,7 +84,9 @@ async def parts(folder: Path) -> Table:
     assert isinstance(call, MethodCall)
     received = Message(message_type=MessageType.METHOD_RETURN, reply_serial=1, signature="s", body=[UUID])
     heads = KnownHeads(lambda _: json)
-    parser = RequestParser(settings_limits(made), needs_host=True)
+    (listener,) = made.transports.values()
+    assert isinstance(listener, wiring.HttpServer)
+    parser = RequestParser(listener.limits, needs_host=True)
     parser.unread = JSON.raw
     parser.parse()
     request = parser.ready.pop(0)
@@ -121,12 +123,6 @@ async def parts(folder: Path) -> Table:
     for name, cost in found.items():
         shown.add_row(name, f"{cost:.1f}")
     return shown
-
-
-def settings_limits(made: Assembly) -> Any:
-    (listener,) = made.transports.values()
-    assert isinstance(listener, wiring.HttpServer)
-    return listener.limits
 
 
 if __name__ == "__main__":

@@ -55,13 +55,3 @@ def test_what_is_set_at_run_time_becomes_the_mappings(folder: Folder) -> None:
     assert "nothing to write" in run(folder, "promote", status=1)
     whats = [entry["what"] for entry in json.loads(run(folder, "audit", "--json"))]
     assert whats[:2] == ["promote", "reload"]
-
-
-def test_a_file_that_somebody_has_changed_is_not_touched(folder: Folder) -> None:
-    run(folder, "mode", "echo", "dbus")
-    folder.mapping(OLD + "# mine\n")
-    assert "has changed since the gateway loaded it" in run(folder, "promote", status=1).replace("\n", " ")
-    assert file(folder) == OLD + "# mine\n"
-    run(folder, "reload")
-    run(folder, "promote")
-    assert file(folder).endswith("# mine\n")

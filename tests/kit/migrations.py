@@ -26,7 +26,7 @@ from gateway.core.migration.statistics import KEY_GROUPS, bucket_of, empty_histo
 from gateway.core.routing.overrides import By, Override
 from gateway.core.routing.route import Route
 from gateway.migration.rollout_commands import RolloutCommands
-from gateway.migration.rollout_controller import LocalCounts, RolloutController
+from gateway.migration.rollout_controller import RolloutController
 from gateway.state.store import StateStore
 from tests.kit.mappings import route
 from tests.kit.programs import TIMEOUT
@@ -72,14 +72,14 @@ class World:
     clock: Clock
     routes: list[Route]
     holder: str = "one"
-    local_counts: LocalCounts = field(default_factory=LocalCounts)
+    here: dict[MethodId, Counts] = field(default_factory=dict)  # what it has counted itself
     engine: RolloutController = field(init=False)
     commands: RolloutCommands = field(init=False)
     set_by: float = 0.0  # seconds that somebody has set the wall clock forward
 
     def __post_init__(self) -> None:
         self.engine = RolloutController(
-            self.state, lambda: self.routes, self.local_counts.of, self.holder, self.wall, steady=self.clock
+            self.state, lambda: self.routes, self.here, self.holder, self.wall, steady=self.clock
         )
         self.commands = RolloutCommands(self.state, lambda: self.routes, self.wall, self.clock)
 
@@ -104,9 +104,14 @@ class World:
 
     async def see(self, method: str = "VM.start", *, seconds: float = USUAL, **counts: int) -> None:
         """Calls of this process; see `counted`."""
-        batch = CountsBatch({MethodId("xenopsd", method): counted(seconds=seconds, **counts)})
-        self.local_counts.add(batch.evidence)
-        assert await self.state.flush(batch) is None
+        found = counted(seconds=seconds, **counts)
+        self.see_here(method, found)
+        assert await self.state.flush(CountsBatch({MethodId("xenopsd", method): found})) is None
+
+    def see_here(self, method: str, found: Counts) -> None:
+        """Calls of this process that are not in the file."""
+        key = MethodId("xenopsd", method)
+        self.here[key] = self.here.get(key, Counts()) + found
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for a change that this process loads."""

@@ -19,7 +19,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Envelope, MessageLimits, Outcome, Peer, Reply
 from gateway.mapping.table import EndpointKey, EndpointTable
 from gateway.migration.collector import StatisticsCollector
-from gateway.migration.worker import Worker
+from gateway.migration.shadow import Worker
 from gateway.pipeline.dispatcher import Dispatcher
 from gateway.pipeline.endpoint import Endpoints, RpcEndpoint
 from gateway.pipeline.recorder import Recorder

@@ -5,30 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 from gateway.server import Gateway
 from tests.kit.buses import private_bus
-from tests.kit.cases import expect
 from tests.kit.gateway import Folder
 from tests.kit.programs import TIMEOUT
 from tests.kit.toy_service import toy_service
-
-
-async def ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    async with session.post(url, json={"jsonrpc": "2.0", "method": "label", "id": 1}) as response:
-        return expect(dict, await response.json())
-
-
-def verdict(answer: dict[str, Any]) -> str:
-    """The label, or the fault; an answer that is neither is not a right answer."""
-    if "result" in answer:
-        assert answer["result"] in ("A", "B"), answer
-        return str(answer["result"])
-    assert "org.example.toy" in answer["error"]["message"] or "executed" in answer["error"]["message"], answer
-    return "fault"
 
 
 class Clients:
@@ -36,16 +20,17 @@ class Clients:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._stop = asyncio.Event()
+        self.stop = asyncio.Event()
         self.answers: Counter[str] = Counter()
         self.progress = asyncio.Condition()
 
     async def run(self) -> None:
         async with aiohttp.ClientSession() as session:
-            while not self._stop.is_set():
-                answer = verdict(await ask(session, self._url))
+            while not self.stop.is_set():
+                async with session.post(self._url, json={"jsonrpc": "2.0", "method": "label", "id": 1}) as response:
+                    answer = await response.json()
                 async with self.progress:
-                    self.answers[answer] += 1
+                    self.answers[str(answer.get("result", answer))] += 1
                     self.progress.notify_all()
 
     async def until(self, label: str, more: int) -> None:
@@ -53,9 +38,6 @@ class Clients:
         goal = self.answers[label] + more
         async with self.progress, asyncio.timeout(TIMEOUT):
             await self.progress.wait_for(lambda: self.answers[label] >= goal)
-
-    def stop(self) -> None:
-        self._stop.set()
 
 
 async def test_a_service_moves_from_bus_a_to_bus_b_while_clients_keep_calling(tmp_path: Path) -> None:
@@ -79,6 +61,6 @@ async def test_a_service_moves_from_bus_a_to_bus_b_while_clients_keep_calling(tm
                 at_a.kill()
                 await clients.until("B", 20)
                 assert clients.answers["A"] == asked_of_a, "the old place was asked after the move"
-                assert clients.answers["fault"] == 0, "no call was lost on the way"
-                clients.stop()
+                assert clients.answers.keys() == {"A", "B"}, "no call was lost on the way"
+                clients.stop.set()
         assert (folder.mappings / "toy.yaml").read_text() == mapping

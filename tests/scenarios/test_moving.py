@@ -107,7 +107,7 @@ async def canary(world: World) -> None:
 async def rollout(world: World) -> None:
     """It goes up by itself, and back by itself when D-Bus fails here and is slow there, though a person is awaited.
 
-    How soon it goes back is shown in test_rollback.py.
+    How soon it goes back is shown in unit/migration/test_rollout_controller.py.
     """
     for group in READS:
         await world.command("mode", "clear", f"group:{group}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gateway.server import Gateway
 from tests.kit.admin import ask
 from tests.kit.buses import PrivateBus, private_bus
 from tests.kit.gateway import TOY_IDL, Folder, Process, gateway_process
+from tests.kit.programs import until as wait_until
 from tests.kit.side_by_side import until
 from tests.kit.toy_service import toy_service
 from tests.kit.upstreams import LegacyServer, legacy_server, ok
@@ -125,11 +126,11 @@ class Client:
         return await self.rollout()
 
 
-def folder(directory: Path, bus: PrivateBus, old: LegacyServer, state: Path, mapping: str = MAPPING) -> Folder:
+def folder(directory: Path, bus: PrivateBus, old: LegacyServer, state: Path) -> Folder:
     directory.mkdir(exist_ok=True)
     made = Folder(directory)
     (made.mappings / "toy.xml").write_text(IDL)
-    made.mapping(mapping)
+    made.mapping(MAPPING)
     made.buses({"a": (bus.address, "org.example.*")})
     made.config.write_text(made.config.read_text() + UPSTREAM.format(url=old.url, state=state))
     return made
@@ -143,9 +144,9 @@ async def services() -> AsyncIterator[tuple[PrivateBus, LegacyServer]]:
 
 
 @asynccontextmanager
-async def client_of(directory: Path, mapping: str = MAPPING) -> AsyncIterator[Client]:
+async def client_of(directory: Path) -> AsyncIterator[Client]:
     async with services() as (bus, old):
-        made = folder(directory, bus, old, directory / "state.db", mapping)
+        made = folder(directory, bus, old, directory / "state.db")
         async with Gateway(made.config) as gateway, aiohttp.ClientSession() as session:
             yield Client(made.control, session, f"http://{gateway.addresses()[0].removeprefix('tcp:')}/jsonrpc")
 
@@ -153,53 +154,56 @@ async def client_of(directory: Path, mapping: str = MAPPING) -> AsyncIterator[Cl
 # One key does not decide
 
 
-async def test_one_key_that_always_fails_rolls_nothing_back(tmp_path: Path) -> None:
+async def test_one_key_that_always_fails_and_mistakes_of_clients_roll_nothing_back(tmp_path: Path) -> None:
     async with client_of(tmp_path) as client:
         await client.start()
         assert await client.call(BROKEN[0]) == "INTERNAL_ERROR"
-        view = await client.calls_until([*GOOD, *BROKEN[:1] * 20], "done", "rolled back")
+        await client.calls(GONE)
+        view = await client.calls_until([*GOOD, *BROKEN[:1] * 20, *GONE], "done", "rolled back")
         assert view["state"] == "done", view
+        [row] = await client.ask("/v1/methods?pattern=start")
+        [explained] = await client.ask("/v1/explain", {"method": "start", "params": ["vm 1"]})
+        assert row["client_errors"] == explained["client_errors"] == ["404"]
+        assert min(row[side]["client_errors"] for side in ("legacy", "dbus")) > 0
+        assert row["legacy"]["errors"] == 0
         audit = await client.ask("/v1/audit")
         promoted = next(entry for entry in audit if "canary 50% -> dbus" in entry["why"])
         assert promoted["why"].endswith(" of them set aside as of one key)")
         assert promoted["numbers"]["dbus_errors"] >= 20
 
 
-async def test_many_keys_that_fail_roll_back(tmp_path: Path) -> None:
+async def test_d_bus_that_takes_right_calls_for_mistakes_of_clients_is_rolled_back(tmp_path: Path) -> None:
     async with client_of(tmp_path) as client:
-        await client.start()
-        view = await client.calls_until([*GOOD, *BROKEN], "done", "rolled back")
-        assert view["state"] == "rolled back"
-        assert await client.call(BROKEN[0]) == BROKEN[0]
-
-
-async def test_mistakes_of_clients_count_for_neither_side(tmp_path: Path) -> None:
-    async with client_of(tmp_path) as client:
-        await client.start()
-        await client.calls(GONE)
-        view = await client.calls_until([*GOOD, *GONE], "done", "rolled back")
-        assert view["state"] == "done"
-        [row] = await client.ask("/v1/methods?pattern=start")
-        [explained] = await client.ask("/v1/explain", {"method": "start", "params": ["vm 1"]})
-        assert row["client_errors"] == explained["client_errors"] == ["404"]
-        for side in ("legacy", "dbus"):
-            assert (row[side]["client_errors"] > 0, row[side]["errors"]) == (True, 0)
-
-
-@pytest.mark.parametrize("mapped", [True, False])
-async def test_d_bus_that_takes_right_calls_for_mistakes_of_clients_is_rolled_back(
-    tmp_path: Path, *, mapped: bool
-) -> None:
-    mapping = MAPPING if mapped else MAPPING.replace("client_errors: [404]\n", "")
-    async with client_of(tmp_path, mapping) as client:
         await client.start()
         assert await client.call(REFUSED[0]) == "gone"
         view = await client.calls_until([*GOOD, *REFUSED], "done", "rolled back")
         assert view["state"] == "rolled back"
-        assert ("refused as mistakes of clients" in view["why"]) is mapped
+        assert "refused as mistakes of clients" in view["why"]
         assert await client.call(REFUSED[0]) == REFUSED[0]
-        [row] = await client.ask("/v1/methods?pattern=start")
-        assert (row["dbus"]["client_errors"] > 0, row["dbus"]["errors"] > 0) == (mapped, not mapped)
+
+
+# A mapping that changes
+
+
+async def test_a_reload_that_changes_a_rule_begins_the_counts_of_its_rollout_anew(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as client:
+        await client.start()
+        ruled = MAPPING.replace("key: vm,", "key: vm, compare: [{path: $, ignore: true}],")
+        (tmp_path / "mappings/toy.yaml").write_text(ruled)
+        assert "problems" not in await client.ask("/v1/reload", {})
+
+        async def begun_anew() -> bool:
+            return "has changed: the counts of this step begin anew" in str(await client.ask("/v1/audit"))
+
+        await until(begun_anew)
+        assert (await client.calls_until(GOOD, "done"))["state"] == "done"
+
+
+async def test_what_the_old_service_answers_needs_no_bus_to_be_ready(tmp_path: Path) -> None:
+    async with client_of(tmp_path) as client:
+        assert (await client.ask("/v1/status"))["services"] == []
+        await client.ask("/v1/mode", {"pattern": "start", "mode": "dbus"})
+        assert [each["name"] for each in (await client.ask("/v1/status"))["services"]] == ["org.example.toy"]
 
 
 # What a person has set
@@ -227,39 +231,19 @@ async def test_a_breach_under_a_persons_mode_is_loud_and_acts_when_that_ends(tmp
         assert await told(client) == ("rolled back", "legacy", [], "0.0")
 
 
-async def test_a_breach_ends_a_guarded_mode(tmp_path: Path) -> None:
-    async with client_of(tmp_path) as client:
-        wish = {"pattern": "start", "mode": "dbus", "guarded": True}
-        refused = await client.ask("/v1/mode", wish, status=422)
-        assert "expected a rollout of toy/start under way; it is not started" in str(refused)
-        await client.start()
-        await client.ask("/v1/mode", wish)
-        [mode, _] = await client.ask("/v1/modes")
-        assert (mode["mode"], mode["guarded"]) == ("dbus", True)
-        view = await client.calls_until([*GOOD, *BROKEN], "rolled back", "breached")
-        assert view["state"] == "rolled back"
-        assert view["why"].endswith("has set toy/start to dbus (guarded), and that has ended")
-        assert [each["by"] for each in await client.ask("/v1/modes")] == ["rollout"]
-        assert (await told(client))[:2] == ("rolled back", "legacy")
-
-
 # Who drives
 
 
 DRIVES = "this process drives the rollouts"
 
 
-def drives(process: Process) -> bool:
-    """By its log, which ends with what holds."""
-    words = [line["event"] for line in process.lines if "drives the rollouts" in str(line.get("event"))]
-    return words[-1:] == [DRIVES]
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    async def now() -> bool:
-        return holds()
-
-    await until(now)
+def drivers(processes: Sequence[Process]) -> list[int]:
+    """Those that drive, by their logs, which end with what holds."""
+    found = []
+    for number, process in enumerate(processes):
+        words = [line["event"] for line in process.lines if "drives the rollouts" in str(line.get("event"))]
+        found += [number] if words[-1:] == [DRIVES] else []
+    return found
 
 
 async def test_when_the_driver_is_killed_another_process_drives_on(tmp_path: Path) -> None:
@@ -274,13 +258,11 @@ async def test_when_the_driver_is_killed_another_process_drives_on(tmp_path: Pat
             address = processes[-1].wait_for("ready")["listening"][0]
             clients.append(Client(made.control, session, f"http://{address.removeprefix('tcp:')}/jsonrpc"))
         await clients[0].start()
-        await eventually(lambda: any(map(drives, processes)))
-        assert [drives(process) for process in processes].count(True) == 1
-        driver = next(number for number in range(2) if drives(processes[number]))
-        left, client = processes[1 - driver], clients[1 - driver]
+        [driver] = await asyncio.to_thread(wait_until, lambda: drivers(processes))
+        left = processes[1 - driver]
         processes[driver].signal(signal.SIGKILL)
         assert processes[driver].wait() == -signal.SIGKILL
-        await eventually(lambda: drives(left))
-        view = await client.calls_until([*GOOD, *BROKEN], "done", "rolled back")
+        await asyncio.to_thread(wait_until, lambda: drivers([left]))
+        view = await clients[1 - driver].calls_until([*GOOD, *BROKEN], "done", "rolled back")
         assert view["state"] == "rolled back"
         assert [line["event"] for line in left.lines].count(DRIVES) == 1

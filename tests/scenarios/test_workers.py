@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from gateway.cli.client import RefusedError, stream
-from gateway.ops.process import cores
 from tests.kit.buses import PrivateBus, private_bus
 from tests.kit.clients import UnixConnection
 from tests.kit.gateway import TOY_MAPPING, Folder, Process, passed
@@ -185,13 +184,9 @@ def test_a_reload_is_served_by_both_or_by_none(team: Team, files: Folder) -> Non
         assert refused["problems"]
         assert (one.call("mirror", "hi"), other.call("mirror", "hi")) == ("hi", "hi")
         assert team.series("xcp_gateway_mapping_refused") == 1
-
-
-def test_a_signal_reloads_all(team: Team, files: Folder) -> None:
-    files.mapping(MAPPING.replace("  echo:", "  mirror:"))
-    with team.connected_to(1) as one, team.connected_to(2) as other:
+        files.mapping(MAPPING.replace("  echo:", "  answer:"))
         team.process.signal(signal.SIGHUP)
-        until(lambda: (one.call("mirror", "hi"), other.call("mirror", "hi")) == ("hi", "hi"))
+        until(lambda: (one.call("answer", "hi"), other.call("answer", "hi")) == ("hi", "hi"))
 
 
 def test_a_worker_that_starts_again_serves_what_the_others_serve(team: Team, files: Folder) -> None:
@@ -217,7 +212,10 @@ def test_a_worker_that_is_killed_costs_its_own_calls_only(team: Team, bus: Priva
     follower = team.follower()
     leader = team.leader()["number"]
     with team.connected_to(follower["number"]) as lost, team.connected_to(leader) as stays:
-        before, restarts = team.series("xcp_gateway_calls_total"), team.series("xcp_gateway_worker_restarts_total")
+        for _ in range(5):
+            lost.call("echo", "hi")
+        counters = ("xcp_gateway_calls_total", "xcp_gateway_call_seconds_count", "xcp_gateway_worker_restarts_total")
+        before = [team.series(name) for name in counters]
         stays.send("hold")
         lost.send("hold")
         until_held(bus, 2)
@@ -230,8 +228,7 @@ def test_a_worker_that_is_killed_costs_its_own_calls_only(team: Team, bus: Priva
             with closing(team.connect()) as another:
                 assert another.worker != follower["number"] or another.call("echo", "hi") == "hi"
         assert team.restarted(follower)["pid"] != follower["pid"]
-        assert team.series("xcp_gateway_calls_total") > before
-        assert team.series("xcp_gateway_worker_restarts_total") == restarts + 1
+        assert all(team.series(name) > was for name, was in zip(counters, before, strict=True)), "none falls"
     assert release(bus) == 0  # nothing was sent again
 
 
@@ -253,19 +250,6 @@ def test_when_the_leader_is_killed_another_one_serves_operators_and_no_write_is_
     assert team.leader()["number"] == follower["number"]
     assert release(bus) == 1
     assert files.control.is_socket()
-
-
-def test_counters_do_not_fall_when_a_worker_dies(team: Team) -> None:
-    follower = team.follower()
-    with team.connected_to(follower["number"]) as connection:
-        for _ in range(5):
-            connection.call("echo", "hi")
-    names = ("xcp_gateway_calls_total", "xcp_gateway_call_seconds_count")
-    before = [team.series(name) for name in names]
-    kill(follower["pid"])
-    team.restarted(follower)
-    assert min(before) >= 5
-    assert all(team.series(name) >= was for name, was in zip(names, before, strict=True))
 
 
 def test_one_that_hangs_is_named_and_replaced_before_a_mode_counts_as_set(team: Team) -> None:
@@ -332,31 +316,14 @@ def test_a_state_file_that_hangs_costs_no_worker(own: Team, folder: Folder) -> N
 # Start and stop
 
 
-def refused(folder: Folder, status: int) -> list[str]:
-    """What the command says that cannot start."""
-    process = Process(folder.config)
-    try:
-        assert process.wait() == status
-    finally:
-        process.end()
-    return [line["event"] for line in process.lines]
-
-
-def test_auto_is_one_a_core(folder: Folder) -> None:
-    folder.config.write_text(folder.config.read_text().replace("workers = 2", 'workers = "auto"'))
-    with running_team(folder) as team:
-        assert len(team.rows()) == (cores() if cores() > 1 else 0)
-
-
-def test_workers_without_a_state_file_are_refused(folder: Folder) -> None:
-    folder.config.write_text(folder.config.read_text().partition("[state]")[0])
-    assert "workers: 2 workers need a state file" in "\n".join(refused(folder, 2))
-
-
 def test_mapping_files_that_are_refused_end_the_start_with_their_problems_once(folder: Folder) -> None:
     folder.mapping(TOY_MAPPING.replace("member: Echo", "member: Ecco"))
-    said = refused(folder, 4)
-    assert sum("Ecco" in line for line in said) == 1
+    process = Process(folder.config)
+    try:
+        assert process.wait() == 4
+    finally:
+        process.end()
+    assert sum("Ecco" in line["event"] for line in process.lines) == 1
     assert not folder.control.exists()
     assert not (folder.path / "rpc").exists()
 

@@ -14,7 +14,7 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 
 import uvloop
@@ -44,29 +44,21 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     console.print(f"soak: {seconds:g} s, SEED={seed}, in {folder}; beside: {', '.join(nuisances) or 'none'}")
     try:
-        broken = _judged(uvloop.run(soak(folder, seconds, seed, nuisances, slack)))
+        report = uvloop.run(soak(folder, seconds, seed, nuisances, slack))
+        _print_counts(report)
+        broken = [check for check in report.checks if not check.holds]
     except Exception:  # noqa: BLE001 - a run that cannot go on, most likely for want of a gateway, has failed too
         console.print_exception()
         broken = [Check("the run came to its end", "no", "yes", ["see above"])]
     if not broken:
         shutil.rmtree(folder)
         return 0
-    _print_offences(broken)
-    console.print(f"\nFAILED with SEED={seed}; log, journals and history of harm are kept in {folder}")
-    return 1
-
-
-def _judged(report: Report) -> Sequence[Check]:
-    _print_counts(report)
-    _print_checks(report)
-    return [check for check in report.checks if not check.holds]
-
-
-def _print_offences(broken: Sequence[Check]) -> None:
     for check in broken:
         console.print(f"\n{check.what}: {check.measured}, expected {check.bound}")
         for offence in check.offences[:SHOWN]:
             console.print(f"  {offence[:STORY]}", soft_wrap=True)
+    console.print(f"\nFAILED with SEED={seed}; log, journals and history of harm are kept in {folder}")
+    return 1
 
 
 def _print_counts(report: Report) -> None:
@@ -77,9 +69,8 @@ def _print_counts(report: Report) -> None:
         table.add_row(how, *(str(ledger.counts[service, how]) for service in services))
     console.print(table)
     around = Table("around them", "times")
-    for kind in sorted({one.kind for one in ledger.disturbances}):
-        around.add_row(kind, str(sum(one.kind == kind for one in ledger.disturbances)))
-    for what, times in sorted(ledger.other.items()):
+    harm = Counter(one.kind for one in ledger.disturbances)
+    for what, times in (*sorted(harm.items()), *sorted(ledger.other.items())):
         around.add_row(what, str(times))
     around.add_row("replies that came too late", str(report.late_replies))
     console.print(around)
@@ -87,9 +78,6 @@ def _print_counts(report: Report) -> None:
     for kind, calls in sorted(ledger.clients.items()):
         clients.add_row(kind, str(calls))
     console.print(clients)
-
-
-def _print_checks(report: Report) -> None:
     table = Table("what must hold", "measured", "expected", "", title="Verdict")
     for check in report.checks:
         table.add_row(check.what, check.measured, check.bound, "holds" if check.holds else "BROKEN")

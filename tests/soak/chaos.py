@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from tests.soak.story import Ledger
@@ -20,9 +21,7 @@ from tests.soak.world import BROKEN, BUSES, CALM, HOMES, MORE, MOVED, World
 
 # The kinds of harm, and their weights.
 TO_SERVICES: Mapping[str, int] = {"kill": 6, "stop": 2, "stop and kill": 1}
-TO_BROKERS: Mapping[str, int] = {"kill": 2, "stop": 1}
-TO_OLD: Mapping[str, int] = {"kill": 3, "stop": 1}
-TO_STORE: Mapping[str, int] = {"kill": 2, "stop": 1}
+TO_OTHERS: Mapping[str, int] = {"kill": 2, "stop": 1}
 AWAY = (0.0, 1.0)  # seconds until a killed process is started again
 HELD = (0.5, 4.0)  # seconds until a stopped process continues: shorter and longer than a call may take
 PAUSE = (0.1, 1.0)  # seconds between two harms to one bus
@@ -64,10 +63,10 @@ class Chaos:
         async with asyncio.TaskGroup() as group:
             for bus in BUSES:
                 group.create_task(self._harm(bus, self._on_bus(bus)))
-            old = Victim("legacy service", MOVED, self.world.old, TO_OLD, self.world.old_is_back)
+            old = Victim("legacy service", MOVED, self.world.old, TO_OTHERS, self.world.old_is_back)
             group.create_task(self._harm("old", [old]))
             # No fault is expected of a restart of the store: a client writes a forgotten request again.
-            store = Victim("store", "store", self.world.store, TO_STORE, self.world.store_is_back)
+            store = Victim("store", "store", self.world.store, TO_OTHERS, self.world.store_is_back)
             group.create_task(self._harm("store", [store]))
             group.create_task(self._reload())
             group.create_task(self._move())
@@ -85,7 +84,7 @@ class Chaos:
         chance = random.Random(f"{self.seed} {name}")
         while not self.over.is_set():
             [victim] = chance.choices(victims, [each.weight for each in victims])
-            kind = _one_of(victim.kinds, chance)
+            [kind] = chance.choices([*victim.kinds], [*victim.kinds.values()])
             self._note(f"{kind} {victim.what} ({victim.place})")
             with self.ledger.disturbance(f"{victim.what}: {kind}", victim.place):
                 if kind != "kill":
@@ -102,13 +101,16 @@ class Chaos:
             await self._pause(chance)
 
     def _on_bus(self, bus: str) -> list[Victim]:
-        broker = Victim("broker", bus, self.world.buses[bus], TO_BROKERS, lambda: self.world.back(*BUSES[bus]), 35)
+        broker = Victim("broker", bus, self.world.buses[bus], TO_OTHERS, lambda: self.world.back(*BUSES[bus]), 35)
         names = [name for name in BUSES[bus] if name != CALM]
-        share = 65 / len(names)
-        return [broker, *(self._service(name, share) for name in names)]
-
-    def _service(self, name: str, weight: float) -> Victim:
-        return Victim("service", name, self.world.services[name], TO_SERVICES, lambda: self.world.back(name), weight)
+        services = self.world.services
+        return [
+            broker,
+            *(
+                Victim("service", name, services[name], TO_SERVICES, partial(self.world.back, name), 65 / len(names))
+                for name in names
+            ),
+        ]
 
     async def _move(self) -> None:
         """Change the modes of methods; writes run on one side at a time."""
@@ -131,30 +133,22 @@ class Chaos:
     async def _reload(self) -> None:
         chance = random.Random(f"{self.seed} reload")
         while not self.over.is_set():
-            name, how = chance.choice([*HOMES]), chance.choice([*RELOADS])
+            name, how = chance.choice([*HOMES]), chance.choice(RELOADS)
             self._note(f"reload: {how} ({name})")
-            await RELOADS[how](self, name, chance)
+            if how == "by SIGHUP":
+                self.world.gateway.signal(signal.SIGHUP)
+            elif how == "with one method more":
+                self.world.write_mapping(name, MORE.format(name=name, number=chance.randrange(1000)))
+                status, answer = await self.world.control("POST", "/v1/reload")
+                self._found("" if status == 200 else f"a good mapping was refused: {answer}")
+            else:
+                self.world.write_mapping(name, BROKEN.format(name=name))
+                status, answer = await self.world.control("POST", "/v1/reload")
+                self.world.write_mapping(name)
+                refused = status == 409 and "Nonsense" in str(answer)
+                self._found("" if refused else f"a broken mapping was not refused: {status} {answer}")
             self.ledger.other[f"reload: {how}"] += 1
             await self._pause(chance)
-
-    async def by_signal(self, name: str, chance: random.Random) -> None:
-        """Send SIGHUP."""
-        self.world.gateway.signal(signal.SIGHUP)
-
-    async def with_more(self, name: str, chance: random.Random) -> None:
-        """Reload with one method added or changed; it must be accepted."""
-        self.world.write_mapping(name, MORE.format(name=name, number=chance.randrange(1000)))
-        status, answer = await self.world.control("POST", "/v1/reload")
-        if status != 200:
-            self.ledger.offences.append(f"a good mapping was refused: {answer}")
-
-    async def with_a_mistake(self, name: str, chance: random.Random) -> None:
-        """Reload with a bad mapping; it must be refused, and the old one must stay."""
-        self.world.write_mapping(name, BROKEN.format(name=name))
-        status, answer = await self.world.control("POST", "/v1/reload")
-        self.world.write_mapping(name)
-        if status != 409 or "Nonsense" not in str(answer):
-            self.ledger.offences.append(f"a broken mapping was not refused: {status} {answer}")
 
 
 ONE_SIDE: Sequence[Mapping[str, object]] = ({"mode": "legacy"}, {"mode": "dbus"}, {"mode": "canary"})
@@ -163,18 +157,5 @@ BOTH: Sequence[Mapping[str, object]] = (
     {"mode": "shadow", "control": "dbus"},
     {"mode": "canary", "observe": True},
 )
-MODES: Mapping[str, Sequence[Mapping[str, object]]] = {
-    "read": (*ONE_SIDE, *BOTH),
-    "record": (*ONE_SIDE, *BOTH),
-    "refuse": (*ONE_SIDE, *BOTH),
-    "write": ONE_SIDE,
-}
-RELOADS: Mapping[str, Callable[[Chaos, str, random.Random], Awaitable[None]]] = {
-    "by SIGHUP": Chaos.by_signal,
-    "with one method more": Chaos.with_more,
-    "with a mistake": Chaos.with_a_mistake,
-}
-
-
-def _one_of(weights: Mapping[str, int], chance: random.Random) -> str:
-    return chance.choices([*weights], [*weights.values()])[0]
+MODES = {**dict.fromkeys(("read", "record", "refuse"), (*ONE_SIDE, *BOTH)), "write": ONE_SIDE}
+RELOADS = ("by SIGHUP", "with one method more", "with a mistake")

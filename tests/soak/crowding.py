@@ -13,38 +13,33 @@ import random
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import count, cycle
+from itertools import cycle
 
 from adapters.codecs.jsonrpc import FROM_ERROR_CODE
 from adapters.codecs.xmlrpc import FROM_FAULT_CODE
-from adapters.xenstore.client.client import XenstoreClient
+from adapters.xenstore.client.client import StoreLostError
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
 from gateway.core.rpc.model import FaultCode
 from tests.kit.clients import Wire, connect, post
-from tests.kit.fake_stores import at_random, nothing
+from tests.kit.stores import connected
 from tests.soak import healthy
 from tests.soak.story import Ledger
-from tests.soak.world import CALM, HUNG, LARGE, Process, World
+from tests.soak.world import CALM, HUNG, LARGE, World
 from tests.unit.codecs import hostile_jsonrpc, hostile_xmlrpc
 
 CALLERS = 300  # of a hung service: more than the default `max_calls` of a listener
 IDLE = 1_100  # connections: more than the default of a listener
-KEPT = 10_000  # clients that the gateway tells
-AGENTS = KEPT + 500
-BEFORE = "127.0.0.10"  # the address and the name of a client that calls once
 BETWEEN = (0.02, 0.2)  # seconds between two hostile messages of one kind
 UNREAD = 50_000  # characters of each answer that a stalled client does not read
 READERS, SIZE = 24, 8 * 1024**2  # slow readers, and the bytes that each requests: more than may be buffered together
 PATIENCE = 45.0  # seconds until each client must have an answer
-LEAVES_AFTER = 2.0  # seconds; the callers of a hung legacy service
-LEFTOVERS = 500  # requests of a guest that may not call
-GUEST, OTHER = 9, 7  # domains
-REFUSED: Mapping[str, float] = {"ENOMEM": 0.01, "EAGAIN": 0.05}
+LEFTOVERS = 500  # requests of that guest
+GUEST = 9  # a domain
 NO_ANSWER = (OSError, EOFError, TimeoutError, ValueError)
 
 
@@ -76,10 +71,10 @@ class Place:
                 await self.over.wait()
 
 
-def call(method: str, *params: object, agent: str = "") -> bytes:
+def call(method: str, *params: object) -> bytes:
     """A JSON-RPC request over HTTP."""
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-    return post(body, "/jsonrpc", *([f"User-Agent: {agent}"] if agent else ()))
+    return post(body, "/jsonrpc")
 
 
 async def together(place: Place, times: int, one: Callable[[Place], Awaitable[None]]) -> None:
@@ -108,26 +103,17 @@ async def together(place: Place, times: int, one: Callable[[Place], Awaitable[No
 
 async def hung_service(place: Place) -> None:
     """More callers than the quota of the listener call a stopped service; each gets an answer."""
-    await _hung(place, place.world.quiet[HUNG], call(f"{HUNG}.read", "x"), PATIENCE)
 
-
-async def hung_legacy_service(place: Place) -> None:
-    """The same with a legacy service, whose callers leave early."""
-    await _hung(place, place.world.hung_old, call(f"{HUNG}.record", {"a": "b"}), LEAVES_AFTER)
-
-
-async def _hung(place: Place, service: Process, request: bytes, patience: float) -> None:
     async def ask(place: Place) -> None:
         try:
             async with place.connect() as wire:
-                await wire.send(request)
-                await wire.reply(patience)
+                await wire.send(call(f"{HUNG}.read", "x"))
+                await wire.reply(PATIENCE)
             place.counted("answered")
         except NO_ANSWER as error:
-            place.counted("left")
-            if patience == PATIENCE:
-                place.offence(f"no answer: {error!r}")
+            place.offence(f"no answer: {error!r}")
 
+    service = place.world.services[HUNG]
     service.signal(signal.SIGSTOP)
     try:
         await together(place, CALLERS, ask)
@@ -146,27 +132,6 @@ async def slow_reader(place: Place) -> None:
                 await place.pause(10)
 
     await together(place, READERS, ask)
-
-
-async def namespace_bomb(place: Place) -> None:
-    """A long namespace and many short names in it, in a message of a size that is taken; elements, then attributes."""
-    uri, names = b"u" * 100_000, b"".join(b"<a:b%d/>" % number for number in range(15_000))
-    attributes = b"".join(b' a:b%d=""' % number for number in range(13_000))
-    bombs = (
-        b'<methodCall xmlns:a="%b">%b</methodCall>' % (uri, names),
-        b'<methodCall xmlns:a="%b"><a%b/></methodCall>' % (uri, attributes),
-    )
-    for bomb in cycle(bombs):
-        if place.over.is_set():
-            return
-        try:
-            async with place.connect() as wire:
-                await wire.send(post(bomb, "/RPC2"))
-                await wire.reply(PATIENCE)
-            place.counted("answered")
-        except NO_ANSWER as error:
-            place.offence(f"no answer: {error!r}")
-        await place.pause(0.5)
 
 
 async def idle_connections(place: Place) -> None:
@@ -197,23 +162,6 @@ def _is_open(plug: socket.socket) -> bool:
             return True
     plug.close()
     return False
-
-
-async def many_user_agents(place: Place) -> None:
-    """A client uses a new name for each call; an earlier client must still be listed afterwards."""
-    before = replace(place, source=BEFORE)
-    for one, names in ((before, [BEFORE]), (place, [f"agent-{number}" for number in range(AGENTS)])):
-        with suppress(*NO_ANSWER):  # the gateway may close the connection of a nuisance
-            async with one.connect() as wire:
-                for name in names:
-                    if place.over.is_set():
-                        break
-                    await wire.send(call(f"{healthy.NAME}.read", "x", agent=name))
-                    await wire.reply(PATIENCE)
-                    place.counted("names")
-    status, known = await place.world.control("GET", f"/v1/clients?limit={KEPT}")
-    if status != HTTPStatus.OK or BEFORE not in json.dumps(known):
-        place.offence(f"who called before is not known any more (HTTP {status}, {len(known)} clients)")
 
 
 async def hostile_bodies(place: Place) -> None:
@@ -290,103 +238,41 @@ async def stalls(place: Place) -> None:
     )
 
 
-# In a xenstore
-
-
-@asynccontextmanager
-async def _store(place: Place) -> AsyncIterator[XenstoreClient]:
-    async with XenstoreClient(place.world.guests.path) as store:
-        await store.until_connected()
-        yield store
-
-
-async def _hand(store: XenstoreClient, owner: int, nodes: Mapping[str, bytes]) -> None:
-    """Write nodes that a guest owns."""
-
-    async def work(inside: StoreOperations) -> None:
-        for path, value in nodes.items():
-            await inside.write(path, value)
-            await inside.set_permissions(path, Permissions(owner))
-
-    await store.transaction(work)
-
-
 async def hostile_guest(place: Place) -> None:
-    """A guest that may not call leaves requests, and changes them as fast as it can."""
+    """A guest that may not call leaves requests in a xenstore, and changes them as fast as it can."""
     roots = [f"/guests/rpc/request/{healthy.NAME}@2eread/{GUEST}-{'x' * 100}-{at}" for at in range(LEFTOVERS)]
+
+    async def ask(root: str, text: bytes) -> None:
+        async def work(inside: StoreOperations) -> None:
+            for path, value in ((root, b""), (f"{root}/text", text)):
+                await inside.write(path, value)
+                await inside.set_permissions(path, Permissions(GUEST))
+
+        await store.transaction(work)
 
     async def churn(place: Place) -> None:
         root = place.chance.choice(roots)
-        with suppress(StoreError):
-            await _hand(store, GUEST, {root: b"", f"{root}/text": b"%d" % place.chance.randrange(10**6)})
+        with suppress(StoreError, StoreLostError):  # the store is busy too, and that is no fault of the gateway
+            await store.until_connected()
+            await ask(root, b"%d" % place.chance.randrange(10**6))
             place.counted("changes")
             for _ in range(20):
                 await store.write(f"{root}/text", b"%d" % place.chance.randrange(10**6))
                 place.counted("changes")
 
-    async with _store(place) as store:
+    async with connected(place.world.guests.path) as store:
         for root in roots:
-            await _hand(store, GUEST, {root: b"", f"{root}/text": b"x"})
+            await ask(root, b"x")
         await together(place, 20, churn)
-
-
-async def planted_nodes(place: Place) -> None:
-    """A guest creates the nodes of another guest's answer in advance; it must not be able to read the answer."""
-    async with _store(place) as store:
-        for number in count():
-            if place.over.is_set():
-                return
-            folder = f"/chunked/{number}"
-            query, reply = f"{folder}/query/{number}", f"{folder}/reply/{number}"
-            await _hand(store, GUEST, {f"{reply}/data00": b"", f"{reply}/status": b""})
-            await _hand(store, OTHER, {query: b"", f"{query}/cmd": b"run", f"{query}/data00": b"secret"})
-            await store.write(f"{query}/submit", b"1")
-            await _told(place, store, reply)
-            await store.remove(folder)
-            await place.pause(0.2)
-
-
-async def _told(place: Place, store: XenstoreClient, reply: str) -> None:
-    watch = store.watch(f"{reply}/submit")
-    try:
-        async with asyncio.timeout(PATIENCE):
-            async for _ in watch:
-                if await store.read(f"{reply}/submit") is not None:
-                    break
-    except TimeoutError:
-        place.offence("no answer to a chunked query")
-        return
-    finally:
-        watch.close()
-    place.counted("answered")
-    for name in await store.list(reply) or ():
-        found = await store.permissions(f"{reply}/{name}")
-        if found is not None and found.owner != OTHER:
-            place.offence(f"domain {found.owner} owns {name} of the answer to {OTHER}")
-
-
-async def refusing_store(place: Place) -> None:
-    """A store refuses some operations at any time."""
-    refusing = place.world.refusing
-    refusing.rule = at_random(REFUSED, str(place.chance.random()))
-    await place.over.wait()
-    refusing.rule = nothing
-    for (_, name), times in refusing.refused.items():
-        place.ledger.other[f"{place.name}: {name}"] += times
 
 
 NUISANCES: Mapping[str, Callable[[Place], Coroutine[None, None, None]]] = {
     "hung service": hung_service,
-    "hung legacy service": hung_legacy_service,
     "slow reader": slow_reader,
-    "namespace bomb": namespace_bomb,
     "idle connections": idle_connections,
-    "many user agents": many_user_agents,
     "hostile bodies": hostile_bodies,
     "stalls": stalls,
     "hostile guest": hostile_guest,
-    "planted nodes": planted_nodes,
-    "refusing store": refusing_store,
 }
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gateway.server import THREADS
 from tests.kit.programs import resident_bytes
@@ -15,39 +14,19 @@ from tests.soak.world import World
 EVERY = 0.25  # seconds between two looks at the memory
 RELEASE_TIMEOUT = 30.0  # seconds until held resources must be released
 
+Reading: TypeAlias = Mapping[str, int]  # what is held at one moment, and the replies that came too late
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The resources held at one moment."""
-
-    descriptors: int
-    threads: int
-    tasks: int
-    in_flight: int
-    buffered: int
-    on_buses: int  # calls that wait for a bus
-    unanswered: int  # calls without an answer of the bus, waited for or not
-    connections: int  # to buses
-    late_replies: int
-
-    def held_beside(self, before: Reading) -> list[str]:
-        return [name for name, fits in FITS.items() if not fits(getattr(before, name), getattr(self, name))]
-
-
-def _none(_was: int, now: int) -> bool:
-    return now == 0
-
-
-def _no_more(was: int, now: int) -> bool:
-    return now <= was
-
-
+# What may be held after a run, beside what was held before it.
 FITS: Mapping[str, Callable[[int, int], bool]] = {
-    **dict.fromkeys(("in_flight", "buffered", "on_buses", "unanswered"), _none),
-    **dict.fromkeys(("descriptors", "tasks"), _no_more),
+    **dict.fromkeys(("in_flight", "buffered", "on_buses", "unanswered"), lambda _was, now: now == 0),
+    **dict.fromkeys(("descriptors", "tasks"), lambda was, now: now <= was),
     "threads": lambda was, now: now <= was + THREADS,  # of the pool, which start when they are needed, and stay
-    "connections": lambda was, now: now == was,
+    "connections": lambda was, now: now == was,  # to buses
 }
+
+
+def held_beside(before: Reading, after: Reading) -> list[str]:
+    return [name for name, fits in FITS.items() if not fits(before[name], after[name])]
 
 
 async def read(world: World) -> Reading:
@@ -55,17 +34,14 @@ async def read(world: World) -> Reading:
     _, status = await world.control("GET", "/v1/status")
     buses: list[Mapping[str, Any]] = status["buses"]
     proc = Path(f"/proc/{world.gateway.pid}")
-    return Reading(
-        descriptors=_entries(proc / "fd"),
-        threads=_entries(proc / "task"),
-        tasks=status["tasks"],
-        in_flight=status["in_flight"],
-        buffered=status["buffered"],
-        on_buses=sum(bus["in_flight"] for bus in buses),
-        unanswered=sum(bus["unanswered"] for bus in buses),
-        connections=sum(bus["connections"] for bus in buses),
-        late_replies=sum(bus["late_replies"] for bus in buses),
-    )
+    return {
+        "descriptors": len([*(proc / "fd").iterdir()]),
+        "threads": len([*(proc / "task").iterdir()]),
+        **{name: status[name] for name in ("tasks", "in_flight", "buffered")},
+        "on_buses": sum(bus["in_flight"] for bus in buses),  # calls that wait for a bus
+        # `unanswered`: calls without an answer of the bus, waited for or not
+        **{name: sum(bus[name] for bus in buses) for name in ("unanswered", "connections", "late_replies")},
+    }
 
 
 async def read_until_let_go(world: World, before: Reading) -> Reading:
@@ -74,29 +50,19 @@ async def read_until_let_go(world: World, before: Reading) -> Reading:
     end = loop.time() + RELEASE_TIMEOUT
     while True:
         reading = await read(world)
-        if not reading.held_beside(before) or loop.time() > end:
+        if not held_beside(before, reading) or loop.time() > end:
             return reading
         await asyncio.sleep(EVERY)
 
 
-def _entries(folder: Path) -> int:
-    return sum(1 for _ in folder.iterdir())
+async def watch_memory(pid: int, samples: list[int]) -> None:
+    """Note the resident memory of a process in KiB, until cancelled."""
+    while True:
+        samples.append(resident_bytes(pid) // 1024)
+        await asyncio.sleep(EVERY)
 
 
-@dataclass
-class Memory:
-    """The resident memory of a process over time, in KiB."""
-
-    pid: int
-    samples: list[int] = field(default_factory=list)
-
-    async def watch(self) -> None:
-        """Look until cancelled."""
-        while True:
-            self.samples.append(resident_bytes(self.pid) // 1024)
-            await asyncio.sleep(EVERY)
-
-    def after(self, part: float) -> int:
-        """Return the least of the twelfth of the run that ends at this share of it: large answers come and go."""
-        end = max(1, round(len(self.samples) * part))
-        return min(self.samples[max(0, end - max(1, len(self.samples) // 12)) : end])
+def memory_after(samples: Sequence[int], part: float) -> int:
+    """Return the least of the twelfth of the run that ends at this share of it: large answers come and go."""
+    end = max(1, round(len(samples) * part))
+    return min(samples[max(0, end - max(1, len(samples) // 12)) : end])

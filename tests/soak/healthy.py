@@ -1,8 +1,7 @@
 """A correct client beside the nuisances, which measures the time of each of its calls.
 
 Started as `python -m tests.soak.healthy KIND WHERE REPORT SLACK`, a process of its own, so that it measures the gateway
-and not the soak; SIGTERM ends it after its last answer. Each call is a line in the report: its token, method, seconds,
-and "right" or the wrong answer.
+and not the soak; SIGTERM ends it after its last answer. Each call is a line in the report.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Ask: TypeAlias = Callable[[str, str], Awaitable[object]]  # method, token -> the
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One call, as the report has it."""
+    """One call, as the report has it. `said`: "right", or the wrong answer; `took`: seconds."""
 
     token: str
     method: str
@@ -49,7 +48,8 @@ async def over_http(where: str, patience: float) -> AsyncIterator[Ask]:
     """JSON-RPC at an address; each call opens a connection, so that exhausted quotas are noticed."""
 
     async def ask(method: str, token: str) -> object:
-        body = {"jsonrpc": "2.0", "id": 1, "method": f"{NAME}.{method}", "params": PARAMS[method](token)}
+        params = [token, 0] if method == "write" else [token]
+        body = {"jsonrpc": "2.0", "id": 1, "method": f"{NAME}.{method}", "params": params}
         async with connect(where) as wire:
             await wire.send(post(json.dumps(body).encode(), "/jsonrpc", f"User-Agent: {NAME}-client"))
             reply = await wire.reply(patience)
@@ -80,9 +80,8 @@ def _only(answer: object) -> object:
     return next(iter(answer.values())) if isinstance(answer, Mapping) and len(answer) == 1 else answer
 
 
-PARAMS: Mapping[str, Callable[[str], list[object]]] = {"read": lambda token: [token], "write": lambda token: [token, 0]}
 RIGHT: Mapping[str, Callable[[str], str]] = {"read": f"{NAME}:{{}}".format, "write": "done:{}".format}
-KINDS = {"http": over_http, "store": over_store}
+KINDS = {"http": over_http, "guests": over_store}
 
 
 async def run(kind: str, where: str, report: Path, patience: float) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from xml.parsers.expat import ExpatError
 
@@ -71,141 +71,44 @@ TEXTS: Mapping[str, FaultCode] = {
 }
 
 
-def code_of(text: str) -> FaultCode | None:
-    return next((code for pattern, code in TEXTS.items() if re.search(pattern, text)), None)
+# XML-RPC
 
 
-class Speech:
-    """One way to write calls, and to read the answers to them."""
-
-    path: str
-    together = False  # several calls in one message
-    oneway = False  # calls without an answer may be among them
-
-    def say(self, calls: Sequence[Wanted]) -> bytes:
-        """Write one message."""
-        raise NotImplementedError
-
-    def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard | None]:
-        """Read its answer: one for each call, None where none was wanted; raises WrongError."""
-        raise NotImplementedError
+def _say_xml(calls: Sequence[Wanted]) -> bytes:
+    (call,) = calls
+    return xmlrpc.client.dumps(tuple(call.params.values()), call.name).encode()
 
 
-class XmlRpc(Speech):
-    """One call by position."""
-
-    path = "/RPC2"
-
-    def say(self, calls: Sequence[Wanted]) -> bytes:
-        (call,) = calls
-        return xmlrpc.client.dumps(self._params(call), call.name).encode()
-
-    def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard]:
-        return [_xml(body)]
-
-    def _params(self, call: Wanted) -> tuple[Any, ...]:
-        return tuple(call.params.values())
+def _hear_xml(body: bytes, _calls: Sequence[Wanted]) -> Sequence[Heard]:
+    return [_xml(body)]
 
 
-class XapiIdl(XmlRpc):
-    """Named parameters in a leading struct; answers {Status, Value} or {Status, ErrorDescription}."""
-
-    path = "/idl"
-
-    def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard]:
-        match _xml(body).value:
-            case {"Status": "Success", "Value": value}:
-                return [Heard(value)]
-            case {"Status": "Failure", "ErrorDescription": [str(), str(text)]}:
-                return [Heard(text=text, code=code_of(text))]
-        raise WrongError(f"no Status struct: {body[:300]!r}")
-
-    def _params(self, call: Wanted) -> tuple[Any, ...]:
-        return (dict(call.params),)
+def _say_idl(calls: Sequence[Wanted]) -> bytes:
+    """Named parameters in a leading struct."""
+    (call,) = calls
+    return xmlrpc.client.dumps((dict(call.params),), call.name).encode()
 
 
-class Multicall(XmlRpc):
-    """Several calls in a system.multicall."""
-
-    together = True
-
-    def say(self, calls: Sequence[Wanted]) -> bytes:
-        items = [{"methodName": call.name, "params": [*call.params.values()]} for call in calls]
-        return xmlrpc.client.dumps((items,), "system.multicall").encode()
-
-    def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard]:
-        items = _xml(body).value
-        if not isinstance(items, list) or len(items) != len(calls):
-            raise WrongError(f"expected {len(calls)} answers: {body[:300]!r}")
-        return [Heard(item[0]) if isinstance(item, list) else _xml_fault(**item) for item in items]
+def _hear_idl(body: bytes, _calls: Sequence[Wanted]) -> Sequence[Heard]:
+    match _xml(body).value:
+        case {"Status": "Success", "Value": value}:
+            return [Heard(value)]
+        case {"Status": "Failure", "ErrorDescription": [str(), str(text)]}:
+            code = next((code for pattern, code in TEXTS.items() if re.search(pattern, text)), None)
+            return [Heard(text=text, code=code)]
+    raise WrongError(f"no Status struct: {body[:300]!r}")
 
 
-class JsonRpc(Speech):
-    """One request or notification; the version says which dialect of the two, `by_name` how parameters go."""
-
-    path = "/jsonrpc"
-    _ids = itertools.count(1)
-
-    def __init__(self, version: str | None = "2.0", *, by_name: bool = False, oneway: bool = False) -> None:
-        self._version = {"jsonrpc": version} if version else {}
-        self._by_name = by_name
-        self.oneway = oneway
-        self._asked: list[object] = []
-
-    def say(self, calls: Sequence[Wanted]) -> bytes:
-        """Write one message; its ids are remembered for the answer."""
-        self._asked = []
-        return json.dumps(self._message([self._request(call) for call in calls])).encode()
-
-    def hear(self, body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard | None]:
-        """Match answers by id: each id once, and no other."""
-        wanted = [asked for asked in self._asked if asked is not None]
-        try:
-            answers = self._answers(json.loads(body)) if body else []
-            found = {answer["id"]: _json_heard(answer) for answer in answers}
-        except (ValueError, TypeError, LookupError) as error:
-            raise WrongError(f"no response ({error!r}): {body[:300]!r}") from error
-        if sorted(map(str, found)) != sorted(map(str, wanted)) or len(answers) != len(wanted):
-            raise WrongError(f"expected answers to {wanted}: {body[:300]!r}")
-        return [None if asked is None else found[asked] for asked in self._asked]
-
-    def _message(self, requests: list[dict[str, Any]]) -> object:
-        (request,) = requests
-        return request
-
-    def _answers(self, message: Any) -> list[dict[str, Any]]:
-        return [message]
-
-    def _request(self, call: Wanted) -> dict[str, Any]:
-        asked = None if call.oneway else next(self._ids)
-        self._asked.append(asked)
-        params = dict(call.params) if self._by_name else [*call.params.values()]
-        request = {**self._version, "method": call.name, "params": params}
-        return request if call.oneway and self._version else {**request, "id": asked}
+def _say_multicall(calls: Sequence[Wanted]) -> bytes:
+    items = [{"methodName": call.name, "params": [*call.params.values()]} for call in calls]
+    return xmlrpc.client.dumps((items,), "system.multicall").encode()
 
 
-class JsonBatch(JsonRpc):
-    """Requests and notifications in one array."""
-
-    together = True
-
-    def _message(self, requests: list[dict[str, Any]]) -> object:
-        return requests
-
-    def _answers(self, message: Any) -> list[dict[str, Any]]:
-        return [*message]
-
-
-SPEECHES: Mapping[str, Callable[[], Speech]] = {
-    "XML-RPC": XmlRpc,
-    "XML-RPC xapi_idl": XapiIdl,
-    "XML-RPC multicall": Multicall,
-    "JSON-RPC 2.0": JsonRpc,
-    "JSON-RPC 2.0 by name": lambda: JsonRpc(by_name=True),
-    "JSON-RPC 1.0": lambda: JsonRpc(None),
-    "JSON-RPC batch": lambda: JsonBatch(oneway=True),
-    "JSON-RPC notification": lambda: JsonRpc(oneway=True),
-}
+def _hear_multicall(body: bytes, calls: Sequence[Wanted]) -> Sequence[Heard]:
+    items = _xml(body).value
+    if not isinstance(items, list) or len(items) != len(calls):
+        raise WrongError(f"expected {len(calls)} answers: {body[:300]!r}")
+    return [Heard(item[0]) if isinstance(item, list) else _xml_fault(**item) for item in items]
 
 
 def _xml(body: bytes) -> Heard:
@@ -222,8 +125,63 @@ def _xml_fault(faultCode: int, faultString: str) -> Heard:  # noqa: N803 # the p
     return Heard(text=faultString, code=FROM_FAULT_CODE.get(faultCode))
 
 
+# JSON-RPC. The id of a request is its token
+
+
+def _say_json(calls: Sequence[Wanted], *, two: bool = True, by_name: bool = False, batch: bool = False) -> bytes:
+    requests = []
+    for call in calls:
+        params = dict(call.params) if by_name else [*call.params.values()]
+        request: dict[str, Any] = {"jsonrpc": "2.0"} if two else {}
+        request |= {"method": call.name, "params": params}
+        requests.append(request if call.oneway else {**request, "id": call.token})
+    return json.dumps(requests if batch else requests[0]).encode()
+
+
+def _hear_json(body: bytes, calls: Sequence[Wanted], *, batch: bool = False) -> Sequence[Heard | None]:
+    """Match answers by id: each id once, and no other."""
+    wanted = [call.token for call in calls if not call.oneway]
+    try:
+        message: Any = json.loads(body) if body else []
+        answers: list[dict[str, Any]] = [*message] if batch or not body else [message]
+        found = {answer["id"]: _json_heard(answer) for answer in answers}
+    except (ValueError, TypeError, LookupError) as error:
+        raise WrongError(f"no response ({error!r}): {body[:300]!r}") from error
+    if sorted(map(str, found)) != sorted(wanted) or len(answers) != len(wanted):
+        raise WrongError(f"expected answers to {wanted}: {body[:300]!r}")
+    return [found.get(call.token) for call in calls]
+
+
 def _json_heard(answer: Mapping[str, Any]) -> Heard:
     error = answer.get("error")
     if error is None:
         return Heard(answer["result"])
     return Heard(text=error["message"], code=FROM_ERROR_CODE.get(error["code"]))
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A way to write calls as one message, and to read its answer: one for each call, None where none was wanted.
+
+    `hear` raises WrongError. `together`: several calls in one message; `oneway`: calls without an answer among them.
+    """
+
+    path: str
+    say: Callable[[Sequence[Wanted]], bytes]
+    hear: Callable[[bytes, Sequence[Wanted]], Sequence[Heard | None]]
+    together: bool = False
+    oneway: bool = False
+
+
+SPEECHES: Mapping[str, Speech] = {
+    "XML-RPC": Speech("/RPC2", _say_xml, _hear_xml),
+    "XML-RPC xapi_idl": Speech("/idl", _say_idl, _hear_idl),
+    "XML-RPC multicall": Speech("/RPC2", _say_multicall, _hear_multicall, together=True),
+    "JSON-RPC 2.0": Speech("/jsonrpc", _say_json, _hear_json),
+    "JSON-RPC 2.0 by name": Speech("/jsonrpc", partial(_say_json, by_name=True), _hear_json),
+    "JSON-RPC 1.0": Speech("/jsonrpc", partial(_say_json, two=False), _hear_json),
+    "JSON-RPC batch": Speech(
+        "/jsonrpc", partial(_say_json, batch=True), partial(_hear_json, batch=True), together=True, oneway=True
+    ),
+    "JSON-RPC notification": Speech("/jsonrpc", _say_json, _hear_json, oneway=True),
+}

@@ -16,10 +16,9 @@ from typing import Any
 from adapters.codecs.xenstore import FROM_CODE
 from adapters.xenstore.client.client import StoreError, StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
-from tests.soak.clients import LEAVES, METHODS, PAUSES, THINK, conclude
+from tests.soak.clients import ANSWER_WITHIN, LEAVES, PAUSES, THINK, conclude
 from tests.soak.speech import Heard, Wanted
 from tests.soak.story import Ending, Ledger, Story
-from tests.soak.wires import ANSWER_WITHIN
 from tests.soak.world import HOMES, TREE, World
 
 CLIENTS = 8
@@ -30,7 +29,6 @@ CLAIMS = "/tool/xcp-gateway/claims"
 PARAMS: Mapping[str, Callable[[str, random.Random], dict[str, Any]]] = {
     "read": lambda token, chance: {"text": f"{token} \u00e9\u4e16 <&>"},
     "write": lambda token, chance: {"token": token, "pause": str(chance.randrange(chance.choice(PAUSES)))},
-    "record": lambda token, chance: {"record": {"token": token, "yes": "1", "tags": ["a", "b"]}},
     "refuse": lambda token, chance: {"text": token},
 }
 
@@ -49,15 +47,12 @@ class StoreClient:
         numbers = count(1)
         async with XenstoreClient(self.path) as store:
             while not over.is_set():
-                call = self._choose(f"{self.name}-{next(numbers)}")
+                token, method = f"{self.name}-{next(numbers)}", self.chance.choice([*PARAMS])
+                call = Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance))
                 story = Story(call.token, call.service, call.method, KIND, time.monotonic())
                 await self._talk(store, call, story)
                 self.ledger.keep(story, KIND, calm=False)
                 await asyncio.sleep(self.chance.uniform(*THINK))
-
-    def _choose(self, token: str) -> Wanted:
-        method = self.chance.choices([*METHODS], [*METHODS.values()])[0]
-        return Wanted(token, self.chance.choice([*HOMES]), method, PARAMS[method](token, self.chance))
 
     async def _talk(self, store: XenstoreClient, call: Wanted, story: Story) -> None:
         asked = _Asked(store, call)
@@ -100,8 +95,8 @@ class _Asked:
     async def write(self) -> None:
         async def work(nodes: StoreOperations) -> None:
             await nodes.mkdir(self._request)
-            for path, value in _nodes(self._call.params):
-                await nodes.write(f"{self._request}/{path}", value.encode())
+            for name, value in self._call.params.items():
+                await nodes.write(f"{self._request}/{name}", value.encode())
 
         await self._store.transaction(work)
 
@@ -110,14 +105,21 @@ class _Asked:
         watch = self._store.watch(self._response)
         try:
             async for _ in watch:
-                value = await _read(self._store, self._response)
-                if value is not None:
-                    return _heard(value)
+                if (heard := await self._heard()) is not None:
+                    return heard
                 if await self._store.read(self._request) is None:
                     await self.write()
         finally:
             watch.close()
         raise AssertionError("nobody closes this watch")
+
+    async def _heard(self) -> Heard | None:
+        """A text, or an error as two nodes below it; None where the store has none, or has just come back."""
+        read, path = self._store.read, self._response
+        value, code, text = await asyncio.gather(*map(read, (path, f"{path}/code", f"{path}/description")))
+        if code is not None and text is not None:
+            return Heard(text=text.decode(), code=FROM_CODE.get(int(code)))
+        return None if value is None or code is not None or text is not None else Heard(value.decode())
 
     async def remove(self) -> None:
         """Remove the request and then the answer, in the order of the old client."""
@@ -125,31 +127,7 @@ class _Asked:
         await self._store.remove(self._response)
 
 
-def _nodes(value: Any, path: str = "") -> list[tuple[str, str]]:
-    items = dict(enumerate(value)) if isinstance(value, list) else value
-    if not isinstance(items, dict):
-        return [(path, value)]
-    return [pair for name, each in items.items() for pair in _nodes(each, f"{path}/{name}" if path else str(name))]
-
-
-async def _read(store: XenstoreClient, path: str) -> Any:
-    """A text, or a struct or an array of what stands below; None when there is no node."""
-    value, names = await asyncio.gather(store.read(path), store.list(path))
-    if value is None or not names:
-        return None if value is None else value.decode()
-    read = dict(zip(names, await asyncio.gather(*(_read(store, f"{path}/{name}") for name in names)), strict=True))
-    if None in read.values():  # the store has just come back, and knows nothing of this
-        return None
-    return [read[name] for name in sorted(read)] if all(name.isdigit() for name in read) else read
-
-
-def _heard(value: Any) -> Heard:
-    if isinstance(value, dict) and {"code", "description"} <= value.keys():
-        return Heard(text=value["description"], code=FROM_CODE.get(int(value["code"])))
-    return Heard(value)
-
-
-def store_crowd(world: World, ledger: Ledger, seed: str, prefix: str = "") -> list[StoreClient]:
+def store_crowd(world: World, ledger: Ledger, seed: str, prefix: str) -> list[StoreClient]:
     return [
         StoreClient(f"{prefix}s{at}", world.store.path, random.Random(f"{seed} store client {at}"), ledger)
         for at in range(CLIENTS)

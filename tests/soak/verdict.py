@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from gateway.core.rpc.model import FaultCode
-from tests.soak.gauges import FITS, Memory, Reading
+from tests.soak.gauges import FITS, Reading, held_beside, memory_after
 from tests.soak.healthy import SILENT, Asked
 from tests.soak.story import Disturbance, Ending, Ledger, Story
 from tests.soak.world import CALM, HOMES, NARROW
 
 CALM_BOUND = 2.0  # seconds; less than a call to a hung service takes, so that one delayed call is noticed
 HEALTHY_BOUND = 1.0  # seconds
-TIMED = ("http", "guests")  # healthy clients; at the store that refuses, repeating takes longer
 MUST_ASK = 20  # calls of a healthy client
 RIGHT = "right"
 GROWTH_BOUND = 16 * 1024  # KiB between a third of the run and its end
@@ -71,7 +70,8 @@ def judge_calls(ledger: Ledger, slack: float = 1.0) -> Iterator[Check]:
 
     `slack`: how many times longer everything may take, since the machine has other things to do.
     """
-    total, right, least = sum(ledger.counts.values()), _count(ledger, Ending.RIGHT.value), max(1, MUST_CALL / slack)
+    total, least = sum(ledger.counts.values()), max(1, MUST_CALL / slack)
+    right = sum(count for (_, ending), count in ledger.counts.items() if ending == Ending.RIGHT.value)
     few = [f"only {right} calls went right"] if right < least else []
     yield Check("calls that went right", f"{right} of {total}", f"at least {least:g}", few)
     for ending, what in ((Ending.SILENT, "calls without an answer"), (Ending.WRONG, "wrong answers")):
@@ -80,14 +80,10 @@ def judge_calls(ledger: Ledger, slack: float = 1.0) -> Iterator[Check]:
     faults = [story for story in ledger.stories if story.ending is Ending.FAULT]
     strange = [str(story) for story in faults if not is_expected(story, ledger.disturbances, slack)]
     yield Check("faults that do not fit what happened", f"{len(strange)} of {len(faults)}", "0", strange)
-    mute = [str(story) for story in faults if story.method == "write" and story.code in UNKNOWN and not says_so(story)]
+    unknown = [story for story in faults if story.method == "write" and story.code in UNKNOWN]
+    mute = [str(story) for story in unknown if SAYS_SO(story.text) is None]
     yield Check("writes whose outcome is not known, and not called so", str(len(mute)), "0", mute)
     yield Check("seen on the way", str(len(ledger.offences)), "0", ledger.offences)
-
-
-def says_so(story: Story) -> bool:
-    """Whether the text says that the outcome is unknown."""
-    return SAYS_SO(story.text) is not None
 
 
 def is_expected(story: Story, disturbances: Sequence[Disturbance], slack: float = 1.0) -> bool:
@@ -175,10 +171,9 @@ def judge_healthy(
         yield Check(f"healthy client, {kind}: calls without an answer", str(len(silent)), "0", silent)
         wrong = [str(one) for one in calls if one.said != RIGHT and not one.said.startswith(SILENT)]
         yield Check(f"healthy client, {kind}: other answers", str(len(wrong)), "0", wrong)
-        if kind in TIMED:
-            worst, (bound, expected) = _most([one.took for one in calls]), _bound(HEALTHY_BOUND, slack)
-            slow = [str(max(calls, key=lambda one: one.took))] if worst > bound else []
-            yield Check(f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", expected, slow)
+        worst, (bound, expected) = _most([one.took for one in calls]), _bound(HEALTHY_BOUND, slack)
+        slow = [str(max(calls, key=lambda one: one.took))] if worst > bound else []
+        yield Check(f"healthy client, {kind}: 99th percentile", f"{worst:.3f} s", expected, slow)
         writes = [one for one in calls if one.method == "write"]
         twice = [str(one) for one in writes if executed[one.token] > 1]
         yield Check(f"healthy client, {kind}: writes executed twice", f"{len(twice)} of {len(writes)}", "0", twice)
@@ -192,13 +187,13 @@ def _most(values: Sequence[float]) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
 
-def judge_gauges(before: Reading, after: Reading, memory: Memory, slack: float = 1.0) -> Iterator[Check]:
+def judge_gauges(before: Reading, after: Reading, memory: Sequence[int], slack: float = 1.0) -> Iterator[Check]:
     """No resource is held that was not held after the warm-up; `slack` as above, for large answers on their way."""
-    held = after.held_beside(before)
+    held = held_beside(before, after)
     for name in FITS:
-        measured = f"{getattr(before, name)} -> {getattr(after, name)}"
+        measured = f"{before[name]} -> {after[name]}"
         yield Check(name, measured, "as before", [f"{name}: {measured}"] if name in held else [])
-    third, end = memory.after(1 / 3), memory.after(1)
+    third, end = memory_after(memory, 1 / 3), memory_after(memory, 1)
     bound = slack * GROWTH_BOUND
     grown = [f"grew by {end - third:.0f} KiB"] if end - third > bound else []
     measured = f"{third / 1024:.1f} -> {end / 1024:.1f} MiB"
@@ -212,7 +207,3 @@ def judge_log(lines: Sequence[str], status: int | None) -> Iterator[Check]:
     ending = next((line.rstrip() for line in reversed(lines) if '"stopped' in line), "never stopped")
     unclean = [] if status == 0 and "nothing in flight" in ending else [f"exit status {status}: {ending}"]
     yield Check("end of the gateway", f"exit status {status}", "0, nothing in flight", unclean)
-
-
-def _count(ledger: Ledger, how: str) -> int:
-    return sum(count for (_, ending), count in ledger.counts.items() if ending == how)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
+from tests.kit.admin import ask
 from tests.kit.buses import SYSTEM_LIMITS, PrivateBus, private_bus
-from tests.kit.fake_stores import RefusingStore, refusing_store
 from tests.kit.gateway import REST
 from tests.kit.programs import ROOT
 from tests.kit.stores import C_STORE, OXENSTORED, Xenstored, starting, xenstored
@@ -25,12 +24,12 @@ CALM = "calm"  # the service that is never killed or stopped; its bus is
 BUSES: Mapping[str, tuple[str, ...]] = {"one": (CALM, "alpha"), "two": ("beta", "gamma")}
 HOMES: Mapping[str, str] = {name: bus for bus, services in BUSES.items() for name in services}
 MOVED = "alpha"  # the service with a legacy service beside it; its clients do not know
-STORES: Mapping[str, str] = {"store": C_STORE, "guests": OXENSTORED, "refused": C_STORE}  # by listener
+STORES: Mapping[str, str] = {"store": C_STORE, "guests": OXENSTORED}  # by listener
 TREE = "/soak"  # the path of the services in xenstore
 NARROW = "two"  # the bus with quotas so small that BUSY occurs
 QUIET = "quiet"  # the bus without harm: for the service of the healthy client, and those of the nuisances
 LARGE = "large"  # the service of large answers; it has a process of its own, as it sends nothing else meanwhile
-HUNG = "hung"  # that service, and the legacy service that hangs; a nuisance decides when
+HUNG = "hung"  # a service that hangs; a nuisance decides when
 # As on the shipped bus: with equal ones it drops small answers to a gateway that has 128 MiB of large ones unread.
 LIMITS = {**SYSTEM_LIMITS, "max_incoming_bytes": 128 * 1024**2, "max_outgoing_bytes": 1024**3}
 START_TIMEOUT = 60.0  # seconds
@@ -53,23 +52,17 @@ services = ["org.example.quiet.*"]
 max_buffered = "64MiB"
 [listener.rpc]
 bind = ["tcp:127.0.0.1:0", "unix:{folder}/rpc"]
-[listener.store]
-bind = ["xenstore:{store}"]
 [upstream.old]
 url = "http+unix://{folder}/old"
 speaks = ["jsonrpc"]
 arguments = "positional"
 timeout = "3s"
-[upstream.hung]
-url = "http+unix://{folder}/hung"
-speaks = ["jsonrpc"]
-arguments = "positional"
 [listener.shared]
 bind = ["tcp:127.0.0.1:0"]
+[listener.store]
+bind = ["xenstore:{store}"]
 [listener.guests]
 bind = ["xenstore:{guests}"]
-[listener.refused]
-bind = ["xenstore:{refused}"]
 [listener.hostile]
 bind = ["unix:{folder}/hostile"]
 max_body = "64KiB"
@@ -113,57 +106,32 @@ methods:
   {name}.refuse: {{member: Refuse, params: [text], key: text}}
   {name}.write: {{member: Write, params: [token, pause], effect: write, key: token}}
 """
-LEGACY = "legacy: {upstream: old}\n"
-BESIDE: Mapping[str, tuple[str, str]] = {  # services without harm, by mapping file: the service, and the rest of it
-    "healthy": (
-        healthy.NAME,
-        """\
+BESIDE: Mapping[str, str] = {  # services without harm, and their mapping files
+    healthy.NAME: """\
 expose:
   - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
   - {{listener: shared, path: /RPC2, codec: xmlrpc, dialect: plain}}
   - {{listener: guests, codec: xenstore, style: tree, path: /guests}}
-  - {{listener: refused, codec: xenstore, style: tree, path: /refused}}
 defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
 methods:
   healthy.read: {{member: Read, params: [text], result: {{same: same}}}}
   healthy.write: {{member: Write, params: [token, pause], result: {{done: done}}, effect: write}}
 """,
-    ),
-    "chunked": (
-        healthy.NAME,
-        """\
-expose:
-  - {{listener: guests, codec: xenstore, style: chunked, path: "/chunked/{{domid}}",
-     allowed_domains: [7], methods: [run]}}
-defaults: {{timeout: {timeout}, effect: read, coerce: legacy}}
-methods:
-  run: {{member: Read, params: [{{name: domid, drop: true}}, {{name: data, to: text}}]}}
-""",
-    ),
-    LARGE: (
-        LARGE,
-        """\
+    LARGE: """\
 expose:
   - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
 defaults: {{timeout: {timeout}, effect: read}}
 methods:
   large.text: {{member: Large, params: [size]}}
 """,
-    ),
-    HUNG: (
-        HUNG,
-        """\
+    HUNG: """\
 expose:
   - {{listener: shared, path: /jsonrpc, codec: jsonrpc, dialect: plain}}
 defaults: {{timeout: 20s, effect: read}}
 methods:
   hung.read: {{member: Read, params: [text]}}
-  hung.record: {{member: Record, params: [record], mode: legacy}}
 """,
-    ),
 }
-TIMEOUTS = {CALM: "20s"}
-TIMEOUT = "3s"  # of the others
 MORE = "  {name}.more{number}: {{member: Read, params: [text]}}\n"  # what a good reload adds
 BROKEN = "  {name}.broken: {{member: Nonsense}}\n"
 
@@ -171,22 +139,15 @@ BROKEN = "  {name}.broken: {{member: Nonsense}}\n"
 class Process:
     """One process that a run kills, stops and starts."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
-        self._command = command
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self._command = [sys.executable, "-W", "ignore", "-m", *arguments]
         self._log = log
         self.start()
-
-    @property
-    def pid(self) -> int:
-        """Its process id, while it runs."""
-        return self._process.pid
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=ROOT)
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        self.signal, self.status, self.pid = self._process.send_signal, self._process.poll, self._process.pid
 
     def kill(self) -> None:
         """Kill it; may be called twice."""
@@ -195,95 +156,66 @@ class Process:
 
     def wait(self, seconds: float) -> int | None:
         """Its exit status, once it has ended in time."""
-        try:
+        with suppress(subprocess.TimeoutExpired):
             return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status, None while it runs."""
-        return self._process.poll()
+        return None
 
 
 class World:
-    """All of it, running."""
+    """All of it, running. `slack`: how many times longer everything may take."""
 
     def __init__(
-        self,
-        folder: Path,
-        buses: Mapping[str, PrivateBus],
-        stores: Mapping[str, Xenstored],
-        refusing: RefusingStore,
-        stack: ExitStack,
-        slack: float,
+        self, folder: Path, buses: Mapping[str, PrivateBus], stores: Mapping[str, Xenstored], slack: float
     ) -> None:
         self.folder = folder
-        self.slack = slack  # how many times longer everything may take
+        self.slack = slack
         self.buses = buses
-        self.store = stores["store"]
-        self.guests = stores["guests"]
-        self.refusing = refusing  # stands before a store, and refuses what a nuisance says
-        self.real_store = stores["refused"]
+        self.store, self.guests = stores["store"], stores["guests"]
         self.log = folder / "gateway.log"
         self.history = folder / "history"  # of harm
         (folder / "mappings").mkdir()
-        (folder / "mappings" / "soak.xml").write_text(service.IDL)
+        (folder / "mappings/soak.xml").write_text(service.IDL)
         for name in HOMES:
             self.write_mapping(name)
-            (folder / "mappings" / f"{name}-store.yaml").write_text(_mapping(name, f"{name}-store", STORE))
-        for file, (name, rest) in BESIDE.items():
-            legacy = "legacy: {upstream: hung}\n" if file == HUNG else ""
-            text = (HEAD + rest).format(
-                name=name, file=file, bus=QUIET, service=service, timeout=f"{20 * slack:g}s", legacy=legacy
-            )
-            (folder / "mappings" / f"{file}.yaml").write_text(text)
-        addresses = {name: bus.address for name, bus in buses.items()}
-        (folder / "gateway.toml").write_text(
-            CONFIG.format(
-                folder=folder, store=self.store.path, guests=self.guests.path, refused=refusing.path, **addresses
-            )
-        )
-        self.services = {name: self._service(name, bus, stack) for name, bus in HOMES.items()}
-        self.quiet = {name: self._service(name, QUIET, stack) for name in (healthy.NAME, LARGE, HUNG)}
-        self.old = self._old("old", MOVED, stack)
-        self.hung_old = self._old(HUNG, HUNG, stack)
-        command = [sys.executable, "-m", "gateway", "run", "--config", str(folder / "gateway.toml")]
-        self.gateway = Process(command, self.log)
-        stack.callback(self.gateway.kill)
-        self.clients = {kind: folder / f"{kind}.healthy" for kind in ("http", "guests", "refused")}
+            self._write(name, f"{name}-store", STORE + METHODS)
+        for name, text in BESIDE.items():
+            self._write(name, name, text)
+        places = {name: bus.address for name, bus in buses.items()}
+        places |= {name: str(store.path) for name, store in stores.items()}
+        (folder / "gateway.toml").write_text(CONFIG.format(folder=folder, **places))
+        self.services = {
+            name: self._start(name, "service", buses[bus].address, f"org.example.{bus}.{name}", f"{name}.journal")
+            for name, bus in {**HOMES, **dict.fromkeys(BESIDE, QUIET)}.items()
+        }
+        self.old = self._start("old", "old", str(folder / "old"), f"{MOVED}.old-journal")
+        self.gateway = Process(self.log, "gateway", "run", "--config", str(folder / "gateway.toml"))
+        self.reports = {kind: folder / f"{kind}.healthy" for kind in ("http", "guests")}
         self.tcp = ""
         self.shared = ""  # the listener of the healthy client, and of those that trouble it
         self.hostile = f"unix:{folder}/hostile"  # the listener with small limits
 
-    def _service(self, name: str, bus: str, stack: ExitStack) -> Process:
-        arguments = [self.buses[bus].address, f"org.example.{bus}.{name}", str(self.journals(name)[0])]
-        process = Process(
-            [sys.executable, "-W", "ignore", "-m", "tests.soak.service", *arguments], self.folder / f"{name}.log"
-        )
-        stack.callback(process.kill)
-        return process
+    def _start(self, name: str, module: str, *arguments: str) -> Process:
+        *others, journal = arguments
+        return Process(self.folder / f"{name}.log", f"tests.soak.{module}", *others, str(self.folder / journal))
 
-    def _old(self, socket: str, name: str, stack: ExitStack) -> Process:
-        arguments = [str(self.folder / socket), name, str(self.journals(name)[1])]
-        process = Process([sys.executable, "-m", "tests.soak.old", *arguments], self.folder / f"{socket}.old-log")
-        stack.callback(process.kill)
-        return process
+    def kill(self) -> None:
+        """End every process."""
+        for each in (self.gateway, self.old, *self.services.values()):
+            each.kill()
 
     @asynccontextmanager
     async def healthy_clients(self) -> AsyncIterator[None]:
-        """One over HTTP and one in each store beside: they call when the block begins, until it ends."""
-        where = {
-            "http": ("http", self.shared),
-            "guests": ("store", f"{self.guests.path}:/guests"),
-            "refused": ("store", f"{self.real_store.path}:/refused"),
-        }
-        command, log, slack = [sys.executable, "-m", "tests.soak.healthy"], self.folder / "healthy.log", str(self.slack)
-        running = [Process([*command, *where[kind], str(report), slack], log) for kind, report in self.clients.items()]
+        """One over HTTP and one in a store: they call when the block begins, until it ends."""
+        where = {"http": self.shared, "guests": f"{self.guests.path}:/guests"}
+        log = self.folder / "healthy.log"
+        running = [
+            Process(log, "tests.soak.healthy", kind, where[kind], str(report), str(self.slack))
+            for kind, report in self.reports.items()
+        ]
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                while not all(report.exists() and report.stat().st_size for report in self.clients.values()):
-                    assert all(process.status is None for process in running), log.read_text()
+                while not all(report.exists() and report.stat().st_size for report in self.reports.values()):
+                    assert all(process.status() is None for process in running), log.read_text()
                     await asyncio.sleep(0.05)
             yield
         finally:
@@ -292,23 +224,31 @@ class World:
             for process in running:
                 assert await asyncio.to_thread(process.wait, START_TIMEOUT * self.slack) == 0, log.read_text()
 
-    def journals(self, name: str) -> tuple[Path, Path]:
-        """Return the journals of a service and of its legacy service."""
-        return self.folder / f"{name}.journal", self.folder / f"{name}.old-journal"
+    def journals(self, name: str) -> list[Path]:
+        """Return the journals of a service, and of its legacy service."""
+        return [*self.folder.glob(f"{name}.*journal")]
 
     def write_mapping(self, name: str, more: str = "") -> None:
         """The mapping file of a service, and a line or two more."""
-        (self.folder / "mappings" / f"{name}.yaml").write_text(_mapping(name, name, SOCKETS) + more)
+        self._write(name, name, SOCKETS + METHODS, more)
+
+    def _write(self, name: str, file: str, rest: str, more: str = "") -> None:
+        text = (HEAD + rest).format(
+            name=name,
+            file=file,
+            legacy="legacy: {upstream: old}\n" if name == MOVED else "",
+            bus=HOMES.get(name, QUIET),
+            service=service,
+            timeout="20s" if name == CALM else "3s" if name in HOMES else f"{20 * self.slack:g}s",
+            TREE=TREE,
+        )
+        (self.folder / f"mappings/{file}.yaml").write_text(text + more)
 
     async def control(self, verb: str, path: str, document: object = None) -> tuple[int, Any]:
         """Ask the gateway's operator socket."""
-        connector = aiohttp.UnixConnector(f"{self.folder}/control")
-        timeout = aiohttp.ClientTimeout(START_TIMEOUT)
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.request(verb, f"http://gateway{path}", json=document) as response,
-        ):
-            return response.status, await response.json()
+        return await ask(
+            self.folder / "control", verb, path, None if document is None else json.dumps(document).encode()
+        )
 
     async def answers(self, name: str) -> bool:
         """Whether a service is reached now, through the gateway."""
@@ -361,7 +301,7 @@ class World:
         """Wait until the gateway answers, and every service through it."""
         async with asyncio.timeout(START_TIMEOUT):
             while not self.tcp:
-                assert self.gateway.status is None, self.log.read_text()
+                assert self.gateway.status() is None, self.log.read_text()
                 await asyncio.sleep(0.05)
                 if found := await self._listening():
                     self.tcp, self.shared = found
@@ -369,27 +309,13 @@ class World:
         assert not problem, problem
 
 
-def _mapping(name: str, file: str, exposed: str) -> str:
-    legacy = LEGACY if name == MOVED else ""
-    timeout = TIMEOUTS.get(name, TIMEOUT)
-    text = HEAD + exposed + METHODS
-    return text.format(
-        name=name, file=file, legacy=legacy, bus=HOMES[name], service=service, timeout=timeout, TREE=TREE
-    )
-
-
 @asynccontextmanager
 async def world(folder: Path, slack: float) -> AsyncIterator[World]:
     """Start everything; it is ready when the block begins, and gone after it."""
-    with ExitStack() as stack, _buses() as buses:
-        stores = {name: stack.enter_context(xenstored(name=store)) for name, store in STORES.items()}
-        async with refusing_store(stores["refused"].path) as refusing:
-            running = World(folder, buses, stores, refusing, stack.enter_context(ExitStack()), slack)
-            await running.ready()
-            yield running
-
-
-@contextmanager
-def _buses() -> Iterator[Mapping[str, PrivateBus]]:
     with ExitStack() as stack:
-        yield {name: stack.enter_context(private_bus(limits=LIMITS)) for name in (*BUSES, QUIET)}
+        buses = {name: stack.enter_context(private_bus(limits=LIMITS)) for name in (*BUSES, QUIET)}
+        stores = {name: stack.enter_context(xenstored(name=store)) for name, store in STORES.items()}
+        running = World(folder, buses, stores, slack)
+        stack.callback(running.kill)
+        await running.ready()
+        yield running

@@ -17,7 +17,7 @@ from gateway.core.rpc.model import Value
 from gateway.events import saved
 from gateway.events.changes import BEGINNING, EVERYTHING, ChangeLog, ObjectId, Token, Wanted, change_since, digest_of
 from gateway.events.saved import LogSaver, RecalledLogs
-from gateway.state import event_logs
+from gateway.state import tables
 from gateway.state.store import StateStore
 from tests.kit.cases import each_case
 from tests.kit.programs import TIMEOUT
@@ -193,7 +193,7 @@ async def test_tokens_that_are_invented_or_of_many_processes_have_no_log_read_ag
 
     monkeypatch.setattr(saved, "WrittenLog", Counted)
     tokens = []
-    for number in range(event_logs.MOST_LOGS):
+    for number in range(tables.MOST_LOGS):
         before = await written(state, {VM1: number})
         tokens.append(before.log.token)
     after = Gateway(state, {VM1: 0})
@@ -256,4 +256,4 @@ def test_a_digest_leaves_out_the_order_of_a_dict_and_is_missing_where_there_is_n
     assert digest_of({"a": 1, "b": {"c": 2, "d": 3}}) == digest_of({"b": {"d": 3, "c": 2}, "a": 1})
     assert digest_of(2**70) is None
     assert digest_of("\ud800") is None
-    assert event_logs.LARGEST < 10**20, "a token has twenty digits"
+    assert tables.LARGEST < 10**20, "a token has twenty digits"

@@ -10,16 +10,9 @@ from gateway.core.migration.modes import Migration, Mode, Setting
 from gateway.core.routing.overrides import Override
 from gateway.migration.active_overrides import ActiveOverrides, EffectiveSetting, moment
 from tests.kit.mappings import route
+from tests.kit.migrations import Clock
 
 READ = route("VM.stat", migration=Migration(Setting(Mode.LEGACY), upstream="old"))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def override(pattern: str, mode: Mode, **more: object) -> Override:
@@ -27,7 +20,7 @@ def override(pattern: str, mode: Mode, **more: object) -> Override:
 
 
 def test_the_mapping_holds_until_an_override_is_set_and_the_most_specific_wins_in_any_order() -> None:
-    toggles = ActiveOverrides(Clock())
+    toggles = ActiveOverrides(lambda: 1_000.0)
     wide, narrow = override("VM.*", Mode.OFF), override("VM.stat", Mode.DBUS)
     dbus, legacy = Mode.DBUS, Mode.LEGACY
     cases: Sequence[tuple[list[Override], Mode]] = (
@@ -41,10 +34,12 @@ def test_the_mapping_holds_until_an_override_is_set_and_the_most_specific_wins_i
         toggles.replace(overrides)
         assert toggles.setting(READ).mode is mode
     assert toggles.setting(replace(READ, migration=Migration(Setting(Mode.DBUS)))).mode is Mode.DBUS  # reloaded
+    toggles.replace([override("*", Mode.LEGACY)])
+    assert toggles.effective(route("new.method")) == EffectiveSetting(Setting(Mode.DBUS))  # it has no legacy service
 
 
 def test_an_override_that_ends_leaves_what_stands_below_it() -> None:
-    clock = Clock()
+    clock = Clock(1_000.0)
     toggles = ActiveOverrides(clock)
     weaker = override("*", Mode.SHADOW, until=1_005.0)
     toggles.replace([override("VM.*", Mode.OFF), override("VM.stat", Mode.DBUS, until=1_010.0), weaker])
@@ -54,15 +49,8 @@ def test_an_override_that_ends_leaves_what_stands_below_it() -> None:
     assert [each.pattern for each in toggles.overrides] == ["VM.*"]
 
 
-def test_everything_to_legacy_leaves_out_what_has_no_old_service() -> None:
-    toggles = ActiveOverrides(Clock())
-    toggles.replace([override("*", Mode.LEGACY)])
-    alone = route("new.method")
-    assert toggles.effective(alone) == EffectiveSetting(Setting(Mode.DBUS))
-
-
 def test_where_a_setting_comes_from_is_said_in_words() -> None:
-    toggles = ActiveOverrides(Clock())
+    toggles = ActiveOverrides(lambda: 1_000.0)
     assert toggles.effective(READ).source(READ) == "the mapping"
     toggles.replace([override("VM.stat", Mode.DBUS, until=2_000.0, why="ticket 7")])
     words = f"set by alice {moment(990.0)} until {moment(2_000.0)} (the mapping says legacy): ticket 7"

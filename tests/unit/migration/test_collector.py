@@ -27,7 +27,7 @@ from gateway.core.rpc.model import (
 )
 from gateway.migration.collector import MAX_PAIRS, StatisticsCollector
 from gateway.migration.rollout_controller import CountsWindow, joined, together
-from gateway.migration.shadow import MAX_APART, NO_ANSWER, Observation, ObservedCall, code_of
+from gateway.migration.shadow import MAX_APART, Observation, ObservedCall, code_of
 from tests.kit.cases import each_case
 from tests.kit.mappings import noting, route
 from tests.kit.migrations import counts
@@ -63,7 +63,10 @@ def test_calls_are_counted_by_side_with_their_errors_and_seconds() -> None:
         (Side.DBUS, Reply(1), 0.2),
         (Side.DBUS, Fault(FaultCode.TIMEOUT, "late"), 0.2),
         (None, Fault(FaultCode.UNAVAILABLE, "off"), 0.0),
+        (Side.DBUS, ABANDONED, 5.0),  # the client left, which says nothing of a side
+        (Side.DBUS, WITHDRAWN, 5.0),
     )
+    assert [seen.count for seen in batch.clients.values()] == [6]
     counts = batch.evidence[ME]
     assert counts.counters == {
         "answered_legacy": 1, "answered_dbus": 2, "calls_legacy": 1, "calls_dbus": 2, "errors_dbus": 1,
@@ -125,31 +128,6 @@ def test_faults_of_clients_count_for_neither_side(side: Side) -> None:
     assert counts.histograms[counting.client_keys(side)][key_group("a")] == 2
 
 
-@each_case("code", sorted(NO_ANSWER, key=str))
-def test_nothing_can_differ_from_a_control_that_gave_no_answer(code: FaultCode) -> None:
-    evidence = StatisticsCollector()
-    tell(evidence, observed(Fault(code, "away"), Reply(1)))
-    tell(evidence, observed(Fault(code, "away"), Fault(FaultCode.NO_REPLY, "away too")))
-    batch = evidence.take()
-    assert batch.evidence[ME].counters == {"unanswered": 2, "calls_dbus": 2, "errors_dbus": 1}
-    assert batch.pairs == []
-
-
-def test_what_kind_of_fault_it_was_is_known_though_the_client_has_one_name_for_all() -> None:
-    """Else a D-Bus side that had no room would be one that differs, and a rollout would go back for it."""
-    evidence, told = (
-        StatisticsCollector(),
-        Fault(FaultCode.APPLICATION, "INTERNAL_ERROR", "INTERNAL_ERROR", ["no room"]),
-    )
-    answer = Observation(Side.LEGACY, Reply(1), 0.001)
-    tell(evidence, ObservedCall(STAT, CALL, answer, Observation(Side.DBUS, told, 0.1, FaultCode.BUSY)))
-    away = Observation(Side.LEGACY, told, 0.001, FaultCode.UNAVAILABLE)
-    tell(evidence, ObservedCall(STAT, CALL, away, Observation(Side.DBUS, Reply(1), 0.1)))
-    batch = evidence.take()
-    assert batch.evidence[ME].counters == {"dropped": 1, "unanswered": 1, "calls_dbus": 1}
-    assert batch.pairs == []
-
-
 def test_the_bytes_and_redirects_of_a_caller_are_added_up() -> None:
     evidence = StatisticsCollector(lambda: 1000.0)
     finished = CallFinished(STAT, CALL, Reply(), Side.LEGACY, 0.1, received=5, sent=7)
@@ -205,13 +183,13 @@ def test_where_dbus_answered_the_legacy_side_was_observed_and_is_the_control() -
     tell(evidence, observed(Reply(1), Reply(2), answered=Side.DBUS))
     tell(evidence, observed(Fault(FaultCode.UNAVAILABLE, "away"), Reply(2), answered=Side.DBUS))
     late = Observation(Side.DBUS, Reply(2), 0.1, None, 1.0 + MAX_APART)
-    tell(
-        evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), late)
-    )  # of the observed side alone
+    tell(evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), late))
+    full = Observation(Side.DBUS, Fault(FaultCode.BUSY, "no room"), 0.1, FaultCode.BUSY)
+    tell(evidence, ObservedCall(STAT, CALL, Observation(Side.LEGACY, Reply(1), 0.1), full))  # not a call at all
     evidence.fell_back(STAT, CALL, Side.DBUS, Fault(FaultCode.UNAVAILABLE, "away"), 0.1)  # seen by no client
     batch = evidence.take()
     assert batch.evidence[ME].counters == {
-        "different": 1, "unanswered": 1, "apart": 1,
+        "different": 1, "unanswered": 1, "apart": 1, "dropped": 1,
         "calls_legacy": 2, "errors_legacy": 1, "calls_dbus": 2, "errors_dbus": 1,
     }  # fmt: skip
     (pair,) = batch.pairs
@@ -239,19 +217,7 @@ def test_of_many_pairs_the_newest_are_kept() -> None:
     assert batch.evidence[ME].counters["different"] == MAX_PAIRS + 5
 
 
-def test_a_call_whose_client_left_says_nothing_of_a_side() -> None:
-    evidence = StatisticsCollector()
-    for outcome in (ABANDONED, WITHDRAWN):
-        noting(evidence.count)("toy", "VM.stat", CALL, outcome, 5.0, Side.DBUS)
-    batch = evidence.take()
-    assert batch.evidence == {}
-    assert [seen.count for seen in batch.clients.values()] == [2]
-
-
 # Windows of counts
-
-
-METHOD = MethodId("xenopsd", "VM.start")
 
 
 def test_each_method_counts_since_its_start_and_one_that_joins_starts_where_it_is() -> None:

@@ -69,11 +69,9 @@ async def test_the_loop_is_idle_only_when_it_has_read_its_sockets() -> None:
 
 async def test_the_newest_is_begun_first_and_the_older_are_dropped() -> None:
     desk = Desk()
-    works = []
-    for _ in range(10):
-        works.append(desk.now)
+    works = [desk.now + 0.0001 * number for number in range(10)]
+    for desk.now in works:
         desk.put()
-        desk.now += 0.0001
     for _ in range(20):
         desk.turn(MAX_AGE / 15)
     begun = [work for work, _ in desk.begun]

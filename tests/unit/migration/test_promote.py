@@ -79,20 +79,18 @@ async def test_what_is_set_at_run_time_is_what_the_file_could_say(world: World) 
     assert isinstance(world.promoting.plan("nope"), Rejected)
 
 
-async def test_what_is_set_for_a_time_stays_where_it_is(world: World) -> None:
+async def test_what_is_set_for_a_time_or_by_a_rollout_under_way_stays_where_it_is(world: World) -> None:
+    await world.set("toy/b", Mode.SHADOW, by="rollout", who="rollout x")
+    world.rollouts = {"toy/b": "running"}
+    assert world.plan().stays[0].why == "the rollout of toy/b is running"
+    world.rollouts = {"toy/b": "done"}
+    assert [method.after for method in world.plan().files[0].methods] == ["shadow"]
+    world.write(b=Mode.SHADOW)
     await world.set("a", Mode.DBUS, until=NOW + 60)
     plan = world.plan()
     assert (plan.files, plan.stays[0].method, plan.stays[0].why[:14]) == ((), "a", "it is set unti")
     world.write(a=Mode.DBUS)
-    assert await world.settle() == []
-
-
-async def test_what_a_rollout_still_moves_stays_where_it_is(world: World) -> None:
-    await world.set("toy/a", Mode.SHADOW, by="rollout", who="rollout x")
-    world.rollouts = {"toy/a": "running"}
-    assert world.plan().stays[0].why == "the rollout of toy/a is running"
-    world.rollouts = {"toy/a": "done"}
-    assert [method.after for method in world.plan().files[0].methods] == ["shadow"]
+    assert await world.settle() == ["toy/b"]
 
 
 async def test_what_the_file_says_need_not_be_set(world: World) -> None:

@@ -44,19 +44,14 @@ async def test_a_start_sets_the_first_step_and_says_what_comes(one: World) -> No
     assert (await one.said())[0].why == "ticket 5"
 
 
-async def test_a_group_is_started_as_one(path: Path) -> None:
-    async with world(path, movable("VM.start", "life"), movable("VM.stop", "life")) as one:
-        assert _why(await one.commands.start("VM.stop", "alice")) == "VM.stop moves with its group: say group:life"
-        view = expect(RolloutView, await one.commands.start("group:life", "alice"))
-        assert view.methods == (NAME, "xenopsd/VM.stop")
-        assert [each.pattern for each in one.state.overrides] == [f"{GROUP}life"]
-
-
-async def test_what_cannot_start_says_why(path: Path) -> None:
+async def test_a_group_is_started_as_one_and_what_cannot_start_says_why(path: Path) -> None:
     alone = movable("VM.alone")
     alone = replace(alone, migration=replace(alone.migration, upstream=None))
-    async with world(path, movable(), alone) as one:
-        assert "neither a mapped method" in _why(await one.commands.start("VM.strt", "alice"))
+    async with world(path, movable(), alone, movable("VM.stop", "life"), movable("VM.run", "life")) as one:
+        assert _why(await one.commands.start("VM.stop", "alice")) == "VM.stop moves with its group: say group:life"
+        view = expect(RolloutView, await one.commands.start("group:life", "alice"))
+        assert view.methods == ("xenopsd/VM.stop", "xenopsd/VM.run")
+        assert [each.pattern for each in one.state.overrides] == [f"{GROUP}life"]
         assert "no legacy service answers VM.alone" in _why(await one.commands.start("VM.alone", "alice"))
         await one.commands.start(NAME, "alice")
         words = "the rollout of xenopsd/VM.start is under way: running, at shadow"
@@ -71,6 +66,14 @@ async def test_what_cannot_start_says_why(path: Path) -> None:
         assert _why(await one.commands.start(NAME, "alice")) == words
         await one.unset("VM.*")
         assert isinstance(await one.commands.start(NAME, "alice"), RolloutView)
+
+
+async def test_a_guarded_mode_needs_a_rollout_under_way_of_one_method_or_group(one: World) -> None:
+    wanted, start = f"guarded: expected a rollout of {NAME} under way; it is ", f"`xcp-gateway rollout start {NAME}`"
+    assert one.commands.unguarded(NAME) == (f"{wanted}not started: start it with {start}",)
+    await one.begin()
+    assert one.commands.unguarded("VM.start") == ()
+    assert one.commands.unguarded("VM.*")[0].startswith("guarded: expected one method or group that a rollout moves")
 
 
 async def test_of_two_commands_that_are_given_at_once_one_is_obeyed(one: World) -> None:

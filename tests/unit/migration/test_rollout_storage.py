@@ -75,14 +75,11 @@ def _override(pattern: str, mode: Mode = Mode.LEGACY, by: By = "person", until: 
     return Override(pattern, Setting(mode), "bob", 1.0, "", until, by)
 
 
-def test_what_a_person_has_set_for_any_member_stops_them_all() -> None:
+def test_what_a_person_has_set_for_any_member_stops_them_all_while_it_lasts() -> None:
     for pattern in ("VM.stop", "xenopsd/VM.stop", "*", "group:life"):
         assert set_by_persons((START, STOP), [_override(pattern)], 5.0) == [_override(pattern)]
     strongest = [_override("*"), _override("VM.stop", Mode.OFF)]
     assert set_by_persons((START, STOP), strongest, 5.0)[0] == strongest[1]
-
-
-def test_what_is_over_or_speaks_of_others_or_is_a_rollouts_stops_nobody() -> None:
     others = [_override("VM.list"), _override("VM.stop", until=5.0), _override("group:life", by="rollout")]
     assert set_by_persons((START, STOP), others, 5.0) == []
     assert set_by_persons((_changed(STOP, upstream=None),), [_override("*")], 5.0) == []  # nothing goes back to nowhere

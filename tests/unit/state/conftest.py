@@ -8,11 +8,11 @@ from contextlib import closing
 
 import pytest
 
-from gateway.state import schema
+from gateway.state import tables
 
 
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
-        schema.create(made)
+        tables.create(made)
         yield made

@@ -7,8 +7,8 @@ import sqlite3
 import pytest
 
 from gateway.core.admin.records import SavedLog, SavedObject
-from gateway.state import event_logs
-from gateway.state.event_logs import read_log, save_log
+from gateway.state import tables
+from gateway.state.tables import read_log, save_log
 from tests.kit.cases import each_case
 
 VM1 = SavedObject("vm", "1", 3, 5, is_deleted=False, digest=b"one")
@@ -62,12 +62,12 @@ def test_a_row_that_cannot_be_read_makes_nothing_certain(db: sqlite3.Connection)
 def test_of_each_service_the_newest_logs_are_kept_and_of_all_so_many_objects(
     db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_logs, "MOST_LOGS", 2)
+    monkeypatch.setattr(tables, "MOST_LOGS", 2)
     for epoch in (1, 2, 3):
         save_log(db, log(epoch, 6, VM1), None, float(epoch))
     save_log(db, log(4, 6, VM1, service="other"), None, 4.0)
     assert [read_log(db, "xapi", epoch, 6) is not None for epoch in (1, 2, 3)] == [False, True, True]
-    monkeypatch.setattr(event_logs, "MOST_OBJECTS", 3)
+    monkeypatch.setattr(tables, "MOST_OBJECTS", 3)
     save_log(db, log(5, 6, VM1, VM2, service="other"), None, 5.0)
     assert [row[0] for row in db.execute("SELECT DISTINCT epoch FROM event_object ORDER BY epoch")] == [4, 5]
     assert [row[0] for row in db.execute("SELECT epoch FROM event_log ORDER BY epoch")] == [4, 5]

@@ -15,10 +15,10 @@ import pytest
 
 from gateway.core.admin.records import Change, PutRollout, StateRefused, StoredState
 from gateway.core.migration.modes import Mode
-from gateway.state import evidence, file, schema, tables
+from gateway.state import evidence, file, tables
 from gateway.state.file import RETRY, StateFile
 from tests.kit.cases import each_case, expect
-from tests.kit.migrations import VM_START, counts_batch, entry, mismatch, mode, override
+from tests.kit.migrations import counts_batch, entry, mode, override
 
 NOBODY = 65534
 LEGACY, DBUS = override("VM.*", Mode.LEGACY), override("VM.*", Mode.DBUS)
@@ -108,13 +108,6 @@ def test_a_new_file_is_made_with_its_folder_and_is_nobody_elses_business(opened:
     assert path.parent.stat().st_mode & 0o777 == 0o750
 
 
-def test_without_a_path_it_works_until_it_is_closed(opened: Opened) -> None:
-    made = opened(None)
-    put(made, mode("VM.*", Mode.LEGACY))
-    opened.later(made)
-    assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
-
-
 def test_a_refused_decision_and_a_bug_in_the_middle_of_a_write_leave_nothing_behind(opened: Opened, path: Path) -> None:
     made = opened(path)
     put(made, mode("VM.*", Mode.LEGACY, PutRollout("r", 1)))
@@ -137,16 +130,15 @@ def test_a_refused_decision_and_a_bug_in_the_middle_of_a_write_leave_nothing_beh
 
 def test_only_what_must_survive_a_power_cut_waits_for_the_disk(opened: Opened, path: Path) -> None:
     made = opened(path)
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=True) == 2  # FULL
-    assert made.write(lambda db: schema.number(db, "synchronous"), durable=False) == 1  # NORMAL
+    assert made.write(lambda db: tables.number(db, "synchronous"), durable=True) == 2  # FULL
+    assert made.write(lambda db: tables.number(db, "synchronous"), durable=False) == 1  # NORMAL
     assert made.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
 
 
 @contextmanager
-def locked(path: Path, exclusive: str = "") -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """The file in the hands of another program."""
     with closing(sqlite3.connect(path, isolation_level=None)) as locker:
-        locker.execute(exclusive)
         locker.execute("BEGIN IMMEDIATE")
         yield
 
@@ -199,20 +191,6 @@ def test_an_open_file_in_trouble_refuses_changes_and_keeps_the_modes_until_that_
     made.close()
     again = opened(path)
     assert (again.trouble, again.kept.overrides) == ("", (DBUS,))
-
-
-def test_a_file_that_another_keeps_for_itself_leaves_the_modes_as_they_are(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    put(made, mode("VM.*", Mode.LEGACY))
-    made.close()
-    with locked(path, "PRAGMA locking_mode=EXCLUSIVE"):
-        opened.later(made)
-        assert "is locked" in refused(made)
-        assert made.kept.overrides == (LEGACY,)
-        assert isinstance(made.read(evidence.total), StateRefused)
-    opened.later(made)
-    opened.later(made)
-    assert made.trouble == ""
 
 
 @pytest.fixture
@@ -308,7 +286,7 @@ def test_a_file_that_was_replaced_by_another_is_followed(opened: Opened, path: P
     assert (made.trouble, made.kept.overrides) == ("", (LEGACY,))
 
 
-@pytest.mark.parametrize(("by", "version"), [("a newer", schema.VERSION + 1), ("an older", schema.VERSION - 1)])
+@pytest.mark.parametrize(("by", "version"), [("a newer", tables.VERSION + 1), ("an older", tables.VERSION - 1)])
 def test_a_file_of_another_format_is_refused_and_left_alone(opened: Opened, path: Path, by: str, version: int) -> None:
     opened(path).close()
     with closing(sqlite3.connect(path)) as other:
@@ -316,7 +294,7 @@ def test_a_file_of_another_format_is_refused_and_left_alone(opened: Opened, path
     made = opened(path)
     assert f"was written by {by} gateway (format {version}" in refused(made)
     with closing(sqlite3.connect(path)) as same:
-        same.execute(f"PRAGMA user_version={schema.VERSION}")
+        same.execute(f"PRAGMA user_version={tables.VERSION}")
     opened.later(made)
     opened.later(made)
     assert made.trouble == ""
@@ -390,15 +368,6 @@ def test_a_rollout_that_others_went_on_with_stays_theirs_when_what_was_held_is_w
     other.look()
     assert {name: rollout.document for name, rollout in other.kept.rollouts.items()} == {"r": "c", "s": "b"}
     assert override("VM.*", Mode.LEGACY) in other.kept.overrides
-
-
-def test_a_look_changes_nothing_in_a_file_that_is_well(opened: Opened, path: Path) -> None:
-    made = opened(path)
-    made.write(lambda db: evidence.add_pairs(db, [mismatch(1)]), durable=False)
-    before = made.kept
-    opened.later(made)
-    assert made.kept is before
-    assert made.read(lambda db: evidence.pairs(db, VM_START, 1)) == [mismatch(1)]
 
 
 def test_whatever_byte_is_wrong_the_file_is_used_or_told_to_be_in_trouble(opened: Opened, path: Path) -> None:

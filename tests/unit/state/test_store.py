@@ -120,33 +120,12 @@ async def test_a_damaged_file_keeps_nobody_from_starting_and_gets_well_when_it_i
         assert await state.flush(counts_batch(equal=1)) is None
 
 
-async def test_a_rollback_of_everything_holds_in_spite_of_trouble_and_is_written_later(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(file, "LOCK_PATIENCE", 0.02)
-    async with Watched(path) as state, Watched(path) as other:
-        await state.decide(mode("VM.*", Mode.DBUS, PutRollout("r", "running")))
-        await other.until(lambda: other.kept == state.kept)
-        with closing(sqlite3.connect(path, isolation_level=None)) as locker:
-            locker.execute("BEGIN IMMEDIATE")
-            held = expect(PendingDecision, await state.rollback_all("alice", "fire", (PutRollout("r", "aborted"),)))
-            assert "is locked" in held.why
-            (only,) = state.overrides
-            assert (only.pattern, only.setting.mode) == ("*", Mode.LEGACY)
-            assert state.rollouts["r"].document == "aborted"
-            assert await other.evidence() == {}  # and the other still knows nothing of it
-            assert [each.pattern for each in other.overrides] == ["VM.*"]
-        await other.until(lambda: other.overrides == (only,))
-        assert other.rollouts["r"].document == "aborted"
-        await state.until(lambda: not state.trouble)
-        lines = await other.audit(subject="*")
-        assert [(line.who, line.what, line.why) for line in lines] == [("alice", "rollback", "fire")]  # type: ignore[union-attr]
-
-
 async def test_a_decision_that_was_outrun_is_refused_even_when_it_must_not_wait(path: Path) -> None:
     async with Watched(path) as state:
         await state.decide(mode("VM.*", Mode.DBUS))
-        assert await state.rollback_all("alice", "fire") is None  # without trouble it is stored at once
+        assert (
+            await state.decide_anyway(all_to_legacy("alice", 1000.0, "fire")) is None
+        )  # without trouble it is stored at once
         assert [each.pattern for each in state.overrides] == ["*"]
         refused = expect(
             StateRefused, await state.decide_anyway(Change((entry(),), rollouts=(PutRollout("r", 1, expected=3),)))
@@ -169,27 +148,17 @@ async def _made(path: Path) -> None:
         await state.decide(mode("VM.*", Mode.DBUS))
 
 
-async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[], None]) -> None:
+@pytest.mark.parametrize("by", ["its operator", "another worker"])
+async def test_a_file_that_hangs_holds_up_nobody(path: Path, hanging: Callable[[], None], by: str) -> None:
+    rollback = all_to_legacy("alice", 1000.0, "fire")
     async with Watched(path, patience=0.05) as state:
         assert "has not answered for 0.05 s" in state.trouble
         assert await state.decide(mode("VM.*")) == StateRefused(state.trouble)
         assert isinstance(await state.flush(counts_batch(equal=1)), StateRefused)
-        assert isinstance(await state.rollback_all("alice", "fire"), PendingDecision)
-        assert [each.pattern for each in state.overrides] == ["*"]
-        seen: list[tuple[str, ...]] = []
-        state.seeing = lambda: seen.append(tuple(each.pattern for each in state.overrides))
-        hanging()
-        await state.until(lambda: not state.trouble and len(seen) > 1)
-        assert set(seen) == {("*",)}  # at no moment the modes that were in the file
-        assert [line.what for line in await state.audit()] == ["rollback", "mode"]  # type: ignore[union-attr]
-
-
-async def test_what_other_workers_have_in_force_is_taken_over_though_the_file_hangs(
-    path: Path, hanging: Callable[[], None]
-) -> None:
-    held = all_to_legacy("alice", 1000.0, "fire")
-    async with Watched(path, patience=0.05) as state:
-        await state.adopt(applied(StoredState(), held), [held], seconds=0.05)
+        if by == "its operator":
+            assert isinstance(await state.decide_anyway(rollback), PendingDecision)
+        else:
+            await state.adopt(applied(StoredState(), rollback), [rollback], seconds=0.05)
         assert [each.pattern for each in state.overrides] == ["*"]
         seen: list[tuple[str, ...]] = []
         state.seeing = lambda: seen.append(tuple(each.pattern for each in state.overrides))

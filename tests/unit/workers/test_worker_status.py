@@ -93,17 +93,13 @@ def written(folder: Folder, workers: object, *, more: str = "") -> config.Config
 STATE = '[state]\nfile = "state.db"\n'
 
 
-@pytest.mark.parametrize("wrong", ["0", "65", '"many"', "true", "1.5"])
-def test_a_number_of_workers_that_makes_no_sense_is_refused_with_what_is_expected(tmp_path: Path, wrong: str) -> None:
-    with pytest.raises(ConfigError, match=r'workers: expected a whole number from 1 to 64, or "auto", got '):
-        written(Folder(tmp_path), wrong, more=STATE)
-
-
-def test_auto_is_the_cores_that_this_process_may_use(tmp_path: Path) -> None:
+def test_the_number_of_workers_is_checked_and_auto_is_the_cores_that_this_process_may_use(tmp_path: Path) -> None:
+    for wrong in ("0", "65", '"many"', "true", "1.5"):
+        with pytest.raises(ConfigError, match=r'workers: expected a whole number from 1 to 64, or "auto", got '):
+            written(Folder(tmp_path), wrong, more=STATE)
+    with pytest.raises(ConfigError, match="workers: 2 workers need a state file"):
+        written(Folder(tmp_path), 2)
     assert written(Folder(tmp_path), '"auto"', more=STATE).workers == process.cores() <= len(os.sched_getaffinity(0))
-
-
-def test_more_workers_than_cores_are_doubtful(tmp_path: Path) -> None:
     settings = written(Folder(tmp_path), 64, more=STATE)
     (doubt,) = (text for place, text in config.doubts(settings) if place == ("workers",))
     assert doubt.startswith("64 workers on ")

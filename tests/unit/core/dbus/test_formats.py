@@ -101,6 +101,6 @@ def test_the_identity_as_another_class_is_a_uuid_of_its_own_and_leads_back(uuid:
 def test_only_a_reference_with_a_uuid_can_be_that_of_two_classes() -> None:
     for text in ("OpaqueRef:NULL", "", "no reference"):
         assert of_class("VM_metrics")(text) == text
-    assert identity_of_class("VM_metrics")(["OpaqueRef:NULL", ""]) == ["OpaqueRef:NULL", ""]
+    assert [*map(identity_of_class("VM_metrics"), ("OpaqueRef:NULL", ""))] == ["OpaqueRef:NULL", ""]
     with pytest.raises(MarshalError, match="expected a reference with a UUID in it, to make that of VM_metrics"):
         identity_of_class("VM_metrics")("OpaqueRef:7")

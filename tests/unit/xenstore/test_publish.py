@@ -359,6 +359,34 @@ async def test_a_response_of_the_store_that_is_late_costs_no_ring_and_makes_none
     assert (late, service.calls.qsize()) == ([], 0)
 
 
+async def test_a_transaction_that_the_store_drops_rings_no_write_of_a_dead_gateway_again(
+    store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a forced live update: the transaction finds no record any more, and writes none."""
+    real_read, real_write = Transaction.read, Transaction.write
+    record, dropped = watch_trigger.record_path(UPDATED), ["read", "write"]
+
+    async def read(nodes: Transaction, path: str) -> bytes | None:
+        if path == record and "read" in dropped:
+            dropped.remove("read")
+            return None
+        return await real_read(nodes, path)
+
+    async def write(nodes: Transaction, path: str, value: bytes) -> None:
+        if path == record and "write" in dropped:
+            dropped.remove("write")
+            raise StoreError("ENOENT", path)
+        await real_write(nodes, path, value)
+
+    await store.write(UPDATED, b"1")
+    await watch_trigger.mark_in_progress(store, UPDATED, watch_trigger.ProcessedContent(), digest(b"1"))
+    monkeypatch.setattr(Transaction, "read", read)
+    monkeypatch.setattr(Transaction, "write", write)
+    async with hung(store, WRITES) as service:
+        await until(store, record, digest(b"1").encode())
+        assert (dropped, service.calls.qsize()) == ([], 0)
+
+
 async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: XenstoreClient) -> None:
     told = replace(TRIGGER, parameters={"domid": Text("{domid}"), "told": RelatedNode(".", tree=True)})
     async with hung(store, replace(told, domains=Domains(frozenset({7})))) as service:

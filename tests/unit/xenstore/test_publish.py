@@ -20,7 +20,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.paths import DOM0_ALONE, Domains, template
 from tests.kit.backends import toy_route
-from tests.kit.cases import each_case
+from tests.kit.cases import each_case, present
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import Xenstored, connected, tree, until, xenstored
 
@@ -385,6 +385,18 @@ async def test_a_transaction_that_the_store_drops_rings_no_write_of_a_dead_gatew
     async with hung(store, WRITES) as service:
         await until(store, record, digest(b"1").encode())
         assert (dropped, service.calls.qsize()) == ([], 0)
+
+
+async def test_a_store_that_is_lost_while_a_write_is_rung_does_not_have_it_rung_again(store: XenstoreClient) -> None:
+    async with hung(store, WRITES) as service:
+        service.held = asyncio.Event()
+        await store.write(UPDATED, b"1")
+        await service.next()
+        present(store._connection).close("it went away")
+        service.held.set()
+        await asyncio.wait_for(store.until_connected(), TIMEOUT)
+        await until(store, watch_trigger.record_path(UPDATED), digest(b"1").encode())
+        assert service.calls.empty()
 
 
 async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: XenstoreClient) -> None:

@@ -42,7 +42,9 @@ async def test_only_so_many_responses_and_bytes_and_owners_are_remembered(
     assert list(made.owners) == ["/a", "/c"]
 
 
-async def test_a_guest_has_a_narrow_lane_of_its_own_for_reads(made: SharedContext) -> None:
+async def test_a_guest_has_a_narrow_lane_of_its_own_for_reads_and_answers_to_it_take_turns(made: SharedContext) -> None:
+    async with made.turn(5):
+        assert (made.turn(5).locked(), made.turn(7).locked()) == (True, False)
     async with made.lane(5), made.lane(5):
         assert [each for each in (5, 0, 7, None) if made.lane(each).locked()] == [5]
 

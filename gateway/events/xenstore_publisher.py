@@ -77,7 +77,8 @@ class PublicationFeed:
             home = self._publication.subscriptions[0]
             path = self._publication.path(key)
             everything = frozenset(home.properties)
-            self._queue.put(Event(home.bus_name, path, home.interface, invalidated=everything))
+            if not self._queue.put(Event(home.bus_name, path, home.interface, invalidated=everything)):
+                self._queue.miss(EventsLost(home.bus_name, "?", "the queue is full"))
 
     async def _handle(self, event: Event | EventsLost) -> None:
         try:

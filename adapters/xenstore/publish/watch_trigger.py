@@ -220,7 +220,7 @@ class XenstoreTrigger:
         if is_unchanged:
             self._pauses.pop(path, None)
             return
-        planned = await self._store.transaction(lambda nodes: self._prepare(nodes, path))
+        planned = await self._store.transaction(lambda nodes: self._prepare(nodes, path, known))
         if planned is not None and planned.call is not None:
             self._repeatable.pop(path, None)
             outcome = await self._fire(self._trigger.route, planned.call)
@@ -240,8 +240,11 @@ class XenstoreTrigger:
         if planned is not None:
             self._on_fired(path)
 
-    async def _prepare(self, nodes: Transaction, path: str) -> _Planned | None:
-        """The call for a new content; None when the content is not new. Runs in a transaction."""
+    async def _prepare(self, nodes: Transaction, path: str, known: ProcessedContent) -> _Planned | None:
+        """The call for a new content; None when the content is not new. Runs in a transaction.
+
+        `known`: the record before it. In a transaction that the store has dropped none is found.
+        """
         value = await nodes.read(path)
         if value is None:
             self._known.discard(path)
@@ -264,7 +267,8 @@ class XenstoreTrigger:
         if call is None:
             await mark_processed(nodes, path, content.digest)
         elif self._trigger.route.effect is Effect.WRITE:
-            self._repeatable[path] = content.digest
+            if content.digest != known.in_progress:
+                self._repeatable[path] = content.digest
             await mark_in_progress(nodes, path, before, content.digest)
         return _Planned(call, content.digest, before.digest)
 

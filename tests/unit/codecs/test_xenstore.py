@@ -114,7 +114,9 @@ def test_what_a_node_cannot_say_is_refused_with_its_place(value: Value, message:
 @each_case(
     ("fault", "code", "description"),
     [
+        (Fault(FaultCode.UNKNOWN_METHOD, "unknown method 'f'"), "1", "f"),
         (Fault(FaultCode.INTERNAL, "internal error"), "2", "internal error"),
+        (Fault(FaultCode.INVALID_PARAMS, "$.params.kib: expected a parameter of this name, got nothing"), "3", "kib"),
         (Fault(FaultCode.PARAMETER_COUNT, "expected 2", data={"missing": "kib"}), "3", "kib"),
         (Fault(FaultCode.INVALID_PARAMS, "$.params.kib: expected x, got -"), "103", "$.params.kib: expected x, got -"),
         (Fault(FaultCode.APPLICATION, "no", name="1002"), "1002", "no"),

@@ -258,6 +258,18 @@ async def test_after_a_ring_the_service_is_asked_and_shown() -> None:
         assert source.reads == [("GetManagedObjects", ""), ("GetAll", "5")]
 
 
+async def test_so_many_rings_that_the_queue_is_full_cost_no_object_its_read() -> None:
+    async with hub(ALL) as (made, source, board):
+        source.feeds[0]._bound = 2
+        source.finds_all(_5={"Memory": 1}, _6={"Memory": 1}, _7={"Memory": 1})
+        await board.hears("all 7")
+        for vm in "567":
+            source.finds(vm, Memory=2)
+            made.on_fired(f"all {vm}")
+        source.found["GetManagedObjects", ""] = Reply({vm: {"Memory": 2} for vm in "567"})
+        assert await board.hears("all 7") == {"/d/7/memory": b"2"}
+
+
 async def test_a_reload_leaves_alone_what_stays() -> None:
     bells = tuple(WatchTrigger("store", template(f"/{n}"), READ, {}, fingerprint=n) for n in "abc")
     async with hub(ONE, SIGNAL, triggers=bells[:2]) as (made, source, board):

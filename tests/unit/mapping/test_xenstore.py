@@ -202,3 +202,10 @@ def test_a_file_with_a_trigger_needs_no_endpoint(tmp_path: Path) -> None:
     top = TOP.partition("expose:")[0]
     found = trigger(tmp_path, 'node: /a, method: start, params: {paused: "{value}"}', top)
     assert found.route.method == "start"
+
+
+def test_a_fingerprint_changes_with_the_entry(tmp_path: Path) -> None:
+    entry = 'node: /a, method: start, params: {paused: "{value}"}'
+    first = trigger(tmp_path, entry).fingerprint
+    assert trigger(tmp_path, entry).fingerprint == first
+    assert trigger(tmp_path, entry.replace("/a", "/b")).fingerprint != first

@@ -20,7 +20,7 @@ from gateway.core.routing.route import Effect, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply
 from gateway.core.xenstore.paths import DOM0_ALONE, Domains, template
 from tests.kit.backends import toy_route
-from tests.kit.cases import each_case
+from tests.kit.cases import each_case, present
 from tests.kit.programs import TIMEOUT
 from tests.kit.stores import Xenstored, connected, tree, until, xenstored
 
@@ -359,6 +359,46 @@ async def test_a_response_of_the_store_that_is_late_costs_no_ring_and_makes_none
     assert (late, service.calls.qsize()) == ([], 0)
 
 
+async def test_a_transaction_that_the_store_drops_rings_no_write_of_a_dead_gateway_again(
+    store: XenstoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a forced live update: the transaction finds no record any more, and writes none."""
+    real_read, real_write = Transaction.read, Transaction.write
+    record, dropped = watch_trigger.record_path(UPDATED), ["read", "write"]
+
+    async def read(nodes: Transaction, path: str) -> bytes | None:
+        if path == record and "read" in dropped:
+            dropped.remove("read")
+            return None
+        return await real_read(nodes, path)
+
+    async def write(nodes: Transaction, path: str, value: bytes) -> None:
+        if path == record and "write" in dropped:
+            dropped.remove("write")
+            raise StoreError("ENOENT", path)
+        await real_write(nodes, path, value)
+
+    await store.write(UPDATED, b"1")
+    await watch_trigger.mark_in_progress(store, UPDATED, watch_trigger.ProcessedContent(), digest(b"1"))
+    monkeypatch.setattr(Transaction, "read", read)
+    monkeypatch.setattr(Transaction, "write", write)
+    async with hung(store, WRITES) as service:
+        await until(store, record, digest(b"1").encode())
+        assert (dropped, service.calls.qsize()) == ([], 0)
+
+
+async def test_a_store_that_is_lost_while_a_write_is_rung_does_not_have_it_rung_again(store: XenstoreClient) -> None:
+    async with hung(store, WRITES) as service:
+        service.held = asyncio.Event()
+        await store.write(UPDATED, b"1")
+        await service.next()
+        present(store._connection).close("it went away")
+        service.held.set()
+        await asyncio.wait_for(store.until_connected(), TIMEOUT)
+        await until(store, watch_trigger.record_path(UPDATED), digest(b"1").encode())
+        assert service.calls.empty()
+
+
 async def test_a_ring_is_made_in_the_name_of_the_least_of_all_who_wrote_what_it_tells(store: XenstoreClient) -> None:
     told = replace(TRIGGER, parameters={"domid": Text("{domid}"), "told": RelatedNode(".", tree=True)})
     async with hung(store, replace(told, domains=Domains(frozenset({7})))) as service:
@@ -535,7 +575,7 @@ async def test_what_the_store_refuses_harms_no_other_picture_and_is_written_late
 
     async def refuse(work: Callable[[Transaction], Awaitable[bool]]) -> bool:
         if refusals:
-            if len(refusals) == 4:
+            if len(refusals) == 5:
                 writer.forget("forgotten")
             raise refusals.pop()
         return await commit(work)
@@ -545,7 +585,7 @@ async def test_what_the_store_refuses_harms_no_other_picture_and_is_written_late
         writer.show("first", node_set(c=b"0"))
         await until(store, "/a/c", b"0")
         refusals += [StoreError(name, "/a/b") for name in ("EQUOTA", "ENOSPC", "EIO")]
-        refusals.append(StoreTimeoutError("late", sent=True))
+        refusals += [StoreTimeoutError("late", sent=True)] * 2  # for each of the two
         writer.show("forgotten", node_set(z=b"1"))
         writer.show("k", node_set(b=b"1"))
         await until(store, "/a/b", b"1")

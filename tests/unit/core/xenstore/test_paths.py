@@ -114,6 +114,10 @@ def test_domain_0_may_always_call_and_others_as_is_said(domains: Domains, allowe
     assert {domid for domid in (0, 5, 7, 9) if domains.allow(domid, {"domid": "7", "kib": "5"})} == allowed
 
 
+def test_what_is_exposed_without_domains_is_of_domain_0_alone() -> None:
+    assert paths.Exposure("tree", paths.template("/svc")).domains == Domains()
+
+
 # Values as text
 
 

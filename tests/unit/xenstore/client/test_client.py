@@ -258,6 +258,15 @@ async def test_a_watch_the_store_refuses_fails_alone() -> None:
             await anext(forbidden)
 
 
+async def test_watches_that_are_closed_while_there_is_no_store_leave_nothing() -> None:
+    store = XenstoreClient("/none")
+    with pytest.raises(StoreError, match="expected an absolute xenstore path"):
+        store.watch("relative")
+    store.watch("/a").close()
+    assert not store._unregistered
+    assert store.status().watches == 0
+
+
 async def test_a_watch_whose_registration_is_unknown_costs_the_connection() -> None:
     came = asyncio.Event()
 

@@ -126,6 +126,15 @@ async def test_when_the_store_hangs_up_everybody_who_waits_is_told_at_once_and_n
         connection.send_and_forget(Operation.READ, b"/a\0")
 
 
+async def test_it_says_when_the_store_died_in_the_middle_of_a_packet() -> None:
+    async def die(client: Client) -> None:
+        request = await client.request()
+        client.raw(packed(READ, request.id, 0, b"half")[:-2])
+
+    async with connected(die) as connection:
+        assert str(await lost(read(connection, "/a"))) == "/a: the store hung up in the middle of a packet"
+
+
 @each_case(
     ("junk", "words"),
     [
@@ -211,6 +220,19 @@ async def test_a_store_that_leaves_too_much_unanswered_is_given_up(monkeypatch: 
         await read(connection, "/answered")
         pass_time(connection)
         assert [type(await lost(each)) for each in late] == [StoreTimeoutError, StoreTimeoutError, StoreLostError]
+
+
+async def test_a_caller_that_gives_up_leaves_nothing() -> None:
+    async def answer_later(client: Client) -> None:
+        given_up, request = await client.request(), await client.request()
+        client.answer(given_up, b"x")
+        client.answer(request, b"y")
+        await client.gone()
+
+    async with connected(answer_later) as connection:
+        connection.send_all(asked("/a")).cancel()
+        assert await read(connection, "/b") == b"y"
+        assert connection.in_flight == 0
 
 
 async def test_a_transaction_whose_number_comes_too_late_is_ended() -> None:

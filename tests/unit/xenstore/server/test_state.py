@@ -12,7 +12,7 @@ from adapters.xenstore.client.wire import Operation, Permissions, least_privileg
 from adapters.xenstore.server import state, transactions
 from adapters.xenstore.server.state import Admission, SharedContext, StoreLimits
 from adapters.xenstore.server.transactions import too_long
-from adapters.xenstore.styles.base import Remove, Write
+from adapters.xenstore.styles.base import ANYTHING, Remove, Write
 from gateway.core.xenstore.paths import template
 from tests.kit.cases import each_case, present
 from tests.kit.memory_store import MemoryStore
@@ -42,7 +42,9 @@ async def test_only_so_many_responses_and_bytes_and_owners_are_remembered(
     assert list(made.owners) == ["/a", "/c"]
 
 
-async def test_a_guest_has_a_narrow_lane_of_its_own_for_reads(made: SharedContext) -> None:
+async def test_a_guest_has_a_narrow_lane_of_its_own_for_reads_and_answers_to_it_take_turns(made: SharedContext) -> None:
+    async with made.turn(5):
+        assert (made.turn(5).locked(), made.turn(7).locked()) == (True, False)
     async with made.lane(5), made.lane(5):
         assert [each for each in (5, 0, 7, None) if made.lane(each).locked()] == [5]
 
@@ -141,6 +143,11 @@ async def test_domain_0_waits_for_its_turn_and_not_for_what_all_listeners_share(
 async def store() -> AsyncIterator[MemoryStore]:
     async with MemoryStore() as store:
         yield store
+
+
+def test_conditions_hold_for_anything_but_not_for_nothing() -> None:
+    assert transactions.conditions_hold({"/a": ANYTHING, "/b": None}, [b"", None])
+    assert not transactions.conditions_hold({"/a": ANYTHING}, [None])
 
 
 def test_what_some_store_would_refuse_is_known_before() -> None:

@@ -391,6 +391,13 @@ async def test_while_the_service_is_away_who_waits_goes_on_waiting(
     assert told(await answered(waiting)) == A
 
 
+async def test_when_the_gateway_stops_every_waiting_call_is_answered_with_its_token(running: Running) -> None:
+    _, token = await running.events()
+    waiting = await running.waits("vm")
+    running.hub.release()
+    assert await waiting == Reply({"events": [], "valid_ref_counts": {"vm": 1}, "token": token})
+
+
 async def test_the_pool_counts_as_changed_now_and_then_for_who_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,8 @@ from gateway.events.changes import (
     BEGINNING,
     NOTHING,
     ObjectChange,
+    ObjectId,
+    ObjectState,
     Token,
     Wanted,
     change_since,
@@ -89,6 +91,24 @@ class Batch(msgspec.Struct, frozen=True):
     events: list[Value]
     token: Token
     is_snapshot: bool = False
+
+
+class _Known(msgspec.Struct):
+    """What such a client has: what there was at `base`, but for objects of which `told` says whether it has them."""
+
+    base: Token
+    told: dict[ObjectId, bool] = msgspec.field(default_factory=dict)
+
+    def has(self, state: ObjectState) -> bool:
+        """Whether the client has an object, which may be gone now."""
+        return self.told.get(state.id, state.was_there(self.base.generation))
+
+    def change(self, state: ObjectState) -> ObjectChange | None:
+        """The change of an object as it is told to the client; None: it is gone, and the client does not have it."""
+        if state.is_deleted and not self.has(state):
+            return None
+        change, told = change_since(state, self.base.generation), self.told.get(state.id)
+        return change if state.is_deleted or told is None else ObjectChange("mod" if told else "add", state)
 
 
 _Answer: TypeAlias = Callable[["_Request", _Arguments], Awaitable[Outcome]]
@@ -180,7 +200,7 @@ class EventMethods:
         """
         request, service, loop = following.request, following.request.service, asyncio.get_running_loop()
         token, checked, is_fresh = following.token, loop.time(), True
-        base = token  # what the client had before the changes of this batch
+        known = _Known(token)
         with Waiter(service, following.wanted, request.session) as waiter:
             while not service.is_released:
                 if waiter.is_ended or (not is_fresh and loop.time() - checked >= FRESH):
@@ -193,17 +213,16 @@ class EventMethods:
                         yield refused
                         return
                     checked, is_fresh = loop.time(), True
-                batches, newest = await self._next_batches(service, token, following.wanted, base)
+                batches, newest = await self._next_batches(service, token, following.wanted, known)
                 if waiter.is_ended:
                     continue
                 is_told = False
                 for batch in batches:
                     is_told, is_fresh, token = True, False, batch.token
-                    base = token if token == newest else BEGINNING if batch.is_snapshot else base
                     yield batch
                     del batch  # while a client waits, nothing is held for it
                 if not is_told:
-                    token, base, is_fresh = newest, newest, False
+                    token, is_fresh = newest, False
                     del batches
                     before = service.log.generation
                     await waiter.wait(heartbeat)
@@ -211,18 +230,18 @@ class EventMethods:
                         yield None
 
     async def _next_batches(
-        self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token
+        self, service: ServiceEvents, token: Token, wanted: Wanted, known: _Known
     ) -> tuple[Iterable[Batch], Token]:
-        """The next changes since a token, for a client that has what there was at `base`; and the token of now."""
+        """The next changes since a token, for a client of which this is known; and the token of now."""
         if not service.is_read:
             return (), token
         missed = await self._missed_since(service, token, wanted)
         if missed is not None and len(missed.changes) < MOST_TOLD:
-            return _batches(missed.changes, missed.newest, meanwhile=token), missed.newest
+            return _batches(missed.changes, missed.newest, known, meanwhile=token), missed.newest
         is_snapshot = token == BEGINNING or not service.log.can_continue(token)
-        changes = self._told(service, *((BEGINNING, wanted) if is_snapshot else (token, wanted, base)))
-        newest, has_more = service.log.token, len(changes) >= MOST_TOLD
-        return _batches(changes[:MOST_TOLD], newest, is_snapshot=is_snapshot, has_more=has_more), newest
+        changes = self._told(service, *((BEGINNING, wanted) if is_snapshot else (token, wanted, known)))
+        newest = service.log.token
+        return _batches(changes, newest, known, is_snapshot=is_snapshot), newest
 
     async def _check(self, request: _Request, *, is_over: bool = False) -> Fault | None:
         """Why the session is not valid. Once it is, everything that the service has sent before is known."""
@@ -299,11 +318,11 @@ class EventMethods:
                     await waiter.wait(min(end - now, CHECK))
 
     def _told(
-        self, service: ServiceEvents, token: Token, wanted: Wanted, base: Token | None = None
+        self, service: ServiceEvents, token: Token, wanted: Wanted, known: _Known | None = None
     ) -> list[ObjectChange]:
-        """The changes since a token that a client may see, which had what there was at `base`."""
-        had = (base or token).generation
-        return self._served(service, [change_since(each, had) for each in service.log.since(token.generation, wanted)])
+        """The changes since a token that a client may see; it has what there was then, unless more is known of it."""
+        changes = map((known or _Known(token)).change, service.log.changed_since(token.generation, wanted))
+        return self._served(service, [each for each in changes if each is not None])
 
     async def _missed_since(self, service: ServiceEvents, token: Token, wanted: Wanted) -> Missed | None:
         """The same for a token of another process. None: it is of this one, or it is not certain what is missed."""
@@ -439,27 +458,39 @@ def seconds_of(timeout: Value) -> float:
 def _batches(
     listed: list[ObjectChange],
     newest: Token,
+    known: _Known,
     *,
     is_snapshot: bool = False,
-    has_more: bool = False,
     meanwhile: Token | None = None,
 ) -> Iterator[Batch]:
-    """Batches of changes in their order. The token of each is the generation of its last change.
+    """Batches of the first changes in their order. The token of each is the generation of its last change.
 
-    An object that has changed since it was listed is left out: it comes again, with its newest record. `has_more`:
-    there are changes beyond these. `meanwhile`: the token of the client until it has all of them.
+    An object that has changed since it was listed is left out: it comes again, with its newest record. `known` of the
+    client goes with what it is told. `meanwhile`: its token of another process, until it has all of the changes.
     """
-    changes = [(change, change.state.modified) for change in listed]
+    if is_snapshot or meanwhile is not None:
+        known.base, known.told = BEGINNING, {}
+    changes = [(change, change.state.modified) for change in listed[:MOST_TOLD]]
+    left_out: dict[ObjectId, bool] = {}  # and whether the client has it
     for at in range(0, len(changes), IN_BATCH):
         part = changes[at : at + IN_BATCH]
-        events = [event_record(change) for change, modified in part if change.state.modified == modified]
-        is_last = at + IN_BATCH >= len(changes) and not has_more
+        events: list[Value] = []
+        for change, modified in part:
+            operation, state = change
+            if state.modified == modified:
+                known.told[state.id] = operation != "del"
+                events.append(event_record(change))
+            else:
+                left_out[state.id] = operation == "mod" or known.has(state)
+        is_last = at + IN_BATCH >= len(changes) and len(listed) < MOST_TOLD
         token = newest if is_last else meanwhile or Token(part[-1][1], newest.epoch)
         if events or is_last:
             yield Batch(events, token, is_snapshot=is_snapshot)
             is_snapshot = False
     if not changes and is_snapshot:
         yield Batch([], newest, is_snapshot=True)
+    if len(listed) < MOST_TOLD:
+        known.base, known.told = newest, left_out
 
 
 def _fault(code: str, *arguments: str) -> Fault:

@@ -236,23 +236,16 @@ class Describer:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._describing = asyncio.Lock()
-        self._described: Described | None = None
+        self._describing: asyncio.Future[Described] | None = None
 
     async def document(
         self, endpoint: EndpointTable, servers: Callable[[], Sequence[str]], notifications: Sequence[Value] = ()
     ) -> Value:
         """The OpenRPC document of an endpoint of the table; while it is described first, the event loop goes on."""
-        async with self._describing:
-            described = self._described
-            if described is None:
-                described = await asyncio.to_thread(self._describe)
+        if self._describing is None:
+            self._describing = asyncio.get_running_loop().run_in_executor(None, lambda: describe(surface(self._table)))
+        described = await asyncio.shield(self._describing)  # who asked first may leave, and others wait for it
         return openrpc(endpoint, described, servers(), notifications)
-
-    def _describe(self) -> Described:
-        """Keep it here: who asked may have left meanwhile."""
-        self._described = describe(surface(self._table))
-        return self._described
 
 
 def describe(found: Surface) -> Described:

@@ -9,7 +9,7 @@ from typing import Self
 
 import pytest
 
-from gateway.core.rpc.model import Fault, FaultCode, Value
+from gateway.core.rpc.model import EventsLost, Fault, FaultCode, Value
 from gateway.events import objects
 from gateway.events.changes import EVERYTHING, ChangeLog
 from gateway.events.objects import ServiceObjects
@@ -161,6 +161,42 @@ async def test_an_object_that_cannot_be_read_is_not_asked_for_at_every_signal(mo
         assert running.service.queries == 3  # the manager, and each object once
         running.service.refuses = None
         await running.owned()  # a new owner is asked at once
+        assert running.records() == running.expected() != {}
+
+
+async def test_a_signal_that_comes_while_its_manager_is_read_is_not_applied_and_the_object_is_read() -> None:
+    async with Running() as running:
+        service = running.service
+        service.state = {"/vm/a": {VM: {"Name": "0"}}}
+        await running.owned()
+        service.own(":1.2")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        [(call, *_)] = service.asked
+        assert call.member == "GetManagedObjects"
+        service.change("/vm/a", VM, Name="1")
+        before = running.log.generation
+        service.deliver()
+        assert running.log.generation == before
+        await service.settle()
+        assert running.records() == running.expected() != {}
+        assert service.queries == 3  # the manager twice, then the object
+
+
+async def test_a_reply_that_comes_after_signals_were_lost_is_out_of_date() -> None:
+    async with Running() as running:
+        service = running.service
+        service.own()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        service.answer()
+        late = service.wire.pop()
+        service.state = {"/vm/a": {VM: {"Name": "new"}}}
+        assert service.feed is not None
+        service.feed.miss(EventsLost(NAME, ":1.1", "too many signals"))
+        late()
+        assert not running.was_read()
+        await service.settle()
         assert running.records() == running.expected() != {}
 
 

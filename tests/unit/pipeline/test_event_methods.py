@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,7 @@ from gateway.events import hub
 from gateway.events.hub import EventHub
 from gateway.mapping.table import Table
 from gateway.pipeline import event_methods
-from gateway.pipeline.event_methods import DAY, EventMethods, Following, seconds_of
+from gateway.pipeline.event_methods import DAY, Batch, EventMethods, Following, seconds_of
 from gateway.state.store import StateStore
 from tests.kit.cases import expect, present
 from tests.kit.mappings import build_files
@@ -390,6 +391,13 @@ async def test_while_the_service_is_away_who_waits_goes_on_waiting(
     assert told(await answered(waiting)) == A
 
 
+async def test_when_the_gateway_stops_every_waiting_call_is_answered_with_its_token(running: Running) -> None:
+    _, token = await running.events()
+    waiting = await running.waits("vm")
+    running.hub.release()
+    assert await waiting == Reply({"events": [], "valid_ref_counts": {"vm": 1}, "token": token})
+
+
 async def test_the_pool_counts_as_changed_now_and_then_for_who_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +487,67 @@ async def test_a_client_that_takes_nothing_gets_the_newest_state_when_it_goes_on
             ("a", {"name_label": "4999"}),
             ("b", None),
         ]
+
+
+def expected(service: Service) -> dict[str, Any]:
+    """The names of the objects that a service has."""
+    return {path.rpartition("/")[2]: each[VM]["NameLabel"].value for path, each in service.state.items()}
+
+
+class Mirror:
+    """What a client has that applies each batch, and takes no word of an object that it does not have."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Any] = {}
+
+    def apply(self, batch: Batch) -> None:
+        if batch.is_snapshot:
+            self.records.clear()
+        for event in expect(list, batch.events):
+            assert event["operation"] == "add" or event["ref"] in self.records, event
+            if event["operation"] == "del":
+                del self.records[event["ref"]]
+            else:
+                self.records[event["ref"]] = event["snapshot"]["name_label"]
+
+
+@pytest.mark.parametrize("most_told", [event_methods.MOST_TOLD, 6])
+@pytest.mark.parametrize("seed", range(10))
+async def test_what_changes_while_batches_are_on_their_way_is_told_as_the_client_has_it(
+    seed: int, most_told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_methods, "MOST_TOLD", most_told)
+    chance, names = random.Random(seed), [f"v{number}" for number in range(16)]
+
+    async def change_some(service: Service) -> None:
+        for name in chance.sample(names, 3):
+            path = f"/vm/{name}"
+            if path not in service.state:
+                service.add(path, vm=named("new"))
+            elif chance.random() < 0.5:
+                service.remove(path)
+            else:
+                service.change(path, VM, **named(str(chance.random())))
+        await service.settle()
+
+    async with StateStore(tmp_path / "state.db") as state:
+        mirror = Mirror()
+        async with Running(tmp_path, *names[:12], state=state) as before, Stream(before) as stream:
+            await change_some(before.service)
+            for _ in range(6):
+                last = await stream.next()
+                mirror.apply(last)
+                await change_some(before.service)
+            while (found := await anext(stream._changes)) is not None:
+                mirror.apply(last := expect(Batch, found))
+            assert mirror.records == expected(before.service)
+        async with Running(tmp_path, *names[8:], state=state) as after, Stream(after, token=str(last.token)) as stream:
+            for _ in range(3):
+                mirror.apply(await stream.next())
+                await change_some(after.service)
+            while (found := await anext(stream._changes)) is not None:
+                mirror.apply(expect(Batch, found))
+            assert mirror.records == expected(after.service)
 
 
 async def test_a_stream_ends_with_its_session_and_with_the_gateway(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +18,14 @@ from gateway.core.dbus.target import Parameter
 from gateway.core.routing.route import LocalTarget, Route
 from gateway.core.rpc.model import Call, Fault, FaultCode, Outcome, Reply, Value
 from gateway.core.rpc.spelling import MethodSpelling
-from gateway.mapping.changes.surface import surface
-from gateway.mapping.table import EndpointKey, EndpointTable
+from gateway.mapping.changes.surface import Surface, surface
+from gateway.mapping.table import EndpointKey, EndpointTable, Table
+from gateway.pipeline import introspection
 from gateway.pipeline.introspection import MOST_ERRORS, describe, introspection_routes, json_schema, openrpc
 from tests.kit.cases import each_case, expect
 from tests.kit.gateway import TOY_MAPPING, Folder, gateway_process
 from tests.kit.mappings import route
+from tests.kit.programs import TIMEOUT
 
 START = route(
     "VM.start",
@@ -171,11 +175,16 @@ methods:
 """
 
 
-def document(mapping: str = MAPPING, servers: tuple[str, ...] = ()) -> Any:
+def shop(mapping: str = MAPPING) -> tuple[Table, EndpointTable]:
     path = Path("/nowhere/shop.yaml")
     table, problems = compiled(path, mapping.encode(), {path.with_name("shop.xml"): IDL.encode()})
     assert problems == []
-    return openrpc(table.endpoints[EndpointKey("rpc", "/json")], describe(surface(table)), servers)
+    return table, table.endpoints[EndpointKey("rpc", "/json")]
+
+
+def document(mapping: str = MAPPING) -> Any:
+    table, endpoint = shop(mapping)
+    return openrpc(endpoint, describe(surface(table)), ())
 
 
 def schema(name: str) -> Any:
@@ -210,6 +219,30 @@ def test_of_many_errors_a_method_lists_its_own() -> None:
     found = document(MAPPING.replace("errors: {org", f"errors: {{{many}, org", 1))
     errors = {each["name"]: len(each.get("errors", ())) for each in found["methods"]}
     assert errors == {"find": 1, "list": 0, "all": 0, "record": 0, "records": 0}
+
+
+async def test_methods_are_described_once_for_all_who_ask_also_if_the_first_of_them_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, endpoint = shop()
+    may_go_on, described = threading.Event(), []
+
+    def describe_slowly(asked: Table) -> Surface:
+        described.append(asked)
+        assert may_go_on.wait(TIMEOUT)
+        return surface(asked)
+
+    monkeypatch.setattr(introspection, "surface", describe_slowly)
+    describer = introspection.Describer(table)
+    first, *others = [asyncio.ensure_future(describer.document(endpoint, tuple)) for _ in range(3)]
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    others.append(asyncio.ensure_future(describer.document(endpoint, tuple)))
+    await asyncio.sleep(0)
+    may_go_on.set()
+    assert await asyncio.wait_for(asyncio.gather(*others), TIMEOUT) == [document()] * 3
+    assert (first.cancelled(), described) == (True, [table])
 
 
 @pytest.mark.bus

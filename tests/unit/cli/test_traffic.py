@@ -107,7 +107,7 @@ def test_what_was_not_recorded_is_said_to_a_person_and_to_a_program(
     ended = api.run("record", "--out", str(file), "--calls", "1", "--json")
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert json.loads(ended.stdout) == {
-        "file": str(file), "calls": 1, "bytes": file.stat().st_size, "end": "1 calls", "no_room": 0, "too_large": 1
+        "file": str(file), "calls": 1, "bytes": file.stat().st_size, "end": "1 call", "no_room": 0, "too_large": 1
     }  # fmt: skip
     ended = api.run("record", "--out", "-", "--json")
     assert (ended.exit_code, json.loads(ended.stdout)["status"]) == (2, 2)

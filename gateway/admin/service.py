@@ -39,7 +39,7 @@ from gateway.core.admin.views import (
 )
 from gateway.core.interfaces import AdminOperations
 from gateway.core.logger import Logger
-from gateway.core.migration.modes import Mode, Setting, Side, percent, share
+from gateway.core.migration.modes import Mode, percent
 from gateway.core.migration.rollout_plan import RolloutState
 from gateway.core.routing import policy, selection
 from gateway.core.routing.overrides import GROUP, By, Override, matches
@@ -232,15 +232,8 @@ class AdminService(AdminOperations):
         left = None if until is None else float(str(until)) - now
         if left is not None and left <= 0:
             return None
-        setting = Setting(
-            Mode(written["mode"]),
-            share(str(written["percent"])),
-            Side(written["control"]),
-            observe=bool(written["observe"]),
-            noise=bool(written["noise"]),
-        )
         end = None if left is None else self._steady() + left
-        return Override(pattern, setting, str(written["who"]), now, str(written["why"]), end)
+        return Override(pattern, views.setting_of(written), str(written["who"]), now, str(written["why"]), end)
 
     async def reset_statistics(self, pattern: str, who: str, why: str = "") -> Sequence[MethodId] | StateRefused:
         """Delete call statistics and mismatches of all methods of a pattern."""

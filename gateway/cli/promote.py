@@ -96,6 +96,7 @@ def promote(
 
 def _edited(file: Mapping[str, Any]) -> _EditedFile:
     """Make the new text and check that it changes the wanted modes and nothing else."""
+    from gateway.core.admin.views import setting_of
     from gateway.mapping.rewrite import RewriteError, WantedMode, rewrite
 
     path = Path(file["file"])
@@ -107,7 +108,7 @@ def _edited(file: Mapping[str, Any]) -> _EditedFile:
         fail(f"{path} has changed since the gateway loaded it: run `xcp-gateway reload`, then promote again", FAILED)
     try:
         wanted = {
-            each["method"]: WantedMode(_setting(each["now"]), _setting(each["setting"]), each["has_key"])
+            each["method"]: WantedMode(setting_of(each["now"]), setting_of(each["setting"]), each["has_key"])
             for each in file["methods"]
         }
         text = rewrite(before.decode("utf-8-sig"), wanted)
@@ -119,16 +120,11 @@ def _edited(file: Mapping[str, Any]) -> _EditedFile:
     return edited
 
 
-def _setting(written: Mapping[str, Any]) -> Any:
-    from gateway.core.migration.modes import Mode, Setting, Side, share
-
-    buckets, control = share(written["percent"]), Side(written["control"])
-    return Setting(Mode(written["mode"]), buckets, control, written["observe"], written["noise"])
-
-
 def _verify(edited: _EditedFile, methods: Sequence[Mapping[str, Any]]) -> None:
+    from gateway.core.admin.views import setting_of
+
     before, after = (dict(_compiled(edited.path, content)) for content in (edited.before, edited.after))
-    wanted = {each["method"]: _setting(each["setting"]) for each in methods}
+    wanted = {each["method"]: setting_of(each["setting"]) for each in methods}
     for name, settings in before.items():
         if after.get(name) != (wanted.get(name, settings[0]), *settings[1:]):
             why = "cannot be written without other changes: edit the file by hand"

@@ -168,7 +168,7 @@ class RecordingSession(Struct, eq=False):
         self.counts.calls += 1
         self._more.set()
         if self.counts.calls == self.limits.calls:
-            self.close(f"{self.limits.calls} calls")
+            self.close("1 call" if self.limits.calls == 1 else f"{self.limits.calls} calls")
 
     async def lines(self, version: str, revision: str) -> AsyncGenerator[bytes, None]:
         """The recording, line by line, as calls come; between two lines other tasks run."""

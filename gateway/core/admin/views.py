@@ -15,7 +15,7 @@ from gateway.core.admin import counters
 from gateway.core.admin.records import Counts, MethodId
 from gateway.core.comparison.compare import Verdict
 from gateway.core.migration.limits import SideCounts, assess
-from gateway.core.migration.modes import BUCKETS, Key, Mode, Setting, Side, percent
+from gateway.core.migration.modes import BUCKETS, Key, Mode, Setting, Side, percent, share
 from gateway.core.migration.statistics import quantile
 from gateway.core.routing.overrides import Override
 from gateway.core.routing.policy import CallPlan, bucket
@@ -184,6 +184,12 @@ def setting_view(setting: Setting) -> SettingView:
         observe=setting.observe,
         noise=setting.noise,
     )
+
+
+def setting_of(view: Mapping[str, Any]) -> Setting:
+    """The setting of which this is the view."""
+    buckets, control = share(view["percent"]), Side(view["control"])
+    return Setting(Mode(view["mode"]), buckets, control, view["observe"], view["noise"])
 
 
 def set_by(override: Override | None) -> str:

@@ -89,6 +89,7 @@ async def test_a_recording_ends_when_nobody_reads_it(api: Api, monkeypatch: pyte
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(api.socket))) as session,
         session.post("http://gateway/v1/record", json={}) as response,
     ):
+        assert response.content_type == "application/x-ndjson"
         assert b"recording" in await response.content.readline()
         assert api.sides.recorder.active
     async with asyncio.timeout(60):

@@ -136,6 +136,7 @@ def test_differences_are_shown_exported_and_forgotten(api: Served) -> None:
     pair = MismatchRecord(1.0, MethodId("xenopsd", "VM.get_state"), DOCUMENT)
     api.do(api.api.state.flush(CountsBatch(pairs=[pair, replace(pair, when=2.0)])))
     assert "Halted" in out(api, "diff", "VM.get_state")
+    assert out(api, "diff", "VM.start") == "no mismatches\n"
     lines = [json.loads(line) for line in out(api, "diff", "--json-lines", "--limit", "1").splitlines()]
     assert lines == [{"when": 2.0, "method": ["xenopsd", "VM.get_state"], **DOCUMENT}], "the newest"
     shown = [" ".join(line.split()) for line in out(api, "diff").splitlines()]
@@ -182,10 +183,12 @@ def test_a_mode_that_no_rollout_watches_after_the_undo_is_named(api: Served) -> 
     assert api.do(api.api.state.decide(Change((), put=(step,)))) is None  # as the controller does, which is not here
     out(api, "mode", "VM.start", "off")
     out(api, "rollback", "--all")
+    out(api, "mode", "VM.start", "legacy")  # what a person sets after the rollback is kept
     assert out(api, "rollback", "--undo").splitlines()[-1] == (
         f"the rollout of {name} stays ended, and nothing watches its mode shadow: "
         f"`xcp-gateway mode clear {name}`, then `rollout start`, begins it again"
     )
+    assert "xenopsd/VM.start      legacy" in out(api, "mode")
     out(api, "mode", "clear", name)
     assert "running at step 1" in out(api, "rollout", "start", name)
 
@@ -197,6 +200,7 @@ def test_the_audit_is_that_of_one_subject_or_of_a_time(api: Served) -> None:
     assert len(out(api, "audit", "group:life", "--since", "1h").splitlines()) == 2
     assert len(out(api, "audit", "--limit", "1").splitlines()) == 2
     assert out(api, "audit", "VM.nope", "--since", "1h") == "no decisions about VM.nope within 1h\n"
+    assert out(api, "audit", "--since", "1ms") == "no decisions within 1ms\n"
 
 
 def test_of_very_many_moved_methods_only_the_numbers_are_told() -> None:

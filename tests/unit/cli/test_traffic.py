@@ -13,6 +13,7 @@ from rich.console import Console
 
 from gateway.cli import client, traffic
 from gateway.core.admin.records import ClientKey, ClientRecord, CountsBatch, MethodId
+from gateway.pipeline.recorder import MAX_RECORDINGS, RecordingLimits
 from tests.kit.admin import Served
 from tests.kit.cases import each_case
 from tests.kit.traffic import SESSION
@@ -48,6 +49,8 @@ def test_clients_are_shown_and_whether_anybody_needs_a_protocol(api: Served) -> 
     rows = json.loads(api.run("clients", "VM.*", "--since", "1h", "--service", "xapi", "--json").stdout)
     assert [(row["user"], row["count"]) for row in rows] == [("alice", 12345)]
     assert api.run("clients", "VM.nope", "--since", "1h").stdout == "no calls of VM.nope within 1h\n"
+    for words in (["--service", "xenopsd"], [""]):
+        assert json.loads(api.run("clients", *words, "--json").stdout) == []
 
 
 def test_a_column_that_has_no_value_or_no_room_is_left_out(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +110,7 @@ def test_what_was_not_recorded_is_said_to_a_person_and_to_a_program(
     ended = api.run("record", "--out", str(file), "--calls", "1", "--json")
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert json.loads(ended.stdout) == {
-        "file": str(file), "calls": 1, "bytes": file.stat().st_size, "end": "1 calls", "no_room": 0, "too_large": 1
+        "file": str(file), "calls": 1, "bytes": file.stat().st_size, "end": "1 call", "no_room": 0, "too_large": 1
     }  # fmt: skip
     ended = api.run("record", "--out", "-", "--json")
     assert (ended.exit_code, json.loads(ended.stdout)["status"]) == (2, 2)
@@ -166,3 +169,10 @@ def test_a_recording_that_cannot_be_is_told_why_and_leaves_no_file(
     ended = api.run("record", *words.format(tmp_path).split())
     assert (ended.exit_code, ended.stderr.splitlines()[-1]) == (2, says.format(tmp_path))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_recording_that_the_gateway_cannot_begin_now_ends_with_status_1(api: Served, tmp_path: Path) -> None:
+    for _ in range(MAX_RECORDINGS):
+        api.api.sides.recorder.begin(frozenset({NAME}), RecordingLimits())
+    ended = api.run("record", "--out", str(tmp_path / "x"))
+    assert (ended.exit_code, ended.stderr.partition(",")[0]) == (1, f"{MAX_RECORDINGS} recordings are running")

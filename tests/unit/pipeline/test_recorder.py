@@ -82,7 +82,7 @@ async def test_what_comes_after_the_last_call_is_not_counted_even_in_the_same_tu
         recorder.dispatcher.finish(taken(first))
     await asyncio.sleep(0)
     *_, last = await documents(found)
-    assert (last["end"], last["calls"], last["too_large"]) == ("1 calls", 1, 0)
+    assert (last["end"], last["calls"], last["too_large"]) == ("1 call", 1, 0)
 
 
 @each_case(

@@ -285,7 +285,10 @@ async def test_of_all_objects_more_is_heard_in_a_second_than_of_one_and_not_with
     async with following(bus) as (backend, told):
         removed = Variant("(oas)", ("/b", [INTERFACE]))
         await emit(backend, "InterfacesRemoved", removed, interface=MANAGER, times=200)
-        assert [type(each) for each in (await told.has(51))[:51]] == [Event] * 50 + [EventsLost]
+        heard = 0
+        while not isinstance((await told.has(heard + 1))[heard], EventsLost):
+            heard += 1
+        assert heard == 50
 
 
 async def test_a_reply_is_taken_between_the_signals_before_and_after_it(bus: PrivateBus) -> None:

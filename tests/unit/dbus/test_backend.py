@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import pytest
 from dbus_fast import Message, MessageType, Variant
@@ -100,27 +101,34 @@ def error(name: str, signature: str = "", body: list[object] | None = None, send
     return message
 
 
+SPAWN = (
+    "ExecFailed ForkFailed ChildExited ChildSignaled Failed FailedToSetup ConfigInvalid ServiceNotValid ServiceNotFound"
+    " PermissionsInvalid FileInvalid NoMemory"
+)
+
+
 @each_case(
-    ("name", "of_broker", "of_service", "fails"),
+    ("names", "of_broker", "of_service", "fails"),
     [
-        ("ServiceUnknown", FaultCode.UNAVAILABLE, FaultCode.REMOTE, True),
-        ("NameHasNoOwner", FaultCode.UNAVAILABLE, FaultCode.REMOTE, True),
-        ("Spawn.ChildExited", FaultCode.UNAVAILABLE, FaultCode.REMOTE, True),
-        ("TimedOut", FaultCode.TIMEOUT, FaultCode.TIMEOUT, True),  # activation
+        ("ServiceUnknown NameHasNoOwner", FaultCode.UNAVAILABLE, FaultCode.REMOTE, True),
+        (" ".join(f"Spawn.{each}" for each in SPAWN.split()), FaultCode.UNAVAILABLE, FaultCode.REMOTE, True),
+        ("Timeout TimedOut", FaultCode.TIMEOUT, FaultCode.TIMEOUT, True),  # activation
         ("LimitsExceeded", FaultCode.BUSY, FaultCode.REMOTE, False),
-        ("AccessDenied", FaultCode.ACCESS_DENIED, FaultCode.ACCESS_DENIED, False),  # a policy
+        ("AccessDenied AuthFailed", FaultCode.ACCESS_DENIED, FaultCode.ACCESS_DENIED, False),  # a policy
         ("InteractiveAuthorizationRequired", FaultCode.ACCESS_DENIED, FaultCode.ACCESS_DENIED, False),
+        ("PropertyReadOnly", FaultCode.ACCESS_DENIED, FaultCode.ACCESS_DENIED, False),
         ("UnknownMethod", FaultCode.UNKNOWN_METHOD, FaultCode.UNKNOWN_METHOD, False),
-        ("UnknownObject", FaultCode.NOT_FOUND, FaultCode.NOT_FOUND, False),
-        ("InvalidArgs", FaultCode.INVALID_PARAMS, FaultCode.INVALID_PARAMS, False),
-        ("Failed", FaultCode.REMOTE, FaultCode.REMOTE, False),
+        ("UnknownObject UnknownInterface", FaultCode.NOT_FOUND, FaultCode.NOT_FOUND, False),
+        ("UnknownProperty FileNotFound", FaultCode.NOT_FOUND, FaultCode.NOT_FOUND, False),
+        ("InvalidArgs InvalidSignature", FaultCode.INVALID_PARAMS, FaultCode.INVALID_PARAMS, False),
+        ("Failed NoMemory IOError NotSupported", FaultCode.REMOTE, FaultCode.REMOTE, False),
     ],
 )
 def test_only_the_broker_tells_that_a_call_was_not_delivered_or_a_service_cannot_be_reached(
-    name: str, of_broker: FaultCode, of_service: FaultCode, fails: bool
+    names: str, of_broker: FaultCode, of_service: FaultCode, fails: bool
 ) -> None:
     """A service that passes on what it was told of another may have executed the call: legacy must not do so again."""
-    for sender, code in ((BUS_NAME, of_broker), (":1.7", of_service)):
+    for name, (sender, code) in product(names.split(), ((BUS_NAME, of_broker), (":1.7", of_service))):
         message = error(_ERROR + name, "s", ["why"], sender)
         assert fault(message) == Fault(code, "why", _ERROR + name, ["why"])
         assert is_transport_failure(message) is (fails and sender == BUS_NAME)
@@ -134,6 +142,7 @@ def test_only_the_broker_tells_that_a_call_was_not_delivered_or_a_service_cannot
         ("org.xen.Oops", "u", [7], ("remote", "org.xen.Oops", [7])),
         ("org.xen.Oops", "h", [0], ("remote", "org.xen.Oops", [])),
         (_ERROR + "NoReply", "s", ["gone"], ("no_reply", f"gone; {UNKNOWN}", ["gone"])),
+        (_ERROR + "Disconnected", "s", ["gone"], ("no_reply", f"gone; {UNKNOWN}", ["gone"])),
     ],
 )
 def test_an_error_keeps_its_text_and_arguments(
@@ -141,6 +150,8 @@ def test_an_error_keeps_its_text_and_arguments(
 ) -> None:
     code, text, data = expected
     assert fault(error(name, signature, body)) == Fault(FaultCode(code), text, name, data)
+    assert is_transport_failure(error(name)) is (code == "no_reply")
+    assert not is_transport_failure(error(name, sender=":1.7"))  # it lives, and has lost somebody else
 
 
 # Variants

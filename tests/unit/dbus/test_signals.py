@@ -277,6 +277,20 @@ async def test_changes_of_every_path_and_interface_come_with_their_variants(bus:
         assert (added.body[0], removed.body) == ("/b", ("/b", [INTERFACE]))
 
 
+async def test_of_all_objects_more_is_heard_in_a_second_than_of_one_and_not_without_end(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("OVERFLOW_PAUSE", 0.05), ("OVERFLOW_LIMIT", 20), ("WHOLE_LIMIT", 50)):
+        monkeypatch.setattr(signals, name, value)
+    async with following(bus) as (backend, told):
+        removed = Variant("(oas)", ("/b", [INTERFACE]))
+        await emit(backend, "InterfacesRemoved", removed, interface=MANAGER, times=200)
+        heard = 0
+        while not isinstance((await told.has(heard + 1))[heard], EventsLost):
+            heard += 1
+        assert heard == 50
+
+
 async def test_a_reply_is_taken_between_the_signals_before_and_after_it(bus: PrivateBus) -> None:
     """The signals are emitted over other connections, so that they are under way in any order of sending."""
     async with following(bus) as (backend, told):

@@ -66,6 +66,8 @@ CASES: list[tuple[Progress, BothSides, float, Action, str]] = [
     (_at(CANARY), GOOD, 60.0, WAIT, "a person must approve canary 50%"),
     (replace(_at(CANARY), approved=True), GOOD, 60.0, PROMOTE, "canary 1% -> canary 50%"),
     (_at(CANARY, WAITING), BAD, 60.0, BREACH, "500 of 5000 calls by D-Bus failed"),
+    (_at(CANARY, RolloutState.FROZEN), BAD, 60.0, HOLD, "frozen"),
+    (_at(CANARY, RolloutState.ROLLED_BACK), BAD, 60.0, HOLD, "rolled back"),
     (_at(HALF, PAUSED), GOOD, 60.0, HOLD, "paused"),
     (_at(HALF, OVERRIDDEN), GOOD, 60.0, HOLD, "overridden"),
     (_at(HALF), counts(calls=50), 60.0, HOLD, "50 of 100 calls by D-Bus"),

@@ -143,7 +143,7 @@ def test_what_a_breach_does_is_for_the_plan_to_say(
 def test_one_step_down_a_breach_goes_further_down_and_health_does_not_go_up_again() -> None:
     plan = replace(PLAN, on_breach=OnBreach.STEP_DOWN)
     down = _after(_at(DBUS, baseline=side(5000)), BAD, plan)
-    assert (down.state, down.step, down.baseline) == (RolloutState.PAUSED, HALF, side(5000))
+    assert (down.state, down.step, down.since, down.baseline) == (RolloutState.PAUSED, HALF, 1900.0, side(5000))
     assert _after(down, GOOD, plan) == down
     assert _after(down, BAD, plan).step == CANARY
     assert _after(apply_command(down, Command.RESUME, "mended"), GOOD, plan, now=4000.0).step == DBUS

@@ -53,7 +53,8 @@ def make_calls(environment: Environment) -> None:
                 environment.switches.write_text(json.dumps({METHOD: {"wrong": {FIELD: "2097152"}}}))
             for vm in (WEB, DB):
                 server.VM.get_record(answer["Value"], vm)
-                server.VM.get_power_state(answer["Value"], vm)
+        for vm in (WEB, DB):  # too few for its rollout to judge by: on a busy machine D-Bus may be too slow for it
+            server.VM.get_power_state(answer["Value"], vm)
 
 
 def are_compared(environment: Environment) -> bool:

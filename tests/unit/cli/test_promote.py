@@ -57,7 +57,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(file: Path, capsys
     file.write_text(OLD.replace("label: {member: Label}", "label: &x {member: Label}\n  again: *x"))
     assert "label shares its entry with other methods" in refusal(plan(file, method="label"))
     asked = plan(file)
-    file.write_text(OLD + "# new\n")
+    file.write_text(OLD + "# mine\n")
     assert "has changed since the gateway loaded it" in refusal(asked)
     file.unlink()
     assert "cannot be read: No such file or directory" in refusal(asked)

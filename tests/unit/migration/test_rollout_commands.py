@@ -74,6 +74,8 @@ async def test_a_guarded_mode_needs_a_rollout_under_way_of_one_method_or_group(o
     await one.begin()
     assert one.commands.unguarded("VM.start") == ()
     assert one.commands.unguarded("VM.*")[0].startswith("guarded: expected one method or group that a rollout moves")
+    await one.commands.abort(NAME, "alice")
+    assert one.commands.unguarded(NAME) == (f"{wanted}aborted: start it with {start}",)
 
 
 async def test_of_two_commands_that_are_given_at_once_one_is_obeyed(one: World) -> None:

@@ -109,6 +109,17 @@ async def test_a_breach_rolls_back_within_a_second(canary: World) -> None:
     assert entry.numbers["dbus_errors"] == 1000
 
 
+async def test_a_long_good_time_does_not_hide_a_bad_end(canary: World) -> None:
+    for _ in range(20):
+        await canary.good(calls=1_000_000)
+        await canary.advance(10.0)
+    await canary.advance(60.0)
+    await canary.see(equal=700, different=300, calls_dbus=1000, calls_legacy=1000)  # 0.0015% of all there were
+    await canary.advance()
+    assert canary.now_at()[0] == "rolled back"
+    assert "in the last 200 ms 300 of 1000 differ" in (await canary.said())[0].why
+
+
 async def test_a_freeze_stays_until_a_person_resumes_and_then_counts_anew(path: Path) -> None:
     async with world(path, movable(plan=replace(PLAN, on_breach=OnBreach.FREEZE))) as one:
         await _to_the_canary(one)

@@ -66,6 +66,8 @@ CASES: list[tuple[Progress, BothSides, float, Action, str]] = [
     (_at(CANARY), GOOD, 60.0, WAIT, "a person must approve canary 50%"),
     (replace(_at(CANARY), approved=True), GOOD, 60.0, PROMOTE, "canary 1% -> canary 50%"),
     (_at(CANARY, WAITING), BAD, 60.0, BREACH, "500 of 5000 calls by D-Bus failed"),
+    (_at(CANARY, RolloutState.FROZEN), BAD, 60.0, HOLD, "frozen"),
+    (_at(CANARY, RolloutState.ROLLED_BACK), BAD, 60.0, HOLD, "rolled back"),
     (_at(HALF, PAUSED), GOOD, 60.0, HOLD, "paused"),
     (_at(HALF, OVERRIDDEN), GOOD, 60.0, HOLD, "overridden"),
     (_at(HALF), counts(calls=50), 60.0, HOLD, "50 of 100 calls by D-Bus"),
@@ -141,7 +143,7 @@ def test_what_a_breach_does_is_for_the_plan_to_say(
 def test_one_step_down_a_breach_goes_further_down_and_health_does_not_go_up_again() -> None:
     plan = replace(PLAN, on_breach=OnBreach.STEP_DOWN)
     down = _after(_at(DBUS, baseline=side(5000)), BAD, plan)
-    assert (down.state, down.step, down.baseline) == (RolloutState.PAUSED, HALF, side(5000))
+    assert (down.state, down.step, down.since, down.baseline) == (RolloutState.PAUSED, HALF, 1900.0, side(5000))
     assert _after(down, GOOD, plan) == down
     assert _after(down, BAD, plan).step == CANARY
     assert _after(apply_command(down, Command.RESUME, "mended"), GOOD, plan, now=4000.0).step == DBUS

@@ -91,6 +91,18 @@ async def test_connections_are_used_again_once_it_is_known_that_the_service_keep
         assert old.connections == connections
 
 
+async def test_a_connection_whose_answer_promised_nothing_waits_for_its_proof_whatever_another_promised() -> None:
+    patient = ConnectionPoolLimits(keepalive=None, idle=600, probe_interval=600)
+    async with legacy_server(lambda _: ok(b"x")) as old, pool(old.url, patient) as xapi:
+        await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (1, 0)
+        old.answers = lambda _: ok(b"x", "Connection: Keep-Alive")
+        await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (2, 1)
+        await asyncio.gather(answer(xapi), answer(xapi))
+        assert (old.connections, xapi.status().idle) == (3, 2)
+
+
 async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others() -> None:
     async with legacy_server(lambda _: ok(b"x", "Connection: Keep-Alive")) as old, pool(old.url, LEARNING) as xapi:
         for _ in range(2):

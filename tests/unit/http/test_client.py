@@ -41,6 +41,15 @@ async def test_a_message_goes_out_and_its_answer_comes_back_over_connections_tha
         assert (old.connections, xapi.status().idle) == (1, 1)
 
 
+async def test_content_that_an_answer_to_head_announces_ends_its_connection() -> None:
+    """A server that sends it all the same would answer the next call with it."""
+    head = RequestMetadata("HEAD", "/", ((b"Host", b"x"),))
+    async with legacy_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as old, pool(old.url) as xapi:
+        for _ in range(2):
+            assert expect(Answer, await asyncio.wait_for(xapi.send(b"hi", head), 60)).body == b""
+        assert old.connections == 2
+
+
 async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
     async with (
         legacy_server(lambda _: Last(ok(b"x"))) as old,

@@ -74,8 +74,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._streams = ConcurrencyLimiter(-(-limits.connections // 2), limits.waiting // 2)
         self._idle: list[ClientConnection] = []  # last in, first out: the first has been idle longest
         self._is_sweeping = False  # a timer runs that closes idle connections
-        # Else a request could cross the close of a connection, and be lost: one is idle at most, and may show it.
-        self._keeps_alive = bool(limits.keepalive)
+        self._keeps_alive = bool(limits.keepalive)  # else a request could cross the close of a connection, and be lost
+        self._probe: ClientConnection | None = None  # an idle connection that may show it
         self._open: set[ClientConnection] = set()
         self._in_flight = 0
         self._retired = False
@@ -106,8 +106,7 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
     def status(self) -> UpstreamStatus:
         """Its state for `status`."""
         waiting = self._limiter.waiting + self._streams.waiting
-        idle = len(self._idle) if self._keeps_alive else 0
-        return UpstreamStatus(self.name, self._address.url, self._in_flight, waiting, idle, self._last_error)
+        return UpstreamStatus(self.name, self._address.url, self._in_flight, waiting, len(self._idle), self._last_error)
 
     async def probe(self) -> str:
         """Connect and close again, unless a connection is open; see UpstreamConnection."""
@@ -146,7 +145,9 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self, body: bytes, carried: RequestMetadata, receiver: AnswerReceiver, *, repeatable: bool
     ) -> SentMessage | None:
         """Send over a connection that is idle, with a slot that is free; see UpstreamConnection."""
-        if not self._has_idle() or self._stopped or carried.verb == "HEAD" or not self._limiter.take():
+        if self._probe is not None:
+            self._check_probe()
+        if not self._idle or self._stopped or carried.verb == "HEAD" or not self._limiter.take():
             return None
         request = self._heads.of(carried, len(body)) + body
         connection = self._idle.pop()
@@ -314,7 +315,8 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
 
     def _write_on_idle(self, request: bytes, *, bodiless: bool, buffer: int | None = None) -> ClientConnection | None:
         """Send a request over an idle connection. Over one that was closed meanwhile, nothing was sent."""
-        while self._has_idle():
+        self._check_probe()
+        while self._idle:
             connection = self._idle.pop()
             if connection.start(request, bodiless=bodiless, buffer=buffer):
                 return connection
@@ -363,9 +365,12 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         connection.idle_since = asyncio.get_running_loop().time()
         if not self._is_sweeping:
             self._sweep_later(self._limits.idle)
-        if self._idle and not self._keeps_alive:
+        if self._keeps_alive:
+            self._idle.append(connection)
+        elif self._probe is None:
+            self._probe = connection
+        else:
             return False
-        self._idle.append(connection)
         return True
 
     def _forget(self, connection: ClientConnection) -> None:
@@ -385,22 +390,29 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
         self._is_sweeping = False
         oldest = asyncio.get_running_loop().time() - self._limits.idle
         left = float("inf")
-        for connection in tuple(self._idle):
+        for connection in self._unused():
             if connection.idle_since > oldest:
                 left = min(left, connection.idle_since - oldest)
                 continue
-            self._idle.remove(connection)
+            if connection in self._idle:
+                self._idle.remove(connection)
             self._drop(connection)
         if left < float("inf"):
             self._sweep_later(left)
 
-    # Whether the upstream keeps connections open: from the config, from its headers, or learnt from an idle one
+    # Whether the upstream keeps connections open: from the config, from its headers, or learnt by a probe
 
-    def _has_idle(self) -> bool:
-        if self._idle and not self._keeps_alive:
-            age = asyncio.get_running_loop().time() - self._idle[0].idle_since
-            self._keeps_alive = age >= self._limits.probe_interval
-        return self._keeps_alive and bool(self._idle)
+    def _check_probe(self) -> None:
+        connection = self._probe
+        if connection is None:
+            return
+        if connection.transport is None:
+            self._probe = None
+            self._drop(connection)
+        elif asyncio.get_running_loop().time() - connection.idle_since >= self._limits.probe_interval:
+            self._probe = None
+            self._keeps_alive = True
+            self._idle.append(connection)
 
     def _distrust(self) -> None:
         """The upstream has closed a connection: make no use of the idle ones until it is seen to keep one."""
@@ -409,9 +421,13 @@ class HttpUpstreamConnection(interfaces.UpstreamConnection):
             self._close_idle()
 
     def _close_idle(self) -> None:
-        for connection in self._idle:
+        for connection in self._unused():
             self._drop(connection)
         self._idle.clear()
+        self._probe = None
+
+    def _unused(self) -> list[ClientConnection]:
+        return [*self._idle, *([] if self._probe is None else [self._probe])]
 
     def _drop(self, connection: ClientConnection) -> None:
         connection.abort()

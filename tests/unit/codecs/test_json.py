@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -25,6 +26,19 @@ def test_depth_up_to_the_limit_is_read_and_one_more_is_refused(levels: int) -> N
     with pytest.raises(JsonError, match=f"at most {levels} nested") as refusal:
         read(nested(levels + 1), MessageLimits(depth=levels))
     assert refusal.value.code is FaultCode.TOO_LARGE
+
+
+def test_the_work_for_nested_arrays_does_not_grow_with_the_depth_that_is_allowed() -> None:
+    body = b"[" * 100_000 + b"]" * 100_000
+
+    def seconds(depth: int) -> float:
+        started = time.thread_time()
+        with pytest.raises(JsonError, match=f"at most {depth} nested"):
+            read(body, MessageLimits(depth=depth))
+        return time.thread_time() - started
+
+    tries = 10  # the best of them: a busy machine makes a reader slow, but never one that is too slow quick
+    assert min(seconds(500) for _ in range(tries)) < 5 * min(seconds(10) for _ in range(tries))
 
 
 @each_case(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import socket
@@ -43,8 +44,9 @@ async def test_an_address_that_cannot_be_had_is_named_also_where_it_is_taken_bef
     other = await addresses.bind(one.addresses[0], 0o660, InheritedSockets({}))
     await one.accept(Silent)
     for address in ("tcp:no.such.host.invalid:80", f"unix:/tmp/{'x' * 120}", one.addresses[0]):
-        with pytest.raises(OSError, match=re.escape(f"cannot listen on {address}: ")):
+        with pytest.raises(OSError, match=re.escape(f"cannot listen on {address}: ")) as caught:
             await (other.accept(Silent) if address == one.addresses[0] else bound(address))
+    assert caught.value.errno == errno.EADDRINUSE
     one.close()
     other.close()
 

@@ -41,6 +41,15 @@ async def test_a_message_goes_out_and_its_answer_comes_back_over_connections_tha
         assert (old.connections, xapi.status().idle) == (1, 1)
 
 
+async def test_content_that_an_answer_to_head_announces_ends_its_connection() -> None:
+    """A server that sends it all the same would answer the next call with it."""
+    head = RequestMetadata("HEAD", "/", ((b"Host", b"x"),))
+    async with legacy_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n") as old, pool(old.url) as xapi:
+        for _ in range(2):
+            assert expect(Answer, await asyncio.wait_for(xapi.send(b"hi", head), 60)).body == b""
+        assert old.connections == 2
+
+
 async def test_each_request_has_a_connection_where_the_config_says_so() -> None:
     async with (
         legacy_server(lambda _: Last(ok(b"x"))) as old,
@@ -89,6 +98,18 @@ async def test_connections_are_used_again_once_it_is_known_that_the_service_keep
         for _ in range(5):
             await answer(xapi)
         assert old.connections == connections
+
+
+async def test_a_connection_whose_answer_promised_nothing_waits_for_its_proof_whatever_another_promised() -> None:
+    patient = ConnectionPoolLimits(keepalive=None, idle=600, probe_interval=600)
+    async with legacy_server(lambda _: ok(b"x")) as old, pool(old.url, patient) as xapi:
+        await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (1, 0)
+        old.answers = lambda _: ok(b"x", "Connection: Keep-Alive")
+        await answer(xapi)
+        assert (old.connections, xapi.status().idle) == (2, 1)
+        await asyncio.gather(answer(xapi), answer(xapi))
+        assert (old.connections, xapi.status().idle) == (3, 2)
 
 
 async def test_a_service_that_closes_a_connection_is_not_trusted_with_the_others() -> None:

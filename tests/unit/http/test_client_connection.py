@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect
+from adapters.http.client.connection import LOST, ClientConnection, TooLargeError, connect, reason
 from adapters.http.client.request import parse_url
 from adapters.limits import Quota
 from gateway.core.rpc.model import Answer
@@ -52,7 +52,7 @@ async def test_what_is_held_of_an_answer_counts_until_it_is_read_given_up_or_too
         if ends is None:
             assert (await reading).body == bytes(60)
         else:
-            with pytest.raises(ends):
+            with pytest.raises(ends, match="does not fit" if ends is TooLargeError else None):
                 await reading
         assert quota.buffered == 0
         await gone(connection)
@@ -93,6 +93,18 @@ async def test_a_large_request_is_written_whole(tmp_path: Path) -> None:
         await answer(connection, request)
         assert old.requests == [request]
         await gone(connection)
+
+
+@each_case(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError("[Errno 111] Connect call failed"), "connection refused"),
+        (ssl.SSLError(1, "WRONG_VERSION_NUMBER"), "no TLS could be agreed on (unknown)"),
+        (OSError("something"), "no connection"),
+    ],
+)
+def test_why_there_is_no_connection_is_said_in_words(error: OSError, words: str) -> None:
+    assert reason(error) == words
 
 
 async def test_session_tickets_are_not_taken_for_the_end_of_a_new_connection(tmp_path: Path) -> None:

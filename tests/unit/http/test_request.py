@@ -226,8 +226,11 @@ async def test_a_slow_body_is_408_in_the_clients_protocol() -> None:
     assert reply.headers["connection"] == "close"
 
 
-async def test_who_waits_for_100_continue_is_told_to_go_on() -> None:
+async def test_who_waits_for_100_continue_is_told_to_go_on_but_for_clients_of_1_0() -> None:
     async with talking() as wire:
-        await wire.send(post(b"hello", "/", *EXPECTS)[:-5])
+        head = post(b"hello", "/", *EXPECTS)[:-5]
+        await wire.send(head)
         assert (await wire.raw(25)) == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert (await ask(wire, b"hello")).body == b"hello"
+        await wire.send(head.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (await ask(wire, b"hello")).status == 200

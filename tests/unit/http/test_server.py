@@ -47,6 +47,15 @@ async def test_the_listeners_headers_are_on_every_answer() -> None:
             assert {name: reply.headers[name.lower()] for name in headers} == headers
 
 
+async def test_a_method_that_is_not_served_is_405_which_names_the_one_that_is_and_head_gets_no_body() -> None:
+    async with talking() as wire:
+        reply = await ask(wire, GET)
+        assert (reply.status, reply.headers["allow"], reply.headers["content-type"]) == (405, "POST", "text/plain")
+        await wire.send(GET.replace(b"GET", b"HEAD").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        head, _, body = (await wire.rest()).partition(b"\r\n\r\n")
+    assert (head[:13], body) == (b"HTTP/1.1 405 ", b"")
+
+
 async def test_the_path_is_resolved_without_its_query_and_empty_segments() -> None:
     asked: list[str] = []
     echo = Echo()

@@ -70,6 +70,7 @@ async def test_a_listed_page_may_ask_and_call() -> None:
         (["*"], "Origin: http://anywhere", "*"),
         (["*"], "Sec-Fetch-Site: cross-site", None),
         ([], "Sec-Fetch-Site: same-origin", None),
+        ([], "Sec-Fetch-Site: none", None),
         ([], "X: y", None),
     ],
 )

@@ -21,12 +21,11 @@ from itertools import cycle
 
 from adapters.codecs.jsonrpc import FROM_ERROR_CODE
 from adapters.codecs.xmlrpc import FROM_FAULT_CODE
-from adapters.xenstore.client.client import StoreLostError
+from adapters.xenstore.client.client import StoreLostError, XenstoreClient
 from adapters.xenstore.client.operations import StoreOperations
 from adapters.xenstore.client.wire import Permissions, StoreError
 from gateway.core.rpc.model import FaultCode
 from tests.kit.clients import Wire, connect, post
-from tests.kit.stores import connected
 from tests.soak import healthy
 from tests.soak.story import Ledger
 from tests.soak.world import CALM, HUNG, LARGE, World
@@ -260,7 +259,8 @@ async def hostile_guest(place: Place) -> None:
                 await store.write(f"{root}/text", b"%d" % place.chance.randrange(10**6))
                 place.counted("changes")
 
-    async with connected(place.world.guests.path) as store:
+    async with XenstoreClient(place.world.guests.path) as store:
+        await store.until_connected()
         for root in roots:
             await ask(root, b"x")
         await together(place, 20, churn)

@@ -26,37 +26,11 @@ from gateway.state.store import StateStore
 from gateway.wiring import SPELLINGS, task_ending
 from tests.kit.backends import dbus_backend
 from tests.kit.buses import private_bus
+from tests.kit.mappings import TASK_IDL, TASK_MAPPING
 from tests.kit.programs import TIMEOUT
 from tests.kit.upstreams import Scripted
 
 pytestmark = pytest.mark.bus
-
-IDL = """\
-<node>
-  <interface name="org.example.VMs1">
-    <method name="Migrate">
-      <arg name="vm" type="s" direction="in"/><arg name="task" type="o" direction="out"/>
-    </method>
-  </interface>
-  <interface name="org.example.Task1">
-    <property name="Status" type="s" access="read"/>
-    <property name="Progress" type="d" access="read"/>
-    <property name="Result" type="v" access="read"/>
-    <property name="Error" type="as" access="read"/>
-    <method name="Cancel"/>
-  </interface>
-</node>
-"""
-MAPPING = """\
-mapping: 1
-service: example
-dbus: {bus_name: org.example, object_path: /org/example, interface: org.example.VMs1, idl: example.xml}
-expose: [{listener: rpc, path: /, codec: jsonrpc, dialect: xenapi}]
-errors: {org.example.Error.Broken: {code: VM_BROKEN, args: ["{0}"]}}
-tasks: {interface: org.example.Task1, status: Status, progress: Progress, result: Result, error: Error, cancel: Cancel}
-methods:
-  VM.migrate: {member: Migrate, params: [vm], task: task}
-"""
 
 
 class Task1(ServiceInterface):
@@ -134,8 +108,8 @@ class Front:
 
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
-    (tmp_path / "example.xml").write_text(IDL)
-    (tmp_path / "example.yaml").write_text(MAPPING)
+    (tmp_path / "operations.xml").write_text(TASK_IDL)
+    (tmp_path / "example.yaml").write_text(TASK_MAPPING)
     table, problems = build([tmp_path], codecs={"jsonrpc"}, dialects={"xenapi"}, listeners={"rpc"}, spellings=SPELLINGS)
     assert problems == []
     with private_bus() as running:

@@ -86,6 +86,34 @@ methods:
 UPSTREAMS = {"old": {"xmlrpc/plain"}, "other": {"xmlrpc/plain", "jsonrpc/plain"}}
 SPELLINGS = {"xenapi": MethodSpelling("_", ("Async.", "InternalAsync."))}
 
+# A method that returns a task, and the object of one.
+TASK_IDL = """\
+<node>
+  <interface name="org.example.VMs1">
+    <method name="Migrate">
+      <arg name="vm" type="s" direction="in"/><arg name="task" type="o" direction="out"/>
+    </method>
+  </interface>
+  <interface name="org.example.Task1">
+    <property name="Status" type="s" access="read"/>
+    <property name="Progress" type="d" access="read"/>
+    <property name="Result" type="v" access="read"/>
+    <property name="Error" type="as" access="read"/>
+    <method name="Cancel"/>
+  </interface>
+</node>
+"""
+TASK_MAPPING = """\
+mapping: 1
+service: example
+dbus: {bus_name: org.example, object_path: /org/example, interface: org.example.VMs1, idl: operations.xml}
+expose: [{listener: rpc, path: /, codec: jsonrpc, dialect: xenapi}]
+errors: {org.example.Error.Broken: {code: VM_BROKEN, args: ["{0}"]}}
+tasks: {interface: org.example.Task1, status: Status, progress: Progress, result: Result, error: Error, cancel: Cancel}
+methods:
+  VM.migrate: {member: Migrate, params: [vm], task: task}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Built:

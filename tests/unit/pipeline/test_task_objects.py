@@ -21,36 +21,10 @@ from gateway.pipeline.tasks import Tasks
 from gateway.state.store import StateStore
 from gateway.wiring import task_ending
 from tests.kit.backends import MemoryBackend
-from tests.kit.mappings import build_files
+from tests.kit.mappings import TASK_IDL, TASK_MAPPING, build_files
 from tests.kit.programs import TIMEOUT
 from tests.kit.upstreams import Scripted
 
-IDL = """\
-<node>
-  <interface name="org.example.VMs1">
-    <method name="Migrate">
-      <arg name="vm" type="s" direction="in"/><arg name="task" type="o" direction="out"/>
-    </method>
-  </interface>
-  <interface name="org.example.Task1">
-    <property name="Status" type="s" access="read"/>
-    <property name="Progress" type="d" access="read"/>
-    <property name="Result" type="v" access="read"/>
-    <property name="Error" type="as" access="read"/>
-    <method name="Cancel"/>
-  </interface>
-</node>
-"""
-MAPPING = """\
-mapping: 1
-service: example
-dbus: {bus_name: org.example, object_path: /org/example, interface: org.example.VMs1, idl: operations.xml}
-expose: [{listener: rpc, path: /, codec: jsonrpc, dialect: xenapi}]
-errors: {org.example.Error.Broken: {code: VM_BROKEN, args: ["{0}"]}}
-tasks: {interface: org.example.Task1, status: Status, progress: Progress, result: Result, error: Error, cancel: Cancel}
-methods:
-  VM.migrate: {member: Migrate, params: [vm], task: task}
-"""
 TASK = "/org/example/task/1"
 
 
@@ -58,8 +32,8 @@ class Front:
     """An endpoint before a service, whose operation a test brings to its end."""
 
     def __init__(self, directory: Path, state: StateStore) -> None:
-        (directory / "operations.xml").write_text(IDL)
-        found = build_files(directory, example=MAPPING)
+        (directory / "operations.xml").write_text(TASK_IDL)
+        found = build_files(directory, example=TASK_MAPPING)
         assert found.problems == []
         [table] = found.table.endpoints.values()
         self.state: dict[str, Variant] | None = None  # of the operation, once it has begun and until it vanishes

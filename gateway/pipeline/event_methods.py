@@ -94,7 +94,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class _Known(msgspec.Struct):
-    """What such a client has: what there was at `base`, but for objects of which `told` says whether it has them."""
+    """Which objects such a client has: those of `base`, unless `told` has another entry for an object."""
 
     base: Token
     told: dict[ObjectId, bool] = msgspec.field(default_factory=dict)
@@ -104,7 +104,7 @@ class _Known(msgspec.Struct):
         return self.told.get(state.id, state.was_there(self.base.generation))
 
     def change(self, state: ObjectState) -> ObjectChange | None:
-        """The change of an object as it is told to the client; None: it is gone, and the client does not have it."""
+        """The change that the client is told of an object; None for a deleted object that it never had."""
         if state.is_deleted and not self.has(state):
             return None
         change, told = change_since(state, self.base.generation), self.told.get(state.id)
@@ -465,8 +465,8 @@ def _batches(
 ) -> Iterator[Batch]:
     """Batches of the first changes in their order. The token of each is the generation of its last change.
 
-    An object that has changed since it was listed is left out: it comes again, with its newest record. `known` of the
-    client goes with what it is told. `meanwhile`: its token of another process, until it has all of the changes.
+    An object that has changed since it was listed is left out: it comes again, with its newest record. `known` is
+    updated with each batch. `meanwhile`: the client's token of another process, until it has all of the changes.
     """
     if is_snapshot or meanwhile is not None:
         known.base, known.told = BEGINNING, {}
